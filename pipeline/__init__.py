@@ -1,0 +1,1 @@
+"""Compare spatiotemporal heads for video recognition on cached features of frozen 2D backbones."""

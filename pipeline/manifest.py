@@ -1,0 +1,213 @@
+"""The manifest: which clips there are, with which labels, in which split.
+
+A CSV with the columns ``clip_id,path,label,split`` (any further ones are kept) and beside it ``NAME.classes.csv``
+(``class_id,label``), which fixes the order of the classes. Paths are relative to the manifest's folder or to a root
+that is given. A path is a video file, a folder of numbered frames, or ``file.h5::clip``. An empty label marks an
+unlabelled clip: it is predicted and never scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import PipelineError
+from pipeline.files import write_text
+
+COLUMNS = ("clip_id", "path", "label", "split")
+HDF5_SEPARATOR = "::"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row of a manifest. `path` stands as in the file; `Manifest.locate` makes it absolute."""
+
+    clip_id: str
+    path: str
+    label: str
+    split: str
+    extra: tuple[str, ...] = ()
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.label != ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Validated clips, in the order of the file, and the classes in their fixed order."""
+
+    path: Path
+    root: Path
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    extra_columns: tuple[str, ...] = ()
+    _index_of_class: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index_of_class", {label: index for index, label in enumerate(self.classes)})
+
+    @property
+    def name(self) -> str:
+        """The manifest's name: its file name without `.csv`."""
+        return self.path.stem
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that occur, in the order of their first clip."""
+        return tuple(dict.fromkeys(clip.split for clip in self.clips))
+
+    def in_split(self, split: str) -> tuple[Clip, ...]:
+        """The clips of one split.
+
+        Raises:
+            PipelineError: no clip is in that split.
+        """
+        clips = tuple(clip for clip in self.clips if clip.split == split)
+        if not clips:
+            raise PipelineError(f"{self.path} has no clip in split '{split}'. Its splits: {', '.join(self.splits)}.")
+        return clips
+
+    def class_index(self, label: str) -> int:
+        """The index of a label in the order of classes; -1 for the empty label of an unlabelled clip."""
+        return -1 if label == "" else self._index_of_class[label]
+
+    def locate(self, clip: Clip) -> str:
+        """Where a clip lies: an absolute path, with ``::clip`` behind it inside an HDF5 file."""
+        file, separator, member = clip.path.partition(HDF5_SEPARATOR)
+        return str(self.root / file) + separator + member
+
+
+def classes_path(manifest_path: Path) -> Path:
+    """Where the order of classes stands: ``NAME.classes.csv`` beside ``NAME.csv``."""
+    return manifest_path.with_name(manifest_path.stem + ".classes.csv")
+
+
+def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
+    """Read and validate a manifest with its class file. The clips themselves are not touched.
+
+    Raises:
+        PipelineError: the file is missing, a column is missing, an id is empty or double, a path is absolute or
+            leaves the root, a split is empty, or a label is not in the class file.
+    """
+    path = Path(path)
+    base = Path(root) if root is not None else path.parent
+    header, rows = _read_csv(path, COLUMNS)
+    positions = [header.index(column) for column in COLUMNS]
+    extra_positions = [index for index, column in enumerate(header) if column not in COLUMNS]
+    classes = read_classes(classes_path(path))
+    known_labels = {"", *classes}
+    clips: list[Clip] = []
+    seen: dict[str, int] = {}
+    for line, row in rows:
+        clip_id, clip_path, label, split = (row[position] for position in positions)
+        where = f"{path}, line {line}"
+        if not clip_id:
+            raise PipelineError(f"{where}: the clip_id is empty. Give every clip an id of its own.")
+        if clip_id in seen:
+            raise PipelineError(f"{where}: the clip_id '{clip_id}' stands in line {seen[clip_id]} too. Ids must be unique.")
+        if not split:
+            raise PipelineError(f"{where}: clip '{clip_id}' has no split. Name one, such as train, val or test.")
+        if label not in known_labels:
+            raise PipelineError(
+                f"{where}: the label '{label}' of clip '{clip_id}' is not in {classes_path(path).name}. "
+                "Add it there or correct the label."
+            )
+        _check_inside_root(where, clip_id, clip_path)
+        seen[clip_id] = line
+        clips.append(Clip(clip_id, clip_path, label, split, tuple(row[position] for position in extra_positions)))
+    if not clips:
+        raise PipelineError(f"{path} has no clips: a manifest needs at least one row below its header.")
+    extra_columns = tuple(header[position] for position in extra_positions)
+    return Manifest(path, base.absolute(), tuple(clips), classes, extra_columns)
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Read the order of classes from ``NAME.classes.csv``.
+
+    Raises:
+        PipelineError: missing file or column, an id out of order, an empty or double label.
+    """
+    header, rows = _read_csv(path, ("class_id", "label"))
+    id_position, label_position = header.index("class_id"), header.index("label")
+    labels: list[str] = []
+    for line, row in rows:
+        class_id, label = row[id_position], row[label_position]
+        if class_id != str(len(labels)):
+            raise PipelineError(
+                f"{path}, line {line}: class_id must count up from 0, so {len(labels)} here, but is '{class_id}'."
+            )
+        if not label or label in labels:
+            fault = "is empty" if not label else f"'{label}' stands here twice"
+            raise PipelineError(f"{path}, line {line}: the label {fault}. Each class needs a label of its own.")
+        labels.append(label)
+    if not labels:
+        raise PipelineError(f"{path} names no classes.")
+    return tuple(labels)
+
+
+def write_manifest(
+    path: Path | str,
+    clips: Iterable[Clip],
+    classes: Sequence[str],
+    extra_columns: Sequence[str] = (),
+) -> None:
+    """Write a manifest and its class file, each whole or not at all, with unix line ends."""
+    path = Path(path)
+    text = _as_csv(("class_id", "label"), ((str(index), label) for index, label in enumerate(classes)))
+    write_text(classes_path(path), text)
+    rows = ((clip.clip_id, clip.path, clip.label, clip.split, *clip.extra) for clip in clips)
+    write_text(path, _as_csv((*COLUMNS, *extra_columns), rows))
+
+
+def _as_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header and the rows of a CSV, each with its line number; every row as long as the header."""
+    try:
+        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, row) for row in reader if row]
+    except FileNotFoundError:
+        raise PipelineError(f"{path} does not exist. `pipeline prepare --help` shows how one is made.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise PipelineError(
+            f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}. "
+            f"It needs {','.join(columns)}; its header is {','.join(header) or 'empty'}."
+        )
+    for line, row in rows:
+        if len(row) != len(header):
+            raise PipelineError(
+                f"{path}, line {line} has {len(row)} fields, but the header names {len(header)}. "
+                "Put a field that contains a comma in double quotes."
+            )
+    return header, rows
+
+
+def _check_inside_root(where: str, clip_id: str, clip_path: str) -> None:
+    file = clip_path.partition(HDF5_SEPARATOR)[0]
+    if not file:
+        raise PipelineError(f"{where}: clip '{clip_id}' has no path.")
+    parts = PurePosixPath(file).parts
+    # Most paths have no `..` at all; only the others pay for a normalisation.
+    leaves = ".." in parts and os.path.normpath(file).startswith("..")
+    if leaves or os.path.isabs(file):
+        raise PipelineError(
+            f"{where}: the path '{clip_path}' of clip '{clip_id}' leaves the root of the data set. "
+            "Paths must be relative to it; give another root with --root."
+        )

@@ -1,0 +1,195 @@
+"""Recipes: every choice of an experiment on which paper, published code and sound practice differ, as plain data.
+
+A recipe only names choices. `FrameChoices` act on frames and belong to `extract` (and to `finetune`, which reads
+frames too); `HeadChoices` go to the head's constructor; `TrainingChoices` to the training loop. `docs/recipes.md`
+explains each against the paper and its published code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pipeline.errors import PipelineError
+from pipeline.registry import look_up, unknown_name
+
+
+@dataclass(frozen=True)
+class FrameChoices:
+    """Which pixels of a clip are seen.
+
+    sampler: how training draws one frame of each segment. `covering` segments reach from the first frame to the
+        last; `floor` segments have L // N frames each, so the last L mod N frames are never seen (published code).
+    short_clip: test frames of a clip with at most N frames. `formula` uses int(L/2N + k L/N) for every length;
+        `first` takes the first frame for every segment (published code).
+    crops: `multiscale` draws one of the 50 crops (Sec. 3.5); `centre` always takes the test crop.
+    flip: `off`; `swap` mirrors half of the training views and swaps the labels of left and right; `plain` mirrors
+        them and keeps every label (later versions of the published code).
+    """
+
+    sampler: Literal["covering", "floor"] = "covering"
+    short_clip: Literal["formula", "first"] = "formula"
+    crops: Literal["multiscale", "centre"] = "multiscale"
+    flip: Literal["off", "swap", "plain"] = "off"
+
+
+@dataclass(frozen=True)
+class HeadChoices:
+    """How a head is built and initialised.
+
+    projection_init: of the learned projection to 256. `default` is torch's; `normal_0.001` draws N(0, 0.001) with
+        zero bias (published code).
+    trn_train_tuples, trn_eval_tuples: `all` ordered tuples of each scale, or `sampled`: 3 of each scale (1 of the
+        largest), drawn anew in each training step, and one fixed seeded subset in evaluation.
+    fcn_score_relu: a ReLU on the class scores of 2D-FCN and 3D-FCN (published code), so that none is below zero.
+    """
+
+    dropout: float = 0.3
+    projection_init: Literal["default", "normal_0.001"] = "default"
+    trn_train_tuples: Literal["all", "sampled"] = "all"
+    trn_eval_tuples: Literal["all", "sampled"] = "all"
+    fcn_score_relu: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingChoices:
+    """How parameters are updated.
+
+    recurrent_parameters: `all`, or `weight_ih_l0`: the published code gives the optimiser the first parameter of
+        each recurrent layer only, so the others stay at their random start.
+    clip_norm: total norm to which gradients are clipped; 0 clips nothing. clip_scope: over the `trained` parameters,
+        or over `all`, the gradients of untrained ones piling up (published code).
+    partial_bn: which batch norm layers but the backbone's first are frozen: of the `backbone`, of
+        `backbone_and_head` (published code, whose count runs on into the head), or none (`off`). Without effect on
+        cached features of a backbone, which is frozen whole.
+    weight_decay_groups: `all` parameters decay (paper), or `no_bias_no_norm`: biases and norms do not decay and
+        convolution biases learn at twice the rate (published code).
+    schedule: `plateau` divides the rate by ten, twice, each time the validation loss has not improved for
+        `patience_epochs`, then stops; `steps` divides at `step_epochs`; `cosine` falls to zero over `epochs`.
+    epochs: at most this many.
+    class_weights: `none`, or `balanced`: the loss of a class weighs as the inverse of its clips.
+    """
+
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 1e-3
+    backbone_lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    weight_decay_groups: Literal["all", "no_bias_no_norm"] = "all"
+    recurrent_parameters: Literal["all", "weight_ih_l0"] = "all"
+    clip_norm: float = 20.0
+    clip_scope: Literal["trained", "all"] = "trained"
+    partial_bn: Literal["backbone", "backbone_and_head", "off"] = "backbone"
+    schedule: Literal["plateau", "steps", "cosine"] = "plateau"
+    patience_epochs: int = 5
+    step_epochs: tuple[int, ...] = (20, 30)
+    epochs: int = 60
+    batch_size: int = 32
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named set of choices. `changed` returns another with single switches set."""
+
+    name: str
+    frames: FrameChoices = FrameChoices()
+    head: HeadChoices = HeadChoices()
+    training: TrainingChoices = TrainingChoices()
+
+    def changed(self, **switches: Any) -> Recipe:
+        """A copy with single switches set, whichever of the three groups they stand in.
+
+        Raises:
+            PipelineError: an unknown switch, or a value that it does not take.
+        """
+        groups: dict[str, Any] = {"frames": self.frames, "head": self.head, "training": self.training}
+        for switch, value in switches.items():
+            group = _group_of(switch)
+            checked = checked_value(type(groups[group]), switch, value)
+            groups[group] = dataclasses.replace(groups[group], **{switch: checked})
+        return Recipe(self.name, **groups)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every choice as plain data, for printing, for the store and for the metrics."""
+        return dataclasses.asdict(self)
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """The recipe that `Recipe.as_dict` wrote (also after a way through JSON)."""
+    switches = {**values["frames"], **values["head"], **values["training"]}
+    return Recipe(values["name"]).changed(**switches)
+
+
+def _group_of(switch: str) -> str:
+    hints = get_type_hints(Recipe)
+    fields = {f.name: group for group in ("frames", "head", "training") for f in dataclasses.fields(hints[group])}
+    if switch not in fields:
+        raise unknown_name("recipe switch", switch, fields)
+    return fields[switch]
+
+
+def checked_value(choices: type, switch: str, value: Any) -> Any:
+    """`value` as the type of the field `switch` of a dataclass of choices.
+
+    Raises:
+        PipelineError: the value is not one that the switch takes.
+    """
+    hint = get_type_hints(choices)[switch]
+    if get_origin(hint) is Literal:
+        # YAML reads a bare `off` as False.
+        value = "off" if value is False and "off" in get_args(hint) else value
+        if value in get_args(hint):
+            return value
+        raise PipelineError(f"`{switch}` (={value!r}) must be one of {', '.join(map(repr, get_args(hint)))}.")
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if value < 0 or hint(value) != value:
+            raise PipelineError(f"`{switch}` (={value!r}) must be {hint.__name__} and not negative.")
+        return hint(value)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple) and all(isinstance(v, int) for v in value):
+        return tuple(value)
+    raise PipelineError(f"`{switch}` (={value!r}) must be {getattr(hint, '__name__', hint)}.")
+
+
+PAPER = Recipe(name="paper")
+
+PUBLISHED_CODE = Recipe(
+    name="published-code",
+    frames=FrameChoices(sampler="floor", short_clip="first", crops="multiscale", flip="off"),
+    head=HeadChoices(
+        projection_init="normal_0.001",
+        trn_train_tuples="sampled",
+        trn_eval_tuples="sampled",
+        fcn_score_relu=True,
+    ),
+    training=TrainingChoices(
+        weight_decay_groups="no_bias_no_norm",
+        recurrent_parameters="weight_ih_l0",
+        clip_scope="all",
+        partial_bn="backbone_and_head",
+        schedule="steps",
+        step_epochs=(20, 30),
+        epochs=40,
+    ),
+)
+
+# Tuned by measurement for frozen features: `benchmarks/recipe_tuning.py`.
+CACHED = Recipe(
+    name="cached",
+    training=TrainingChoices(optimiser="adamw", lr=1e-3, weight_decay=1e-2, schedule="cosine", epochs=20),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (PAPER, PUBLISHED_CODE, CACHED)}
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        PipelineError: no recipe has that name.
+    """
+    return look_up("recipe", name, RECIPES)
