@@ -1,0 +1,65 @@
+"""Backbones: uint8 frames -> feature maps, each with a declared contract and weights that are recorded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipeline.backbones.backbone import Backbone, pooled
+from pipeline.backbones.preprocessing import Preprocessing
+from pipeline.backbones.squeezenet import SqueezeNet, SqueezeNetBypass
+from pipeline.backbones.weights import WeightsRecord, load_weights
+from pipeline.registry import look_up
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneContract",
+    "Preprocessing",
+    "WeightsRecord",
+    "backbone_contract",
+    "build_backbone",
+    "pooled",
+]
+
+BACKBONES: dict[str, type[Backbone]] = {
+    "squeezenet": SqueezeNet,
+    "squeezenet_bypass": SqueezeNetBypass,
+}
+
+
+class BackboneContract(NamedTuple):
+    """What a backbone's maps look like and how its frames are prepared."""
+
+    channels: int
+    map_size: int
+    preprocessing: Preprocessing
+
+
+def build_backbone(
+    name: str, weights: str = "bundled", seed: int = 0, allow_squeezenet_weights: bool = False
+) -> tuple[Backbone, WeightsRecord]:
+    """The backbone `name` with its weights, in eval mode, and the record of what was loaded.
+
+    `name` is a key of `BACKBONES`, or `torchvision:NAME`. `allow_squeezenet_weights` lets `squeezenet_bypass`, for
+    which no trained weights exist, take those of `squeezenet`.
+
+    Raises:
+        PipelineError: unknown backbone or weights, or weights that do not fit.
+    """
+    backbone = _make(name)
+    record = load_weights(backbone, weights, seed, allow_other_architecture=allow_squeezenet_weights)
+    return backbone.eval(), record
+
+
+def backbone_contract(name: str) -> BackboneContract:
+    """Channels, map size and preprocessing of a backbone, without any weight file.
+
+    Raises:
+        PipelineError: unknown backbone.
+    """
+    backbone = _make(name)
+    return BackboneContract(backbone.channels, backbone.map_size, backbone.preprocessing)
+
+
+def _make(name: str) -> Backbone:
+    return look_up("backbone", name, BACKBONES)()

@@ -1,0 +1,128 @@
+"""The contract of a backbone: uint8 frames in, feature maps of a declared size out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.backbones.download import PublishedWeights
+from pipeline.backbones.initialisation import initialise_he
+from pipeline.backbones.preprocessing import Preprocessing
+from pipeline.errors import ShapeError
+
+
+class Backbone(nn.Module):
+    """A 2D network whose feature maps the heads read.
+
+    A subclass declares `name`, `channels`, `map_size` and `preprocessing` and implements `maps`. The declaration holds
+    for square inputs of `preprocessing.input_size` pixels; a test holds every entry to it.
+
+    Normalisation happens here, after the frames have reached the device as bytes, and always in float32: the constants
+    stay exact when the module is cast to bfloat16.
+
+    Shape:
+        frames:  (N, 3, H, W) uint8, RGB; any memory format, channels_last is the fast one.
+        returns: (N, C, h, w), float.
+
+    Source: paper, Sec. 3.2 (feature extraction by a 2D CNN without its last pooling and classifier).
+    """
+
+    name: str
+    channels: int
+    map_size: int
+    preprocessing: Preprocessing
+    ignored_prefixes: tuple[str, ...] = ()
+    """Beginnings of key names in weight files that belong to the classifier, which is not part of a backbone."""
+    imagenet: PublishedWeights | None = None
+    """Where its ImageNet weights lie."""
+    weights_come_from: str = ""
+    """The backbone whose weights have the same keys and shapes, for one that has no published weights of its own."""
+
+    _pixel_scale: Tensor
+    _pixel_shift: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        scale, shift = _affine(self.preprocessing)
+        # Not persistent: preprocessing belongs to the backbone's declaration, not to its weight files.
+        self.register_buffer("_pixel_scale", scale, persistent=False)
+        self.register_buffer("_pixel_shift", shift, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `.to(bfloat16)` would round the constants (and `.to_empty()` lose them): follow the device alone.
+        super()._apply(fn, recurse)
+        scale, shift = _affine(self.preprocessing)
+        self._pixel_scale = scale.to(self._pixel_scale.device)
+        self._pixel_shift = shift.to(self._pixel_shift.device)
+        return self
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 RGB frames -> what the first layer expects, in the type of the weights.
+
+        Shape:
+            frames:  (N, 3, H, W) uint8.
+            returns: the same, float.
+        """
+        pixels = frames.to(torch.float32)
+        if self.preprocessing.channel_order == "BGR":
+            pixels = pixels.flip(1)
+        return (pixels * self._pixel_scale + self._pixel_shift).to(self.weight_dtype)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """The type of the first weight, in which the layers compute unless autocast says otherwise."""
+        return next(self.parameters()).dtype
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Normalise the frames and compute their feature maps.
+
+        Raises:
+            ShapeError: not uint8, or not (N, 3, H, W).
+        """
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+            raise ShapeError(
+                f"`frames` must be uint8 with the axes (N, 3, H, W), "
+                f"but is {frames.dtype} of shape {tuple(frames.shape)}."
+            )
+        return self.maps(self.normalise(frames))
+
+    def maps(self, inputs: Tensor) -> Tensor:
+        """Feature maps of frames that are normalised already.
+
+        Shape:
+            inputs:  (N, 3, H, W), float.
+            returns: (N, C, h, w), float.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement maps().")
+
+    def initialise(self, seed: int) -> None:
+        """Random weights, the same for the same seed on every machine."""
+        initialise_he(self, seed)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}: {self.channels}×{self.map_size}×{self.map_size}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = super().__call__(*args, **kwargs)
+        return result
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """The mean of each feature map, summed in float32 whatever the type of the maps.
+
+    Shape:
+        maps:    (N, C, h, w).
+        returns: (N, C), float32.
+    """
+    return maps.mean(dim=(2, 3), dtype=torch.float32)
+
+
+def _affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
+    # (x * scale - mean) / std as one multiplication and one addition, worked out in float64.
+    std = torch.tensor(preprocessing.std, dtype=torch.float64)
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
+    factor, shift = preprocessing.scale / std, -mean / std
+    return factor.float().view(1, 3, 1, 1), shift.float().view(1, 3, 1, 1)

@@ -1,0 +1,72 @@
+"""How a backbone wants its pixels: channel order, scale, mean and spread, as plain data that can be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+CHANNEL_ORDERS = ("RGB", "BGR")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """`(pixels * scale - mean) / std` per channel, on uint8 RGB frames put into `channel_order` first.
+
+    `mean` and `std` stand in `channel_order`. `input_size` is the side in pixels of the square that the backbone reads;
+    `crop_fraction` is `input_size` over the short side to which a frame is resized before its centre is cut out.
+    """
+
+    channel_order: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_size: int = 224
+    crop_fraction: float = 0.875
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in CHANNEL_ORDERS:
+            raise PipelineError(
+                f"`channel_order` must be one of {', '.join(CHANNEL_ORDERS)}, not {self.channel_order!r}."
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise PipelineError(f"`mean` and `std` must have 3 values, `std` above 0, not {self.mean} and {self.std}.")
+        if self.input_size < 1 or not 0 < self.crop_fraction <= 1:
+            raise PipelineError(
+                f"`input_size` must be at least 1 and `crop_fraction` in (0, 1], "
+                f"not {self.input_size} and {self.crop_fraction}."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_dict` gives the same object back."""
+        return {
+            "channel_order": self.channel_order,
+            "scale": self.scale,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "input_size": self.input_size,
+            "crop_fraction": self.crop_fraction,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The object that `as_dict` described.
+
+        Raises:
+            PipelineError: a field is missing or unknown, or its value breaks the rules above.
+        """
+        fields = set(cls.__dataclass_fields__)
+        if set(values) != fields:
+            raise PipelineError(
+                f"A preprocessing has the fields {', '.join(sorted(fields))}; found {', '.join(sorted(values))}."
+            )
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+IMAGENET_RGB = Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's ImageNet classifiers were trained with."""
+
+CAFFE_BGR = Preprocessing("BGR", 1.0, (104.0, 117.0, 128.0), (1.0, 1.0, 1.0))
+"""What models ported from Caffe were trained with: BGR, 0 to 255, the mean taken off, no scaling."""
