@@ -42,14 +42,21 @@ class HeadChoices:
         zero bias (published code).
     trn_train_tuples, trn_eval_tuples: `all` ordered tuples of each scale, or `sampled`: 3 of each scale (1 of the
         largest), drawn anew in each training step, and one fixed seeded subset in evaluation.
+    trn_consensus: a scale of TRN is the `sum` over its tuples (paper and published code) or their `mean`, so that
+        the scales weigh alike however many tuples each has.
+    mlp_dropout: between the two layers of Simple-MLP (published code).
     fcn_score_relu: a ReLU on the class scores of 2D-FCN and 3D-FCN (published code), so that none is below zero.
+    fcn_input_relu: a ReLU on the projected features that enter 2D-FCN and 3D-FCN (published code).
     """
 
     dropout: float = 0.3
     projection_init: Literal["default", "normal_0.001"] = "default"
     trn_train_tuples: Literal["all", "sampled"] = "all"
     trn_eval_tuples: Literal["all", "sampled"] = "all"
+    trn_consensus: Literal["sum", "mean"] = "sum"
+    mlp_dropout: float = 0.2
     fcn_score_relu: bool = False
+    fcn_input_relu: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,7 @@ PUBLISHED_CODE = Recipe(
         trn_train_tuples="sampled",
         trn_eval_tuples="sampled",
         fcn_score_relu=True,
+        fcn_input_relu=True,
     ),
     training=TrainingChoices(
         weight_decay_groups="no_bias_no_norm",

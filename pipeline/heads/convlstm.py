@@ -1,0 +1,56 @@
+"""Convolutional LSTM: an LSTM whose transitions are convolutions, over feature maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.heads.head import NUM_FEATURES, Head
+
+KERNEL = 3
+
+
+class ConvLSTMHead(Head):
+    """Classify a clip from the last hidden map of a convolutional LSTM over its segments, averaged over the map.
+
+    The input convolutions of all segments run as one; only the convolutions of the hidden state go step by step.
+
+    Shape:
+        features: (B, T, C, H, W), backbone feature maps of T segments.
+        returns:  (B, K), class scores before softmax.
+
+    Source: paper, Sec. 3.3 (ConvLSTM); without the peepholes of its equations, as its parameter count in Table 3
+        shows and the published code has it.
+    """
+
+    maps = "spatial"
+    section = "3.3"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        gates = 4 * NUM_FEATURES  # input, forget, candidate, output
+        self.input_convolution = nn.Conv2d(NUM_FEATURES, gates, KERNEL, padding=KERNEL // 2)
+        self.hidden_convolution = nn.Conv2d(NUM_FEATURES, gates, KERNEL, padding=KERNEL // 2, bias=False)
+        self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
+
+    def macs(self, map_size: int) -> int:
+        step = map_size**2 * KERNEL**2 * 2 * NUM_FEATURES * 4 * NUM_FEATURES  # input and hidden state to four gates
+        return self.num_segments * step + NUM_FEATURES * self.num_classes
+
+    def forward(self, features: Tensor) -> Tensor:
+        maps = self.project(features)  # (B, T, 256, H, W)
+        gates_of_input = self.input_convolution(maps.flatten(0, 1)).unflatten(0, (-1, self.num_segments))
+        # The state starts at zero, so the first step has no hidden convolution and nothing to forget.
+        i, _, g, o = gates_of_input[:, 0].chunk(4, dim=1)  # (B, 256, H, W) each
+        # Under autocast the gates are bf16; the cell, which sums over time, stays in fp32.
+        cell = (torch.sigmoid(i) * torch.tanh(g)).to(torch.promote_types(i.dtype, torch.float32))
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        for step in range(1, self.num_segments):
+            gates = gates_of_input[:, step] + self.hidden_convolution(hidden)  # (B, 1024, H, W)
+            i, f, g, o = gates.chunk(4, dim=1)
+            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+            hidden = torch.sigmoid(o) * torch.tanh(cell)
+        scores: Tensor = self.classifier(hidden.mean(dim=(2, 3)))  # (B, K)
+        return scores
