@@ -1,0 +1,136 @@
+"""Frames -> a real clip on disk: an encoded video file, or a folder of numbered JPG frames.
+
+The same frames give the same bytes: one encoder thread, and a container without dates or random ids. Both are written
+aside and moved into place, so a kill leaves no half clip behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+from pipeline.shapes import check_shape
+
+FORMAT_OF_SUFFIX = {
+    ".webm": "webm",
+    ".mkv": "matroska",
+    ".mp4": "mp4",
+    ".mov": "mov",
+    ".avi": "avi",
+    ".gif": "gif",
+}
+
+# The fastest settings whose drawn clips still look right; every packet shows exactly one frame.
+OPTIONS_OF_CODEC: Mapping[str, Mapping[str, str]] = {
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "lag-in-frames": "0", "row-mt": "0"},
+    "libx264": {"preset": "veryfast", "crf": "20"},
+}
+
+
+def write_video(
+    path: Path | str,
+    frames: npt.NDArray[np.uint8],
+    fps: int | float = 12,
+    codec: str = "libvpx-vp9",
+    *,
+    pixel_format: str = "yuv420p",
+    key_frame_distance_frames: int = 240,
+    options: Mapping[str, str] | None = None,
+) -> None:
+    """Encode `frames` as a video file; the suffix of `path` names the container.
+
+    Shape:
+        frames: (T, H, W, 3), uint8 RGB.
+
+    Raises:
+        PipelineError: no frames, another shape or type, or a suffix that names no known container.
+    """
+    path = Path(path)
+    _check_frames(frames)
+    if path.suffix.lower() not in FORMAT_OF_SUFFIX:
+        known = ", ".join(FORMAT_OF_SUFFIX)
+        raise PipelineError(f"The suffix of {path} must name a container, one of {known}.")
+    num_frames, height, width, _ = frames.shape
+    rate = Fraction(fps).limit_denominator(1001)
+    with (
+        written_aside(path) as aside,
+        # Bit-exact: no date, no random id, no version in the file.
+        av.open(
+            str(aside), "w", format=FORMAT_OF_SUFFIX[path.suffix.lower()], options={"fflags": "+bitexact"}
+        ) as container,
+    ):
+        stream = container.add_stream(codec, rate=rate)
+        if not isinstance(stream, av.VideoStream):
+            raise PipelineError(f"`codec` (={codec!r}) must name a codec for video.")
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        stream.codec_context.gop_size = key_frame_distance_frames
+        stream.codec_context.thread_count = 1
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        stream.codec_context.options = {**OPTIONS_OF_CODEC.get(codec, {}), **(options or {})}
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[index]), format="rgb24")
+            frame = frame.reformat(format=pixel_format)
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def write_frame_folder(
+    path: Path | str,
+    frames: npt.NDArray[np.uint8],
+    template: str = "{:05d}.jpg",
+    quality: int = 90,
+    first_number: int = 1,
+) -> None:
+    """Write `frames` as a folder of numbered JPG files, as Jester has them. A folder that is there is replaced.
+
+    Shape:
+        frames: (T, H, W, 3), uint8 RGB.
+
+    Raises:
+        PipelineError: no frames, or another shape or type.
+    """
+    path = Path(path)
+    _check_frames(frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    try:
+        aside.chmod(0o755)
+        folder = aside / "new"
+        folder.mkdir()
+        for number, frame in enumerate(frames, start=first_number):
+            (folder / template.format(number)).write_bytes(encode_jpg(frame, quality))
+        if path.exists():
+            os.replace(path, aside / "old")
+        os.replace(folder, path)
+    finally:
+        shutil.rmtree(aside)
+
+
+def encode_jpg(frame: npt.NDArray[np.uint8], quality: int = 90) -> bytes:
+    """One frame as JPG with chroma at half size, as cameras and data sets have it.
+
+    Shape:
+        frame: (H, W, 3), uint8 RGB.
+    """
+    data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=quality, colorsubsampling="420")
+    return data
+
+
+def _check_frames(frames: npt.NDArray[np.uint8]) -> None:
+    sizes = check_shape("frames", frames, "T H W 3")
+    if frames.dtype != np.uint8:
+        raise PipelineError(f"`frames` must be uint8, but is {frames.dtype}.")
+    if 0 in sizes.values():
+        raise PipelineError(f"`frames` must hold at least one frame of at least one pixel, but has {sizes}.")
