@@ -1,0 +1,188 @@
+"""Backbone and head as one classifier, and the model file, which alone is enough to predict.
+
+A model file is safetensors: the tensors of backbone and head under ``backbone.`` and ``head.``, and in its header,
+under the key `HEADER_KEY`, the `ModelSpec` as JSON. Nothing in it is executed on loading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.backbones import build_backbone
+from pipeline.backbones.backbone import Backbone, pooled
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+from pipeline.heads import build_head
+from pipeline.heads.head import Head
+from pipeline.recipe import recipe_from_dict
+from pipeline.shapes import check_shape
+
+HEADER_KEY = "st_pipeline"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that a model file says about itself, as plain data.
+
+    `preprocessing` and `weights` are those of the backbone; `recipe` is `Recipe.as_dict()`; `stage` is the stage that
+    made the model; `compute_dtype` is the dtype in which its features were computed; `extra` is for the reader only.
+    """
+
+    head: str
+    backbone: str
+    classes: tuple[str, ...]
+    num_segments: int
+    in_channels: int
+    map_size: int
+    preprocessing: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    weights: Mapping[str, Any]
+    seed: int
+    stage: str
+    compute_dtype: str = "float32"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def as_json(self) -> str:
+        """The text that stands in a model file's header."""
+        return json.dumps({"format": FORMAT_VERSION, **dataclasses.asdict(self)}, sort_keys=True)
+
+
+class Classifier(nn.Module):
+    """A backbone and a head that scores what the backbone sees.
+
+    Shape:
+        frames: (B, T, 3, H, W), uint8 RGB.
+        returns: (B, K), class scores before softmax.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, spec: ModelSpec) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.spec = spec
+
+    def features(self, frames: Tensor) -> Tensor:
+        """The features that the head reads, as the store holds them but in the order (B, T, C, h, w).
+
+        Shape:
+            frames: (B, T, 3, H, W), uint8 RGB.
+            returns: (B, T, C, h, w); h = w = 1 for a head that reads pooled features.
+        """
+        sizes = check_shape("frames", frames, "B T 3 H W")
+        maps = self.backbone(frames.flatten(0, 1))  # (N, C, h, w)
+        if self.head.maps == "pooled":
+            maps = pooled(maps)[:, :, None, None]  # (N, C, 1, 1)
+        features: Tensor = maps.unflatten(0, (sizes["B"], sizes["T"]))
+        return features
+
+    def forward(self, frames: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.features(frames))
+        return scores
+
+
+def head_of_spec(spec: ModelSpec) -> Head:
+    """A head as the spec describes it, with fresh parameters."""
+    return build_head(
+        spec.head,
+        in_channels=spec.in_channels,
+        num_segments=spec.num_segments,
+        num_classes=spec.num_classes,
+        choices=recipe_from_dict(dict(spec.recipe)).head,
+    )
+
+
+def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.Module) -> None:
+    """Write a model file, whole or not at all."""
+    tensors = {
+        f"{part}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
+        for part, module in (("backbone", backbone), ("head", head))
+        for name, tensor in module.state_dict().items()
+    }
+    with written_aside(Path(path)) as aside:
+        save_file(tensors, aside, metadata={HEADER_KEY: spec.as_json()})
+
+
+def load_spec(path: Path | str) -> ModelSpec:
+    """Read what a model file says about itself, without its tensors.
+
+    Raises:
+        PipelineError: no such file, not a model file, or one of a later format.
+    """
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+    except (SafetensorError, OSError) as error:
+        raise PipelineError(f"{path} is not a safetensors file: {error}. Give a file that fit-head wrote.") from error
+    if header is None:
+        raise PipelineError(
+            f"{path} holds tensors but does not say which head and backbone they belong to. "
+            "Give a model.safetensors that `pipeline fit-head` or `pipeline finetune` wrote."
+        )
+    values = json.loads(header)
+    version = values.pop("format", None)
+    if version != FORMAT_VERSION:
+        raise PipelineError(f"{path} has the model format {version}; this version reads {FORMAT_VERSION}.")
+    values["classes"] = tuple(values["classes"])
+    return ModelSpec(**values)
+
+
+def load_model(path: Path | str) -> Classifier:
+    """Build the classifier that a model file describes, in evaluation mode on the CPU.
+
+    Raises:
+        PipelineError: not a model file, or its tensors or preprocessing are not those of the named head and backbone.
+    """
+    path = _existing(path)
+    spec = load_spec(path)
+    with torch.random.fork_rng(devices=[]):
+        # The fresh parameters are all replaced; drawing them must not move the caller's random numbers.
+        backbone, _ = build_backbone(spec.backbone, weights="random")
+        head = head_of_spec(spec)
+    declared = json.loads(json.dumps(backbone.preprocessing.as_dict()))
+    if declared != spec.preprocessing:
+        raise PipelineError(
+            f"{path} was trained with the preprocessing {spec.preprocessing}, but backbone '{spec.backbone}' now has "
+            f"{declared}. Its scores would be wrong; train it again."
+        )
+    tensors: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            part, _, rest = name.partition(".")
+            tensors.setdefault(part, {})[rest] = file.get_tensor(name)
+    for part, module in (("backbone", backbone), ("head", head)):
+        _load_strictly(path, part, module, tensors[part])
+    return Classifier(backbone, head, spec).eval()
+
+
+def _load_strictly(path: Path, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
+    if missing or unexpected or reshaped:
+        raise PipelineError(
+            f"{path} does not hold the tensors of its {part}: missing {missing}, unexpected {unexpected}, of another "
+            f"shape {reshaped}. It was written by another version of that {part}; train it again."
+        )
+    module.load_state_dict(tensors)
+
+
+def _existing(path: Path | str) -> Path:
+    if not Path(path).is_file():
+        raise PipelineError(f"There is no model file {path}. `pipeline fit-head` writes one as model.safetensors.")
+    return Path(path)

@@ -1,0 +1,144 @@
+"""Metrics of scores against labels. Everything that is a share is given in percent, as in the paper.
+
+Shape:
+    scores: (N, K), class scores before softmax; labels: (N,), class indices from 0 to K - 1.
+
+The best class of a clip is the one with the highest score; among equal scores the one with the lowest index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from pipeline.errors import PipelineError
+from pipeline.shapes import check_shape
+
+NUM_CALIBRATION_BINS = 15
+NUM_RESAMPLES = 2_000
+INTERVAL_PERCENT = 95.0
+
+Scores = NDArray[np.floating]
+Labels = NDArray[np.integer]
+
+
+def predicted_classes(scores: Scores) -> NDArray[np.int64]:
+    """The class with the highest score of each clip. Shape: (N, K) -> (N,)."""
+    best: NDArray[np.int64] = np.argmax(scores, axis=1)
+    return best
+
+
+def hits(scores: Scores, labels: Labels, k: int = 1) -> NDArray[np.bool_]:
+    """Whether the label is among the `k` best classes (all classes, where there are fewer than `k`). Shape: (N,)."""
+    _check(scores, labels)
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    lower_index = np.arange(scores.shape[1])[None, :] < labels[:, None]
+    num_before = ((scores > own) | ((scores == own) & lower_index)).sum(axis=1)
+    among: NDArray[np.bool_] = num_before < k
+    return among
+
+
+def top1(scores: Scores, labels: Labels) -> float:
+    """Percent of clips whose best class is the label."""
+    return _percent(hits(scores, labels, 1))
+
+
+def top5(scores: Scores, labels: Labels) -> float:
+    """Percent of clips whose label is among the five best classes; 100 where there are five classes or fewer."""
+    return _percent(hits(scores, labels, 5))
+
+
+def mean_class_accuracy(scores: Scores, labels: Labels) -> float:
+    """The mean over classes of the percent of their clips that are right. A class without clips does not count."""
+    right = hits(scores, labels, 1)
+    num_classes = scores.shape[1]
+    num_clips = np.bincount(labels, minlength=num_classes)
+    num_right = np.bincount(labels, weights=right, minlength=num_classes)
+    present = num_clips > 0
+    return 100.0 * float(np.mean(num_right[present] / num_clips[present]))
+
+
+def cross_entropy(scores: Scores, labels: Labels) -> float:
+    """The mean negative log likelihood of the labels, in nats; without class weights or smoothing."""
+    _check(scores, labels)
+    log_probabilities = log_softmax(scores.astype(np.float64), axis=1)
+    return -float(np.mean(log_probabilities[np.arange(len(labels)), labels]))
+
+
+def ece(scores: Scores, labels: Labels, num_bins: int = NUM_CALIBRATION_BINS) -> float:
+    """The expected calibration error, in percent: how far confidence lies from accuracy.
+
+    Clips are put into `num_bins` bins of equal width by the probability of their best class, each bin open below and
+    closed above; the error is the mean distance between accuracy and confidence of a bin, weighted by its clips.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3.
+    """
+    right = hits(scores, labels, 1)
+    confidence = softmax(scores.astype(np.float64), axis=1).max(axis=1)
+    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    # A bin's weight times its distance is |right - confidence| summed over its clips, divided by all clips.
+    distances = np.bincount(bins, weights=right - confidence, minlength=num_bins)
+    return 100.0 * float(np.abs(distances).sum() / len(labels))
+
+
+def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
+    """How many clips of each label got each class. Shape: (K, K), rows are labels, columns are predicted classes."""
+    _check(scores, labels)
+    num_classes = scores.shape[1]
+    cells = labels.astype(np.int64) * num_classes + predicted_classes(scores)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap interval of top-1, in percent."""
+
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    right: NDArray[np.bool_],
+    num_resamples: int = NUM_RESAMPLES,
+    percent: float = INTERVAL_PERCENT,
+    seed: int = 0,
+) -> Interval:
+    """The interval of mean top-1 under drawing clips and seeds again, with replacement.
+
+    Each resample draws clips, the same for every seed, since the seeds share them, and draws seeds; with one seed it
+    is over clips alone. The interval is that of the percentiles.
+
+    Shape:
+        right: (S, N), whether seed s classifies clip n rightly.
+    """
+    sizes = check_shape("right", right, "S N")
+    generator = np.random.default_rng(seed)
+    num_seeds, num_clips = sizes["S"], sizes["N"]
+    means = np.empty(num_resamples)
+    values = right.astype(np.float64)
+    for resample in range(num_resamples):
+        clips = np.bincount(generator.integers(0, num_clips, num_clips), minlength=num_clips)
+        of_seeds = values @ clips  # (S,): right answers of each seed among the drawn clips
+        means[resample] = of_seeds[generator.integers(0, num_seeds, num_seeds)].mean() / num_clips
+    tail = (100.0 - percent) / 2
+    low, high = np.percentile(100.0 * means, [tail, 100.0 - tail])
+    return Interval(float(low), float(high))
+
+
+def _percent(right: NDArray[np.bool_]) -> float:
+    return 100.0 * float(np.mean(right))
+
+
+def _check(scores: Scores, labels: Labels) -> None:
+    sizes = check_shape("scores", scores, "N K")
+    check_shape("labels", labels, "N", N=sizes["N"])
+    if sizes["N"] == 0:
+        raise PipelineError("There are no labelled clips to score. A split needs at least one clip with a label.")
+    if labels.min() < 0 or labels.max() >= sizes["K"]:
+        raise PipelineError(
+            f"Labels must lie between 0 and {sizes['K'] - 1}, but go from {labels.min()} to {labels.max()}. "
+            "Unlabelled clips (-1) are never scored: leave them out."
+        )

@@ -1,0 +1,199 @@
+"""Which parameters are trained, in which groups, at which rate and decay.
+
+Every trainable parameter stands in exactly one group, or is left out because the recipe says so; anything else stops
+the training before its first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.optim import Optimizer
+
+from pipeline.errors import PipelineError
+from pipeline.recipe import TrainingChoices
+
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+TRAINED_RECURRENT_PARAMETER = "weight_ih_l0"
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters with one learning rate and one weight decay. `lr` is the rate before the schedule's factor."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        num_values = sum(parameter.numel() for parameter in self.parameters.values())
+        return (
+            f"{self.name}: {len(self.parameters)} parameters, {num_values:,} values, lr {self.lr:g}, "
+            f"weight decay {self.weight_decay:g}"
+        )
+
+
+@dataclass
+class ParameterPlan:
+    """What the optimiser gets and what the recipe leaves at its random start."""
+
+    groups: list[ParameterGroup]
+    left_out: dict[str, nn.Parameter]
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.groups for parameter in group.parameters.values()]
+
+    def lines(self) -> list[str]:
+        """The plan for a reader: a line a group, and one that names what is left out."""
+        lines = [group.describe() for group in self.groups]
+        if self.left_out:
+            num_values = sum(parameter.numel() for parameter in self.left_out.values())
+            lines.append(
+                f"NOT trained, as in the published code (recurrent_parameters={TRAINED_RECURRENT_PARAMETER}): "
+                f"{', '.join(self.left_out)} ({num_values:,} values stay at their random start)"
+            )
+        return lines
+
+
+def plan_parameters(parts: Mapping[str, tuple[nn.Module, float]], choices: TrainingChoices) -> ParameterPlan:
+    """Put every trainable parameter of the named modules into a group. `parts` gives a module and its rate by name.
+
+    Raises:
+        PipelineError: a trainable parameter that no rule puts into a group, or that two modules share at two rates.
+    """
+    groups: dict[str, ParameterGroup] = {}
+    left_out: dict[str, nn.Parameter] = {}
+    for part, (module, lr) in parts.items():
+        for name, owner, parameter in _own_parameters(part, module):
+            if not parameter.requires_grad:
+                continue
+            if _is_left_out(owner, name, choices):
+                left_out[name] = parameter
+                continue
+            kind, lr_factor, decays = _kind_of(owner, name, choices)
+            label = f"{part}, {kind}"
+            decay = choices.weight_decay if decays else 0.0
+            group = groups.setdefault(label, ParameterGroup(label, lr * lr_factor, decay))
+            group.parameters[name] = parameter
+    plan = ParameterPlan(list(groups.values()), left_out)
+    check_plan(plan, {part: module for part, (module, _) in parts.items()})
+    return plan
+
+
+def check_plan(plan: ParameterPlan, modules: Mapping[str, nn.Module]) -> None:
+    """Hold a plan against the modules: each trainable parameter in exactly one place.
+
+    Raises:
+        PipelineError: a parameter is in no group, or in two; the message names it.
+    """
+    counts: dict[int, int] = {}
+    for parameter in [*plan.trained, *plan.left_out.values()]:
+        counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    for part, module in modules.items():
+        for name, parameter in module.named_parameters():
+            count = counts.get(id(parameter), 0)
+            if parameter.requires_grad and count != 1:
+                raise PipelineError(
+                    f"The trainable parameter '{part}.{name}' is in {count} optimiser groups; it must be in exactly "
+                    "one. Give it to one group, or set requires_grad to False."
+                )
+
+
+def build_optimiser(plan: ParameterPlan, choices: TrainingChoices) -> Optimizer:
+    """The recipe's optimiser over the groups of a plan. Each group keeps its rate as `base_lr` for the schedule."""
+    groups = [
+        {
+            "params": list(group.parameters.values()),
+            "lr": group.lr,
+            "base_lr": group.lr,
+            "weight_decay": group.weight_decay,
+        }
+        for group in plan.groups
+    ]
+    # One kernel updates all values of a parameter; the plain form walks over them once for each operation.
+    if choices.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=choices.lr, momentum=choices.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=choices.lr, fused=True)
+
+
+def set_rates(optimiser: Optimizer, factor: float) -> None:
+    """Set the rate of every group to its own rate times the schedule's factor."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def clip_gradients(plan: ParameterPlan, choices: TrainingChoices) -> Tensor | None:
+    """Clip the gradients as the recipe says; returns their norm before, or None where nothing is clipped.
+
+    With `clip_scope="all"` the gradients of parameters that are left out count too. Nobody sets those to zero, so
+    they pile up from step to step and leave less and less to the trained ones, as in the published code.
+    """
+    if choices.clip_norm == 0:
+        return None
+    parameters = plan.trained
+    if choices.clip_scope == "all":
+        parameters = [*parameters, *plan.left_out.values()]
+    return nn.utils.clip_grad_norm_(parameters, choices.clip_norm)
+
+
+def clear_gradients(plan: ParameterPlan, choices: TrainingChoices) -> None:
+    """Forget the gradients before a step, but not those that pile up in the published code."""
+    for parameter in plan.trained:
+        parameter.grad = None
+    if choices.clip_scope == "trained":
+        for parameter in plan.left_out.values():
+            parameter.grad = None
+
+
+def freeze_norms(module: nn.Module, skip_first: int = 0, dimensions: type[nn.Module] = nn.BatchNorm2d) -> list[str]:
+    """Freeze batch norm layers: evaluation mode, scale and shift not trained. Returns their names.
+
+    Call it before the optimiser is built and again after each `module.train()`. `skip_first` layers stay as they are
+    (partial BN keeps the first of the backbone).
+    """
+    norms = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, dimensions)]
+    for _, layer in norms[skip_first:]:
+        layer.eval()
+        layer.requires_grad_(False)
+    return [name for name, _ in norms[skip_first:]]
+
+
+def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """Every parameter once, with its full name and the module that owns it."""
+    seen: set[int] = set()
+    for path, owner in module.named_modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield ".".join(filter(None, (part, path, name))), owner, parameter
+
+
+def _is_left_out(owner: nn.Module, name: str, choices: TrainingChoices) -> bool:
+    if choices.recurrent_parameters == "all" or not isinstance(owner, nn.RNNBase):
+        return False
+    return name.rpartition(".")[2] != TRAINED_RECURRENT_PARAMETER
+
+
+def _kind_of(owner: nn.Module, name: str, choices: TrainingChoices) -> tuple[str, float, bool]:
+    """The kind of a parameter, the factor on its learning rate, and whether it decays."""
+    if choices.weight_decay_groups == "all":
+        return "all", 1.0, True
+    last = name.rpartition(".")[2]
+    if isinstance(owner, NORMS):
+        return "norms", 1.0, False
+    if isinstance(owner, _ConvNd) and last == "bias":
+        return "convolution biases", 2.0, False
+    if isinstance(owner, (_ConvNd, nn.Linear, nn.RNNBase)):
+        return ("biases", 1.0, False) if last.startswith("bias") else ("weights", 1.0, True)
+    raise PipelineError(
+        f"weight_decay_groups=no_bias_no_norm has no rule for '{name}', a parameter of {type(owner).__name__} "
+        f"with the shape {tuple(owner.get_parameter(last).shape)}. Build it from convolution, linear, recurrent or "
+        "norm layers, or choose weight_decay_groups=all."
+    )

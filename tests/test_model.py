@@ -1,0 +1,94 @@
+"""The model file alone is enough to predict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.backbones import build_backbone
+from pipeline.errors import PipelineError
+from pipeline.heads import HEADS
+from pipeline.model import Classifier, ModelSpec, head_of_spec, load_model, load_spec, save_model
+from pipeline.recipe import named_recipe
+
+CLASSES = ("swipe left", "swipe right", "geöffnet")
+
+
+def classifier(head: str, seed: int = 0) -> Classifier:
+    backbone, weights = build_backbone("squeezenet", weights="random", seed=seed)
+    spec = ModelSpec(
+        head=head,
+        backbone="squeezenet",
+        classes=CLASSES,
+        num_segments=8,
+        in_channels=backbone.channels,
+        map_size=backbone.map_size,
+        preprocessing=backbone.preprocessing.as_dict(),
+        recipe=named_recipe("published-code").as_dict(),
+        weights={"name": weights.name, "sha256": weights.sha256},
+        seed=seed,
+        stage="fit_head",
+    )
+    return Classifier(backbone, head_of_spec(spec), spec).eval()
+
+
+def save(path: Path, model: Classifier) -> None:
+    save_model(path, model.spec, model.head, model.backbone)
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_a_saved_model_gives_the_same_scores(tmp_path: Path, head: str) -> None:
+    model = classifier(head)
+    save(tmp_path / "model.safetensors", model)
+    loaded = load_model(tmp_path / "model.safetensors")
+    frames = torch.randint(0, 256, (1, 8, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.equal(model(frames), loaded(frames))
+    assert not loaded.training
+    assert loaded.spec == load_spec(tmp_path / "model.safetensors")
+    assert loaded.spec.classes == CLASSES
+
+
+def test_features_have_the_shape_that_the_head_reads() -> None:
+    frames = torch.randint(0, 256, (2, 8, 3, 64, 64), dtype=torch.uint8)
+    pooled, spatial = classifier("lstm").features(frames), classifier("fcn3d").features(frames)
+    assert tuple(pooled.shape) == (2, 8, 512, 1, 1)
+    assert spatial.shape[:3] == (2, 8, 512)
+    torch.testing.assert_close(spatial.mean(dim=(3, 4), keepdim=True), pooled)
+
+
+def test_loading_does_not_move_the_callers_random_numbers(tmp_path: Path) -> None:
+    save(tmp_path / "model.safetensors", classifier("tsn"))
+    before = torch.get_rng_state()
+    load_model(tmp_path / "model.safetensors")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_later_architecture_is_refused(tmp_path: Path) -> None:
+    model = classifier("lstm")
+    save(tmp_path / "model.safetensors", Classifier(model.backbone, classifier("gru").head, model.spec))
+    with pytest.raises(PipelineError, match=r"does not hold the tensors of its head: missing \['lstm"):
+        load_model(tmp_path / "model.safetensors")
+
+
+def test_another_preprocessing_is_refused(tmp_path: Path) -> None:
+    model = classifier("tsn")
+    model.spec = replace(model.spec, preprocessing={**model.spec.preprocessing, "channel_order": "BGR"})
+    save(tmp_path / "model.safetensors", model)
+    with pytest.raises(PipelineError, match="was trained with the preprocessing"):
+        load_model(tmp_path / "model.safetensors")
+
+
+def test_a_file_that_is_no_model_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="There is no model file"):
+        load_model(tmp_path / "absent.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(PipelineError, match="is not a safetensors file"):
+        load_spec(tmp_path / "text.safetensors")
+    save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    with pytest.raises(PipelineError, match="does not say which head"):
+        load_model(tmp_path / "weights.safetensors")
