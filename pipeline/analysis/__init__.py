@@ -1,0 +1,1 @@
+"""Results on disk -> judgement: tables, tests, plots, a report and a gate."""
