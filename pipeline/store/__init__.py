@@ -1,0 +1,9 @@
+"""Feature maps at rest: a Zarr v3 store with its own record of what is done."""
+
+from __future__ import annotations
+
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.settings import StoreSettings, settings_from_dict
+from pipeline.store.table import ClipRow
+
+__all__ = ["ClipRow", "FeatureStore", "StoreSettings", "settings_from_dict"]

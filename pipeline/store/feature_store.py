@@ -1,0 +1,290 @@
+"""The feature store as its readers see it: settings, clips, and features by view and row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from pipeline.errors import PipelineError
+from pipeline.store import layout
+from pipeline.store.chunks import MISSING, decode_chunk, filled, index_size, read_index
+from pipeline.store.places import Place, place_of
+from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, read_record
+from pipeline.store.settings import StoreSettings, settings_from_dict
+from pipeline.store.table import ClipRow, TableRow, read_table, write_table
+
+Float16 = npt.NDArray[np.float16]
+Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
+NUM_READ_THREADS = min(4, os.cpu_count() or 1)
+PENDING = "pending"
+
+
+class FeatureStore:
+    """A store that is there. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
+
+    Reading is safe from several threads and processes, also while an extraction goes on; `reload` sees what has been
+    done since.
+    """
+
+    def __init__(self, place: Place, attributes: dict[str, Any]) -> None:
+        self.place = place
+        self.attributes = attributes
+        self.settings: StoreSettings = settings_from_dict(attributes["settings"])
+        self.classes: tuple[str, ...] = tuple(attributes["classes"])
+        self.block_clips: int = attributes["block_clips"]
+        self.rows: tuple[TableRow, ...] = ()
+        self.records: dict[int, BlockRecord] = {}
+        self._indices: dict[str, np.ndarray] = {}
+        self._record_of_row: dict[int, ClipRecord] = {}
+        self.reload()
+
+    @classmethod
+    def open(cls, location: str | Path, mode: Literal["r", "r+"] = "r") -> FeatureStore:
+        """Open a store. Only a `StoreWriter` changes one; `mode` is checked so that `w` is never a surprise.
+
+        Raises:
+            PipelineError: there is no store, or it is damaged.
+        """
+        if mode not in ("r", "r+"):
+            raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; make a store with FeatureStore.create.")
+        place = place_of(location)
+        if place.get("zarr.json") is None:
+            raise PipelineError(
+                f"There is no feature store at {location}. Make one with `pipeline extract --store {location}`."
+            )
+        attributes = layout.read_attributes(place)
+        if attributes.get("format") != layout.FORMAT:
+            raise PipelineError(
+                f"{location} is a Zarr group, but not a feature store of this version ({layout.FORMAT})."
+            )
+        return cls(place, attributes)
+
+    @classmethod
+    def create(
+        cls,
+        location: str | Path,
+        settings: StoreSettings,
+        classes: Sequence[str],
+        block_clips: int = 64,
+        provenance: dict[str, Any] | None = None,
+    ) -> FeatureStore:
+        """Make an empty store.
+
+        Raises:
+            PipelineError: something is there already.
+        """
+        place = place_of(location)
+        if place.get("zarr.json") is not None:
+            raise PipelineError(f"There is a store at {location} already. Pass --rebuild to make it anew.")
+        attributes = {
+            "format": layout.FORMAT,
+            "settings": settings.as_dict(),
+            "classes": list(classes),
+            "block_clips": block_clips,
+            "provenance": provenance or {},
+        }
+        place.put(layout.TABLE_KEY, write_table(()))
+        # The group last: a store exists once it has its table.
+        layout.create_group(place, attributes)
+        return cls(place, attributes)
+
+    def reload(self) -> None:
+        """Read table and records again."""
+        self.rows = read_table(self.place.get(layout.TABLE_KEY), self.place.location)
+        keys = [layout.record_key(block) for block in sorted({row.row // self.block_clips for row in self.rows})]
+        found = zip(keys, self.place.get_many(keys), strict=True)
+        records = [read_record(data, key) for key, data in found if data is not None]
+        self.records = {record.block: record for record in records}
+        self._indices.clear()
+        self._record_of_row = {
+            record.block * self.block_clips + clip.offset: clip for record in records for clip in record.clips
+        }
+        vars(self).pop("_listed", None)
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of the manifest, failed and pending ones among them."""
+        return sum(row.listed for row in self.rows)
+
+    @property
+    def num_failed(self) -> int:
+        """Clips of the manifest that could not be used."""
+        return sum(clip.status == FAILED for clip in self._listed)
+
+    @property
+    def num_pending(self) -> int:
+        """Clips of the manifest that are not extracted yet."""
+        return sum(clip.status == PENDING for clip in self._listed)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Every view that some block has, `test` first, then the draws by number."""
+        found = {view for record in self.records.values() for view in record.views}
+        return tuple(sorted(found, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits in the order of their first clip."""
+        return tuple(dict.fromkeys(row.split for row in self.rows if row.listed))
+
+    def table(self) -> tuple[ClipRow, ...]:
+        """Every clip of the manifest, in its order, whatever has become of it."""
+        return self._listed
+
+    def clips(self, split: str | None = None, view: str = layout.TEST_VIEW) -> tuple[ClipRow, ...]:
+        """Clips that are done, of one split (None: all) and with one view, in the order of the manifest.
+
+        Raises:
+            PipelineError: no clip of the split has the view.
+        """
+        found = tuple(
+            clip for clip in self._listed if clip.status == DONE and split in (None, clip.split) and view in clip.views
+        )
+        if not found:
+            raise PipelineError(
+                f"The store {self.place.location} has no clip of split '{split}' with the view '{view}'. "
+                f"Splits: {', '.join(self.splits)}; views: {', '.join(self.views)}."
+            )
+        return found
+
+    def read_pooled(self, view: str, rows: Rows) -> Float16:
+        """Pooled features of some rows; read once, keep in RAM. Rows that are not done are NaN.
+
+        Shape:
+            returns: (len(rows), T, C), float16.
+        """
+        return self._read_chunks(view, "pooled", np.asarray(rows, dtype=np.int64))
+
+    def read_spatial(self, view: str, row: int) -> Float16:
+        """Feature maps of one row, NaN where it is not done.
+
+        Shape:
+            returns: (T, H, W, C), float16, channels last.
+        """
+        out: Float16 = filled(layout.row_shape(self.settings, "spatial"), np.dtype("float16"))
+        self._read_map(view, row, out)
+        return out
+
+    def read_spatial_batch(self, view: str, rows: Rows, num_threads: int = NUM_READ_THREADS) -> Float16:
+        """Feature maps of some rows in any order.
+
+        Shape:
+            returns: (len(rows), T, H, W, C), float16, channels last.
+        """
+        self._check_kind("spatial")
+        shape = (len(rows), *layout.row_shape(self.settings, "spatial"))
+        out: Float16 = np.empty(shape, dtype=np.float16)
+        if num_threads > 1 and len(rows) > 1:
+            list(self._pool.map(self._read_map, [view] * len(rows), map(int, rows), out))
+        else:
+            for row, place in zip(rows, out, strict=True):
+                self._read_map(view, int(row), place)
+        return out
+
+    def read_sampling(self, view: str, rows: Rows) -> npt.NDArray[np.int32]:
+        """Which frames, crop box (top, left, height, width in pixels of the frame), flip and label each row has.
+
+        Shape:
+            returns: (len(rows), T + 6), int32; columns as in `layout.SAMPLING_COLUMNS` behind the T frame numbers.
+        """
+        return self._read_chunks(view, "sampling", np.asarray(rows, dtype=np.int64))
+
+    def label_of(self, view: str, row: int) -> int:
+        """The class index of a row as this view shows it: a flip may have swapped left and right. -1: unlabelled."""
+        return int(self.labels_of(view, [row])[0])
+
+    def labels_of(self, view: str, rows: Rows) -> npt.NDArray[np.int64]:
+        """`label_of` for several rows."""
+        return self.read_sampling(view, rows)[:, -1].astype(np.int64)
+
+    def read_frames(self, row: int) -> Float16:
+        """Pooled features of every frame of a clip, from a store made with `--frames all`.
+
+        Shape:
+            returns: (L, C), float16; (0, C) where the clip is not done.
+        """
+        block, offset = divmod(row, self.block_clips)
+        record = self.records.get(block)
+        channels = self.settings.channels
+        counts = [0] * self.block_clips
+        for clip in record.clips if record else ():
+            counts[clip.offset] = clip.num_frames if clip.status == DONE else 0
+        data = self.place.get(f"{layout.frames_path(block)}/c/0/0") if counts[offset] else None
+        if data is None:
+            return np.empty((0, channels), dtype=np.float16)
+        frames: Float16 = np.empty((sum(counts), channels), dtype=np.float16)
+        decode_chunk(data, frames)
+        start = sum(counts[:offset])
+        return frames[start : start + counts[offset]]
+
+    def group(self) -> zarr.Group:
+        """The store as a read-only Zarr group, for whoever knows Zarr."""
+        return zarr.open_group(self.place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+
+    @cached_property
+    def _listed(self) -> tuple[ClipRow, ...]:
+        index_of = {"": -1, **{label: index for index, label in enumerate(self.classes)}}
+        return tuple(self._clip_row(row, index_of) for row in self.rows if row.listed)
+
+    def _clip_row(self, row: TableRow, index_of: dict[str, int]) -> ClipRow:
+        block = row.row // self.block_clips
+        known = (row.row, block, row.clip_id, row.path, row.label, index_of[row.label], row.split)
+        found = self._record_of_row.get(row.row)
+        if found is None:
+            return ClipRow(*known, PENDING, "", "", 0, "", 0, 0, 0, ())
+        what = (found.status, found.kind, found.reason, found.size, found.digest)
+        return ClipRow(*known, *what, found.num_frames, found.height, found.width, self.records[block].views)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(NUM_READ_THREADS, thread_name_prefix="feature-store")
+
+    def _check_kind(self, kind: str) -> None:
+        if kind not in layout.kinds_of(self.settings) or self.settings.frames == "all":
+            raise PipelineError(
+                f"The store {self.place.location} holds no {kind} features of segments (maps={','.join(self.settings.maps)}, "
+                f"frames={self.settings.frames}). Extract them into another --store with --maps pooled,spatial."
+            )
+
+    def _read_chunks(self, view: str, kind: str, rows: npt.NDArray[np.int64]) -> Any:
+        self._check_kind(kind)
+        shape, dtype = layout.row_shape(self.settings, kind), layout.row_dtype(kind)
+        out = np.empty((len(rows), *shape), dtype=dtype)
+        blocks = np.unique(rows // self.block_clips)
+        chunk = np.empty((self.block_clips, *shape), dtype=dtype)
+        keys = [layout.chunk_key(view, kind, int(block)) for block in blocks]
+        of_block = rows // self.block_clips
+        for block, data in zip(blocks, self.place.get_many(keys), strict=True):
+            if data is None:
+                chunk[...] = filled((), dtype)
+            else:
+                decode_chunk(data, chunk)
+            here = of_block == block
+            out[here] = chunk[rows[here] % self.block_clips]
+        return out
+
+    def _read_map(self, view: str, row: int, out: Float16) -> None:
+        self._check_kind("spatial")
+        block, offset = divmod(row, self.block_clips)
+        key = layout.chunk_key(view, "spatial", block)
+        index = self._indices.get(key)
+        if index is None:
+            tail = self.place.get_range(key, -index_size(self.block_clips), 0)
+            if tail is None:
+                out[...] = np.nan
+                return
+            index = self._indices[key] = read_index(tail, self.block_clips)
+        start, length = (int(value) for value in index[offset])
+        data = None if start == MISSING else self.place.get_range(key, start, length)
+        if data is None:
+            out[...] = np.nan
+        else:
+            decode_chunk(data, out)

@@ -1,0 +1,141 @@
+"""What lies where in a store: keys, array shapes, and the metadata that makes it a Zarr v3 group.
+
+    zarr.json                        settings, classes, size of a block (attributes)
+    clips.csv                        row, clip_id, path, label, split of every clip
+    records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects
+    views/test/pooled                (clip, T, C)        float16, one chunk a block
+    views/test/spatial               (clip, T, H, W, C)  float16, one shard a block, one chunk a clip
+    views/test/sampling              (clip, T + 6)       int32: frame numbers, crop box, flip, label
+    views/train-0/…                  the same for each training draw
+    frames/000012                    (frame, C)          float16, with `--frames all`: block 12, its clips in order
+
+A row that is not done reads as NaN (as -1 in `sampling`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from pipeline.store.places import Place
+from pipeline.store.settings import StoreSettings
+
+FORMAT = "st-pipeline feature store 1"
+TABLE_KEY = "clips.csv"
+TEST_VIEW = "test"
+ZSTD_LEVEL = 3
+SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
+CODECS = {"compressors": [ZstdCodec(level=ZSTD_LEVEL, checksum=True)], "filters": None, "serializer": "auto"}
+
+
+def record_key(block: int) -> str:
+    """Where the record of a block stands."""
+    return f"records/{block:06d}.json"
+
+
+def kinds_of(settings: StoreSettings) -> tuple[str, ...]:
+    """The arrays of each view."""
+    return (*settings.maps, "sampling")
+
+
+def array_path(view: str, kind: str) -> str:
+    """The path of one array of a view in the group."""
+    return f"views/{view}/{kind}"
+
+
+def chunk_key(view: str, kind: str, block: int) -> str:
+    """The key of the one object that holds a block of an array."""
+    num_axes = {"pooled": 3, "spatial": 5, "sampling": 2}[kind]
+    return f"{array_path(view, kind)}/c/{block}" + "/0" * (num_axes - 1)
+
+
+def frames_path(block: int) -> str:
+    """The path of the array with every frame of a block (`--frames all`)."""
+    return f"frames/{block:06d}"
+
+
+def row_shape(settings: StoreSettings, kind: str) -> tuple[int, ...]:
+    """The shape of one clip in an array."""
+    segments, channels, size = settings.num_segments, settings.channels, settings.map_size
+    return {
+        "pooled": (segments, channels),
+        "spatial": (segments, size, size, channels),
+        "sampling": (segments + len(SAMPLING_COLUMNS),),
+    }[kind]
+
+
+def row_dtype(kind: str) -> np.dtype[Any]:
+    """The type of one array's elements."""
+    return np.dtype("int32" if kind == "sampling" else "float16")
+
+
+def create_group(place: Place, attributes: dict[str, Any]) -> None:
+    """Write the root group with its attributes, over whatever attributes stand there."""
+    zarr.create_group(place.zarr_store, zarr_format=3, overwrite=False, attributes=attributes)
+
+
+def read_attributes(place: Place) -> dict[str, Any]:
+    """The attributes of the root group."""
+    group = zarr.open_group(place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+    return dict(group.attrs)
+
+
+def ensure_view(place: Place, settings: StoreSettings, view: str, num_rows: int, block_clips: int) -> None:
+    """Make the arrays of a view, or make them longer, so that they have `num_rows` rows."""
+    group = zarr.open_group(place.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
+    group.require_group("views").require_group(view)
+    for kind in kinds_of(settings):
+        path, shape = array_path(view, kind), row_shape(settings, kind)
+        if path in group:
+            array = group[path]
+            if isinstance(array, zarr.Array) and array.shape[0] < num_rows:
+                array.resize((num_rows, *shape))
+            continue
+        is_spatial = kind == "spatial"
+        group.create_array(
+            path,
+            shape=(num_rows, *shape),
+            dtype=row_dtype(kind),
+            chunks=(1 if is_spatial else block_clips, *shape),
+            shards=(block_clips, *shape) if is_spatial else None,
+            fill_value=-1 if kind == "sampling" else float("nan"),
+            config={"write_empty_chunks": True},
+            dimension_names=_dimension_names(kind),
+            attributes=_array_attributes(settings, kind),
+            **CODECS,
+        )
+
+
+def frames_metadata(num_frames: int, channels: int) -> bytes:
+    """The `zarr.json` of an array with every frame of a block."""
+    store = MemoryStore()
+    shape = (num_frames, channels)
+    zarr.create_array(
+        store,
+        shape=shape,
+        dtype="float16",
+        chunks=(max(num_frames, 1), channels),
+        fill_value=float("nan"),
+        dimension_names=("frame", "channel"),
+        zarr_format=3,
+        **CODECS,
+    )
+    return store._store_dict["zarr.json"].to_bytes()
+
+
+def _dimension_names(kind: str) -> tuple[str, ...]:
+    return {
+        "pooled": ("clip", "segment", "channel"),
+        "spatial": ("clip", "segment", "height", "width", "channel"),
+        "sampling": ("clip", "column"),
+    }[kind]
+
+
+def _array_attributes(settings: StoreSettings, kind: str) -> dict[str, Any]:
+    if kind != "sampling":
+        return {}
+    return {"columns": [*(f"frame_{segment}" for segment in range(settings.num_segments)), *SAMPLING_COLUMNS]}

@@ -1,0 +1,207 @@
+"""Where a store lies: a local folder, or any place that fsspec reaches (``s3://…``, ``memory://…``).
+
+A place reads and writes whole objects and ranges of them by key, below Zarr's arrays. Locally an object is written
+aside and moved into place; on an object store the finished put is the atom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore
+
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+
+Phase = Callable[[str], None]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_phase(name: str) -> None:
+    """Listens to nothing; the default for what follows a writer through its phases."""
+
+
+class Place(ABC):
+    """Objects by key, and the same place as a Zarr store."""
+
+    location: str
+
+    @property
+    @abstractmethod
+    def zarr_store(self) -> Store:
+        """The place as Zarr sees it."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """The bytes of an object, or None where there is none."""
+
+    @abstractmethod
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """`length` bytes from `start`; a negative start with length 0 reads that many from the end."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
+        """Write an object, whole or not at all.
+
+        Raises:
+            PipelineError: the disk is full.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    @abstractmethod
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """The size in bytes of every object whose key starts with `prefix`."""
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several objects; at once where that helps."""
+        return [self.get(key) for key in keys]
+
+    def get_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """Several ranges; at once where that helps."""
+        return [self.get_range(*item) for item in ranges]
+
+
+class LocalPlace(Place):
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.location = str(root)
+
+    @property
+    def zarr_store(self) -> Store:
+        return LocalStore(self.root)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        try:
+            descriptor = os.open(os.path.join(self.location, key), os.O_RDONLY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            if start < 0:
+                start, length = max(0, os.fstat(descriptor).st_size + start), -start
+            return os.pread(descriptor, length, start)
+        finally:
+            os.close(descriptor)
+
+    def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
+        try:
+            with written_aside(self.root / key) as aside, open(aside, "wb") as file:
+                half = len(data) // 2
+                file.write(memoryview(data)[:half])
+                on_phase("write")
+                file.write(memoryview(data)[half:])
+                file.flush()
+                on_phase("move")
+        except OSError as error:
+            if error.errno in FULL:
+                raise PipelineError(
+                    f"No room for {len(data):,} more bytes in the store {self.location} ({error.strerror}). Nothing is "
+                    "damaged: make room and run the same command again; it goes on where it stopped."
+                ) from error
+            raise
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        found: dict[str, int] = {}
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = os.path.join(folder, name)
+                key = os.path.relpath(path, self.root)
+                if key.startswith(prefix):
+                    found[key] = os.stat(path).st_size
+        return found
+
+    def remove_parts(self) -> None:
+        """Remove what a killed writer left half written. Only for whoever holds the store's lock."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(".") and name.endswith(".part"):
+                    os.unlink(os.path.join(folder, name))
+
+
+class RemotePlace(Place):
+    """A place of fsspec, through Zarr's own FsspecStore."""
+
+    def __init__(self, url: str) -> None:
+        self.location = url
+        self._store = FsspecStore.from_url(url)
+
+    @property
+    def zarr_store(self) -> Store:
+        return self._store
+
+    def get(self, key: str) -> bytes | None:
+        return self.get_many([key])[0]
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        return self.get_ranges([(key, start, length)])[0]
+
+    def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
+        on_phase("write")
+        sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
+        on_phase("move")
+
+    def delete(self, key: str) -> None:
+        sync(self._store.delete(key))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        async def all_sizes() -> dict[str, int]:
+            keys = [key async for key in self._store.list_prefix(prefix)]
+            return dict(zip(keys, await asyncio.gather(*(self._store.getsize(key) for key in keys)), strict=True))
+
+        return sync(all_sizes())
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        return self._gather([(key, None) for key in keys])
+
+    def get_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        return self._gather(
+            [
+                (key, SuffixByteRequest(-start) if start < 0 else RangeByteRequest(start, start + length))
+                for key, start, length in ranges
+            ]
+        )
+
+    def _gather(
+        self, requests: Sequence[tuple[str, RangeByteRequest | SuffixByteRequest | None]]
+    ) -> list[bytes | None]:
+        prototype = default_buffer_prototype()
+        limit = asyncio.Semaphore(64)
+
+        async def one(key: str, byte_range: RangeByteRequest | SuffixByteRequest | None) -> bytes | None:
+            async with limit:
+                buffer = await self._store.get(key, prototype, byte_range)
+            return None if buffer is None else buffer.to_bytes()
+
+        async def all_of_them() -> list[bytes | None]:
+            return list(await asyncio.gather(*(one(*request) for request in requests)))
+
+        return sync(all_of_them())
+
+
+def place_of(location: str | Path) -> Place:
+    """The place that a path or URL names."""
+    text = str(location)
+    if "://" in text and not text.startswith("file://"):
+        return RemotePlace(text.rstrip("/"))
+    return LocalPlace(Path(text.removeprefix("file://")))

@@ -1,0 +1,82 @@
+"""The store's own record of what is done: one JSON a block, written after the block's objects are in place.
+
+Zarr reads a chunk that was never written as the fill value, so whether a row is there is asked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from pipeline.errors import PipelineError
+
+DONE, FAILED = "done", "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRecord:
+    """What happened to one clip of a block.
+
+    offset: its place in the block. modified_ns: the newest change of its file, which only saves reading the file
+    again to find its digest. kind, reason: why it failed.
+    """
+
+    offset: int
+    clip_id: str
+    label: str
+    status: str
+    size: int
+    digest: str
+    modified_ns: int
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    kind: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """The clips of a block, the views that are done, and length and SHA-256 of each of its objects."""
+
+    block: int
+    clips: tuple[ClipRecord, ...]
+    views: tuple[str, ...]
+    objects: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def num_failed(self) -> int:
+        return sum(clip.status == FAILED for clip in self.clips)
+
+
+def checksum(data: bytes) -> tuple[int, str]:
+    """Length and SHA-256 of an object."""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def write_record(record: BlockRecord) -> bytes:
+    """The record as JSON, clips by column: a hundred thousand of them open in under a second."""
+    names = [each.name for each in dataclasses.fields(ClipRecord)]
+    columns = {name: [getattr(clip, name) for clip in record.clips] for name in names}
+    value = {"block": record.block, "views": record.views, "clips": columns, "objects": record.objects}
+    return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_record(data: bytes, key: str) -> BlockRecord:
+    """The record that `write_record` wrote.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    try:
+        value = json.loads(data)
+        columns = value["clips"]
+        clips = tuple(map(ClipRecord, *(columns[each.name] for each in dataclasses.fields(ClipRecord))))
+        objects = {name: (length, digest) for name, (length, digest) in value["objects"].items()}
+        return BlockRecord(value["block"], clips, tuple(value["views"]), objects)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PipelineError(
+            f"The record {key} of the store is damaged ({error}). Delete it and run `pipeline extract` again: its block is made anew."
+        ) from error

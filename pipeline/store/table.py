@@ -1,0 +1,75 @@
+"""Clips of a store: which row each has, and what is known of it. A CSV beside the arrays."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.errors import PipelineError
+
+COLUMNS = ("row", "clip_id", "path", "label", "split", "listed")
+
+
+class TableRow(NamedTuple):
+    """Where a clip of the manifest lies in the store. `listed` is false once the manifest no longer has it."""
+
+    row: int
+    clip_id: str
+    path: str
+    label: str
+    split: str
+    listed: bool = True
+
+
+class ClipRow(NamedTuple):
+    """A clip as a reader of the store sees it.
+
+    status: `done`, `failed` (with `kind` and `reason`), or `pending`.
+    class_index: -1 for an unlabelled clip.
+    size, digest: of the clip's file when its features were made.
+    """
+
+    row: int
+    block: int
+    clip_id: str
+    path: str
+    label: str
+    class_index: int
+    split: str
+    status: str
+    kind: str
+    reason: str
+    size: int
+    digest: str
+    num_frames: int
+    height: int
+    width: int
+    views: tuple[str, ...]
+
+
+def write_table(rows: Iterable[TableRow]) -> bytes:
+    """The table as the bytes of a CSV."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((*row[:-1], int(row.listed)) for row in rows)
+    return text.getvalue().encode()
+
+
+def read_table(data: bytes | None, location: str) -> tuple[TableRow, ...]:
+    """The rows that `write_table` wrote.
+
+    Raises:
+        PipelineError: there is no table, or another header.
+    """
+    lines = csv.reader(io.StringIO("" if data is None else data.decode(), newline=""))
+    if tuple(next(lines, ())) != COLUMNS:
+        raise PipelineError(
+            f"{location} has no table of clips; it is not a whole feature store. Pass --rebuild to make it anew."
+        )
+    return tuple(
+        TableRow(int(row), clip_id, path, label, split, listed == "1")
+        for row, clip_id, path, label, split, listed in lines
+    )

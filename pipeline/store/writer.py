@@ -1,0 +1,239 @@
+"""Writing a store: lay out rows and blocks for a manifest, build a block, put it in place, mark it done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.store import layout
+from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.places import Phase, Place, no_phase
+from pipeline.store.record import FAILED, BlockRecord, ClipRecord, checksum, read_record, write_record
+from pipeline.store.settings import StoreSettings
+from pipeline.store.table import TableRow, write_table
+
+TRAIN_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class WantedClip:
+    """A clip that a store shall hold, as the manifest has it."""
+
+    clip_id: str
+    path: str
+    label: str
+    split: str
+
+
+def default_block_clips(num_clips: int) -> int:
+    """Clips in a block: 64, fewer in a small data set so that several workers have work to the end."""
+    size = 64
+    while size > 4 and num_clips < 16 * size:
+        size //= 2
+    return size
+
+
+def lay_out(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
+    """Give every wanted clip a row, found again by its id; new ones get new blocks. Writes the table.
+
+    Clips to train on and all others lie in blocks of their own, since only the first have training views. A clip that
+    the manifest no longer has keeps its row, unlisted, and is found again if it comes back.
+    """
+    old = {(row.clip_id, row.split == TRAIN_SPLIT): row for row in store.rows}
+    size = store.block_clips
+    next_block = max((row.row // size for row in store.rows), default=-1) + 1
+    rows: dict[tuple[str, bool], TableRow] = {}
+    for is_train in (True, False):
+        fresh = [
+            clip for clip in wanted if (clip.split == TRAIN_SPLIT) == is_train and (clip.clip_id, is_train) not in old
+        ]
+        for number, clip in enumerate(fresh):
+            block, offset = divmod(number, size)
+            row = (next_block + block) * size + offset
+            rows[clip.clip_id, is_train] = TableRow(row, clip.clip_id, clip.path, clip.label, clip.split)
+        next_block += -(-len(fresh) // size)
+    listed = []
+    for clip in wanted:
+        key = (clip.clip_id, clip.split == TRAIN_SPLIT)
+        known = rows.get(key) or old[key]
+        listed.append(known._replace(path=clip.path, label=clip.label, split=clip.split, listed=True))
+    here = {row.row for row in listed}
+    unlisted = [row._replace(listed=False) for row in store.rows if row.row not in here]
+    table = (*listed, *unlisted)
+    if table != store.rows:
+        store.place.put(layout.TABLE_KEY, write_table(table))
+        store.reload()
+
+
+def ensure_views(store: FeatureStore, views: Iterable[str]) -> None:
+    """Make the arrays of these views, as long as the table needs."""
+    if store.settings.frames == "all":
+        return
+    num_blocks = max((row.row // store.block_clips for row in store.rows), default=-1) + 1
+    for view in views:
+        layout.ensure_view(store.place, store.settings, view, num_blocks * store.block_clips, store.block_clips)
+
+
+@dataclass
+class BlockBuilder:
+    """A block in the making: rows come in one by one and are compressed at once.
+
+    `views` are those that get new objects. Rows that nobody adds read as NaN.
+    """
+
+    settings: StoreSettings
+    block: int
+    block_clips: int
+    views: tuple[str, ...]
+    _maps: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    _rows: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
+    _frames: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def add(self, offset: int, view: str, pooled: np.ndarray, spatial: np.ndarray | None, sampling: np.ndarray) -> None:
+        """The features of one clip in one view.
+
+        Shape:
+            pooled:   (T, C), float16.
+            spatial:  (T, H, W, C), float16, or None where the store keeps no maps.
+            sampling: (T + 6,), int32.
+        """
+        if "pooled" in self.settings.maps:
+            self._rows["pooled", view, offset] = pooled
+        self._rows["sampling", view, offset] = sampling
+        if "spatial" in self.settings.maps:
+            if spatial is None:
+                raise ValueError("the store keeps spatial maps, but none were given")
+            self._maps[view, offset] = encode_chunk(spatial)
+
+    def add_frames(self, offset: int, frames: np.ndarray) -> None:
+        """The pooled features of every frame of one clip (`--frames all`).
+
+        Shape:
+            frames: (L, C), float16.
+        """
+        self._frames[offset] = frames
+
+    def drop(self, offset: int) -> None:
+        """Forget what was added for a clip: it has failed."""
+        self._frames.pop(offset, None)
+        for view in self.views:
+            self._maps.pop((view, offset), None)
+            for kind in ("pooled", "sampling"):
+                self._rows.pop((kind, view, offset), None)
+
+    def copy_rows(self, place: Place, record: BlockRecord, offsets: Sequence[int]) -> None:
+        """Take rows as they stand in the store, so that only the others are computed.
+
+        Raises:
+            PipelineError: the objects of the block are damaged.
+        """
+        for view in self.views:
+            if view not in record.views or not offsets or self.settings.frames == "all":
+                continue
+            for kind in layout.kinds_of(self.settings):
+                data = sound_object(place, record, layout.chunk_key(view, kind, self.block))
+                if kind == "spatial":
+                    chunks = split_shard(data, self.block_clips)
+                    self._maps.update({(view, at): chunk for at in offsets if (chunk := chunks[at]) is not None})
+                    continue
+                rows = self._empty_rows(kind)
+                decode_chunk(data, rows)
+                self._rows.update({(kind, view, at): rows[at] for at in offsets})
+
+    def encoded(self) -> dict[str, bytes]:
+        """The objects of the block by key."""
+        if self.settings.frames == "all":
+            return self._encoded_frames()
+        objects: dict[str, bytes] = {}
+        for view in self.views:
+            for kind in layout.kinds_of(self.settings):
+                key = layout.chunk_key(view, kind, self.block)
+                if kind == "spatial":
+                    objects[key] = self._encoded_shard(view)
+                    continue
+                rows = self._empty_rows(kind)
+                for offset in range(self.block_clips):
+                    if (kind, view, offset) in self._rows:
+                        rows[offset] = self._rows[kind, view, offset]
+                objects[key] = encode_chunk(rows)
+        return objects
+
+    def _encoded_shard(self, view: str) -> bytes:
+        empty = encode_chunk(filled(layout.row_shape(self.settings, "spatial"), np.dtype("float16")))
+        return join_shard([self._maps.get((view, offset), empty) for offset in range(self.block_clips)])
+
+    def _encoded_frames(self) -> dict[str, bytes]:
+        path = layout.frames_path(self.block)
+        parts = [self._frames[offset] for offset in sorted(self._frames)]
+        channels = self.settings.channels
+        frames = np.concatenate([np.empty((0, channels), dtype=np.float16), *parts])
+        objects = {f"{path}/zarr.json": layout.frames_metadata(len(frames), channels)}
+        return {**objects, f"{path}/c/0/0": encode_chunk(frames)} if len(frames) else objects
+
+    def _empty_rows(self, kind: str) -> np.ndarray:
+        return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(kind))
+
+
+def sound_object(place: Place, record: BlockRecord, key: str) -> bytes:
+    """The bytes of an object, which must be those that its record names.
+
+    Raises:
+        PipelineError: they are not, or the object is missing.
+    """
+    data = place.get(key)
+    if data is None or checksum(data) != record.objects.get(key):
+        what = "missing" if data is None else "damaged"
+        raise PipelineError(f"{key} of the store {place.location} is {what}. Run `pipeline store verify --repair`.")
+    return data
+
+
+def write_block(
+    place: Place,
+    builder: BlockBuilder,
+    clips: Sequence[ClipRecord],
+    before: BlockRecord | None,
+    on_phase: Phase = no_phase,
+) -> BlockRecord:
+    """Put the objects of a block in place, then mark its clips. Returns the record that is written last.
+
+    Raises:
+        PipelineError: the disk is full; what was there before still holds.
+    """
+    objects = dict(before.objects) if before else {}
+    views = dict.fromkeys((*(before.views if before else ()), *builder.views))
+    for key, data in builder.encoded().items():
+        place.put(key, data, on_phase)
+        objects[key] = checksum(data)
+    record = BlockRecord(builder.block, tuple(clips), tuple(views), objects)
+    on_phase("mark")
+    place.put(layout.record_key(builder.block), write_record(record))
+    return record
+
+
+def current_record(place: Place, block: int) -> BlockRecord | None:
+    """The record of a block as it stands now."""
+    key = layout.record_key(block)
+    data = place.get(key)
+    return None if data is None else read_record(data, key)
+
+
+def mark_failed(place: Place, record: BlockRecord) -> None:
+    """Mark a block without writing any features: all its clips have failed together."""
+    if any(clip.status != FAILED for clip in record.clips):
+        raise ValueError("mark_failed is for blocks of which every clip has failed")
+    place.put(layout.record_key(record.block), write_record(record))
+
+
+def forget(place: Place, block: int) -> None:
+    """Take the mark of a block away, so that the next extraction makes it anew."""
+    place.delete(layout.record_key(block))
+
+
+def as_failed(clip: ClipRecord, kind: str, reason: str) -> ClipRecord:
+    """The same clip, failed."""
+    return dataclasses.replace(clip, status=FAILED, kind=kind, reason=reason)
