@@ -16,12 +16,8 @@ from pipeline.heads.head import NUM_FEATURES, Head
 BOTTLENECK = 256
 NUM_SAMPLED = 3  # tuples of a scale, where they are sampled
 EVALUATION_SEED = 0  # of the fixed subset that `trn_eval_tuples=sampled` evaluates
-MAX_HIDDEN = 1 << 25  # elements of hidden features at a time: bounds memory at 16 segments (65,519 tuples a clip)
-
-
-def ordered_tuples(num_segments: int, scale: int) -> list[tuple[int, ...]]:
-    """All ordered tuples of `scale` segments: their numbers, rising."""
-    return list(itertools.combinations(range(num_segments), scale))
+MAX_TUPLES = 2048  # of a scale at a time: bounds memory at 16 segments, where a scale has up to 12,870
+MAX_TOTAL_TUPLES = 1 << 17  # 16 segments have 65,519; each further segment doubles them
 
 
 class TRNHead(Head):
@@ -41,7 +37,8 @@ class TRNHead(Head):
         returns:  (B, K), class scores before softmax.
 
     Raises:
-        PipelineError: fewer than two segments, which have no relation.
+        PipelineError: fewer than two segments, which have no relation; or `all` tuples of so many segments (18 and
+            more) that no machine would finish.
 
     Source: paper, Sec. 3.2 (TRN, Fig. 4). The bottleneck of 256, the ReLU on the input and the second layer on each
         tuple are the published code's; only this bottleneck gives the parameter count of Table 3.
@@ -57,8 +54,16 @@ class TRNHead(Head):
         self.scales = tuple(range(self.num_segments, 1, -1))
         self.relations = nn.ModuleList(nn.Linear(d * NUM_FEATURES, BOTTLENECK) for d in self.scales)
         self.classifiers = nn.ModuleList(nn.Linear(BOTTLENECK, self.num_classes) for _ in self.scales)
+        train, evaluation = self.choices.trn_train_tuples, self.choices.trn_eval_tuples
+        if "all" in (train, evaluation):
+            self._refuse_too_many_tuples()
         for d in self.scales:
-            self.register_buffer(f"selection_{d}", selection_matrix(self.num_segments, d), persistent=False)
+            if "all" in (train, evaluation):
+                every = ordered_tuples(self.num_segments, d)
+                self.register_buffer(f"all_{d}", selection_matrix(every, self.num_segments), persistent=False)
+            if evaluation == "sampled":
+                subset = selection_matrix(self.evaluation_tuples(d), self.num_segments)
+                self.register_buffer(f"evaluation_{d}", subset, persistent=False)
 
     def num_tuples(self, scale: int, which: str) -> int:
         """How many tuples of a scale one forward pass uses; `which` is `all` or `sampled`."""
@@ -67,12 +72,10 @@ class TRNHead(Head):
 
     def evaluation_tuples(self, scale: int) -> list[tuple[int, ...]]:
         """The tuples of a scale that evaluation uses: all, or always the same seeded subset."""
-        every = ordered_tuples(self.num_segments, scale)
         if self.choices.trn_eval_tuples == "all":
-            return every
-        generator = torch.Generator().manual_seed(EVALUATION_SEED + scale)
-        rows = torch.randperm(len(every), generator=generator, device="cpu")[: self.num_tuples(scale, "sampled")]
-        return [every[row] for row in sorted(rows.tolist())]
+            return ordered_tuples(self.num_segments, scale)
+        generator = torch.Generator(device="cpu").manual_seed(EVALUATION_SEED + scale)
+        return drawn_tuples(self.num_segments, scale, self.num_tuples(scale, "sampled"), generator)
 
     def macs(self, map_size: int) -> int:
         return self._macs("all")
@@ -108,38 +111,65 @@ class TRNHead(Head):
         return parts.view(d, -1, choices, BOTTLENECK).transpose(0, 1).flatten(1, 2)
 
     def _selection(self, scale: int) -> Tensor:
-        selection: Tensor = getattr(self, f"selection_{scale}")
-        if self.training and self.choices.trn_train_tuples == "sampled":
-            rows = torch.randperm(len(selection), device="cpu")[: self.num_tuples(scale, "sampled")]
-            return selection[rows.to(selection.device)]
-        if not self.training and self.choices.trn_eval_tuples == "sampled":
-            every = {segments: row for row, segments in enumerate(ordered_tuples(self.num_segments, scale))}
-            return selection[[every[segments] for segments in self.evaluation_tuples(scale)]]
+        """The tuples of this forward pass, as rows of a `selection_matrix`."""
+        which = self.choices.trn_train_tuples if self.training else self.choices.trn_eval_tuples
+        if which == "sampled" and self.training:
+            drawn = drawn_tuples(self.num_segments, scale, self.num_tuples(scale, "sampled"))
+            return selection_matrix(drawn, self.num_segments).to(self.projection.weight.device)
+        selection: Tensor = getattr(self, f"all_{scale}" if which == "all" else f"evaluation_{scale}")
         return selection
 
+    def _refuse_too_many_tuples(self) -> None:
+        total = sum(self.num_tuples(d, "all") for d in self.scales)
+        if total > MAX_TOTAL_TUPLES:
+            raise PipelineError(
+                f"With `num_segments` (={self.num_segments}) the head 'trn' has {total:,} ordered tuples, more than "
+                f"{MAX_TOTAL_TUPLES:,}. Set `trn_train_tuples` and `trn_eval_tuples` to 'sampled'."
+            )
 
-def selection_matrix(num_segments: int, scale: int) -> Tensor:
-    """Which (position, segment) pairs each ordered tuple of a scale has, as a 0/1 matrix.
+
+def ordered_tuples(num_segments: int, scale: int) -> list[tuple[int, ...]]:
+    """All ordered tuples of `scale` segments: their numbers, rising."""
+    return list(itertools.combinations(range(num_segments), scale))
+
+
+def drawn_tuples(
+    num_segments: int, scale: int, num_tuples: int, generator: torch.Generator | None = None
+) -> list[tuple[int, ...]]:
+    """Different ordered tuples of `scale` segments, each as likely as any other, from torch's random numbers."""
+    found: dict[tuple[int, ...], None] = {}
+    while len(found) < num_tuples:
+        keys = torch.rand(num_tuples, num_segments, generator=generator, device="cpu")
+        rows = keys.argsort(dim=1)[:, :scale].sort(dim=1).values.tolist()
+        found.update((tuple(row), None) for row in rows)
+    return list(found)[:num_tuples]
+
+
+def selection_matrix(tuples: list[tuple[int, ...]], num_segments: int) -> Tensor:
+    """Which (position, segment) pairs each of the tuples of one scale d has, as a 0/1 matrix.
 
     Shape:
         returns: (P, d * (T - d + 1)), the pair of position j and segment i in column j * (T - d + 1) + (i - j).
     """
-    tuples = torch.tensor(ordered_tuples(num_segments, scale))  # (P, d)
+    rows = torch.tensor(tuples)  # (P, d)
+    scale = rows.shape[1]
     choices = num_segments - scale + 1
     positions = torch.arange(scale)
-    columns = positions * choices + (tuples - positions)
+    columns = positions * choices + (rows - positions)
     return torch.zeros(len(tuples), scale * choices).scatter_(1, columns, 1.0)
 
 
 def _mean_relation(parts: Tensor, selection: Tensor, bias: Tensor) -> Tensor:
     """The mean over tuples of ReLU(sum of a tuple's parts + bias), (B, 256), in bounded memory."""
-    num_rows = max(1, MAX_HIDDEN // max(1, len(parts) * BOTTLENECK))
-    if len(selection) <= num_rows:
+    if len(selection) <= MAX_TUPLES:
         return _sum_relation(parts, selection, bias) / len(selection)
     total = parts.new_zeros(())
-    for rows in selection.split(num_rows):
+    for rows in selection.split(MAX_TUPLES):
         # Hidden features of a chunk are computed again in the backward pass, not kept.
-        total = total + checkpoint(_sum_relation, parts, rows, bias, use_reentrant=False)
+        if torch.is_grad_enabled() and parts.requires_grad:
+            total = total + checkpoint(_sum_relation, parts, rows, bias, use_reentrant=False)
+        else:
+            total = total + _sum_relation(parts, rows, bias)
     return total / len(selection)
 
 

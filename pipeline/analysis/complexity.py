@@ -1,0 +1,86 @@
+"""What a head or a backbone costs: parameters and multiply-accumulates, without running or loading one.
+
+Multiply-accumulates (MACs) are counted one way for all: those of linear, convolutional and recurrent layers, for one
+clip (heads) or one frame (backbones). Activations, batch norm, additions and pooling are not counted. `docs/flops.md`
+sets them beside the FLOPs column of the paper's Table 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.backbones import BACKBONES
+from pipeline.errors import PipelineError
+from pipeline.heads import HEADS, build_head
+from pipeline.heads.trn import TRNHead
+from pipeline.recipe import HeadChoices
+from pipeline.registry import look_up
+
+MAP_SIZE = 13  # of SqueezeNet; BNInception has 7
+
+
+def describe_heads(
+    num_segments: int = 8, num_classes: int = 27, map_size: int = MAP_SIZE, names: Iterable[str] = tuple(HEADS)
+) -> list[dict[str, Any]]:
+    """One row for each head: `name, maps, parameters, macs, section`, and `macs_sampled` for TRN.
+
+    Both counts are of the ST block alone, without the learned projection; MACs are those of one clip. For TRN `macs`
+    counts all ordered tuples (247 at 8 segments), `macs_sampled` three of each scale (19).
+
+    Raises:
+        PipelineError: an unknown head, or a size that it cannot have.
+
+    Source: paper, Table 3 (its parameters; see `docs/flops.md` for its FLOPs).
+    """
+    if map_size < 1:
+        raise PipelineError(f"`map_size` (={map_size}) must be at least 1.")
+    return [_describe_head(name, num_segments, num_classes, map_size) for name in names]
+
+
+def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int) -> dict[str, Any]:
+    # Neither count depends on these choices; `all` would have TRN write down its tuples.
+    choices = HeadChoices(trn_train_tuples="sampled", trn_eval_tuples="sampled")
+    with torch.device("meta"):  # Layers with shapes and without values: no memory, no random numbers.
+        head = build_head(name, in_channels=1, num_segments=num_segments, num_classes=num_classes, choices=choices)
+    row: dict[str, Any] = {
+        "name": name,
+        "maps": head.maps,
+        "parameters": sum(parameter.numel() for parameter in head.st_block_parameters()),
+        "macs": head.macs(map_size),
+    }
+    if isinstance(head, TRNHead):
+        row["macs_sampled"] = head.macs_sampled()
+    return {**row, "section": head.section}
+
+
+def describe_backbones(names: Iterable[str] = tuple(BACKBONES)) -> list[dict[str, Any]]:
+    """One row for each backbone: `name, channels, map_size, parameters, macs, preprocessing`.
+
+    Both counts are of the feature layers, without the classifier that a backbone has elsewhere; MACs are those of one
+    frame of the backbone's input size.
+
+    Raises:
+        PipelineError: an unknown backbone.
+    """
+    return [_describe_backbone(name) for name in names]
+
+
+def _describe_backbone(name: str) -> dict[str, Any]:
+    with torch.device("meta"):
+        backbone = look_up("backbone", name, BACKBONES)().eval()
+        size = backbone.preprocessing.input_size
+        frame = torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.maps(frame)
+    return {
+        "name": name,
+        "channels": backbone.channels,
+        "map_size": backbone.map_size,
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "macs": counter.get_total_flops() // 2,  # The counter has two operations for a multiply-accumulate.
+        "preprocessing": backbone.preprocessing.as_dict(),
+    }
