@@ -1,0 +1,1 @@
+"""What people have on disk, and the drawn demo data, turned into manifests. One file a data set."""
