@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.backbones.backbone import Backbone, pooled
+from pipeline.backbones.batch_norm import calibrate_batch_norm
+from pipeline.backbones.bninception import BNInception
 from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.backbones.squeezenet import SqueezeNet, SqueezeNetBypass
 from pipeline.backbones.weights import WeightsRecord, load_weights
-from pipeline.registry import look_up
+from pipeline.registry import unknown_name
 
 __all__ = [
     "BACKBONES",
@@ -18,13 +20,17 @@ __all__ = [
     "WeightsRecord",
     "backbone_contract",
     "build_backbone",
+    "calibrate_batch_norm",
     "pooled",
 ]
 
 BACKBONES: dict[str, type[Backbone]] = {
     "squeezenet": SqueezeNet,
     "squeezenet_bypass": SqueezeNetBypass,
+    "bninception": BNInception,
 }
+
+TORCHVISION_PREFIX = "torchvision:"
 
 
 class BackboneContract(NamedTuple):
@@ -62,4 +68,11 @@ def backbone_contract(name: str) -> BackboneContract:
 
 
 def _make(name: str) -> Backbone:
-    return look_up("backbone", name, BACKBONES)()
+    if name.startswith(TORCHVISION_PREFIX):
+        # Imported here alone: torchvision takes a second, and the backbones of the paper do without it.
+        from pipeline.backbones.torchvision_models import TorchvisionBackbone
+
+        return TorchvisionBackbone(name.removeprefix(TORCHVISION_PREFIX))
+    if name not in BACKBONES:
+        raise unknown_name("backbone", name, (*BACKBONES, f"{TORCHVISION_PREFIX}NAME"))
+    return BACKBONES[name]()

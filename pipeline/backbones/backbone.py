@@ -102,6 +102,10 @@ class Backbone(nn.Module):
         """Random weights, the same for the same seed on every machine."""
         initialise_he(self, seed)
 
+    def weight_tensors(self) -> dict[str, Tensor]:
+        """The tensors that a weight file fills, by the names that they have there."""
+        return self.state_dict()
+
     def extra_repr(self) -> str:
         return f"{self.name}: {self.channels}×{self.map_size}×{self.map_size}"
 

@@ -50,7 +50,7 @@ def load_weights(
     """
     if weights == "random":
         backbone.initialise(seed)
-        return WeightsRecord("random", digest_of_tensors(backbone.state_dict()), note=f"seed {seed}")
+        return WeightsRecord("random", digest_of_tensors(backbone.weight_tensors()), note=f"seed {seed}")
     path, sha256 = _find_file(backbone, weights)
     tensors, made_for = read_weight_file(path)
     if weights in ("imagenet", "bundled"):
@@ -93,7 +93,7 @@ def assign_tensors(backbone: Backbone, tensors: Mapping[str, Tensor], path: Path
     Raises:
         PipelineError: missing or unexpected keys, other shapes, or values that are not finite; each is named.
     """
-    wanted = backbone.state_dict()
+    wanted = backbone.weight_tensors()
     given = {name: value for name, value in tensors.items() if not name.startswith(backbone.ignored_prefixes)}
     # How often a batch norm was trained is no weight: files of before 2018 do not have it, and nothing here reads it.
     missing = [name for name in wanted if name not in given and not name.endswith(".num_batches_tracked")]

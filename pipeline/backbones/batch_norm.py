@@ -1,0 +1,47 @@
+"""Batch-norm statistics measured on frames, for networks whose weights are random."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.backbones.backbone import Backbone
+from pipeline.errors import PipelineError
+from pipeline.shapes import check_shape
+
+
+def calibrate_batch_norm(backbone: Backbone, frames: Tensor, batch_size: int = 16) -> int:
+    """Set the running statistics of every batch norm to those of `frames`; return how many there are.
+
+    With random weights the neutral statistics (mean 0, variance 1) do not fit the activations, and a measurement of,
+    say, the error of bfloat16 says little about trained weights. Each layer sees inputs normalised by the layers before
+    it; the statistics of several batches are averaged. Modes and momenta are as before afterwards.
+
+    Shape:
+        frames: (N, 3, H, W) uint8, N at least 2.
+
+    Raises:
+        PipelineError: fewer than 2 frames.
+    """
+    num_frames = check_shape("frames", frames, "N 3 H W")["N"]
+    if num_frames < 2 or batch_size < 2:
+        raise PipelineError(f"Calibration needs at least 2 frames in a batch, got {num_frames} by {batch_size}.")
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    modes = {module: module.training for module in backbone.modules()}
+    momenta = [norm.momentum for norm in norms]
+    try:
+        backbone.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # The plain average over batches.
+            norm.train()
+        with torch.no_grad():
+            for batch in frames.split(batch_size):
+                if len(batch) > 1:
+                    backbone(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+    return len(norms)
