@@ -1,0 +1,259 @@
+"""Cells -> a judgement: one row for each, with intervals and costs, and what may be said about which is better."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.analysis.cells import Cell, pair_correct
+from pipeline.analysis.complexity import describe_heads
+from pipeline.analysis.latency import HeadCost
+from pipeline.analysis.paper import RankAgreement, paper_column, rank_agreement
+from pipeline.analysis.statistics import Difference, Interval, accuracy_interval, holm, paired_difference
+from pipeline.backbones import backbone_contract
+from pipeline.heads import HEADS
+from pipeline.model import load_spec
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a head costs by its definition: the ST block alone, one clip."""
+
+    maps: str
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. Accuracies are in percent, probes in points of top-1 lost."""
+
+    cell: Cell
+    label: str
+    complexity: Complexity | None
+    top1: Interval
+    top1_of_seeds: tuple[float, ...]
+    top5: float
+    mean_class_accuracy: float
+    pairs: Interval | None
+    probe_drops: Mapping[str, float]
+    paper_top1: float | None
+    cost: HeadCost | None = None
+    time_share: float | None = None
+
+    @property
+    def top1_std(self) -> float | None:
+        """The standard deviation over seeds; None with one seed."""
+        return float(np.std(self.top1_of_seeds, ddof=1)) if len(self.top1_of_seeds) > 1 else None
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """A paired test of two rows of a group; `p_adjusted` is Holm's, over all pairs of the group."""
+
+    a: Row
+    b: Row
+    difference: Difference
+    p_adjusted: float
+
+    @property
+    def is_told_apart(self) -> bool:
+        return self.p_adjusted < SIGNIFICANCE
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows with one backbone, its weights and one number of segments, best first, scored on the same clips."""
+
+    backbone: str
+    weights: str
+    num_segments: int
+    rows: tuple[Row, ...]
+    tests: tuple[PairTest, ...]
+    agreements: tuple[RankAgreement, ...]
+
+    @property
+    def title(self) -> str:
+        cell = self.rows[0].cell
+        num_clips = len(cell.predictions.clip_ids)
+        num_classes = len(cell.predictions.classes)
+        recipes = sorted({row.cell.recipe for row in self.rows})
+        return (
+            f"{self.backbone}, weights {self.weights}, {self.num_segments} segments, "
+            f"recipe {' and '.join(recipes)}: {num_clips:,} clips, {num_classes} classes"
+        )
+
+    def verdict(self) -> str:
+        """Which row is best, and which the paired tests cannot tell from it."""
+        best = self.rows[0]
+        if len(self.rows) == 1:
+            return f"{best.label} stands alone: there is nothing to compare it with."
+        against_best = {
+            id(test.b if test.a is best else test.a): test for test in self.tests if best in (test.a, test.b)
+        }
+        level = [row for row in self.rows[1:] if not against_best[id(row)].is_told_apart]
+        if not level:
+            return f"{best.label} is better than every other row (paired tests, Holm, {SIGNIFICANCE:.0%})."
+        names = ", ".join(row.label for row in level)
+        worse = len(self.rows) - 1 - len(level)
+        rest = f" It is better than the other {worse}." if worse else " No row is better than another one here."
+        if not worse and any(test.is_told_apart for test in self.tests):
+            rest = ""
+        return (
+            f"{best.label} has the highest top-1; not told apart from it (paired tests, Holm, {SIGNIFICANCE:.0%}): "
+            f"{names}.{rest}"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups, in the order of their backbones, with how the pairs of labels were chosen."""
+
+    groups: tuple[Group, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for group in self.groups for row in group.rows]
+
+
+def compare_cells(
+    cells: Sequence[Cell],
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    paper: str = "auto",
+    costs: Mapping[str, HeadCost] | None = None,
+) -> Comparison:
+    """Judge cells: group those that can be compared, sort each group by top-1, and test every pair in it.
+
+    `costs` has the measured cost of a cell under its name.
+    """
+    shares = _time_shares(cells)
+    by_key: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        sha256 = str(cell.metrics["weights"].get("sha256"))
+        key = (cell.backbone, cell.weights, sha256, f"{cell.num_segments:04d}", cell.predictions.clips_digest)
+        by_key.setdefault(key, []).append(cell)
+    groups: list[Group] = []
+    for _, of_group in sorted(by_key.items()):
+        labels = _labels(of_group)
+        rows = [
+            _row(cell, label, pairs, paper, (costs or {}).get(cell.name), shares.get(cell.name))
+            for cell, label in zip(of_group, labels, strict=True)
+        ]
+        rows.sort(key=lambda row: (-row.top1.value, row.label))
+        first = rows[0].cell
+        groups.append(
+            Group(
+                first.backbone,
+                first.weights,
+                first.num_segments,
+                tuple(rows),
+                tuple(_tests(rows)),
+                tuple(_agreements(rows, paper)),
+            )
+        )
+    return Comparison(tuple(groups), tuple(pairs))
+
+
+def complexity_of(cell: Cell) -> Complexity | None:
+    """What the head of a cell costs; None for a head or backbone that this version does not know."""
+    map_size = map_size_of(cell)
+    if cell.head not in HEADS or map_size is None:
+        return None
+    row = describe_heads(cell.num_segments, len(cell.predictions.classes), map_size, names=(cell.head,))[0]
+    recipe = cell.metrics["recipe"]
+    choices = recipe.get("head", {}) if isinstance(recipe, Mapping) else {}
+    sampled = choices.get("trn_eval_tuples") == "sampled" and "macs_sampled" in row
+    return Complexity(str(row["maps"]), int(row["parameters"]), int(row["macs_sampled" if sampled else "macs"]))
+
+
+def map_size_of(cell: Cell) -> int | None:
+    """Height and width of the backbone's maps: from the model file, or from the backbone's contract without one."""
+    if cell.model_path.is_file():
+        return load_spec(cell.model_path).map_size
+    known = cell.backbone in ("squeezenet", "squeezenet_bypass", "bninception")
+    return backbone_contract(cell.backbone).map_size if known else None
+
+
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """A short name for each cell of a group: its head, and whatever else sets it apart from another one."""
+    recipes = {cell.recipe for cell in cells if not cell.is_finetuned}
+    labels = []
+    for cell in cells:
+        parts = [cell.head]
+        if cell.weights == "random":
+            parts.append("random")
+        if cell.is_finetuned:
+            parts.append("finetuned")
+        elif len(recipes) > 1:
+            parts.append(cell.recipe)
+        labels.append(", ".join(parts))
+    doubled = {label for label in labels if labels.count(label) > 1}
+    return [f"{label} ({cell.name})" if label in doubled else label for label, cell in zip(labels, cells, strict=True)]
+
+
+def _row(
+    cell: Cell,
+    label: str,
+    pairs: Sequence[tuple[str, str]],
+    paper: str,
+    cost: HeadCost | None,
+    time_share: float | None,
+) -> Row:
+    values = cell.recomputed()
+    of_pairs = pair_correct(cell.predictions, pairs)
+    probes = cell.metrics.get("probes") or {}
+    column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
+    return Row(
+        cell=cell,
+        label=label,
+        complexity=complexity_of(cell),
+        top1=accuracy_interval(cell.predictions.correct),
+        top1_of_seeds=tuple(float(value) * 100 for value in cell.predictions.correct.mean(axis=1)),
+        top5=values["top5"],
+        mean_class_accuracy=values["mean_class_accuracy"],
+        pairs=None if of_pairs is None else accuracy_interval(of_pairs),
+        probe_drops={name: values["top1"] - float(top1) for name, top1 in probes.items() if top1 is not None},
+        paper_top1=column.accuracies.get(cell.head) if column is not None and column.same_data else None,
+        cost=cost,
+        time_share=time_share,
+    )
+
+
+def _tests(rows: Sequence[Row]) -> Iterable[PairTest]:
+    pairs = list(itertools.combinations(rows, 2))
+    found = [paired_difference(a.cell.predictions.correct, b.cell.predictions.correct) for a, b in pairs]
+    adjusted = holm([difference.p_value for difference in found])
+    return [PairTest(a, b, difference, p) for (a, b), difference, p in zip(pairs, found, adjusted, strict=True)]
+
+
+def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
+    frozen = [row for row in rows if not row.cell.is_finetuned]
+    for recipe in sorted({row.cell.recipe for row in frozen}):
+        of_recipe = [row for row in frozen if row.cell.recipe == recipe]
+        cell = of_recipe[0].cell
+        column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
+        if column is not None and len(of_recipe) > 1:
+            yield rank_agreement(column, {row.cell.head: row.top1.value for row in of_recipe})
+
+
+def _time_shares(cells: Iterable[Cell]) -> dict[str, float]:
+    """The share of each cell in the training time of all, in percent; only of cells whose time is known."""
+    seconds = {cell.name: _training_seconds(cell.timing) for cell in cells if cell.timing is not None}
+    known = {name: value for name, value in seconds.items() if value is not None}
+    total = sum(known.values())
+    return {name: 100 * value / total for name, value in known.items()} if total > 0 else {}
+
+
+def _training_seconds(timing: Mapping[str, Any]) -> float | None:
+    for key in ("total_seconds", "seconds", "fit_seconds", "train_seconds"):
+        if key in timing:
+            return float(timing[key])
+    return None

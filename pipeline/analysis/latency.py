@@ -1,0 +1,129 @@
+"""What a head costs on this machine: milliseconds and memory for one clip whose features are at hand."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pipeline.heads import build_head
+from pipeline.recipe import HeadChoices
+
+NUM_RUNS = 15
+NUM_WARM_UP_RUNS = 3
+MAX_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class HeadCost:
+    """Measured on the CPU with one thread, fp32, one clip at a time.
+
+    `latency_ms` is the median of the runs; `memory_bytes` is that of the parameters, the projection's among them, and
+    of the most that one clip needs at once besides its features.
+    """
+
+    latency_ms: float
+    memory_bytes: int
+
+
+def measure_head(
+    head: str,
+    *,
+    in_channels: int,
+    num_segments: int,
+    num_classes: int,
+    map_size: int,
+    choices: HeadChoices | None = None,
+    num_runs: int = NUM_RUNS,
+) -> HeadCost:
+    """Run a head with fresh parameters on drawn features: its cost does not depend on what it has learnt.
+
+    Neither torch's random numbers nor its number of threads are changed for the caller.
+
+    Raises:
+        PipelineError: an unknown head, or sizes that it cannot have.
+    """
+    with torch.random.fork_rng(devices=[]), _one_thread():
+        torch.manual_seed(0)
+        module = build_head(
+            head,
+            in_channels=in_channels,
+            num_segments=num_segments,
+            num_classes=num_classes,
+            choices=choices or HeadChoices(),
+        ).eval()
+        size = map_size if module.maps == "spatial" else 1
+        # Channels last, as the store hands them out.
+        features = torch.rand(1, num_segments, size, size, in_channels).permute(0, 1, 4, 2, 3)
+        with torch.inference_mode():
+            for _ in range(NUM_WARM_UP_RUNS):
+                module(features)
+            seconds: list[float] = []
+            started = time.perf_counter()
+            while len(seconds) < num_runs and (not seconds or time.perf_counter() - started < MAX_SECONDS):
+                before = time.perf_counter()
+                module(features)
+                seconds.append(time.perf_counter() - before)
+            working_bytes = _peak_bytes(module, features)
+        parameter_bytes = sum(value.numel() * value.element_size() for value in module.parameters())
+        return HeadCost(statistics.median(seconds) * 1000, parameter_bytes + working_bytes)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that operators return, for as long as each is alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak: int = 0
+        self._held = 0
+        self._seen: WeakSet[torch.UntypedStorage] = WeakSet()
+
+    def keep_out(self, tensor: torch.Tensor) -> None:
+        """Do not count a storage that was there before, nor views of it."""
+        self._seen.add(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = func(*args, **(kwargs or {}))
+        for value in tree_leaves(returned):
+            if isinstance(value, torch.Tensor):
+                self._count(value.untyped_storage())
+        return returned
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        self._held += storage.nbytes()
+        self.peak = max(self.peak, self._held)
+        weakref.finalize(storage, self._release, storage.nbytes())
+
+    def _release(self, num_bytes: int) -> None:
+        self._held -= num_bytes
+
+
+def _peak_bytes(module: torch.nn.Module, features: torch.Tensor) -> int:
+    """The most that the tensors of one forward pass hold at once; scratch space inside an operator is not seen."""
+    with _LiveBytes() as live:
+        for tensor in (features, *module.parameters(), *module.buffers()):
+            live.keep_out(tensor)
+        module(features)
+    return int(live.peak)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)

@@ -1,0 +1,249 @@
+"""The table of heads, from one list of columns: for the terminal, as CSV, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.analysis.comparison import Comparison, Group, Row
+from pipeline.analysis.statistics import Interval
+
+GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. The lower `priority`, the longer it stays when the terminal is narrow."""
+
+    header: str
+    text: Callable[[Row], str]
+    priority: int
+    is_measured: bool = False
+    align: str = ">"
+
+
+COLUMNS = (
+    Column("head", lambda row: row.label, 0, align="<"),
+    Column("maps", lambda row: row.complexity.maps if row.complexity else "", 6, align="<"),
+    Column("params", lambda row: count_text(row.complexity.parameters if row.complexity else None), 1),
+    Column("MACs", lambda row: count_text(row.complexity.macs if row.complexity else None), 1),
+    Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
+    Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
+    Column("top-5", lambda row: f"{row.top5:.1f}", 4),
+    Column("class", lambda row: f"{row.mean_class_accuracy:.1f}", 5),
+    Column("pairs", lambda row: "" if row.pairs is None else f"{row.pairs.value:.1f}", 2),
+    Column("shuffled", lambda row: drop_text(row, "shuffled"), 3),
+    Column("reversed", lambda row: drop_text(row, "reversed"), 3),
+    Column("paper", lambda row: "" if row.paper_top1 is None else f"{row.paper_top1:.1f}", 2),
+    Column("ms/clip", lambda row: "" if row.cost is None else f"{row.cost.latency_ms:.2f}", 6, is_measured=True),
+    Column(
+        "memory", lambda row: "" if row.cost is None else f"{row.cost.memory_bytes / 1e6:.1f} MB", 8, is_measured=True
+    ),
+    Column("time", lambda row: "" if row.time_share is None else f"{row.time_share:.1f} %", 7, is_measured=True),
+)
+
+LEGEND = (
+    "top-1 in percent (mean over seeds) with its 95 % bootstrap interval over clips and seeds; class: mean class "
+    "accuracy; pairs: the label scores above its partner (chance 50); shuffled, reversed: points of top-1 lost when "
+    "the frames' order is changed; params, MACs: of the ST block for one clip; ms/clip, memory: of the head alone on "
+    "this machine, one thread; time: share of the training time of all rows."
+)
+
+
+def interval_text(interval: Interval) -> str:
+    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def drop_text(row: Row, probe: str) -> str:
+    """How many points of top-1 a probe costs, with its sign: `-40.0` is a loss of 40 points."""
+    drop = row.probe_drops.get(probe)
+    # Zero without a sign: "-0.0" reads like a loss.
+    return "" if drop is None else f"{-drop:+.1f}" if abs(drop) >= 0.05 else "0.0"
+
+
+def count_text(count: int | None) -> str:
+    """A count with three figures and its unit.
+
+    >>> [count_text(count) for count in (0, 138_523, 4_726_555, 6_379_543_296)]
+    ['0', '139 k', '4.73 M', '6.38 G']
+    """
+    if count is None:
+        return ""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999,999 must not be written as "1000 k".
+        if count >= size * 0.9995:
+            return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
+    return str(count)
+
+
+def terminal_table(comparison: Comparison, width: int) -> str:
+    """Every group as a table of at most `width` characters, with what may be said about it below."""
+    return "\n\n".join(_terminal_group(group, width) for group in comparison.groups)
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """Every group as a Markdown table, without anything measured in time: it can stand in Git."""
+    parts: list[str] = []
+    for group in comparison.groups:
+        columns = [column for column in _used(group) if not column.is_measured]
+        lines = [
+            "| " + " | ".join(column.header for column in columns) + " |",
+            "|" + "|".join("---" if column.align == "<" else "---:" for column in columns) + "|",
+            *("| " + " | ".join(_escaped(column.text(row)) for column in columns) + " |" for row in group.rows),
+        ]
+        remarks = "\n".join(f"- {_escaped(remark)}" for remark in remarks_of(group))
+        parts.append(f"### {group.title}\n\n" + "\n".join(lines) + "\n\n" + remarks)
+    shown = LEGEND.split("; ms/clip")[0]
+    return "\n\n".join(parts) + f"\n\n{shown}.\n"
+
+
+def csv_table(comparison: Comparison) -> str:
+    """One line for each row of every group, with full figures and nothing measured in time."""
+    records = [_record(row) for row in comparison.rows]
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The whole comparison as plain data: rows, paired tests, agreement with the paper; nothing measured in time."""
+    return {
+        "pairs": [list(pair) for pair in comparison.pairs],
+        "groups": [
+            {
+                "backbone": group.backbone,
+                "weights": dict(group.rows[0].cell.metrics["weights"]),
+                "num_segments": group.num_segments,
+                "verdict": group.verdict(),
+                "rows": [_record(row) for row in group.rows],
+                "tests": [
+                    {
+                        "a": test.a.cell.name,
+                        "b": test.b.cell.name,
+                        "points": _rounded(test.difference.points.value),
+                        "low": _rounded(test.difference.points.low),
+                        "high": _rounded(test.difference.points.high),
+                        "test": test.difference.test,
+                        "p": _rounded(test.difference.p_value, 6),
+                        "p_adjusted": _rounded(test.p_adjusted, 6),
+                    }
+                    for test in group.tests
+                ],
+                "paper": [
+                    {
+                        "column": agreement.column.name,
+                        "same_data": agreement.column.same_data,
+                        "num_heads": agreement.num_heads,
+                        "rank_correlation": _rounded(agreement.correlation),
+                    }
+                    for agreement in group.agreements
+                ],
+            }
+            for group in comparison.groups
+        ],
+    }
+
+
+def measured_json(comparison: Comparison) -> dict[str, Any]:
+    """What was measured on this machine for each cell: never the same twice, so kept apart from the rest."""
+    return {
+        row.cell.name: {
+            "latency_ms": None if row.cost is None else row.cost.latency_ms,
+            "memory_bytes": None if row.cost is None else row.cost.memory_bytes,
+            "time_share_percent": row.time_share,
+        }
+        for row in comparison.rows
+    }
+
+
+def remarks_of(group: Group) -> list[str]:
+    """What may be said about a group, one sentence each."""
+    failed = sorted({int(row.cell.metrics.get("num_failed") or 0) for row in group.rows} - {0})
+    remarks = [group.verdict(), *(agreement.sentence() for agreement in group.agreements)]
+    if failed:
+        remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
+    return remarks
+
+
+def _terminal_group(group: Group, width: int) -> str:
+    columns = _fitting(group, width)
+    texts = [[column.text(row) for column in columns] for row in group.rows]
+    widths = [max(len(column.header), *(len(row[i]) for row in texts)) for i, column in enumerate(columns)]
+    heads = _line([column.header for column in columns], columns, widths)
+    rule = "-" * min(width, len(heads))
+    lines = [*_wrapped(group.title, width), rule, heads, rule]
+    lines += [_line(row, columns, widths) for row in texts]
+    lines.append(rule)
+    for remark in remarks_of(group):
+        lines += _wrapped(remark, width)
+    return "\n".join(lines)
+
+
+def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = (f"{text:{column.align}{size}}" for text, column, size in zip(texts, columns, widths, strict=True))
+    return GAP.join(padded).rstrip()
+
+
+def _used(group: Group) -> list[Column]:
+    return [column for column in COLUMNS if any(column.text(row) for row in group.rows)]
+
+
+def _fitting(group: Group, width: int) -> list[Column]:
+    """The columns that fit, given up from the least important one; those of one priority go together."""
+    columns = _used(group)
+    while True:
+        sizes = [max(len(column.header), *(len(column.text(row)) for row in group.rows)) for column in columns]
+        last = max(column.priority for column in columns)
+        if sum(sizes) + len(GAP) * (len(sizes) - 1) <= width or last == 0:
+            return columns
+        columns = [column for column in columns if column.priority < last]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    cell, complexity = row.cell, row.complexity
+    return {
+        "cell": cell.name,
+        "backbone": cell.backbone,
+        "weights": cell.weights,
+        "head": cell.head,
+        "trained": "end to end" if cell.is_finetuned else "head",
+        "recipe": cell.recipe,
+        "num_segments": cell.num_segments,
+        "maps": complexity.maps if complexity else None,
+        "parameters": complexity.parameters if complexity else None,
+        "macs": complexity.macs if complexity else None,
+        "num_seeds": len(row.top1_of_seeds),
+        "num_val": len(cell.predictions.clip_ids),
+        "num_failed": cell.metrics.get("num_failed"),
+        "top1": _rounded(row.top1.value),
+        "top1_low": _rounded(row.top1.low),
+        "top1_high": _rounded(row.top1.high),
+        "top1_std": _rounded(row.top1_std),
+        "top5": _rounded(row.top5),
+        "mean_class_accuracy": _rounded(row.mean_class_accuracy),
+        "pairs": _rounded(row.pairs.value) if row.pairs else None,
+        "pairs_low": _rounded(row.pairs.low) if row.pairs else None,
+        "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
+        **{f"{probe}_drop": _rounded(row.probe_drops.get(probe)) for probe in ("shuffled", "reversed", "repeated")},
+        "ece": _rounded(cell.metrics.get("ece")),
+        "paper_top1": row.paper_top1,
+    }
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    # Adding zero turns -0.0 into 0.0.
+    return None if value is None else round(float(value), digits) + 0.0
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
