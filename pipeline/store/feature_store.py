@@ -161,7 +161,8 @@ class FeatureStore:
         Shape:
             returns: (len(rows), T, C), float16.
         """
-        return self._read_chunks(view, "pooled", np.asarray(rows, dtype=np.int64))
+        found: Float16 = self._read_chunks(view, "pooled", np.asarray(rows, dtype=np.int64))
+        return found
 
     def read_spatial(self, view: str, row: int) -> Float16:
         """Feature maps of one row, NaN where it is not done.
@@ -195,7 +196,8 @@ class FeatureStore:
         Shape:
             returns: (len(rows), T + 6), int32; columns as in `layout.SAMPLING_COLUMNS` behind the T frame numbers.
         """
-        return self._read_chunks(view, "sampling", np.asarray(rows, dtype=np.int64))
+        found: npt.NDArray[np.int32] = self._read_chunks(view, "sampling", np.asarray(rows, dtype=np.int64))
+        return found
 
     def label_of(self, view: str, row: int) -> int:
         """The class index of a row as this view shows it: a flip may have swapped left and right. -1: unlabelled."""
@@ -250,8 +252,9 @@ class FeatureStore:
     def _check_kind(self, kind: str) -> None:
         if kind not in layout.kinds_of(self.settings) or self.settings.frames == "all":
             raise PipelineError(
-                f"The store {self.place.location} holds no {kind} features of segments (maps={','.join(self.settings.maps)}, "
-                f"frames={self.settings.frames}). Extract them into another --store with --maps pooled,spatial."
+                f"The store {self.place.location} holds no {kind} features of segments "
+                f"(maps={','.join(self.settings.maps)}, frames={self.settings.frames}). "
+                "Extract them into another --store with --maps pooled,spatial."
             )
 
     def _read_chunks(self, view: str, kind: str, rows: npt.NDArray[np.int64]) -> Any:

@@ -29,7 +29,7 @@ TABLE_KEY = "clips.csv"
 TEST_VIEW = "test"
 ZSTD_LEVEL = 3
 SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
-CODECS = {"compressors": [ZstdCodec(level=ZSTD_LEVEL, checksum=True)], "filters": None, "serializer": "auto"}
+COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
 
 
 def record_key(block: int) -> str:
@@ -106,7 +106,8 @@ def ensure_view(place: Place, settings: StoreSettings, view: str, num_rows: int,
             config={"write_empty_chunks": True},
             dimension_names=_dimension_names(kind),
             attributes=_array_attributes(settings, kind),
-            **CODECS,
+            compressors=COMPRESSORS,
+            filters=None,
         )
 
 
@@ -122,7 +123,8 @@ def frames_metadata(num_frames: int, channels: int) -> bytes:
         fill_value=float("nan"),
         dimension_names=("frame", "channel"),
         zarr_format=3,
-        **CODECS,
+        compressors=COMPRESSORS,
+        filters=None,
     )
     return store._store_dict["zarr.json"].to_bytes()
 

@@ -69,6 +69,7 @@ def _wait_for_orphans(place: Place) -> None:
             except BlockingIOError:
                 if time.monotonic() > end_seconds:
                     raise PipelineError(
-                        f"Workers of an earlier run still write to {place.location}. Stop them, or try again when they are done."
+                        f"Workers of an earlier run still write to {place.location}. "
+                        "Stop them, or try again when they are done."
                     ) from None
                 time.sleep(0.1)

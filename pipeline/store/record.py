@@ -50,6 +50,10 @@ class BlockRecord:
     def num_failed(self) -> int:
         return sum(clip.status == FAILED for clip in self.clips)
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(size for size, _ in self.objects.values())
+
 
 def checksum(data: bytes) -> tuple[int, str]:
     """Length and SHA-256 of an object."""
@@ -78,5 +82,6 @@ def read_record(data: bytes, key: str) -> BlockRecord:
         return BlockRecord(value["block"], clips, tuple(value["views"]), objects)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(
-            f"The record {key} of the store is damaged ({error}). Delete it and run `pipeline extract` again: its block is made anew."
+            f"The record {key} of the store is damaged ({error}). Delete it and run `pipeline extract` again: "
+            "its block is made anew."
         ) from error

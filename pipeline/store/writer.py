@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -126,24 +125,23 @@ class BlockBuilder:
             for kind in ("pooled", "sampling"):
                 self._rows.pop((kind, view, offset), None)
 
-    def copy_rows(self, place: Place, record: BlockRecord, offsets: Sequence[int]) -> None:
-        """Take rows as they stand in the store, so that only the others are computed.
+    def copy_rows(self, place: Place, record: BlockRecord, view: str, offsets: Sequence[int]) -> None:
+        """Take rows of a view as they stand in the store, so that only the others are computed.
 
         Raises:
             PipelineError: the objects of the block are damaged.
         """
-        for view in self.views:
-            if view not in record.views or not offsets or self.settings.frames == "all":
+        if view not in record.views or not offsets:
+            return
+        for kind in layout.kinds_of(self.settings):
+            data = sound_object(place, record, layout.chunk_key(view, kind, self.block))
+            if kind == "spatial":
+                chunks = split_shard(data, self.block_clips)
+                self._maps.update({(view, at): chunk for at in offsets if (chunk := chunks[at]) is not None})
                 continue
-            for kind in layout.kinds_of(self.settings):
-                data = sound_object(place, record, layout.chunk_key(view, kind, self.block))
-                if kind == "spatial":
-                    chunks = split_shard(data, self.block_clips)
-                    self._maps.update({(view, at): chunk for at in offsets if (chunk := chunks[at]) is not None})
-                    continue
-                rows = self._empty_rows(kind)
-                decode_chunk(data, rows)
-                self._rows.update({(kind, view, at): rows[at] for at in offsets})
+            rows = self._empty_rows(kind)
+            decode_chunk(data, rows)
+            self._rows.update({(kind, view, at): rows[at] for at in offsets})
 
     def encoded(self) -> dict[str, bytes]:
         """The objects of the block by key."""
@@ -232,8 +230,3 @@ def mark_failed(place: Place, record: BlockRecord) -> None:
 def forget(place: Place, block: int) -> None:
     """Take the mark of a block away, so that the next extraction makes it anew."""
     place.delete(layout.record_key(block))
-
-
-def as_failed(clip: ClipRecord, kind: str, reason: str) -> ClipRecord:
-    """The same clip, failed."""
-    return dataclasses.replace(clip, status=FAILED, kind=kind, reason=reason)

@@ -1,0 +1,141 @@
+"""How the backbone is run on this machine: number type, compiler and batch, chosen by what the machine can do.
+
+The choice is part of the store's fingerprint, since each of these changes the last bits of a feature.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.backbones import Backbone
+from pipeline.errors import PipelineError
+
+DTYPES = ("auto", "float32", "bfloat16")
+COMPILE_MODES = ("auto", "inductor", "jit", "eager")
+
+# ||bf16 - fp32|| / ||fp32|| of the maps of real frames. SqueezeNet's trained weights give about 0.01 and a network
+# that loses an eighth of its bits in one layer gives 0.03 and more.
+BFLOAT16_ERROR_BOUND = 0.02
+
+# Compiling takes 5 to 30 seconds a process; below this many frames the whole extraction is done sooner without.
+FRAMES_WORTH_COMPILING = 4000
+
+MAX_BATCH_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What one process needs to know to run a backbone just as every other process does."""
+
+    dtype: str
+    compile_mode: str
+    capability: str
+    batch_frames: int
+    device: str = "cpu"
+
+
+def capability_of(device: str) -> str:
+    """What the processor or GPU can do, as far as it decides a bit of a feature."""
+    if device.startswith("cuda"):
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    level = torch.backends.cpu.get_cpu_capability()
+    extras = [
+        name for name, has in (("bf16", torch.ops.mkldnn._is_mkldnn_bf16_supported()), ("amx", _has_amx())) if has
+    ]
+    return " ".join((platform.machine(), level, *extras))
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the machine computes in bfloat16 rather than imitate it."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds the C++ compiler that it needs for the CPU."""
+    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+
+
+def batch_frames_of(num_segments: int) -> int:
+    """Frames in a batch: the fewest equal batches of at most 16 that hold the segments of one view.
+
+    >>> [batch_frames_of(segments) for segments in (1, 8, 16, 20, 0)]
+    [1, 8, 16, 10, 16]
+    """
+    if num_segments == 0:
+        return MAX_BATCH_FRAMES
+    num_batches = -(-num_segments // MAX_BATCH_FRAMES)
+    return -(-num_segments // num_batches)
+
+
+def choose_compile_mode(asked: str, device: str, num_frames: int) -> tuple[str, str]:
+    """The compile mode for `num_frames` frames, and a sentence to say once where it is not the fastest one.
+
+    Raises:
+        PipelineError: an unknown mode, or `inductor` without a C++ compiler.
+    """
+    if asked not in COMPILE_MODES:
+        raise PipelineError(f"`compile` (={asked!r}) must be one of {', '.join(COMPILE_MODES)}.")
+    # Triton brings its own compiler for a GPU.
+    can_compile = device.startswith("cuda") or has_compiler()
+    if asked == "inductor" and not can_compile:
+        raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use auto.")
+    if asked != "auto":
+        return asked, ""
+    if num_frames < FRAMES_WORTH_COMPILING:
+        return "jit", ""
+    if not can_compile:
+        return "jit", "No C++ compiler found: the backbone runs frozen but not compiled, at about half the speed."
+    return "inductor", ""
+
+
+def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | None) -> tuple[str, str]:
+    """The number type in which the backbone runs, and a sentence about why where it is not the obvious one.
+
+    `auto` is bfloat16 where the machine has it and the backbone's maps of `frames` (uint8, of real clips; None where
+    there are none to try) then stay within `BFLOAT16_ERROR_BOUND` of those in float32.
+
+    Raises:
+        PipelineError: an unknown type.
+    """
+    if asked not in DTYPES:
+        raise PipelineError(f"`dtype` (={asked!r}) must be one of {', '.join(DTYPES)}.")
+    if asked != "auto":
+        return asked, ""
+    if not has_bfloat16(device) or frames is None:
+        return "float32", ""
+    error = bfloat16_error(backbone, frames)
+    if error <= BFLOAT16_ERROR_BOUND:
+        return "bfloat16", ""
+    return "float32", (
+        f"In bfloat16 the maps of {backbone.name} are off by {error:.3f} (bound {BFLOAT16_ERROR_BOUND}), "
+        "so float32 is used, about 2.5 times as slow."
+    )
+
+
+def bfloat16_error(backbone: Backbone, frames: Tensor) -> float:
+    """Relative error of the maps of some frames in bfloat16 against float32, in the Euclidean norm.
+
+    Shape:
+        frames: (N, 3, H, W), uint8.
+    """
+    with torch.no_grad():
+        exact = backbone(frames).double()
+        rounded = _copy_of(backbone).to(torch.bfloat16)(frames).double()
+    return float((rounded - exact).norm() / exact.norm().clamp_min(1e-12))
+
+
+def _copy_of(backbone: Backbone) -> Backbone:
+    copy = type(backbone)()
+    copy.load_state_dict(backbone.state_dict())
+    return copy.eval()
+
+
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())

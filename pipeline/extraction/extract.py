@@ -1,0 +1,338 @@
+"""manifest -> store: settle the settings, lay out the blocks, run them, sum up."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from pipeline.backbones import Backbone, WeightsRecord, build_backbone
+from pipeline.errors import ClipError, PipelineError
+from pipeline.extraction import compute as computing
+from pipeline.extraction.blocks import BlockJob, located, plan_blocks, sample_of_done, views_of
+from pipeline.extraction.compute import Compute
+from pipeline.extraction.engine import Tally, check_again, run_here
+from pipeline.extraction.worker import WorkerSetup
+from pipeline.manifest import Manifest
+from pipeline.progress import Progress
+from pipeline.recipe import FrameChoices
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.locks import writer_lock
+from pipeline.store.places import LocalPlace, Phase, no_phase, place_of
+from pipeline.store.record import checksum
+from pipeline.store.settings import MAP_KINDS, StoreSettings
+from pipeline.store.table import ClipRow
+from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
+from pipeline.video.decode import open_clip
+from pipeline.video.flips import swapped_labels
+from pipeline.video.views import TRANSFORM_VERSION, render, test_view
+
+NUM_CHECKED_AGAIN = 3
+PACKAGES = ("torch", "torchvision", "av", "numpy", "zarr", "numcodecs", "simplejpeg", "pillow")
+
+
+@dataclass(frozen=True)
+class ExtractionRequest:
+    """What is asked of an extraction, apart from the manifest and the store.
+
+    num_draws: training draws of each clip of the split `train` (`--views`).
+    dtype, compile_mode: `auto` takes what the store has, or for a new one what this machine does best.
+    num_workers: None chooses; 0 runs in this process. scheduler: the address of a Dask cluster that is there.
+    block_clips: clips in a block; None chooses by the number of clips. Fixed when the store is made.
+    """
+
+    backbone: str = "squeezenet"
+    weights: str = "bundled"
+    num_segments: int = 8
+    num_draws: int = 4
+    maps: tuple[str, ...] = MAP_KINDS
+    frame_choices: FrameChoices = field(default_factory=FrameChoices)
+    frames: str = "segments"
+    dtype: str = "auto"
+    compile_mode: str = "auto"
+    seed: int = 0
+    device: str = "cpu"
+    allow_squeezenet_weights: bool = False
+    max_failed: int | None = None
+    rebuild: bool = False
+    num_workers: int | None = None
+    scheduler: str | None = None
+    block_clips: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_segments < 1:
+            raise PipelineError(f"`num_segments` (={self.num_segments}) must be at least 1.")
+        if self.num_draws < 0:
+            raise PipelineError(f"`views` (={self.num_draws}) must be 0 or more training views.")
+        unknown = [kind for kind in self.maps if kind not in MAP_KINDS]
+        if unknown or not self.maps:
+            raise PipelineError(f"`maps` (={','.join(self.maps)}) must be some of {', '.join(MAP_KINDS)}.")
+        if self.frames not in ("segments", "all"):
+            raise PipelineError(f"`frames` (={self.frames!r}) must be 'segments' or 'all'.")
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What an extraction did, and what the store holds after it. `said` are sentences about choices made."""
+
+    location: str
+    settings: StoreSettings
+    num_clips: int
+    num_computed: int
+    num_checked_again: int
+    num_workers: int
+    num_frames: int
+    num_bytes: int
+    seconds: float
+    failed: tuple[ClipRow, ...]
+    views: tuple[str, ...]
+    said: tuple[str, ...] = field(default=())
+
+
+def extract_features(
+    manifest: Manifest, location: str, request: ExtractionRequest, on_phase: Phase = no_phase
+) -> ExtractionSummary:
+    """Fill a store with the features of a manifest's clips; what it has already is left as it is.
+
+    Raises:
+        PipelineError: another setting than the store's, another writer, too many failed clips, a full disk, or
+            finished clips that come out otherwise when they are computed again.
+    """
+    started_at_seconds = time.monotonic()
+    place = place_of(location)
+    with writer_lock(place):
+        if isinstance(place, LocalPlace):
+            place.remove_parts()
+        if request.rebuild:
+            remove_store(location)
+        backbone, weights = build_backbone(
+            request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
+        )
+        store = FeatureStore.open(location) if place.get("zarr.json") is not None else None
+        setup, said = settle(manifest, location, request, backbone, weights, store)
+        if store is None:
+            size = request.block_clips or default_block_clips(len(manifest.clips))
+            provenance = {"manifest": manifest.path.name, "versions": {name: version(name) for name in PACKAGES}}
+            store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
+        setup = replace(setup, block_clips=store.block_clips)
+        num_draws = 0 if setup.settings.frames == "all" else request.num_draws
+        lay_out(store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split) for clip in manifest.clips])
+        ensure_views(store, _needed_views(manifest, num_draws))
+        jobs = plan_blocks(store, manifest, num_draws)
+        num_checked = 0
+        if jobs and store.records:
+            jobs, num_checked = _check_finished(setup, store, manifest, jobs, num_draws)
+        num_workers = choose_num_workers(request, setup.settings, jobs)
+        tally = _run(setup, store, jobs, request, num_workers, on_phase)
+        store.reload()
+    return ExtractionSummary(
+        location=location,
+        settings=setup.settings,
+        num_clips=store.num_clips,
+        num_computed=sum(job.num_clips for job in jobs),
+        num_checked_again=num_checked,
+        num_workers=num_workers,
+        num_frames=tally.num_frames,
+        num_bytes=tally.num_bytes,
+        seconds=time.monotonic() - started_at_seconds,
+        failed=tuple(clip for clip in store.table() if clip.status == "failed"),
+        views=store.views,
+        said=said,
+    )
+
+
+def settle(
+    manifest: Manifest,
+    location: str,
+    request: ExtractionRequest,
+    backbone: Backbone,
+    weights: WeightsRecord,
+    store: FeatureStore | None,
+) -> tuple[WorkerSetup, tuple[str, ...]]:
+    """What every worker shall do, and sentences about what was chosen.
+
+    Raises:
+        PipelineError: a store is there and was made with other settings.
+    """
+    is_all = request.frames == "all"
+    num_segments = 0 if is_all else request.num_segments
+    num_draws = 0 if is_all else request.num_draws
+    num_train = sum(clip.split == TRAIN_SPLIT for clip in manifest.clips)
+    num_frames = (len(manifest.clips) + num_train * num_draws) * (num_segments or 40)
+    dtype, compile_mode = request.dtype, request.compile_mode
+    if store is not None:
+        dtype = store.settings.compute_dtype if dtype == "auto" else dtype
+        if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or computing.has_compiler()):
+            compile_mode = store.settings.compile_mode
+    trial = None
+    if dtype == "auto" and computing.has_bfloat16(request.device):
+        trial = _frames_for_trial(manifest, backbone, num_segments or 8)
+    dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial)
+    compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames)
+    capability = computing.capability_of(request.device)
+    batch_frames = computing.batch_frames_of(num_segments)
+    maps = tuple(kind for kind in MAP_KINDS if kind in request.maps)
+    settings = StoreSettings(
+        backbone=backbone.name,
+        weights={"name": weights.name, "sha256": weights.sha256},
+        compute_dtype=dtype,
+        capability=capability,
+        compile_mode=compile_mode,
+        batch_frames=batch_frames,
+        transform_version=TRANSFORM_VERSION,
+        frame_choices=request.frame_choices,
+        num_segments=num_segments,
+        seed=request.seed,
+        maps=("pooled",) if is_all else maps,
+        channels=backbone.channels,
+        map_size=backbone.map_size,
+        preprocessing=backbone.preprocessing.as_dict(),
+        frames="all" if is_all else "segments",
+    )
+    if store is not None:
+        refuse_differences(store, settings, manifest.classes)
+        settings = store.settings
+    swaps = settings.frame_choices.flip == "swap"
+    setup = WorkerSetup(
+        location=location,
+        settings=settings,
+        classes=manifest.classes,
+        block_clips=0,
+        compute=Compute(dtype, compile_mode, capability, batch_frames, request.device),
+        weights=request.weights,
+        weights_seed=request.seed,
+        allow_squeezenet_weights=request.allow_squeezenet_weights,
+        swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
+    )
+    return setup, tuple(sentence for sentence in (weights.note, about_dtype, about_compile) if sentence)
+
+
+def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
+    """Refuse to mix features of other settings into a store, naming each.
+
+    Raises:
+        PipelineError: some setting, or the order of classes, differs.
+    """
+    wrong = store.settings.differences(settings)
+    made = [store.settings.described(name) for name in wrong]
+    asked = [settings.described(name) for name in wrong]
+    if store.classes != tuple(classes):
+        made.append(f"classes={','.join(store.classes)}")
+        asked.append(f"classes={','.join(classes)}")
+    lacking = [kind for kind in settings.maps if kind not in store.settings.maps]
+    if lacking:
+        made.append(f"maps={','.join(store.settings.maps)}")
+        asked.append(f"maps={','.join(settings.maps)}")
+    if made:
+        raise PipelineError(
+            f"The store {store.place.location} was made with {', '.join(made)}, asked for {', '.join(asked)}. "
+            "Extract into another --store, or pass --rebuild."
+        )
+
+
+def remove_store(location: str) -> None:
+    """Take a store away, its root last in the mind of a reader: without it there is no store."""
+    place = place_of(location)
+    if place.get("zarr.json") is None:
+        return
+    FeatureStore.open(location)  # never delete what is not a feature store
+    place.delete("zarr.json")
+    for key in place.sizes():
+        if not key.startswith(".") and key:
+            place.delete(key)
+
+
+def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
+    """How many processes: as asked, else one a core, or none besides this one where starting them costs more."""
+    if request.num_workers is not None:
+        return request.num_workers
+    num_frames = sum(len(clip.views) for job in jobs for clip in job.clips) * (settings.num_segments or 40)
+    num_cores = len(os.sched_getaffinity(0))
+    if request.device != "cpu" or num_cores == 1 or num_frames < computing.FRAMES_WORTH_COMPILING:
+        return 0
+    return min(num_cores, len(jobs))
+
+
+def _run(
+    setup: WorkerSetup,
+    store: FeatureStore,
+    jobs: Sequence[BlockJob],
+    request: ExtractionRequest,
+    num_workers: int,
+    on_phase: Phase,
+) -> Tally:
+    num_due = sum(job.num_clips for job in jobs)
+    due = {(job.block, clip.offset) for job in jobs for clip in job.clips}
+    failed_before = sum(
+        clip.status == "failed" and (clip.block, clip.row % store.block_clips) not in due for clip in store.table()
+    )
+    progress = Progress("extract", store.num_clips, done=store.num_clips - num_due)
+    tally = Tally(progress, request.max_failed, failed_before)
+    if not jobs:
+        return tally
+    try:
+        with progress:
+            run_here(setup, jobs, tally, on_phase)
+    except KeyboardInterrupt:
+        raise PipelineError(
+            f"Stopped. {progress.done:,} of {progress.total:,} clips are done and what is finished is in "
+            f"{store.place.location}; run the same command again to go on."
+        ) from None
+    return tally
+
+
+def _check_finished(
+    setup: WorkerSetup, store: FeatureStore, manifest: Manifest, jobs: list[BlockJob], num_draws: int
+) -> tuple[list[BlockJob], int]:
+    """Compute a few finished clips again. Returns the jobs, with damaged blocks among them, and how many were tried."""
+    samples = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
+    damaged = {job.block for job in samples if not _is_sound(store, job.block)}
+    for block in damaged:
+        forget(store.place, block)
+    samples = [job for job in samples if job.block not in damaged]
+    others = check_again(setup, store, samples) if samples else []
+    if others:
+        raise PipelineError(
+            f"Clips that the store {store.place.location} has ({', '.join(others)}) come out otherwise when computed "
+            "again: decoder, torch or transform have changed since. Extract into another --store, or pass --rebuild."
+        )
+    if damaged:
+        store.reload()
+        jobs = plan_blocks(store, manifest, num_draws)
+    return jobs, len(samples)
+
+
+def _is_sound(store: FeatureStore, block: int) -> bool:
+    record = store.records[block]
+    found = store.place.get_many(list(record.objects))
+    return all(
+        data is not None and checksum(data) == stated
+        for data, stated in zip(found, record.objects.values(), strict=True)
+    )
+
+
+def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:
+    has_train = any(clip.split == TRAIN_SPLIT for clip in manifest.clips)
+    return views_of(TRAIN_SPLIT if has_train else "", num_draws)
+
+
+def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int) -> Tensor | None:
+    """Test frames of the first few clips that decode, to try a number type on; None where none does."""
+    found: list[Tensor] = []
+    for clip in manifest.clips[:20]:
+        try:
+            with open_clip(manifest.locate(clip)) as reader:
+                fraction, size = backbone.preprocessing.crop_fraction, backbone.preprocessing.input_size
+                shape = (reader.num_frames, reader.height, reader.width)
+                view = test_view(*shape, num_segments, FrameChoices(), fraction)
+                found.append(render(reader.read(view.frame_indices), view.crop, view.flip, size))
+        except ClipError:
+            continue
+        if len(found) == 2:
+            break
+    return torch.cat(found) if found else None
