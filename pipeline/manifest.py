@@ -109,7 +109,9 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
         if not clip_id:
             raise PipelineError(f"{where}: the clip_id is empty. Give every clip an id of its own.")
         if clip_id in seen:
-            raise PipelineError(f"{where}: the clip_id '{clip_id}' stands in line {seen[clip_id]} too. Ids must be unique.")
+            raise PipelineError(
+                f"{where}: the clip_id '{clip_id}' stands in line {seen[clip_id]} too. Ids must be unique."
+            )
         if not split:
             raise PipelineError(f"{where}: clip '{clip_id}' has no split. Name one, such as train, val or test.")
         if label not in known_labels:

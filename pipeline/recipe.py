@@ -38,6 +38,7 @@ class FrameChoices:
 class HeadChoices:
     """How a head is built and initialised.
 
+    dropout: on the features, before the learned projection (Sec. 3.5).
     projection_init: of the learned projection to 256. `default` is torch's; `normal_0.001` draws N(0, 0.001) with
         zero bias (published code).
     trn_train_tuples, trn_eval_tuples: `all` ordered tuples of each scale, or `sampled`: 3 of each scale (1 of the
@@ -63,18 +64,28 @@ class HeadChoices:
 class TrainingChoices:
     """How parameters are updated.
 
+    optimiser: `sgd` with momentum (Sec. 3.5), or `adamw`.
+    lr: learning rate at the start; of the head where the backbone is trained too.
+    backbone_lr: learning rate of the backbone at the start (finetune).
+    momentum: of `sgd`.
+    weight_decay: of all parameters, unless weight_decay_groups says otherwise.
+    weight_decay_groups: `all` parameters decay (paper), or `no_bias_no_norm`: biases and norms do not decay and
+        convolution biases learn at twice the rate (published code).
     recurrent_parameters: `all`, or `weight_ih_l0`: the published code gives the optimiser the first parameter of
         each recurrent layer only, so the others stay at their random start.
-    clip_norm: total norm to which gradients are clipped; 0 clips nothing. clip_scope: over the `trained` parameters,
-        or over `all`, the gradients of untrained ones piling up (published code).
+    clip_norm: total norm to which gradients are clipped; 0 clips nothing.
+    clip_scope: the norm is over the `trained` parameters, or over `all`, the gradients of untrained ones piling up
+        (published code).
     partial_bn: which batch norm layers but the backbone's first are frozen: of the `backbone`, of
         `backbone_and_head` (published code, whose count runs on into the head), or none (`off`). Without effect on
         cached features of a backbone, which is frozen whole.
-    weight_decay_groups: `all` parameters decay (paper), or `no_bias_no_norm`: biases and norms do not decay and
-        convolution biases learn at twice the rate (published code).
     schedule: `plateau` divides the rate by ten, twice, each time the validation loss has not improved for
-        `patience_epochs`, then stops; `steps` divides at `step_epochs`; `cosine` falls to zero over `epochs`.
+        patience_epochs, then stops (Sec. 3.5); `steps` divides at step_epochs; `cosine` falls to zero over epochs.
+    patience_epochs: of `plateau`.
+    step_epochs: of `steps`.
     epochs: at most this many.
+    batch_size: clips in a training step.
+    label_smoothing: share of the target that is spread over all classes.
     class_weights: `none`, or `balanced`: the loss of a class weighs as the inverse of its clips.
     """
 

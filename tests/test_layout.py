@@ -1,0 +1,163 @@
+"""The house rules that code can hold: imports run downwards, names without imports, nothing heavy before its time."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# The way of the data: a module imports from lower ranks or from its own package only.
+RANKS = {
+    "pipeline": 6,  # the few names that a notebook needs
+    "pipeline.errors": 0,
+    "pipeline.files": 0,
+    "pipeline.progress": 0,
+    "pipeline.registry": 0,
+    "pipeline.shapes": 0,
+    "pipeline.manifest": 1,
+    "pipeline.params": 1,
+    "pipeline.recipe": 1,
+    "pipeline.backbones": 2,
+    "pipeline.heads": 2,
+    "pipeline.store": 2,
+    "pipeline.video": 2,
+    "pipeline.datasets": 3,
+    "pipeline.extraction": 3,
+    "pipeline.model": 3,
+    "pipeline.training": 4,
+    "pipeline.analysis": 5,  # judges what training wrote
+    "stages": 6,
+    "pipeline.cli_options": 7,
+    "pipeline.cli": 7,
+    "pipeline.__main__": 8,
+}
+
+
+def unit_of(module: str) -> str:
+    """The package or single module that has a rank: `pipeline.video` of `pipeline.video.decode`."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "stages" else ".".join(parts[:2])
+
+
+def modules_imported_by(source: str, module: str, is_package: bool) -> set[str]:
+    """The project's modules that a source imports anywhere, in functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".") if is_package else module.split(".")[:-1]
+            prefix = ".".join(base[: len(base) - node.level + 1]) if node.level else ""
+            name = ".".join(part for part in (prefix, node.module or "") if part)
+            if name in ("pipeline", "stages"):
+                found.update(f"{name}.{alias.name}" for alias in node.names)
+            else:
+                found.add(name)
+    return {name for name in found if name.split(".")[0] in ("pipeline", "stages")}
+
+
+def upward_imports(source: str, module: str, is_package: bool = False) -> list[str]:
+    """The imports of a source that go to its own rank or a higher one, outside its own package."""
+    own = unit_of(module)
+    return [
+        f"{module} -> {imported}"
+        for imported in sorted(modules_imported_by(source, module, is_package))
+        # The modules of rank 0 may lean on each other: there is nothing below them.
+        if unit_of(imported) != own and RANKS[unit_of(imported)] not in range(max(RANKS[own], 1))
+    ]
+
+
+def project_modules() -> list[tuple[str, Path]]:
+    paths = [*REPOSITORY.glob("pipeline/**/*.py"), *REPOSITORY.glob("stages/**/*.py")]
+    modules = []
+    for path in sorted(paths):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        modules.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return modules
+
+
+def test_imports_run_downwards() -> None:
+    arrows = [
+        arrow
+        for module, path in project_modules()
+        for arrow in upward_imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    ]
+    assert arrows == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("pipeline.video.decode", "from pipeline.store import FeatureStore"),  # the same rank, another package
+        ("pipeline.heads.mlp", "def f():\n    import pipeline.training.fit"),  # hidden in a function
+        ("pipeline.errors", "from pipeline import manifest"),
+        ("pipeline.model", "from stages import fit_head"),
+        ("stages.extract", "from pipeline.cli import main"),
+    ],
+)
+def test_an_upward_import_is_found(module: str, source: str) -> None:
+    assert len(upward_imports(source, module)) == 1
+
+
+def test_downward_imports_pass() -> None:
+    source = "import torch\nfrom pipeline.errors import PipelineError\nfrom pipeline.heads.head import Head"
+    assert upward_imports(source, "pipeline.heads.mlp") == []
+
+
+def test_names_without_imports_equal_the_tables() -> None:
+    from pipeline import registry
+    from pipeline.backbones import BACKBONES
+    from pipeline.heads import HEADS
+    from pipeline.recipe import RECIPES
+
+    assert tuple(HEADS) == registry.HEAD_NAMES
+    assert tuple(BACKBONES) == registry.BACKBONE_NAMES
+    assert tuple(RECIPES) == registry.RECIPE_NAMES
+    assert tuple(name for name, head in HEADS.items() if head.maps == "spatial") == registry.SPATIAL_HEAD_NAMES
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = """
+        import sys
+        import click.testing
+        from pipeline.cli import cli
+        for arguments in ([], *[[name] for name in sorted(cli.commands)]):
+            result = click.testing.CliRunner().invoke(cli, [*arguments, "--help"])
+            assert result.exit_code == 0, (arguments, result.output)
+        print(sorted({"torch", "zarr", "av", "numpy", "pandas", "dask", "matplotlib"} & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_house_rules_in_the_sources() -> None:
+    for module, path in project_modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) or not tree.body, f"{module} says nothing of itself"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "print", f"{module}:{node.lineno} prints; results go out through click.echo"
+            if isinstance(node, ast.Attribute):
+                assert node.attr != "cuda" or not isinstance(node.value, ast.Call), f"{module}:{node.lineno}"
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{module}:{node.lineno} catches everything"
+
+
+def test_no_path_of_one_machine_is_committed() -> None:
+    files = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout.split()
+    forbidden = ("/wo" + "rk/", "/ro" + "ot/")
+    for name in files:
+        path = REPOSITORY / name
+        if path.suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".csv", ".json", ".txt"} and path.is_file():
+            text = path.read_text(encoding="utf-8")
+            assert not any(word in text for word in forbidden), f"{name} has a path of one machine"
