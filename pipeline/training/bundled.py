@@ -125,7 +125,7 @@ def train_bundled(
     started_at_seconds = time.monotonic()
     backbone = SqueezeNet()
     backbone.initialise(settings.seed)
-    backbone = backbone.to(device).to(memory_format=torch.channels_last)
+    backbone = backbone.to(device)
     pretext = _pretext(backbone.channels, settings.seed).to(device)
     network = nn.ModuleDict({"backbone": backbone, "pretext": pretext})
     averaged = {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -78,9 +78,11 @@ def write_video(
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         stream.codec_context.options = {**OPTIONS_OF_CODEC.get(codec, {}), **(options or {})}
+        # One converter for all frames, with one thread: making it anew for each frame cost more than encoding them.
+        reformatter = av.video.reformatter.VideoReformatter()
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[index]), format="rgb24")
-            frame = frame.reformat(format=pixel_format)
+            frame = reformatter.reformat(frame, format=pixel_format, threads=1)
             frame.pts, frame.time_base = index, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
