@@ -1,0 +1,36 @@
+"""The state of a training between epochs, on disk: whole or absent, and loaded as tensors and plain values alone."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+
+
+def write_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
+    """Write a state under the digest of the settings that it belongs to."""
+    with written_aside(path) as aside:
+        torch.save({"digest": digest, "state": state}, aside)
+
+
+def read_checkpoint(path: Path, digest: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The state that was written under the same digest; None where there is none, or one of other settings.
+
+    Raises:
+        PipelineError: the file is there but is no checkpoint.
+    """
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise PipelineError(f"The checkpoint {path} cannot be read ({error}). Delete it to start again.") from error
+    if not isinstance(found, dict) or found.get("digest") != digest:
+        return None
+    state: dict[str, Any] = found["state"]
+    return state

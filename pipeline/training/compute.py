@@ -1,0 +1,105 @@
+"""Where and in which precision a head is computed, chosen by what the machine can do, and recorded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import PipelineError
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Device, precision (`float32` or `bfloat16` by autocast), torch's threads, and threads that read ahead."""
+
+    device: torch.device
+    precision: str
+    threads: int
+    num_loaders: int = 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which features reach the head."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which a head runs."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def moved(self, features: Tensor) -> Tensor:
+        """Features on the device and in the precision of this computation; strides stay."""
+        return features.to(self.device, non_blocking=True).to(self.dtype)
+
+
+def choose_compute(
+    maps: str, device: str = "cpu", precision: str = "auto", threads: int | None = None, num_loaders: int = 1
+) -> Compute:
+    """What a head that reads `maps` is computed with.
+
+    `auto` is bfloat16 for spatial heads where the device has it in hardware, since they are bound by arithmetic, and
+    float32 for the others, which are bound by overhead. `threads` is by default the number of cores for spatial
+    heads and 1 for pooled ones, whose matrices are too small to share out.
+
+    Raises:
+        PipelineError: an unknown precision, or a device that is not there.
+    """
+    if precision not in PRECISIONS:
+        raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
+    chosen = find_device(device)
+    if precision == "auto":
+        precision = "bfloat16" if maps == "spatial" and has_bfloat16(chosen) else "float32"
+    if threads is None:
+        threads = num_cores() if maps == "spatial" else 1
+    if threads < 1:
+        raise PipelineError(f"`threads` (={threads}) must be at least 1.")
+    return Compute(chosen, precision, threads, num_loaders)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        PipelineError: torch knows no such device, or the machine has none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise PipelineError(f"`device` (={name!r}) must be cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PipelineError(
+            "There is no CUDA device here. Pass --device cpu; heads on cached features train well on it."
+        )
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Torch runs with that many threads inside the block: sums of floats depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

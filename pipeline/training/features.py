@@ -1,0 +1,354 @@
+"""Cached features of one split, ready to be drawn from: in RAM, memory-mapped, or streamed from the store.
+
+An epoch is a `Draw`: the order of the clips and how each is seen, from seed and epoch alone, so that neither the
+number of loader threads nor what was fitted before changes it. Pooled features are loaded once and gathered in RAM.
+Feature maps are read ahead of the training step by threads, a few batches at most, so memory stays flat.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.errors import PipelineError
+from pipeline.recipe import FrameChoices
+from pipeline.store.settings import StoreSettings
+from pipeline.store.table import ClipRow
+from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
+
+TEST_VIEW = "test"
+ROWS_A_READ = 4_096
+RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
+MAP_CACHE_BYTES = 4 << 30  # feature maps that are kept in RAM after their first reading, at most
+MAP_CACHE_SHARE = 0.25  # and at most this share of the memory that is free
+
+Integers = NDArray[np.int64]
+Announce = Callable[[str], None]
+
+
+class FeatureSource(Protocol):
+    """What training asks of a feature store (`pipeline.store.FeatureStore` has it)."""
+
+    @property
+    def settings(self) -> StoreSettings: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def num_failed(self) -> int: ...
+    def table(self) -> Sequence[ClipRow]: ...
+    def labels_of(self, view: str, rows: Any) -> Integers: ...
+    def read_pooled(self, view: str, rows: Any) -> NDArray[np.float16]: ...
+    def read_spatial(self, view: str, row: int) -> NDArray[np.float16]: ...
+    def read_frames(self, row: int) -> NDArray[np.float16]: ...
+
+
+class Draw(NamedTuple):
+    """Clips in the order in which they are seen, and how.
+
+    Shape:
+        clips: (N,), positions in the split; views: (N,), positions among the views;
+        frames: (N, T), rows in the table of all frames, or None.
+    """
+
+    clips: Integers
+    views: Integers
+    frames: Integers | None = None
+
+    def part(self, start: int, stop: int) -> Draw:
+        frames = None if self.frames is None else self.frames[start:stop]
+        return Draw(self.clips[start:stop], self.views[start:stop], frames)
+
+
+class Batch(NamedTuple):
+    """Shape: features: (B, T, C, H, W) float16, H = W = 1 for pooled ones; labels: (B,) int64."""
+
+    features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """The labelled clips of one split that are done, and the views that all of them have."""
+
+    clips: tuple[ClipRow, ...]
+    views: tuple[str, ...]
+
+    @property
+    def rows(self) -> Integers:
+        return np.array([clip.row for clip in self.clips], dtype=np.int64)
+
+
+class ClipFeatures(ABC):
+    """Features of the labelled clips of one split, from several views.
+
+    Shape:
+        labels: (V, N), class indices; a view may differ in the label, where a flip swaps left and right.
+    """
+
+    reads_ahead = False
+
+    def __init__(self, clip_ids: tuple[str, ...], labels: Integers) -> None:
+        self.clip_ids = clip_ids
+        self.labels = labels
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.clip_ids)
+
+    @property
+    def num_views(self) -> int:
+        return len(self.labels)
+
+    def training_draw(self, seed: int, epoch: int) -> Draw:
+        """Every clip once, in an order and with a view of its own, from seed and epoch alone."""
+        generator = np.random.default_rng([seed, epoch])
+        clips = generator.permutation(self.num_clips)
+        return Draw(clips, generator.integers(0, self.num_views, self.num_clips))
+
+    def plain_draw(self) -> Draw:
+        """Every clip once in the order of the manifest, by its first view."""
+        return Draw(np.arange(self.num_clips), np.zeros(self.num_clips, dtype=np.int64))
+
+    def batch(self, draw: Draw) -> Batch:
+        return Batch(self.gather(draw), torch.from_numpy(self.labels[draw.views, draw.clips]))
+
+    @abstractmethod
+    def gather(self, draw: Draw) -> Tensor:
+        """The features of a draw. Shape: (N, T, C, H, W)."""
+
+
+class PooledFeatures(ClipFeatures):
+    """Pooled features of some views in one table. Shape: table: (V, N, T, C) float16."""
+
+    def __init__(self, clip_ids: tuple[str, ...], labels: Integers, table: NDArray[np.float16]) -> None:
+        super().__init__(clip_ids, labels)
+        self.table = torch.from_numpy(table).flatten(0, 1)  # (V·N, T, C)
+
+    def gather(self, draw: Draw) -> Tensor:
+        rows = torch.from_numpy(draw.views * self.num_clips + draw.clips).to(self.table.device)
+        return self.table.index_select(0, rows)[..., None, None]  # (B, T, C, 1, 1)
+
+
+class FrameFeatures(ClipFeatures):
+    """Pooled features of every frame, so that each epoch draws frames anew, for any number of segments.
+
+    Shape:
+        table: (F, C), the frames of all clips one after another; starts: (N + 1,), where those of each clip begin.
+    """
+
+    def __init__(
+        self,
+        clip_ids: tuple[str, ...],
+        labels: Integers,
+        table: NDArray[np.float16],
+        starts: Integers,
+        num_segments: int,
+        choices: FrameChoices,
+    ) -> None:
+        super().__init__(clip_ids, labels)
+        self.table = torch.from_numpy(table)
+        self._starts, self._num_frames = starts[:-1], np.diff(starts)
+        self._num_segments, self._choices = num_segments, choices
+
+    def training_draw(self, seed: int, epoch: int) -> Draw:
+        generator = np.random.default_rng([seed, epoch])
+        clips = generator.permutation(self.num_clips)
+        frames = np.stack(
+            [
+                drawn_frame_indices(int(self._num_frames[clip]), self._num_segments, generator, self._choices.sampler)
+                for clip in clips
+            ]
+        )
+        return Draw(clips, np.zeros_like(clips), self._starts[clips, None] + frames)
+
+    def plain_draw(self) -> Draw:
+        frames = np.stack(
+            [test_frame_indices(int(n), self._num_segments, self._choices.short_clip) for n in self._num_frames]
+        )
+        clips = np.arange(self.num_clips)
+        return Draw(clips, np.zeros_like(clips), self._starts[:, None] + frames)
+
+    def gather(self, draw: Draw) -> Tensor:
+        assert draw.frames is not None
+        rows = torch.from_numpy(draw.frames.reshape(-1)).to(self.table.device)
+        frames = self.table.index_select(0, rows).unflatten(0, draw.frames.shape)  # (B, T, C)
+        features: Tensor = frames[..., None, None]
+        return features
+
+
+class SpatialFeatures(ClipFeatures):
+    """Feature maps, read from the store by whichever thread gathers; what fits a budget stays in RAM."""
+
+    reads_ahead = True
+
+    def __init__(self, source: FeatureSource, split: SplitRows, labels: Integers, cache: MapCache) -> None:
+        super().__init__(tuple(clip.clip_id for clip in split.clips), labels)
+        self._source, self._views, self._rows, self._cache = source, split.views, split.rows, cache
+
+    def gather(self, draw: Draw) -> Tensor:
+        maps: Tensor | None = None
+        for place, (clip, view) in enumerate(zip(draw.clips, draw.views, strict=True)):
+            clip_maps = self._cache.get(self._source, self._views[view], int(self._rows[clip]))
+            if maps is None:
+                maps = torch.empty((len(draw.clips), *clip_maps.shape), dtype=torch.float16)  # (B, T, H, W, C)
+            maps[place] = torch.from_numpy(clip_maps)
+        assert maps is not None
+        return maps.permute(0, 1, 4, 2, 3)  # a view: the storage stays channels last, as the heads like it
+
+
+class MapCache:
+    """Feature maps that were read already, up to a number of bytes; beyond it every reading goes to the store.
+
+    It holds what comes first and gives nothing up: with a shuffled order, throwing out the oldest would keep just
+    what is asked for last. Several threads may use it, and several fits on one store share it.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._free_bytes = num_bytes
+        self._maps: dict[tuple[str, int], NDArray[np.float16]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, source: FeatureSource, view: str, row: int) -> NDArray[np.float16]:
+        """The maps of one clip. Shape: (T, H, W, C)."""
+        known = self._maps.get((view, row))
+        if known is not None:
+            return known
+        maps = source.read_spatial(view, row)
+        if np.isnan(maps.flat[0]):
+            raise _unreadable(view, row)
+        with self._lock:
+            if (view, row) not in self._maps and maps.nbytes <= self._free_bytes:
+                self._maps[view, row] = maps
+                self._free_bytes -= maps.nbytes
+        return maps
+
+
+def default_map_cache() -> MapCache:
+    """A cache of the stated budget, or of a quarter of the free memory where that is less."""
+    return MapCache(min(MAP_CACHE_BYTES, int(MAP_CACHE_SHARE * psutil.virtual_memory().available)))
+
+
+def batches(features: ClipFeatures, draw: Draw, batch_size: int, num_loaders: int = 1) -> Iterator[Batch]:
+    """The batches of a draw in its order, the last one as long as what is left.
+
+    Feature maps are read by `num_loaders` threads, at most `num_loaders + 1` batches ahead.
+    """
+    parts = (draw.part(start, start + batch_size) for start in range(0, len(draw.clips), batch_size))
+    if not features.reads_ahead:
+        yield from map(features.batch, parts)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(num_loaders, thread_name_prefix="features") as pool:
+        try:
+            for part in itertools.islice(parts, num_loaders + 1):
+                waiting.append(pool.submit(features.batch, part))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(pool.submit(features.batch, part) for part in itertools.islice(parts, 1))
+                yield batch
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def labelled_rows(source: FeatureSource, split: str, views: Sequence[str]) -> SplitRows:
+    """The labelled clips of a split that are done, with those of `views` that every one of them has.
+
+    Raises:
+        PipelineError: there is no such clip, or they have no view in common.
+    """
+    known_splits = dict.fromkeys(clip.split for clip in source.table())
+    of_split = [clip for clip in source.table() if clip.split == split and clip.status == "done"]
+    clips = tuple(clip for clip in of_split if clip.class_index >= 0)
+    if not clips:
+        raise PipelineError(
+            f"The store has no labelled clip in split '{split}' ({len(of_split)} unlabelled ones). fit-head trains on "
+            f"'train' and scores 'val'; the store's splits: {', '.join(known_splits) or 'none'}."
+        )
+    common = set(views).intersection(*(clip.views for clip in clips))
+    if not common:
+        raise PipelineError(
+            f"The {len(clips)} clips of split '{split}' have none of the views {', '.join(views)} in common. "
+            "Run `pipeline extract` again: it goes on where it was."
+        )
+    return SplitRows(clips, tuple(view for view in views if view in common))
+
+
+def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path, announce: Announce) -> PooledFeatures:
+    """Load the pooled features of a split, all its views, once."""
+    settings = source.settings
+    shape = (len(split.views), len(split.clips), settings.num_segments, settings.channels)
+    table = _allocate(shape, scratch, announce)
+    for view_index, view in enumerate(split.views):
+        for start in range(0, len(split.clips), ROWS_A_READ):
+            rows = split.rows[start : start + ROWS_A_READ]
+            read = source.read_pooled(view, rows)
+            # A row that is not there is NaN throughout.
+            missing = np.isnan(read[:, 0, 0])
+            if missing.any():
+                raise _unreadable(view, int(rows[np.argmax(missing)]))
+            table[view_index, start : start + ROWS_A_READ] = read
+    labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
+    return PooledFeatures(tuple(clip.clip_id for clip in split.clips), labels, table)
+
+
+def load_frames(
+    source: FeatureSource,
+    split: SplitRows,
+    num_segments: int,
+    choices: FrameChoices,
+    scratch: Path,
+    announce: Announce,
+) -> FrameFeatures:
+    """Load the pooled features of every frame of a split (`--frames all`) once."""
+    starts = np.concatenate([[0], np.cumsum([clip.num_frames for clip in split.clips])]).astype(np.int64)
+    table = _allocate((int(starts[-1]), source.settings.channels), scratch, announce)
+    for clip, start, stop in zip(split.clips, starts[:-1], starts[1:], strict=True):
+        frames = source.read_frames(clip.row)
+        if len(frames) != stop - start:
+            raise _unreadable("all frames", clip.row)
+        table[start:stop] = frames
+    labels = np.array([[clip.class_index for clip in split.clips]], dtype=np.int64)
+    return FrameFeatures(tuple(clip.clip_id for clip in split.clips), labels, table, starts, num_segments, choices)
+
+
+def open_spatial(source: FeatureSource, split: SplitRows, cache: MapCache) -> SpatialFeatures:
+    """The feature maps of a split; nothing but labels is read yet."""
+    labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
+    return SpatialFeatures(source, split, labels, cache)
+
+
+def _allocate(shape: tuple[int, ...], scratch: Path, announce: Announce) -> NDArray[np.float16]:
+    num_bytes = int(np.prod(shape)) * 2
+    free_bytes = psutil.virtual_memory().available
+    if num_bytes <= RAM_SHARE * free_bytes:
+        return np.empty(shape, dtype=np.float16)
+    announce(
+        f"pooled features take {num_bytes / 2**30:.1f} GiB, more than {RAM_SHARE:.0%} of the {free_bytes / 2**30:.1f} "
+        f"GiB of free memory: they are memory-mapped in {scratch}"
+    )
+    scratch.mkdir(parents=True, exist_ok=True)
+    # Nameless: the file goes with the last use of the array, also when the process is killed.
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
+
+
+def _unreadable(view: str, row: int) -> PipelineError:
+    return PipelineError(
+        f"Row {row} of the store counts as done, but its features ({view}) are not there. "
+        "`pipeline store verify` finds damage, and with --repair mends it."
+    )

@@ -1,0 +1,57 @@
+"""Order probes: what is left of top-1 when the order of the segments is taken away.
+
+Free on cached features. A head that ignores order scores the same on all of them; one that needs it falls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PROBES = ("shuffled", "reversed", "repeated")
+
+
+def segment_orders(probe: str, clip_ids: Sequence[str], num_segments: int) -> Tensor:
+    """Which segment stands at each place, for each clip.
+
+    `shuffled` is a permutation of each clip's own, from its id alone; `reversed` runs backwards; `repeated` shows the
+    middle segment (T // 2) at every place.
+
+    Shape:
+        returns: (B, T), int64.
+    """
+    if probe == "shuffled":
+        return torch.from_numpy(np.stack([_permutation(clip_id, num_segments) for clip_id in clip_ids]))
+    order = (
+        torch.arange(num_segments).flip(0) if probe == "reversed" else torch.full((num_segments,), num_segments // 2)
+    )
+    return order.expand(len(clip_ids), num_segments)
+
+
+def reordered(features: Tensor, orders: Tensor) -> Tensor:
+    """Features with their segments in another order; the storage stays channels last where it was.
+
+    Shape:
+        features, returns: (B, T, C, H, W); orders: (B, T).
+    """
+    clips = torch.arange(len(features), device=features.device)[:, None]
+    stored = features.permute(0, 1, 3, 4, 2)  # (B, T, H, W, C)
+    return stored[clips, orders.to(features.device)].permute(0, 1, 4, 2, 3)
+
+
+def probe_of(probe: str) -> Callable[[Tensor, Sequence[str]], Tensor]:
+    """The change that a probe makes to a batch of features, given the ids of its clips."""
+
+    def change(features: Tensor, clip_ids: Sequence[str]) -> Tensor:
+        return reordered(features, segment_orders(probe, clip_ids, features.shape[1]))
+
+    return change
+
+
+def _permutation(clip_id: str, num_segments: int) -> np.ndarray:
+    digest = hashlib.sha256(clip_id.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little")).permutation(num_segments)

@@ -1,0 +1,212 @@
+"""Fits of heads on cached features, made in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.recipe import Recipe, named_recipe
+from pipeline.training import fit as fit_module
+from pipeline.training.compute import Compute, choose_compute
+from pipeline.training.features import MapCache, labelled_rows, load_pooled, open_spatial
+from pipeline.training.fit import FitResult, HeadData, balanced_weights, fit_head
+from pipeline.training.metrics import top1
+from tests.memory_source import C, T, make_source
+
+CPU = Compute(torch.device("cpu"), "float32", threads=1)
+RECIPE = named_recipe("cached").changed(epochs=8, lr=3e-3, batch_size=16)
+
+
+def pooled_data(tmp_path: Path, **sizes: int) -> HeadData:
+    source = make_source(**sizes)
+    views = [view for view in source.maps if view != "test"]
+    train = load_pooled(source, labelled_rows(source, "train", views), tmp_path, print)
+    val = load_pooled(source, labelled_rows(source, "val", ["test"]), tmp_path, print)
+    return HeadData(train, val, len(source.classes), T, C)
+
+
+def spatial_data(cache_bytes: int = 0) -> HeadData:
+    source = make_source(num_train=24, num_val=12)
+    cache = MapCache(cache_bytes)
+    train = open_spatial(source, labelled_rows(source, "train", ["train-0", "train-1"]), cache)
+    val = open_spatial(source, labelled_rows(source, "val", ["test"]), cache)
+    return HeadData(train, val, len(source.classes), T, C)
+
+
+def same(one: FitResult, other: FitResult) -> bool:
+    weights = zip(one.head.state_dict().values(), other.head.state_dict().values(), strict=True)
+    return (
+        one.history == other.history
+        and one.best_epoch == other.best_epoch
+        and np.array_equal(one.scores, other.scores)
+        and all(np.array_equal(one.probes[probe], other.probes[probe]) for probe in one.probes)
+        and all(torch.equal(a, b) for a, b in weights)
+    )
+
+
+def test_an_ordered_head_learns_what_the_mean_of_segments_cannot_tell(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    accuracies = {head: fit_head(data, head, RECIPE, 0, CPU) for head in ("lstm", "mlp", "tsn")}
+    found = {head: top1(result.scores, result.labels) for head, result in accuracies.items()}
+    assert found["lstm"] > 90
+    assert found["mlp"] > 90
+    assert found["tsn"] < 65  # three classes; only noise tells them apart
+
+
+def test_the_probes_show_which_head_reads_the_order(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    ordered, unordered = fit_head(data, "lstm", RECIPE, 0, CPU), fit_head(data, "tsn", RECIPE, 0, CPU)
+    reversed_top1 = top1(ordered.probes["reversed"], ordered.labels)
+    assert reversed_top1 < 50  # forwards and backwards change places; still ones may stay
+    for probe in ("shuffled", "reversed"):
+        np.testing.assert_allclose(unordered.probes[probe], unordered.scores, atol=2e-4)
+
+
+def test_the_same_seed_gives_the_same_fit_whatever_was_fitted_before(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    recipe = RECIPE.changed(epochs=2)
+    first = fit_head(data, "trn", recipe, 1, CPU)
+    fit_head(data, "gru", recipe, 5, CPU)
+    torch.rand(3)
+    second = fit_head(data, "trn", recipe, 1, CPU)
+    assert same(first, second)
+    assert not same(first, fit_head(data, "trn", recipe, 2, CPU))
+
+
+def test_a_fit_leaves_the_callers_random_numbers_and_threads_alone(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    before = torch.get_rng_state()
+    fit_head(data, "rnn_tanh", RECIPE.changed(epochs=1), 1, replace(CPU, threads=2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.get_num_threads() == 1
+
+
+def test_the_number_of_loaders_and_the_cache_change_nothing() -> None:
+    recipe = RECIPE.changed(epochs=2, batch_size=8)
+    first = fit_head(spatial_data(), "fcn3d", recipe, 0, CPU)
+    others = [
+        fit_head(spatial_data(), "fcn3d", recipe, 0, replace(CPU, num_loaders=3)),
+        fit_head(spatial_data(cache_bytes=1 << 30), "fcn3d", recipe, 0, CPU),
+    ]
+    assert all(same(first, other) for other in others)
+
+
+@pytest.mark.parametrize("head", ["convlstm", "fcn3d"])
+def test_spatial_heads_fit_in_bfloat16(head: str) -> None:
+    compute = Compute(torch.device("cpu"), "bfloat16", threads=1)
+    recipe = RECIPE.changed(epochs=1, batch_size=8)
+    result = fit_head(spatial_data(), head, recipe, 0, compute)
+    assert result.scores.shape == (12, 3)
+    assert all(parameter.dtype == torch.float32 for parameter in result.head.parameters())
+
+
+class KilledError(Exception):
+    """Stands for a kill in the middle of a fit."""
+
+
+def killed_after(epochs: int, data: HeadData, head: str, recipe: Recipe, checkpoint: Path) -> None:
+    """Fit until a checkpoint behind `epochs` is there, and die in the epoch that follows."""
+    seen = 0
+
+    def clips(count: int, note: str | None) -> None:
+        nonlocal seen
+        seen += count
+        if seen > epochs * data.train.num_clips:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit_head(
+            data,
+            head,
+            recipe,
+            0,
+            CPU,
+            checkpoint=checkpoint,
+            checkpoint_seconds=0,
+            digest="a",
+            watcher=fit_module.Watcher(clips=clips),
+        )
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [("lstm", "paper"), ("lstm", "published-code"), ("mlp", "cached"), ("fcn2d", "cached"), ("trn", "published-code")],
+)
+def test_a_killed_fit_goes_on_to_the_same_result(tmp_path: Path, head: str, name: str) -> None:
+    data = pooled_data(tmp_path, num_train=24, num_val=9)
+    recipe = named_recipe(name).changed(epochs=5, lr=1e-2, batch_size=16, patience_epochs=1)
+    whole = fit_head(data, head, recipe, 0, CPU)
+    killed_after(2, data, head, recipe, tmp_path / "last.pt")
+    resumed = fit_head(data, head, recipe, 0, CPU, checkpoint=tmp_path / "last.pt", digest="a")
+    assert resumed.num_resumed_epochs == 2
+    assert same(whole, resumed)
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    killed_after(2, data, "rnn_tanh", RECIPE, tmp_path / "last.pt")
+    again = fit_head(data, "rnn_tanh", RECIPE, 0, CPU, checkpoint=tmp_path / "last.pt", digest="b")
+    assert again.num_resumed_epochs == 0
+
+
+def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
+    result = fit_head(pooled_data(tmp_path), "rnn_relu", RECIPE.changed(lr=1e-2), 0, CPU)
+    ranks = [(record.val_top1, -record.val_loss, -record.epoch) for record in result.history]
+    assert result.best_epoch == result.history[ranks.index(max(ranks))].epoch
+    assert top1(result.scores, result.labels) == max(record.val_top1 for record in result.history)
+
+
+def test_plateau_stops_early(tmp_path: Path) -> None:
+    recipe = RECIPE.changed(schedule="plateau", patience_epochs=1, epochs=200, optimiser="sgd", lr=0.3)
+    result = fit_head(pooled_data(tmp_path), "tsn", recipe, 0, CPU)
+    assert len(result.history) < 200
+    assert sorted({round(record.lr, 6) for record in result.history}) == [0.003, 0.03, 0.3]
+
+
+def test_no_epochs_give_the_figures_of_the_head_as_it_starts(tmp_path: Path) -> None:
+    result = fit_head(pooled_data(tmp_path), "lstm", RECIPE.changed(epochs=0), 3, CPU)
+    assert result.best_epoch == 0
+    assert len(result.history) == 1
+    assert result.history[0].train_loss is None
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_word(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    data.train.table[7] = torch.inf
+    with pytest.raises(PipelineError, match=r"lstm, seed 0: the training loss of epoch 1, step \d+ is nan"):
+        fit_head(data, "lstm", RECIPE, 0, CPU)
+
+
+def test_a_diverging_loss_stops_with_a_word(tmp_path: Path) -> None:
+    # Weight decay beyond 2 / lr flips and grows the weights at each step.
+    recipe = RECIPE.changed(optimiser="sgd", momentum=0, lr=1.0, weight_decay=2.4, schedule="steps")
+    with pytest.raises(PipelineError, match=r"training diverges: the loss of epoch \d+ is .* Lower lr \(=1\)"):
+        fit_head(pooled_data(tmp_path), "tsn", recipe, 0, CPU)
+
+
+def test_balanced_weights_by_hand() -> None:
+    weights = balanced_weights(np.array([0, 0, 0, 1]), 3)
+    # Each class that is there weighs the same in sum: 3 · 4/9 = 1 · 4/3 = N / K.
+    assert weights.tolist() == pytest.approx([4 / 9, 4 / 3, 0.0])
+
+
+def test_class_weights_and_smoothing_reach_the_loss(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    losses = {
+        fit_head(data, "mlp", RECIPE.changed(epochs=1, **switch), 0, CPU).history[0].train_loss
+        for switch in ({}, {"label_smoothing": 0.2})
+    }
+    assert len(losses) == 2
+
+
+def test_auto_precision_is_float32_for_pooled_heads() -> None:
+    assert choose_compute("pooled").precision == "float32"
+    assert choose_compute("pooled").threads == 1
+    assert choose_compute("spatial", precision="float32").precision == "float32"
+    with pytest.raises(PipelineError, match="`precision`"):
+        choose_compute("pooled", precision="half")
