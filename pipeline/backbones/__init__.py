@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.backbones.batch_norm import calibrate_batch_norm
 from pipeline.backbones.bninception import BNInception
@@ -75,4 +77,6 @@ def _make(name: str) -> Backbone:
         return TorchvisionBackbone(name.removeprefix(TORCHVISION_PREFIX))
     if name not in BACKBONES:
         raise unknown_name("backbone", name, (*BACKBONES, f"{TORCHVISION_PREFIX}NAME"))
-    return BACKBONES[name]()
+    with torch.random.fork_rng(devices=[]):
+        # The layers' constructors draw numbers, which are overwritten; the caller's generator must not notice.
+        return BACKBONES[name]()

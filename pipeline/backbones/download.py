@@ -79,11 +79,12 @@ def fetch(weights: PublishedWeights, folder: Path | None = None) -> tuple[Path, 
     part = destination.with_name(destination.name + ".part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination) as is_new:
-            digest = None if is_new else _digest_if_right(destination, weights)
+        with _locked(destination):
+            digest = _digest_if_right(destination, weights)  # Another process may have been first.
             if digest is None:
                 digest = _download(weights, part, destination)
     except urllib.error.HTTPError as error:
+        error.close()  # It holds the connection.
         raise _failure(weights, destination, f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _failure(weights, destination, f"the server cannot be reached ({error.reason})") from error
@@ -170,19 +171,15 @@ def _digest_if_right(path: Path, weights: PublishedWeights) -> str | None:
 
 
 @contextmanager
-def _locked(destination: Path) -> Iterator[bool]:
-    """Hold the download of one file. Yields whether nobody else held it: then nothing can have changed meanwhile.
+def _locked(destination: Path) -> Iterator[None]:
+    """Hold the download of one file, waiting for whoever holds it.
 
     The lock is the kernel's: it ends with its process, however that ends. Its file stays, since removing it would let
     two processes lock two different files of one name.
     """
     with open(destination.with_name(f".{destination.name}.lock"), "wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield False
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _failure(weights: PublishedWeights, destination: Path, reason: str) -> PipelineError:
