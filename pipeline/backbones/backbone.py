@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.backbones.download import PublishedWeights
 from pipeline.backbones.initialisation import initialise_he
@@ -40,6 +41,10 @@ class Backbone(nn.Module):
     """Where its ImageNet weights lie."""
     weights_come_from: str = ""
     """The backbone whose weights have the same keys and shapes, for one that has no published weights of its own."""
+    has_blocks = False
+    """Whether `maps` runs its parts through `run_block`, so that `recompute` saves memory."""
+    recompute = False
+    """Compute the activations inside each block again in the backward pass, rather than keep them."""
 
     _pixel_scale: Tensor
     _pixel_shift: Tensor
@@ -97,6 +102,13 @@ class Backbone(nn.Module):
             returns: (N, C, h, w), float.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement maps().")
+
+    def run_block(self, block: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Run one part of the network; with `recompute`, only its inputs are kept for the backward pass."""
+        if not self.recompute or not torch.is_grad_enabled():
+            return block(inputs)
+        outputs: Tensor = checkpoint(block, inputs, use_reentrant=False)
+        return outputs
 
     def initialise(self, seed: int) -> None:
         """Random weights, the same for the same seed on every machine."""

@@ -6,6 +6,7 @@ Shift", https://arxiv.org/abs/1502.03167, Fig. 5. The port: https://github.com/C
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -76,6 +77,7 @@ class BNInception(Backbone):
     channels = 1024
     map_size = 7
     preprocessing = CAFFE_BGR
+    has_blocks = True
     ignored_prefixes = ("last_linear.", "fc.")
     imagenet = PublishedWeights.named_by_checksum(
         "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
@@ -109,7 +111,7 @@ class BNInception(Backbone):
         outputs = self._run("conv2_3x3", self._run("conv2_3x3_reduce", outputs))
         outputs = _halve(outputs)  # (N, 192, 28, 28)
         for block in BLOCKS:
-            outputs = self._run_block(block, outputs)
+            outputs = self.run_block(partial(self._run_block, block), outputs)
         return outputs  # (N, 1024, 7, 7)
 
     def _run_block(self, block: Block, inputs: Tensor) -> Tensor:

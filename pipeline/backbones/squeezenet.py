@@ -41,6 +41,10 @@ class Fire(nn.Module):
         return outputs + inputs if self.bypass else outputs
 
 
+# The layers between two halvings of the maps, each block with the halving that ends it.
+BLOCKS = ((0, 3), (3, 6), (6, 9), (9, 13))
+
+
 def _halve() -> nn.MaxPool2d:
     return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
 
@@ -62,6 +66,7 @@ class SqueezeNet(Backbone):
     ignored_prefixes = ("classifier.",)
     imagenet = PublishedWeights.named_by_checksum("https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth")
     has_bypass = False
+    has_blocks = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,8 +90,12 @@ class SqueezeNet(Backbone):
         self.initialise(seed=0)
 
     def maps(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.features(inputs)  # (N, 512, 13, 13)
-        return outputs
+        if not self.recompute:
+            outputs: Tensor = self.features(inputs)  # (N, 512, 13, 13)
+            return outputs
+        for start, stop in BLOCKS:
+            inputs = self.run_block(self.features[start:stop], inputs)
+        return inputs
 
 
 class SqueezeNetBypass(SqueezeNet):
