@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 from pipeline.video.views import train_view_name
 
-# The engine's own failures say nothing about the clip, so such clips are tried again.
-ENGINE_FAILURES = ("killed-worker",)
+# A failure of the engine's, which says nothing sure about the clip: it is tried again by the next extraction.
+KILLED_WORKER = "killed-worker"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def views_of(split: str, num_draws: int) -> tuple[str, ...]:
 
 def plan_blocks(store: FeatureStore, manifest: Manifest, num_draws: int) -> list[BlockJob]:
     """Blocks with work, in order. Nothing is planned twice: what is done, unchanged and complete is left out."""
-    location_of = {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}
+    location_of = {clip.clip_id: os.path.abspath(manifest.locate(clip)) for clip in manifest.clips}
     rows_of: dict[int, list[TableRow]] = {}
     for row in store.rows:
         if row.listed:
@@ -107,7 +108,7 @@ def is_stale(before: ClipRecord | None, row: TableRow, location: str) -> bool:
     """Whether a clip is to be done again: never done, relabelled, or its file is another than it was."""
     if before is None or before.clip_id != row.clip_id or before.label != row.label:
         return True
-    if before.kind in ENGINE_FAILURES:
+    if before.kind == KILLED_WORKER:
         return True
     state = state_of(location)
     if (state.size, state.modified_ns) == (before.size, before.modified_ns):
@@ -144,7 +145,7 @@ def _sample(store: FeatureStore, row: int) -> BlockJob:
 
 def located(job: BlockJob, manifest: Manifest) -> BlockJob:
     """The job with the places of its clips."""
-    location_of = {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}
+    location_of = {clip.clip_id: os.path.abspath(manifest.locate(clip)) for clip in manifest.clips}
     clips = tuple(dataclasses.replace(clip, location=location_of[clip.clip_id]) for clip in job.clips)
     return dataclasses.replace(job, clips=clips)
 

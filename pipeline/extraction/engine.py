@@ -1,21 +1,21 @@
-"""Runs the blocks of an extraction: in this process, or on Dask."""
+"""Runs the blocks of an extraction: in this process, or on Dask (`cluster.py`)."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import cached_property
 
 from pipeline.errors import PipelineError
+from pipeline.extraction.allocator import keep_memory_between_batches
 from pipeline.extraction.blocks import BlockJob
 from pipeline.extraction.worker import BlockResult, Worker, WorkerSetup
 from pipeline.progress import Progress
-from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import worker_lock
 from pipeline.store.places import Phase, no_phase
-from pipeline.store.record import DONE, FAILED, ClipRecord
+from pipeline.store.record import FAILED, ClipRecord
 
 
 @dataclass
@@ -59,53 +59,48 @@ class Tally:
         return f"{rate:,.0f} frames/s, {self.num_bytes / 1e6:,.0f} MB, {len(self.failed)} failed"
 
 
-def run_here(setup: WorkerSetup, jobs: Sequence[BlockJob], tally: Tally, on_phase: Phase = no_phase) -> None:
-    """Run the blocks in this process, one after the other."""
-    worker = Worker(setup, on_phase)
-    for job in jobs:
-        with worker_lock(worker.place):
-            result = worker.run(job, tally.add_clip)
-        tally.add_block(result)
+class Engine(ABC):
+    """Where blocks are computed. Use it as a context manager."""
+
+    num_workers: int
+
+    @abstractmethod
+    def differing(self, samples: Sequence[BlockJob]) -> list[str]:
+        """Of finished clips (one a job), the ids of those that come out otherwise when computed again."""
+
+    @abstractmethod
+    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+        """Compute, write and mark these blocks.
+
+        Raises:
+            PipelineError: a full disk, too many failed clips, no worker left.
+        """
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
 
 
-def check_again(setup: WorkerSetup, store: FeatureStore, samples: Sequence[BlockJob]) -> list[str]:
-    """Compute finished clips again and compare; the ids of those that now come out otherwise.
+class InProcess(Engine):
+    """One block after the other, here."""
 
-    The arrays must be equal bit by bit: everything that may change a bit is in the store's settings.
-    """
-    worker = Worker(setup)
-    return [job.clips[0].clip_id for job in samples if not is_same(worker, store, job)]
+    num_workers = 0
 
+    def __init__(self, setup: WorkerSetup, on_phase: Phase = no_phase) -> None:
+        self._setup, self._on_phase = setup, on_phase
 
-def is_same(worker: Worker, store: FeatureStore, job: BlockJob, tolerance: float = 0.0) -> bool:
-    """Whether the clip of a job of one clip gives the features that the store has.
+    @cached_property
+    def _worker(self) -> Worker:
+        keep_memory_between_batches()
+        return Worker(self._setup, self._on_phase)
 
-    With a `tolerance`, relative to the largest value of the clip, for machines that round otherwise.
-    """
-    clip = job.clips[0]
-    row = job.block * store.block_clips + clip.offset
-    found = worker.features(clip)
-    if found.record.status != DONE:
-        return False
-    if store.settings.frames == "all":
-        return _close(store.read_frames(row), found.pooled["test"], tolerance)
-    for view in clip.views:
-        if not np.array_equal(store.read_sampling(view, [row])[0], found.sampling[view]):
-            return False
-        if "pooled" in store.settings.maps and not _close(
-            store.read_pooled(view, [row])[0], found.pooled[view], tolerance
-        ):
-            return False
-        maps = found.spatial[view]
-        if maps is not None and not _close(store.read_spatial(view, row), maps, tolerance):
-            return False
-    return True
+    def differing(self, samples: Sequence[BlockJob]) -> list[str]:
+        return [job.clips[0].clip_id for job in samples if not self._worker.agrees(job)]
 
-
-def _close(stored: np.ndarray, computed: np.ndarray, tolerance: float) -> bool:
-    if stored.shape != computed.shape:
-        return False
-    if tolerance == 0:
-        return bool(np.array_equal(stored, computed))
-    scale = float(np.abs(computed).max(initial=0))
-    return bool(np.allclose(stored.astype(np.float32), computed.astype(np.float32), rtol=0, atol=tolerance * scale))
+    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+        for job in jobs:
+            with worker_lock(self._worker.place):
+                result = self._worker.run(job, tally.add_clip)
+            tally.add_block(result)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,17 +17,18 @@ from pipeline.errors import ClipError, PipelineError
 from pipeline.extraction import compute as computing
 from pipeline.extraction.blocks import BlockJob, located, plan_blocks, sample_of_done, views_of
 from pipeline.extraction.compute import Compute
-from pipeline.extraction.engine import Tally, check_again, run_here
+from pipeline.extraction.engine import Engine, InProcess, Tally
 from pipeline.extraction.worker import WorkerSetup
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
+from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
 from pipeline.store.places import LocalPlace, Phase, no_phase, place_of
-from pipeline.store.record import checksum
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
+from pipeline.store.verify import find_damage
 from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
@@ -104,6 +106,7 @@ def extract_features(
             finished clips that come out otherwise when they are computed again.
     """
     started_at_seconds = time.monotonic()
+    location = location if "://" in location else str(Path(location).absolute())
     place = place_of(location)
     with writer_lock(place):
         if isinstance(place, LocalPlace):
@@ -113,29 +116,34 @@ def extract_features(
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
-        store = FeatureStore.open(location) if place.get("zarr.json") is not None else None
+        store = FeatureStore.open(location, "r+") if place.get("zarr.json") is not None else None
         setup, said = settle(manifest, location, request, backbone, weights, store)
         if store is None:
             size = request.block_clips or default_block_clips(len(manifest.clips))
-            provenance = {"manifest": manifest.path.name, "versions": {name: version(name) for name in PACKAGES}}
+            provenance = {
+                "manifest": str(manifest.path),
+                "root": str(manifest.root),
+                "weights": request.weights,
+                "versions": {name: version(name) for name in PACKAGES},
+            }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
         num_draws = 0 if setup.settings.frames == "all" else request.num_draws
         lay_out(store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split) for clip in manifest.clips])
         ensure_views(store, _needed_views(manifest, num_draws))
         jobs = plan_blocks(store, manifest, num_draws)
-        num_checked = 0
-        if jobs and store.records:
-            jobs, num_checked = _check_finished(setup, store, manifest, jobs, num_draws)
+        jobs, samples = _with_samples(store, manifest, jobs, num_draws)
         num_workers = choose_num_workers(request, setup.settings, jobs)
-        tally = _run(setup, store, jobs, request, num_workers, on_phase)
+        tally = _tally_of(store, jobs, request.max_failed)
+        if jobs:
+            num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
         store.reload()
     return ExtractionSummary(
         location=location,
         settings=setup.settings,
         num_clips=store.num_clips,
         num_computed=sum(job.num_clips for job in jobs),
-        num_checked_again=num_checked,
+        num_checked_again=len(samples),
         num_workers=num_workers,
         num_frames=tally.num_frames,
         num_bytes=tally.num_bytes,
@@ -236,14 +244,20 @@ def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Se
 
 
 def remove_store(location: str) -> None:
-    """Take a store away, its root last in the mind of a reader: without it there is no store."""
+    """Take a store away, for `--rebuild`.
+
+    Raises:
+        PipelineError: something else lies there.
+    """
     place = place_of(location)
     if place.get("zarr.json") is None:
         return
-    FeatureStore.open(location)  # never delete what is not a feature store
+    if layout.read_attributes(place).get("format", "").rpartition(" ")[0] != layout.FORMAT.rpartition(" ")[0]:
+        raise PipelineError(f"{location} is not a feature store; --rebuild does not delete what it did not make.")
+    # The root first: without it there is no store, and a kill leaves none that looks whole.
     place.delete("zarr.json")
     for key in place.sizes():
-        if not key.startswith(".") and key:
+        if not key.startswith("."):
             place.delete(key)
 
 
@@ -258,62 +272,57 @@ def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs
     return min(num_cores, len(jobs))
 
 
+def _engine(setup: WorkerSetup, request: ExtractionRequest, num_workers: int, on_phase: Phase) -> Engine:
+    if request.scheduler is None and num_workers == 0:
+        return InProcess(setup, on_phase)
+    # Dask takes a while to import; an extraction in this process does without.
+    from pipeline.extraction.cluster import OnDask
+
+    return OnDask(setup, num_workers, request.scheduler, on_phase)
+
+
+def _tally_of(store: FeatureStore, jobs: Sequence[BlockJob], max_failed: int | None) -> Tally:
+    due = {job.block * store.block_clips + clip.offset for job in jobs for clip in job.clips}
+    failed_before = sum(clip.status == "failed" and clip.row not in due for clip in store.table())
+    return Tally(Progress("extract", store.num_clips, done=store.num_clips - len(due)), max_failed, failed_before)
+
+
 def _run(
-    setup: WorkerSetup,
-    store: FeatureStore,
-    jobs: Sequence[BlockJob],
-    request: ExtractionRequest,
-    num_workers: int,
-    on_phase: Phase,
-) -> Tally:
-    num_due = sum(job.num_clips for job in jobs)
-    due = {(job.block, clip.offset) for job in jobs for clip in job.clips}
-    failed_before = sum(
-        clip.status == "failed" and (clip.block, clip.row % store.block_clips) not in due for clip in store.table()
-    )
-    progress = Progress("extract", store.num_clips, done=store.num_clips - num_due)
-    tally = Tally(progress, request.max_failed, failed_before)
-    if not jobs:
-        return tally
+    engine: Engine, store: FeatureStore, jobs: Sequence[BlockJob], samples: Sequence[BlockJob], tally: Tally
+) -> int:
+    """Check the samples, run the jobs; the number of worker processes."""
     try:
-        with progress:
-            run_here(setup, jobs, tally, on_phase)
+        with engine, tally.progress:
+            others = engine.differing(samples)
+            if others:
+                raise PipelineError(
+                    f"Clips that the store {store.place.location} has ({', '.join(others)}) come out otherwise when "
+                    "computed again: decoder, torch or transform have changed since. Extract into another --store, "
+                    "or pass --rebuild."
+                )
+            engine.run(jobs, tally)
+            return engine.num_workers
     except KeyboardInterrupt:
         raise PipelineError(
-            f"Stopped. {progress.done:,} of {progress.total:,} clips are done and what is finished is in "
+            f"Stopped at {tally.progress.done:,} of {tally.progress.total:,} clips. Finished blocks are in "
             f"{store.place.location}; run the same command again to go on."
         ) from None
-    return tally
 
 
-def _check_finished(
-    setup: WorkerSetup, store: FeatureStore, manifest: Manifest, jobs: list[BlockJob], num_draws: int
-) -> tuple[list[BlockJob], int]:
-    """Compute a few finished clips again. Returns the jobs, with damaged blocks among them, and how many were tried."""
+def _with_samples(
+    store: FeatureStore, manifest: Manifest, jobs: list[BlockJob], num_draws: int
+) -> tuple[list[BlockJob], list[BlockJob]]:
+    """The jobs, damaged blocks among them, and a few finished clips to be computed again before anything is added."""
+    if not jobs or not store.records:
+        return jobs, []
     samples = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
-    damaged = {job.block for job in samples if not _is_sound(store, job.block)}
-    for block in damaged:
-        forget(store.place, block)
-    samples = [job for job in samples if job.block not in damaged]
-    others = check_again(setup, store, samples) if samples else []
-    if others:
-        raise PipelineError(
-            f"Clips that the store {store.place.location} has ({', '.join(others)}) come out otherwise when computed "
-            "again: decoder, torch or transform have changed since. Extract into another --store, or pass --rebuild."
-        )
+    damaged = {job.block for job in samples if find_damage(store, [job.block])}
     if damaged:
+        for block in damaged:
+            forget(store.place, block)
         store.reload()
         jobs = plan_blocks(store, manifest, num_draws)
-    return jobs, len(samples)
-
-
-def _is_sound(store: FeatureStore, block: int) -> bool:
-    record = store.records[block]
-    found = store.place.get_many(list(record.objects))
-    return all(
-        data is not None and checksum(data) == stated
-        for data, stated in zip(found, record.objects.values(), strict=True)
-    )
+    return jobs, [job for job in samples if job.block not in damaged]
 
 
 def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:

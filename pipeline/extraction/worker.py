@@ -11,13 +11,14 @@ import torch
 from pipeline.backbones import build_backbone
 from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.errors import ClipError, PipelineError
-from pipeline.extraction.blocks import BlockJob, ClipJob
+from pipeline.extraction.blocks import KILLED_WORKER, BlockJob, ClipJob
 from pipeline.extraction.compute import Compute
 from pipeline.extraction.forward import Forward
 from pipeline.extraction.provenance import digest_of, state_of
+from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.places import Phase, no_phase, place_of
-from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
+from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.settings import StoreSettings
 from pipeline.store.writer import BlockBuilder, current_record, write_block
 from pipeline.video.decode import open_clip
@@ -56,9 +57,7 @@ class ClipFeatures:
 class BlockResult:
     """What became of a block, for whoever watches. `num_frames` went through the backbone."""
 
-    record: BlockRecord
-    num_clips: int
-    num_failed: int
+    computed: tuple[ClipRecord, ...]
     num_frames: int
     num_bytes: int
 
@@ -117,9 +116,33 @@ class Worker:
             on_clip(features.record)
         ordered = [records[offset] for offset in sorted(records)]
         record = write_block(self.place, builder, ordered, before, self.on_phase)
-        failed = sum(records[clip.offset].status == FAILED for clip in job.clips)
         grown = record.num_bytes - (before.num_bytes if before else 0)
-        return BlockResult(record, len(job.clips), failed, num_frames, grown)
+        return BlockResult(tuple(records[clip.offset] for clip in job.clips), num_frames, grown)
+
+    def agrees(self, job: BlockJob, tolerance: float = 0.0) -> bool:
+        """Whether the clip of a job of one clip comes out as it stands in the store.
+
+        Without a `tolerance` bit by bit: everything that may change a bit is in the store's settings. With one,
+        relative to the largest value of the clip, for machines that round otherwise.
+        """
+        clip = job.clips[0]
+        row = job.block * self.setup.block_clips + clip.offset
+        store = FeatureStore.open(self.setup.location)
+        found = self.features(clip)
+        if found.record.status != DONE:
+            return False
+        if self.settings.frames == "all":
+            return _close(store.read_frames(row), found.pooled[TEST_VIEW], tolerance)
+        for view in clip.views:
+            if not np.array_equal(store.read_sampling(view, [row])[0], found.sampling[view]):
+                return False
+            stored = store.read_pooled(view, [row])[0] if "pooled" in self.settings.maps else None
+            if stored is not None and not _close(stored, found.pooled[view], tolerance):
+                return False
+            maps = found.spatial[view]
+            if maps is not None and not _close(store.read_spatial(view, row), maps, tolerance):
+                return False
+        return True
 
     def features(self, clip: ClipJob) -> ClipFeatures:
         """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
@@ -179,3 +202,27 @@ class Worker:
             )
             views.append(view)
         return views
+
+
+def set_aside(setup: WorkerSetup, job: BlockJob, reason: str) -> BlockResult:
+    """Record the clips of a block as failed, because no worker could compute it; what it had before is kept."""
+    place = place_of(setup.location)
+    before = current_record(place, job.block)
+    computed = []
+    for clip in job.clips:
+        state = state_of(clip.location)
+        known = (clip.offset, clip.clip_id, clip.label, FAILED, state.size, "", state.modified_ns)
+        computed.append(ClipRecord(*known, kind=KILLED_WORKER, reason=reason))
+    records = {clip.offset: clip for clip in (*job.kept, *computed)}
+    builder = BlockBuilder(setup.settings, job.block, setup.block_clips, () if before else job.views)
+    write_block(place, builder, [records[offset] for offset in sorted(records)], before)
+    return BlockResult(tuple(computed), 0, 0)
+
+
+def _close(stored: np.ndarray, computed: np.ndarray, tolerance: float) -> bool:
+    if stored.shape != computed.shape:
+        return False
+    if tolerance == 0:
+        return bool(np.array_equal(stored, computed))
+    scale = float(np.abs(computed).max(initial=0))
+    return bool(np.allclose(stored.astype(np.float32), computed.astype(np.float32), rtol=0, atol=tolerance * scale))

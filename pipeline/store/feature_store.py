@@ -42,13 +42,14 @@ class FeatureStore:
         self.block_clips: int = attributes["block_clips"]
         self.rows: tuple[TableRow, ...] = ()
         self.records: dict[int, BlockRecord] = {}
+        self.damaged_records: tuple[str, ...] = ()
         self._indices: dict[str, np.ndarray] = {}
         self._record_of_row: dict[int, ClipRecord] = {}
         self.reload()
 
     @classmethod
     def open(cls, location: str | Path, mode: Literal["r", "r+"] = "r") -> FeatureStore:
-        """Open a store. Only a `StoreWriter` changes one; `mode` is checked so that `w` is never a surprise.
+        """Open a store. With `r+`, for who mends or extends it, blocks whose record is damaged count as pending.
 
         Raises:
             PipelineError: there is no store, or it is damaged.
@@ -65,7 +66,13 @@ class FeatureStore:
             raise PipelineError(
                 f"{location} is a Zarr group, but not a feature store of this version ({layout.FORMAT})."
             )
-        return cls(place, attributes)
+        store = cls(place, attributes)
+        if store.damaged_records and mode == "r":
+            raise PipelineError(
+                f"{', '.join(store.damaged_records)} of the store {location} is damaged. Run `pipeline store verify "
+                "--repair`, or `pipeline extract` again."
+            )
+        return store
 
     @classmethod
     def create(
@@ -100,8 +107,13 @@ class FeatureStore:
         """Read table and records again."""
         self.rows = read_table(self.place.get(layout.TABLE_KEY), self.place.location)
         keys = [layout.record_key(block) for block in sorted({row.row // self.block_clips for row in self.rows})]
-        found = zip(keys, self.place.get_many(keys), strict=True)
-        records = [read_record(data, key) for key, data in found if data is not None]
+        records, damaged = [], []
+        for key, data in zip(keys, self.place.get_many(keys), strict=True):
+            try:
+                records += [] if data is None else [read_record(data, key)]
+            except PipelineError:
+                damaged.append(key)
+        self.damaged_records = tuple(damaged)
         self.records = {record.block: record for record in records}
         self._indices.clear()
         self._record_of_row = {

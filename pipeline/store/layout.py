@@ -89,26 +89,35 @@ def ensure_view(place: Place, settings: StoreSettings, view: str, num_rows: int,
     group = zarr.open_group(place.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
     group.require_group("views").require_group(view)
     for kind in kinds_of(settings):
-        path, shape = array_path(view, kind), row_shape(settings, kind)
-        if path in group:
-            array = group[path]
-            if isinstance(array, zarr.Array) and array.shape[0] < num_rows:
-                array.resize((num_rows, *shape))
+        path = array_path(view, kind)
+        if path not in group:
+            group.create_array(path, **_array_options(settings, kind, num_rows, block_clips))
             continue
-        is_spatial = kind == "spatial"
-        group.create_array(
-            path,
-            shape=(num_rows, *shape),
-            dtype=row_dtype(kind),
-            chunks=(1 if is_spatial else block_clips, *shape),
-            shards=(block_clips, *shape) if is_spatial else None,
-            fill_value=-1 if kind == "sampling" else float("nan"),
-            config={"write_empty_chunks": True},
-            dimension_names=_dimension_names(kind),
-            attributes=_array_attributes(settings, kind),
-            compressors=COMPRESSORS,
-            filters=None,
-        )
+        array = group[path]
+        if isinstance(array, zarr.Array) and array.shape[0] < num_rows:
+            array.resize((num_rows, *array.shape[1:]))
+
+
+def array_metadata(settings: StoreSettings, kind: str, num_rows: int, block_clips: int) -> dict[str, Any]:
+    """The metadata that an array of a view must have."""
+    array = zarr.create_array(MemoryStore(), zarr_format=3, **_array_options(settings, kind, num_rows, block_clips))
+    return dict(array.metadata.to_dict())
+
+
+def _array_options(settings: StoreSettings, kind: str, num_rows: int, block_clips: int) -> dict[str, Any]:
+    shape, is_spatial = row_shape(settings, kind), kind == "spatial"
+    return {
+        "shape": (num_rows, *shape),
+        "dtype": row_dtype(kind),
+        "chunks": (1 if is_spatial else block_clips, *shape),
+        "shards": (block_clips, *shape) if is_spatial else None,
+        "fill_value": -1 if kind == "sampling" else float("nan"),
+        "compressors": COMPRESSORS,
+        "filters": None,
+        "config": {"write_empty_chunks": True},
+        "dimension_names": _dimension_names(kind),
+        "attributes": {"columns": sampling_columns(settings)} if kind == "sampling" else {},
+    }
 
 
 def frames_metadata(num_frames: int, channels: int) -> bytes:
@@ -137,7 +146,6 @@ def _dimension_names(kind: str) -> tuple[str, ...]:
     }[kind]
 
 
-def _array_attributes(settings: StoreSettings, kind: str) -> dict[str, Any]:
-    if kind != "sampling":
-        return {}
-    return {"columns": [*(f"frame_{segment}" for segment in range(settings.num_segments)), *SAMPLING_COLUMNS]}
+def sampling_columns(settings: StoreSettings) -> list[str]:
+    """The names of the columns of `sampling`."""
+    return [*(f"frame_{segment}" for segment in range(settings.num_segments)), *SAMPLING_COLUMNS]

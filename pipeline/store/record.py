@@ -61,11 +61,13 @@ def checksum(data: bytes) -> tuple[int, str]:
 
 
 def write_record(record: BlockRecord) -> bytes:
-    """The record as JSON, clips by column: a hundred thousand of them open in under a second."""
+    """The record as JSON with a checksum of its own; clips by column: a hundred thousand open in under a second."""
     names = [each.name for each in dataclasses.fields(ClipRecord)]
     columns = {name: [getattr(clip, name) for clip in record.clips] for name in names}
     value = {"block": record.block, "views": record.views, "clips": columns, "objects": record.objects}
-    return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    return b'{"sha256": "%s",\n"record": %s}\n' % (digest.encode(), body)
 
 
 def read_record(data: bytes, key: str) -> BlockRecord:
@@ -74,14 +76,12 @@ def read_record(data: bytes, key: str) -> BlockRecord:
     Raises:
         PipelineError: it is damaged.
     """
-    try:
-        value = json.loads(data)
-        columns = value["clips"]
-        clips = tuple(map(ClipRecord, *(columns[each.name] for each in dataclasses.fields(ClipRecord))))
-        objects = {name: (length, digest) for name, (length, digest) in value["objects"].items()}
-        return BlockRecord(value["block"], clips, tuple(value["views"]), objects)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(
-            f"The record {key} of the store is damaged ({error}). Delete it and run `pipeline extract` again: "
-            "its block is made anew."
-        ) from error
+    head, _, rest = data.partition(b"\n")
+    body = rest.removeprefix(b'"record": ').removesuffix(b"}\n")
+    if head != b'{"sha256": "%s",' % hashlib.sha256(body).hexdigest().encode():
+        raise PipelineError(f"The record {key} of the store is damaged. Run `pipeline store verify --repair`.")
+    value = json.loads(body)
+    columns = value["clips"]
+    clips = tuple(map(ClipRecord, *(columns[each.name] for each in dataclasses.fields(ClipRecord))))
+    objects = {name: (length, digest) for name, (length, digest) in value["objects"].items()}
+    return BlockRecord(value["block"], clips, tuple(value["views"]), objects)

@@ -12,7 +12,7 @@ from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.places import Phase, Place, no_phase
-from pipeline.store.record import FAILED, BlockRecord, ClipRecord, checksum, read_record, write_record
+from pipeline.store.record import BlockRecord, ClipRecord, checksum, read_record, write_record
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
 
@@ -214,17 +214,13 @@ def write_block(
 
 
 def current_record(place: Place, block: int) -> BlockRecord | None:
-    """The record of a block as it stands now."""
+    """The record of a block as it stands now; None where there is none, or a damaged one."""
     key = layout.record_key(block)
     data = place.get(key)
-    return None if data is None else read_record(data, key)
-
-
-def mark_failed(place: Place, record: BlockRecord) -> None:
-    """Mark a block without writing any features: all its clips have failed together."""
-    if any(clip.status != FAILED for clip in record.clips):
-        raise ValueError("mark_failed is for blocks of which every clip has failed")
-    place.put(layout.record_key(record.block), write_record(record))
+    try:
+        return None if data is None else read_record(data, key)
+    except PipelineError:
+        return None
 
 
 def forget(place: Place, block: int) -> None:

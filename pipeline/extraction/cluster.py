@@ -1,0 +1,199 @@
+"""The engine on Dask: local processes of its own, or a cluster that is there.
+
+A worker process builds its backbone once and computes one block at a time with one thread; blocks travel as plain data
+and features never do, since workers write them. As many blocks are in flight as there are workers, so a worker that
+dies takes one block with it: Dask runs it elsewhere, and gives it up when it has killed several workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+
+from pipeline.errors import PipelineError
+from pipeline.extraction.allocator import keep_memory_between_batches
+from pipeline.extraction.blocks import BlockJob
+from pipeline.extraction.engine import Engine, Tally
+from pipeline.extraction.worker import BlockResult, Worker, WorkerSetup, set_aside
+from pipeline.store.locks import worker_lock
+from pipeline.store.places import Phase, no_phase
+
+PLUGIN = "st-pipeline-extraction"
+SECONDS_TO_CONNECT = 60
+
+# A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use.
+LOCAL_CONFIG = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.daemon": True,
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.comm.timeouts.connect": "60s",
+}
+
+
+class BackboneOnce(WorkerPlugin):
+    """Keeps one `Worker` in each Dask worker; also in one that is started later, in place of a lost one."""
+
+    name = PLUGIN
+
+    def __init__(self, setup: WorkerSetup, on_phase: Phase) -> None:
+        self._setup, self._on_phase = setup, on_phase
+        self._worker: Worker | None = None
+        self._lock: threading.Lock | None = None
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask; the backbone itself is built by the first block, off the event loop."""
+        self._lock = threading.Lock()
+        self._worker = None
+
+    def run(self, job: BlockJob) -> BlockResult:
+        """One block at a time, even where a cluster gives its workers several threads."""
+        if self._lock is None:
+            raise RuntimeError("the plugin was not set up by a Dask worker")
+        with self._lock:
+            worker = self._built()
+            with worker_lock(worker.place):
+                return worker.run(job)
+
+    def agrees(self, job: BlockJob) -> bool:
+        """Whether a finished clip comes out as it stands in the store."""
+        if self._lock is None:
+            raise RuntimeError("the plugin was not set up by a Dask worker")
+        with self._lock:
+            return self._built().agrees(job)
+
+    def _built(self) -> Worker:
+        if self._worker is None:
+            keep_memory_between_batches()
+            self._worker = Worker(self._setup, self._on_phase)
+        return self._worker
+
+
+class OnDask(Engine):
+    """Blocks on the workers of a Dask cluster."""
+
+    def __init__(
+        self, setup: WorkerSetup, num_workers: int, scheduler: str | None = None, on_phase: Phase = no_phase
+    ) -> None:
+        self._setup, self._on_phase = setup, on_phase
+        self._asked, self._scheduler = num_workers, scheduler
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self.num_workers = num_workers
+
+    def __enter__(self) -> OnDask:
+        with ExitStack() as stack:
+            if self._scheduler is None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="st-pipeline-dask-"))
+                stack.enter_context(dask.config.set(LOCAL_CONFIG))
+                cluster = LocalCluster(
+                    n_workers=self._asked,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    local_directory=folder,
+                    silence_logs=logging.CRITICAL,
+                )
+                stack.enter_context(cluster)
+                address: Any = cluster
+            else:
+                address = self._scheduler
+            try:
+                self._client = stack.enter_context(Client(address, timeout=SECONDS_TO_CONNECT))
+            except (OSError, TimeoutError, ValueError) as error:
+                raise PipelineError(
+                    f"No Dask scheduler answers at {self._scheduler} ({error}). Start one with `dask scheduler`, "
+                    "or use --workers N for processes on this machine."
+                ) from error
+            self._client.register_plugin(BackboneOnce(self._setup, self._on_phase), name=PLUGIN)
+            if self._scheduler is not None:
+                self.num_workers = self._count_workers(self._client)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    @property
+    def client(self) -> Client:
+        """The connection, while the engine is entered."""
+        if self._client is None:
+            raise RuntimeError("OnDask is used as a context manager")
+        return self._client
+
+    def differing(self, samples: Sequence[BlockJob]) -> list[str]:
+        futures = [self.client.submit(_agrees, job, pure=False, key=f"check-{n}") for n, job in enumerate(samples)]
+        agree = self.client.gather(futures)
+        return [job.clips[0].clip_id for job, same in zip(samples, agree, strict=True) if not same]
+
+    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+        waiting = iter(jobs)
+        running = as_completed(with_results=False)
+        job_of: dict[Future[Any], BlockJob] = {}
+        for _ in range(max(1, self.num_workers)):
+            self._start_next(waiting, running, job_of)
+        try:
+            for future in running:
+                job = job_of.pop(future)
+                self._count(future, job, tally)
+                self._start_next(waiting, running, job_of)
+        finally:
+            self.client.cancel(list(job_of), force=True)
+
+    def _start_next(self, waiting: Iterator[BlockJob], running: Any, job_of: dict[Future[Any], BlockJob]) -> None:
+        job = next(waiting, None)
+        if job is not None:
+            future = self.client.submit(_run_block, job, key=f"block-{job.block}", pure=False)
+            job_of[future] = job
+            running.add(future)
+
+    def _count(self, future: Future[Any], job: BlockJob, tally: Tally) -> None:
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            # Written here: no worker survives this block.
+            reason = (
+                f"Block {job.block} killed every worker that tried it (out of memory, or a crash in a decoder). "
+                "Its clips are set aside; the next extraction tries them again."
+            )
+            result = set_aside(self._setup, job, reason)
+        elif future.status == "cancelled":
+            raise PipelineError(
+                "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
+            )
+        else:
+            result = future.result()
+        for clip in result.computed:
+            tally.add_clip(clip)
+        tally.add_block(result)
+
+    @staticmethod
+    def _count_workers(client: Client) -> int:
+        try:
+            client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+        except TimeoutError as error:
+            raise PipelineError(
+                f"The Dask scheduler has no workers after {SECONDS_TO_CONNECT} s. Start some with `dask worker`."
+            ) from error
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _plugin() -> BackboneOnce:
+    return cast(BackboneOnce, get_worker().plugins[PLUGIN])
+
+
+def _run_block(job: BlockJob) -> BlockResult:
+    return _plugin().run(job)
+
+
+def _agrees(job: BlockJob) -> bool:
+    return _plugin().agrees(job)

@@ -1,0 +1,56 @@
+"""Finished clips computed again from their files: does a store still say what its clips show?"""
+
+from __future__ import annotations
+
+from pipeline.extraction.blocks import located, sample_of_done
+from pipeline.extraction.compute import Compute, capability_of, has_bfloat16, has_compiler
+from pipeline.extraction.worker import Worker, WorkerSetup
+from pipeline.manifest import Manifest
+from pipeline.store.feature_store import FeatureStore
+from pipeline.video.flips import swapped_labels
+
+# Of a clip's largest value, on a machine that rounds otherwise: the error of bfloat16, or a few units of float16.
+TOLERANCES = {"bfloat16": 0.05, "float32": 0.002}
+
+
+def differing_clips(
+    store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int, allow_squeezenet_weights: bool = False
+) -> tuple[list[str], int, float]:
+    """Compute a sample of finished clips again.
+
+    Returns the ids of those that come out otherwise, how many were tried, and the tolerance: 0 on a machine like the
+    store's, else that of its number type.
+
+    Raises:
+        PipelineError: the weights are not those of the store.
+    """
+    settings = store.settings
+    mode = settings.compile_mode if settings.compile_mode != "inductor" or has_compiler() else "jit"
+    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16("cpu") else "float32"
+    capability = capability_of("cpu")
+    is_same = (capability, mode, dtype) == (settings.capability, settings.compile_mode, settings.compute_dtype)
+    tolerance = 0.0 if is_same else TOLERANCES[settings.compute_dtype]
+    known = {clip.clip_id for clip in manifest.clips}
+    samples = [job for job in sample_of_done(store, (), num_clips) if job.clips[0].clip_id in known]
+    if not samples:
+        return [], 0, tolerance
+    swaps = settings.frame_choices.flip == "swap"
+    worker = Worker(
+        WorkerSetup(
+            location=store.place.location,
+            settings=settings,
+            classes=store.classes,
+            block_clips=store.block_clips,
+            compute=Compute(dtype, mode, capability, settings.batch_frames),
+            weights=weights,
+            weights_seed=settings.seed,
+            allow_squeezenet_weights=allow_squeezenet_weights,
+            swapped_labels=tuple(swapped_labels(store.classes)) if swaps else (),
+        )
+    )
+    others = [
+        job.clips[0].clip_id
+        for job in (located(sample, manifest) for sample in samples)
+        if not worker.agrees(job, tolerance)
+    ]
+    return others, len(samples), tolerance

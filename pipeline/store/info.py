@@ -1,0 +1,71 @@
+"""What a store holds, where it came from, and how much room it takes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from pipeline.store import layout
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.record import DONE
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store in numbers.
+
+    num_by_split: clips of each split by status. num_by_view: clips that are done in each view.
+    num_bytes: all objects of all blocks; num_raw_bytes: the same features as plain float16.
+    failed_by_kind: ids of failed clips by the kind of their failure.
+    """
+
+    location: str
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+    classes: tuple[str, ...]
+    block_clips: int
+    num_by_split: dict[str, dict[str, int]]
+    num_by_view: dict[str, int]
+    num_bytes: int
+    num_raw_bytes: int
+    failed_by_kind: dict[str, list[str]]
+
+    @property
+    def ratio(self) -> float:
+        """Size in the store over size as plain float16."""
+        return self.num_bytes / self.num_raw_bytes if self.num_raw_bytes else 0.0
+
+
+def describe(store: FeatureStore) -> StoreInfo:
+    """Sum up a store from its table and its records; no features are read."""
+    by_split: dict[str, Counter[str]] = {}
+    by_view: Counter[str] = Counter()
+    failed: dict[str, list[str]] = {}
+    num_frames = 0
+    for clip in store.table():
+        by_split.setdefault(clip.split, Counter())[clip.status] += 1
+        if clip.status == DONE:
+            by_view.update(clip.views)
+            num_frames += clip.num_frames
+        elif clip.kind:
+            failed.setdefault(clip.kind, []).append(clip.clip_id)
+    return StoreInfo(
+        location=store.place.location,
+        settings=store.settings.as_dict(),
+        provenance=dict(store.attributes.get("provenance", {})),
+        classes=store.classes,
+        block_clips=store.block_clips,
+        num_by_split={split: dict(counts) for split, counts in by_split.items()},
+        num_by_view={view: by_view[view] for view in store.views},
+        num_bytes=sum(record.num_bytes for record in store.records.values()),
+        num_raw_bytes=_raw_bytes(store, sum(by_view.values()), num_frames),
+        failed_by_kind=failed,
+    )
+
+
+def _raw_bytes(store: FeatureStore, num_views: int, num_frames: int) -> int:
+    if store.settings.frames == "all":
+        return num_frames * store.settings.channels * 2
+    return num_views * sum(prod(layout.row_shape(store.settings, kind)) * 2 for kind in store.settings.maps)

@@ -1,0 +1,87 @@
+"""Is a store what its record says? Checksums of every object, and the shape of every array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import zarr
+
+from pipeline.store import layout
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.record import checksum
+from pipeline.store.writer import forget
+
+
+class Damage(NamedTuple):
+    """Something of a store that is not as it should be. `block` is -1 for what belongs to no block."""
+
+    block: int
+    key: str
+    what: str
+
+
+def find_damage(store: FeatureStore, blocks: Iterable[int] | None = None) -> list[Damage]:
+    """Compare the objects of some blocks (None: all of the store, its metadata too) with their record."""
+    found = [] if blocks is not None else [*_damaged_records(store), *_damaged_arrays(store)]
+    for block in sorted(store.records) if blocks is None else blocks:
+        record = store.records[block]
+        for key, stated in record.objects.items():
+            data = store.place.get(key)
+            if data is None:
+                found.append(Damage(block, key, "missing"))
+            elif len(data) != stated[0]:
+                found.append(Damage(block, key, f"has {len(data):,} bytes, not {stated[0]:,}"))
+            elif checksum(data) != stated:
+                found.append(Damage(block, key, "has another checksum"))
+    return found
+
+
+def forget_damaged(store: FeatureStore, found: Iterable[Damage]) -> list[int]:
+    """Take away what is damaged, so that the next extraction makes it again; the blocks concerned."""
+    blocks = set()
+    for damage in found:
+        if damage.block >= 0:
+            forget(store.place, damage.block)
+            blocks.add(damage.block)
+        else:
+            store.place.delete(damage.key)
+    store.reload()
+    return sorted(blocks)
+
+
+def _damaged_records(store: FeatureStore) -> list[Damage]:
+    found = [Damage(_block_of(key), key, "has another checksum") for key in store.damaged_records]
+    id_of_row = {row.row: row.clip_id for row in store.rows}
+    for block, record in store.records.items():
+        rows = (block * store.block_clips + clip.offset for clip in record.clips)
+        others = [clip for row, clip in zip(rows, record.clips, strict=True) if id_of_row.get(row) != clip.clip_id]
+        if others:
+            what = f"names clip '{others[0].clip_id}', which the table does not have in that row"
+            found.append(Damage(block, layout.record_key(block), what))
+    return found
+
+
+def _damaged_arrays(store: FeatureStore) -> list[Damage]:
+    if store.settings.frames == "all":
+        return []
+    found = []
+    num_blocks = max((row.row // store.block_clips for row in store.rows), default=-1) + 1
+    group = store.group()
+    for kind in layout.kinds_of(store.settings):
+        wanted = layout.array_metadata(store.settings, kind, num_blocks * store.block_clips, store.block_clips)
+        for view in store.views:
+            path = layout.array_path(view, kind)
+            try:
+                array = group[path]
+                is_right = isinstance(array, zarr.Array) and repr(array.metadata.to_dict()) == repr(wanted)
+                what = "" if is_right else "says something else than the store's settings"
+            except (KeyError, ValueError, TypeError) as error:
+                what = f"cannot be read ({type(error).__name__}: {error})"
+            if what:
+                found.append(Damage(-1, f"{path}/zarr.json", what))
+    return found
+
+
+def _block_of(key: str) -> int:
+    return int(key.rpartition("/")[2].removesuffix(".json"))
