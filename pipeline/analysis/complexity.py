@@ -24,12 +24,12 @@ MAP_SIZE = 13  # of SqueezeNet; BNInception has 7
 
 
 def describe_heads(
-    num_segments: int = 8, num_classes: int = 27, map_size: int = MAP_SIZE, names: Iterable[str] = tuple(HEADS)
+    num_segments: int = 8, num_classes: int = 27, map_size: int = MAP_SIZE, names: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
     """One row for each head: `name, maps, parameters, macs, section`, and `macs_sampled` for TRN.
 
     Both counts are of the ST block alone, without the learned projection; MACs are those of one clip. For TRN `macs`
-    counts all ordered tuples (247 at 8 segments), `macs_sampled` three of each scale (19).
+    counts all ordered tuples (247 at 8 segments), `macs_sampled` three of each scale (19). Without `names`, all.
 
     Raises:
         PipelineError: an unknown head, or a size that it cannot have.
@@ -38,7 +38,7 @@ def describe_heads(
     """
     if map_size < 1:
         raise PipelineError(f"`map_size` (={map_size}) must be at least 1.")
-    return [_describe_head(name, num_segments, num_classes, map_size) for name in names]
+    return [_describe_head(name, num_segments, num_classes, map_size) for name in (HEADS if names is None else names)]
 
 
 def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int) -> dict[str, Any]:
@@ -57,16 +57,16 @@ def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int
     return {**row, "section": head.section}
 
 
-def describe_backbones(names: Iterable[str] = tuple(BACKBONES)) -> list[dict[str, Any]]:
+def describe_backbones(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """One row for each backbone: `name, channels, map_size, parameters, macs, preprocessing`.
 
     Both counts are of the feature layers, without the classifier that a backbone has elsewhere; MACs are those of one
-    frame of the backbone's input size.
+    frame of the backbone's input size. Without `names`, all of `BACKBONES`.
 
     Raises:
         PipelineError: an unknown backbone.
     """
-    return [_describe_backbone(name) for name in names]
+    return [_describe_backbone(name) for name in (BACKBONES if names is None else names)]
 
 
 def _describe_backbone(name: str) -> dict[str, Any]:
