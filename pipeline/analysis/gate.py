@@ -1,0 +1,237 @@
+"""The metric gate: the metrics of a Git revision against those that lie here, and whether any got worse.
+
+The revision is read through DVC's file system, so that results count whether Git holds them or DVC does. Where its
+per-clip predictions are of the same clips, each change comes with the interval of a paired bootstrap.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+from dvc.scm import RevError, SCMError
+
+from pipeline.analysis.cells import METRICS_FILE, PREDICTIONS_FILE, Cell, Predictions, read_predictions_text
+from pipeline.analysis.statistics import Interval, paired_difference
+from pipeline.errors import PipelineError
+
+METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class"}
+
+
+class UnknownRevisionError(PipelineError):
+    """The revision to compare with does not exist: a mistake in the command, not a drop."""
+
+    exit_code = 2
+
+
+class GateError(PipelineError):
+    """A cell lost more than is allowed, or is gone."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class PastCell:
+    """A cell as a revision has it."""
+
+    name: str
+    val: dict[str, float]
+    predictions: Predictions | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One cell then and now, in percent; `before` or `after` is None where it is missing."""
+
+    name: str
+    before: dict[str, float] | None
+    after: dict[str, float] | None
+    interval: Interval | None
+    max_drop: float | None
+
+    @property
+    def drop(self) -> float | None:
+        """Points of top-1 lost; negative for a gain."""
+        return None if self.before is None or self.after is None else self.before["top1"] - self.after["top1"]
+
+    @property
+    def fault(self) -> str | None:
+        """Why this cell fails the gate, in one sentence; None where it passes."""
+        if self.after is None:
+            return f"{self.name} has vanished: it is in the revision and not here."
+        if self.before is None or self.drop is None or self.max_drop is None:
+            return None
+        # A drop of exactly the tolerance passes, whatever floats make of it.
+        if self.drop <= self.max_drop + 1e-9:
+            return None
+        return (
+            f"{self.name} lost {self.drop:.2f} points of top-1 ({self.before['top1']:.2f} -> {self.after['top1']:.2f}, "
+            f"{self._interval_text()}), more than the {self.max_drop:g} allowed."
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One word or two for the table."""
+        if self.fault is not None:
+            return "**vanished**" if self.after is None else "**drop**"
+        if self.before is None:
+            return "new"
+        return "same" if self.drop is not None and abs(self.drop) < 0.005 else "ok"
+
+    def _interval_text(self) -> str:
+        if self.interval is None:
+            return "no paired interval: the revision has no predictions on the same clips"
+        return f"95 % interval of the change {self.interval.low:+.2f} to {self.interval.high:+.2f}"
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All changes against one revision."""
+
+    revision: str
+    max_drop: float | None
+    changes: tuple[Change, ...]
+
+    @property
+    def faults(self) -> list[str]:
+        return [change.fault for change in self.changes if change.fault is not None]
+
+    def markdown(self) -> str:
+        """The diff as Markdown, for a terminal and for a job summary alike."""
+        if not any(change.before for change in self.changes):
+            names = "".join(f"\n- {change.name}: top-1 {(change.after or {})['top1']:.2f}" for change in self.changes)
+            return f"Revision `{self.revision}` has no metrics for these folders: every cell here is new.\n{names}"
+        header = [
+            "cell",
+            f"top-1 at {self.revision}",
+            "here",
+            "change",
+            "95 % of the change",
+            "top-5",
+            "class",
+            "verdict",
+        ]
+        lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 2) + "---|"]
+        for change in self.changes:
+            interval = "" if change.interval is None else f"{change.interval.low:+.2f} to {change.interval.high:+.2f}"
+            cells = [
+                change.name,
+                _value(change.before, "top1"),
+                _value(change.after, "top1"),
+                *(_difference(change, metric) for metric in METRICS),
+                change.verdict,
+            ]
+            cells.insert(4, interval)
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def check(self) -> None:
+        """Pass, or say what is wrong.
+
+        Raises:
+            GateError: a cell dropped beyond the tolerance or vanished; the message names each with its drop.
+        """
+        if self.faults:
+            raise GateError(f"The gate against {self.revision} fails. " + " ".join(self.faults))
+
+
+def compare_with_revision(
+    cells: Sequence[Cell], places: Iterable[Path | str], revision: str, max_drop: float | None = None
+) -> GateReport:
+    """The cells here against those that `revision` has in the same folders.
+
+    Without `max_drop` a drop of any size passes; a vanished cell never does.
+
+    Raises:
+        UnknownRevisionError: Git knows no such revision.
+        PipelineError: the folders are not in a Git repository, or the revision's metrics cannot be read.
+    """
+    folders = [Path(place).absolute() for place in places]
+    root = _repository_of(folders)
+    past = {cell.name: cell for cell in _cells_at(root, revision, [_relative(folder, root) for folder in folders])}
+    present = {_relative(cell.folder.absolute(), root): cell for cell in cells}
+    changes = []
+    for name in sorted(past.keys() | present.keys()):
+        before, after = past.get(name), present.get(name)
+        interval = None
+        if before is not None and after is not None and before.predictions is not None:
+            a, b = after.predictions, before.predictions
+            if a.clips_digest == b.clips_digest:
+                interval = paired_difference(a.correct, b.correct).points
+        changes.append(
+            Change(name, before.val if before else None, after.recomputed() if after else None, interval, max_drop)
+        )
+    return GateReport(revision, max_drop, tuple(changes))
+
+
+def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell]:
+    try:
+        files = dvc.api.DVCFileSystem(str(root), rev=revision)
+        found = sorted({path for place in places for path in files.find(f"/{place}")})
+    except RevError as error:
+        raise UnknownRevisionError(
+            f"Git knows no revision '{revision}' here. Name a branch, tag or commit that has been fetched, "
+            "such as origin/main."
+        ) from error
+    except SCMError as error:
+        raise PipelineError(f"{root} cannot be read as a Git repository: {error}.") from error
+    past = []
+    for path in found:
+        if posixpath.basename(path) != METRICS_FILE:
+            continue
+        folder = posixpath.dirname(path)
+        name = folder.lstrip("/")
+        metrics = _parsed(files.read_text(path, encoding="utf-8"), f"{name}/{METRICS_FILE} at {revision}")
+        if not isinstance(metrics.get("val"), dict) or "top1" not in metrics["val"]:
+            # Another stage's metrics, or another tool's: no head was scored there.
+            continue
+        predictions = None
+        if f"{folder}/{PREDICTIONS_FILE}" in found:
+            text = files.read_text(f"{folder}/{PREDICTIONS_FILE}", encoding="utf-8")
+            predictions = read_predictions_text(text, f"{name}/{PREDICTIONS_FILE} at {revision}")
+        past.append(
+            PastCell(name, {key: float(metrics["val"][key]) for key in METRICS if key in metrics["val"]}, predictions)
+        )
+    return past
+
+
+def _repository_of(folders: Sequence[Path]) -> Path:
+    first = folders[0]
+    for parent in (first, *first.parents):
+        # A work tree that was added has a file there, not a folder.
+        if (parent / ".git").exists():
+            return parent
+    raise PipelineError(f"{first} is not in a Git repository, so that there is no revision to compare with.")
+
+
+def _relative(folder: Path, root: Path) -> str:
+    try:
+        return Path(posixpath.normpath(folder.as_posix())).relative_to(root).as_posix()
+    except ValueError:
+        raise PipelineError(f"{folder} is not in the Git repository {root}; give folders of one repository.") from None
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise PipelineError(f"{name} cannot be read as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise PipelineError(f"{name} must hold one JSON object.")
+    return values
+
+
+def _value(val: dict[str, float] | None, metric: str) -> str:
+    return f"{val[metric]:.2f}" if val is not None and metric in val else ""
+
+
+def _difference(change: Change, metric: str) -> str:
+    if change.before is None or change.after is None or metric not in change.before:
+        return ""
+    # Adding zero turns -0.0 into 0.0.
+    return f"{round(change.after[metric] - change.before[metric], 2) + 0.0:+.2f}"

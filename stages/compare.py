@@ -1,0 +1,142 @@
+"""The last stage: results -> one table, files that can stand in Git, a report, and a gate against a revision."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pipeline.analysis.cells import Cell, find_cells, parse_pairs, read_cell
+from pipeline.analysis.comparison import Comparison, compare_cells, map_size_of
+from pipeline.analysis.gate import GateReport, compare_with_revision
+from pipeline.analysis.latency import HeadCost, measure_head
+from pipeline.analysis.plots import write_plots
+from pipeline.analysis.report import write_report
+from pipeline.analysis.table import LEGEND, as_json, csv_table, markdown_table, measured_json, terminal_table
+from pipeline.backbones import backbone_contract
+from pipeline.errors import PipelineError
+from pipeline.files import write_json, write_text
+from pipeline.heads import HEADS
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.model import load_spec
+from pipeline.progress import tracked
+from pipeline.recipe import recipe_from_dict
+
+NARROW_WIDTH, WIDE_WIDTH = 80, 120
+
+
+def compare(
+    dirs: Sequence[Path | str],
+    *,
+    out: Path | str | None = None,
+    against: str | None = None,
+    max_drop: float | None = None,
+    pairs: Sequence[str] = (),
+    paper: str = "auto",
+    manifest: Path | str | None = None,
+    root: Path | str | None = None,
+    latency: bool = True,
+    report: bool = True,
+    width: int | None = None,
+) -> Comparison:
+    """Compare result folders and print the table.
+
+    dirs: result folders, or folders above them.
+    out: where table.csv, table.md, comparison.json, timing.json, plots and report.html are written; None writes none.
+    against, max_drop: a Git revision, and the points of top-1 that a cell may lose against it.
+    pairs: `a:b` texts, labels that are each other's reverse in time.
+    paper: the data set of Table 3 to compare with: auto, jester or something.
+    manifest, root: where the clips are, for links and contact sheets in the report.
+    latency: measure each head on this machine. report: write report.html.
+    width: columns of the table; without it those of the terminal, or 120 for a pipe.
+
+    Raises:
+        UnknownRevisionError: Git knows no revision `against`.
+        GateError: a cell lost more than `max_drop` against it, or vanished.
+        PipelineError: no results, results that contradict themselves, an unknown pair.
+    """
+    places = [Path(place) for place in dirs]
+    # Results that are gone altogether are for the gate to name, where there is one.
+    present = [place for place in places if place.is_dir()] if against is not None else places
+    folders = find_cells(present) if present or against is None else []
+    cells = [read_cell(folder) for folder in folders]
+    gate = None if against is None else compare_with_revision(cells, places, against, max_drop)
+    if not cells:
+        _print_gate(gate)
+        raise PipelineError(f"There are no results in {', '.join(map(str, places))}. `pipeline fit-head` writes them.")
+    known_labels = {label for cell in cells for label in cell.predictions.classes}
+    clips = None if manifest is None else read_manifest(manifest, root)
+    comparison = compare_cells(
+        cells,
+        pairs=parse_pairs(pairs, known_labels),
+        paper=paper,
+        costs=_measured(cells) if latency else {},
+    )
+    click.echo(terminal_table(comparison, width or _terminal_width()))
+    click.echo(f"\n{LEGEND}", err=True)
+    if out is not None:
+        _write(Path(out), comparison, gate, clips, report)
+        click.echo(f"Written to {out}.", err=True)
+    _print_gate(gate)
+    return comparison
+
+
+def _print_gate(gate: GateReport | None) -> None:
+    if gate is not None:
+        click.echo("\n" + gate.markdown())
+        gate.check()
+
+
+def _terminal_width() -> int:
+    columns = shutil.get_terminal_size(fallback=(WIDE_WIDTH, 24)).columns
+    return max(NARROW_WIDTH, columns)
+
+
+def _measured(cells: Sequence[Cell]) -> dict[str, HeadCost]:
+    """The cost of each cell's head; cells that differ in training alone share one measurement."""
+    costs: dict[str, HeadCost] = {}
+    by_sizes: dict[tuple[Any, ...], HeadCost] = {}
+    for cell in tracked(cells, "measuring", len(cells), "heads"):
+        map_size = map_size_of(cell)
+        if cell.head not in HEADS or map_size is None:
+            continue
+        channels = _channels(cell)
+        recipe = cell.metrics["recipe"]
+        choices = recipe_from_dict(dict(recipe)).head if isinstance(recipe, Mapping) and "head" in recipe else None
+        sizes = (cell.head, channels, cell.num_segments, len(cell.predictions.classes), map_size, choices)
+        if sizes not in by_sizes:
+            by_sizes[sizes] = measure_head(
+                cell.head,
+                in_channels=channels,
+                num_segments=cell.num_segments,
+                num_classes=len(cell.predictions.classes),
+                map_size=map_size,
+                choices=choices,
+            )
+        costs[cell.name] = by_sizes[sizes]
+    return costs
+
+
+def _channels(cell: Cell) -> int:
+    if cell.model_path.is_file():
+        return load_spec(cell.model_path).in_channels
+    return backbone_contract(cell.backbone).channels
+
+
+def _write(out: Path, comparison: Comparison, gate: GateReport | None, clips: Manifest | None, report: bool) -> None:
+    write_text(out / "table.csv", csv_table(comparison))
+    write_text(out / "table.md", markdown_table(comparison))
+    write_json(out / "comparison.json", as_json(comparison))
+    write_json(out / "timing.json", {"machine": _machine(), "cells": measured_json(comparison)})
+    write_plots(out / "plots", comparison)
+    if report:
+        write_report(out / "report.html", comparison, gate=gate, manifest=clips, machine=_machine())
+
+
+def _machine() -> str:
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, one thread"
