@@ -1,0 +1,70 @@
+"""`docs/adding-a-head.md` is carried out on a copy of the project, with the code that stands on the page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+DESCRIBE = "import json; from pipeline.analysis.complexity import describe_heads; print(json.dumps(describe_heads()))"
+
+
+def code_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "adding-a-head.md").read_text(), re.DOTALL)
+
+
+def replaced_once(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project to which the page's head has been added as the page says."""
+    for folder in ("pipeline", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    file, entry, name = code_blocks()
+    (tmp_path / "pipeline" / "heads" / "tconv.py").write_text(file)
+    heads, registry = tmp_path / "pipeline" / "heads" / "__init__.py", tmp_path / "pipeline" / "registry.py"
+    line = "from pipeline.heads.rnn import RNNReLUHead, RNNTanhHead\n"
+    replaced_once(heads, line, f"{line}from pipeline.heads.tconv import TemporalConvolutionHead\n")
+    replaced_once(heads, '    "fcn3d": FCN3DHead,\n', f'    "fcn3d": FCN3DHead,\n{entry}')
+    replaced_once(registry, '    "fcn2d",\n    "fcn3d",\n)', f'    "fcn2d",\n    "fcn3d",\n{name})')
+    return tmp_path
+
+
+def python(project: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_new_head_is_held_to_the_contract(project: Path) -> None:
+    selected = "tconv or registry"
+    output = python(project, "-m", "pytest", "tests/test_heads.py", "-q", "-p", "no:cacheprovider", "-k", selected)
+    passed = re.search(r"(\d+) passed", output)
+    assert passed is not None
+    assert int(passed[1]) >= 25
+    assert "failed" not in output
+
+
+def test_the_new_head_is_described(project: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(python(project, "-c", DESCRIBE))}
+    weights, scores = 3 * 256 * 256, 2 * 256 * 27
+    assert rows["tconv"]["parameters"] == weights + 256 + scores + 27
+    assert rows["tconv"]["macs"] == 8 * weights + scores
+    assert len(rows) == 12
