@@ -1,0 +1,91 @@
+"""How long a video file should be, by its own outermost boxes: the sure sign of a copy that broke off.
+
+A decoder often reads a truncated file without complaint and gives fewer frames. The outermost elements of MP4, Matroska
+(WebM), AVI and GIF say where they end, so nothing has to be decoded to see that the end is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+SEGMENT_ID = b"\x18\x53\x80\x67"
+MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+
+
+def missing_end(path: Path) -> str | None:
+    """What is missing at the end of a video file, as part of a sentence; None where nothing is known to be."""
+    size_bytes = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[:4] == EBML_MAGIC:
+            return _promise(_end_of_segment(file), size_bytes)
+        if start[4:8] in MP4_FIRST_BOXES:
+            return _missing_box(file, size_bytes)
+        if start[:4] == b"RIFF":
+            length = int.from_bytes(start[4:8], "little")
+            return None if length in (0, 0xFFFFFFFF) else _promise(8 + length, size_bytes)
+        if start[:6] in (b"GIF87a", b"GIF89a"):
+            file.seek(max(0, size_bytes - 1024))
+            return None if file.read().rstrip(b"\0\r\n ").endswith(b";") else "the mark that ends a GIF is missing"
+    return None
+
+
+def _promise(end: int | None, size_bytes: int) -> str | None:
+    if end is None or end <= size_bytes:
+        return None
+    return f"by its header it has {end:,} bytes, but only {size_bytes:,} are there"
+
+
+def _missing_box(file: BinaryIO, size_bytes: int) -> str | None:
+    """Walk the top-level boxes of an MP4 or MOV file."""
+    position, has_index = 0, False
+    while position + 8 <= size_bytes:
+        file.seek(position)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        elif length == 0:
+            length = size_bytes - position
+        if length < 8 or not header[4:8].isalnum():
+            break  # bytes of something else behind the last box
+        has_index |= header[4:8] in (b"moov", b"moof")
+        position += length
+    if position > size_bytes:
+        return _promise(position, size_bytes)
+    return None if has_index else "the index of its frames ('moov') is missing"
+
+
+def _end_of_segment(file: BinaryIO) -> int | None:
+    """Where the segment of a Matroska file ends; None where it does not say so (a live stream)."""
+    position = len(EBML_MAGIC)
+    header_bytes, length = _variable_number(file, position)
+    if length is None:
+        return None
+    position += header_bytes + length
+    while True:
+        file.seek(position)
+        identifier = file.read(4)
+        if identifier == SEGMENT_ID:
+            header_bytes, length = _variable_number(file, position + 4)
+            return None if length is None else position + 4 + header_bytes + length
+        if identifier[:1] not in (b"\xec", b"\xbf"):  # anything but padding or a checksum before the segment
+            return None
+        header_bytes, length = _variable_number(file, position + 1)
+        if length is None:
+            return None
+        position += 1 + header_bytes + length
+
+
+def _variable_number(file: BinaryIO, position: int) -> tuple[int, int | None]:
+    """An EBML number: how many bytes it takes, and its value; None for "not known"."""
+    file.seek(position)
+    data = file.read(8)
+    if not data or data[0] == 0:
+        return 0, None
+    num_bytes = 9 - data[0].bit_length()
+    value = int.from_bytes(data[:num_bytes], "big") & ((1 << 7 * num_bytes) - 1)
+    return num_bytes, None if value == (1 << 7 * num_bytes) - 1 else value

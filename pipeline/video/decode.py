@@ -1,0 +1,45 @@
+"""The one door to the frames of a clip, whatever it is on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import ClipError
+from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.video.frame_folder import FrameFolder, StillImage
+from pipeline.video.images import is_still_image
+from pipeline.video.packed import PackedClip
+from pipeline.video.reader import ClipReader
+from pipeline.video.video_file import VideoFile
+
+__all__ = ["ClipReader", "open_clip"]
+
+
+def open_clip(location: str | Path) -> ClipReader:
+    """Open a clip: a video file, a folder of numbered images, a still image, or ``file.h5::clip``.
+
+    What it is follows from its content, not from its suffix. Use the result as a context manager.
+
+    Raises:
+        ClipError: it is missing, empty, or cannot be read; `kind` groups the reasons.
+    """
+    file, separator, member = str(location).partition(HDF5_SEPARATOR)
+    path = Path(file)
+    try:
+        if not path.exists():
+            raise ClipError("missing", f"{path} does not exist.")
+        if separator:
+            return PackedClip(path, member)
+        if path.is_dir():
+            return FrameFolder(path)
+        if not path.is_file():
+            raise ClipError("unreadable", f"{path} is neither a file nor a folder.")
+        with open(path, "rb") as opened:
+            start = opened.read(16)
+    except OSError as error:
+        raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # a path with a zero byte in it
+        raise ClipError("missing", f"{path!s} cannot be a path ({error}).") from error
+    if not start:
+        raise ClipError("empty", f"{path} is empty (0 bytes).")
+    return StillImage(path) if is_still_image(start) else VideoFile(path)

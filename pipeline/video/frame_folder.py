@@ -1,0 +1,99 @@
+"""A clip as a folder of numbered images, as Jester has it; and the one frame of a still image."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import ClipError
+from pipeline.video.images import decode_image, image_size
+from pipeline.video.reader import ClipReader, Frame
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_NUMBERED = re.compile(r"(.*?)(\d+)$")
+
+
+class FrameFolder(ClipReader):
+    """Images named by one template with a number (``00001.jpg``, ``img_00001.jpg``), counted from 0 or 1.
+
+    Suffixes may differ and be in capitals. Other files are left alone, unless they are images without a number.
+
+    Raises:
+        ClipError: no images, a gap in the numbers, a number twice, more than one template, or an unreadable image.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._paths = numbered_images(path)
+        first = self._bytes(0)
+        height, width = image_size(first, str(self._paths[0]))
+        super().__init__(str(path), len(self._paths), height, width)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _bytes(self, ordinal: int) -> bytes:
+        path = self._paths[ordinal]
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
+        if not data:
+            raise ClipError("empty", f"{path} is empty (0 bytes).")
+        return data
+
+    def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
+        for ordinal in ordinals:
+            frame = decode_image(self._bytes(ordinal), str(self._paths[ordinal]))
+            self._check_size(self._paths[ordinal].name, *frame.shape[:2])
+            yield frame
+
+
+class StillImage(FrameFolder):
+    """A still image as a clip of one frame."""
+
+    def __init__(self, path: Path) -> None:
+        self._paths = (path,)
+        height, width = image_size(self._bytes(0), str(path))
+        ClipReader.__init__(self, str(path), 1, height, width)
+
+
+def numbered_images(folder: Path) -> tuple[Path, ...]:
+    """The images of a folder in the order of their numbers, which must count up from 0 or 1 without a gap.
+
+    Raises:
+        ClipError: they do not.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except OSError as error:
+        raise ClipError("unreadable", f"{folder} cannot be read ({error.strerror}).") from error
+    by_number: dict[int, str] = {}
+    prefixes: dict[str, str] = {}
+    for name in sorted(names):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
+            continue
+        match = _NUMBERED.match(stem)
+        if match is None:
+            raise ClipError("frame-name", f"{folder}: each image must have a number before its suffix, unlike {name}.")
+        prefix, number = match[1], int(match[2])
+        prefixes.setdefault(prefix, name)
+        if len(prefixes) > 1:
+            both = " and ".join(prefixes.values())
+            raise ClipError("frame-name", f"{folder}: all images must be named by one template, unlike {both}.")
+        if number in by_number:
+            raise ClipError("frame-twice", f"{folder} has frame {number} twice: {by_number[number]} and {name}.")
+        by_number[number] = name
+    if not by_number:
+        raise ClipError("empty", f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    start = min(min(by_number), 1)
+    for number in range(start, start + len(by_number)):
+        if number not in by_number:
+            raise ClipError(
+                "frame-gap",
+                f"{folder}: frames must be numbered from 0 or 1 without a gap, but number {number} is missing "
+                f"(there are {len(by_number)}, up to {max(by_number)}).",
+            )
+    return tuple(folder / by_number[number] for number in sorted(by_number))

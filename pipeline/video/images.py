@@ -1,0 +1,94 @@
+"""One encoded image -> RGB pixels: JPG by libjpeg-turbo (simplejpeg, twice as fast, equal pixels), others by Pillow.
+
+The content decides, never the name. Orientation marks of cameras (EXIF) are not applied, transparency is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from pipeline.errors import ClipError
+from pipeline.video.reader import Frame
+
+JPG_MAGIC = b"\xff\xd8\xff"
+IMAGE_MAGICS = (JPG_MAGIC, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+# What simplejpeg decodes to RGB itself; CMYK and its kin go to Pillow.
+JPG_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
+# What Pillow raises for damaged files of its many formats.
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
+
+
+def is_still_image(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is a still image (a GIF may move, and is not counted as one)."""
+    return start.startswith(IMAGE_MAGICS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+def image_size(data: bytes, what: str) -> tuple[int, int]:
+    """(height, width) of an encoded image, from its header.
+
+    Raises:
+        ClipError: it is no image.
+    """
+    if _is_plain_jpg(data):
+        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+        return int(height), int(width)
+    with _opened(data, what) as image:
+        return image.height, image.width
+
+
+def decode_image(data: bytes, what: str) -> Frame:
+    """The pixels of an encoded image; `what` names it in messages.
+
+    Shape:
+        returns: (H, W, 3), uint8 RGB.
+
+    Raises:
+        ClipError: it is no image, or a damaged one. A JPG that libjpeg would only warn about counts as damaged.
+    """
+    if _is_plain_jpg(data):
+        try:
+            pixels: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError as error:
+            raise _damaged(what, error) from error
+        return pixels
+    with _opened(data, what) as image:
+        try:
+            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+                grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            return np.array(image.convert("RGB"))
+        except IMAGE_ERRORS as error:
+            raise _damaged(what, error) from error
+
+
+def _is_plain_jpg(data: bytes) -> bool:
+    if not data.startswith(JPG_MAGIC):
+        return False
+    try:
+        *_, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError:
+        return False
+    return colours in JPG_COLOURS
+
+
+def _opened(data: bytes, what: str) -> Image.Image:
+    if not data:
+        raise ClipError("empty", f"{what} is empty (0 bytes).")
+    try:
+        with warnings.catch_warnings():
+            # An image of more than 89 million pixels is refused, not only warned about.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
+    except (*IMAGE_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ClipError("unreadable", f"{what} is not an image that can be read ({error}).") from error
+
+
+def _damaged(what: str, error: BaseException) -> ClipError:
+    return ClipError("corrupt", f"{what} is damaged: {error}.")

@@ -1,0 +1,89 @@
+"""Clips packed in one HDF5 file, ``file.h5::clip``: millions of small files are slow, one large one is not.
+
+Layout: a clip is a data set of bytes, its encoded images (JPG as they were on disk) one after the other, with an
+attribute `frame_sizes`: the bytes of each image. A clip's name may have slashes, which make groups. Read, but never
+written, is also a data set with one image of variable length in each row, as other tools write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ClipError
+from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.video.images import decode_image, image_size
+from pipeline.video.reader import ClipReader, Frame
+
+FRAME_SIZES = "frame_sizes"
+# What h5py raises for a damaged file.
+HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+
+
+class PackedClip(ClipReader):
+    """One clip of an HDF5 file. The file is opened here, in the process that reads.
+
+    Raises:
+        ClipError: no such clip, another layout, or a damaged file or image.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        location = f"{path}{HDF5_SEPARATOR}{name}"
+        try:
+            self._file = h5py.File(path, "r", locking="best-effort")
+        except HDF5_ERRORS as error:
+            raise ClipError("unreadable", f"{path} is not an HDF5 file that can be read ({error}).") from error
+        try:
+            if not name or name not in self._file:
+                raise ClipError("missing", f"{path} has no clip '{name}'.")
+            self._data, self._ends = _layout(location, self._file[name])
+            if len(self._ends) == 0:
+                raise ClipError("empty", f"{location} has no frames.")
+            self.location = location
+            height, width = image_size(self._bytes(0), f"{location}, frame 0")
+        except HDF5_ERRORS as error:
+            self._file.close()
+            raise ClipError("unreadable", f"{location} cannot be read ({error}).") from error
+        except BaseException:
+            self._file.close()
+            raise
+        super().__init__(location, len(self._ends), height, width)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _bytes(self, ordinal: int) -> bytes:
+        try:
+            if self._data.dtype.kind == "O":
+                return np.asarray(self._data[ordinal], np.uint8).tobytes()
+            start = 0 if ordinal == 0 else int(self._ends[ordinal - 1])
+            return np.asarray(self._data[start : int(self._ends[ordinal])], np.uint8).tobytes()
+        except HDF5_ERRORS as error:
+            raise ClipError("corrupt", f"{self.location}: frame {ordinal} cannot be read ({error}).") from error
+
+    def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
+        for ordinal in ordinals:
+            frame = decode_image(self._bytes(ordinal), f"{self.location}, frame {ordinal}")
+            self._check_size(f"frame {ordinal}", *frame.shape[:2])
+            yield frame
+
+
+def _layout(location: str, data: object) -> tuple[h5py.Dataset, npt.NDArray[np.int64]]:
+    """The data set, and where each image of it ends (rows count as one each where they are of variable length)."""
+    if isinstance(data, h5py.Dataset) and data.ndim == 1:
+        if h5py.check_vlen_dtype(data.dtype) == np.uint8:
+            return data, np.arange(1, len(data) + 1)
+        if data.dtype == np.uint8 and FRAME_SIZES in data.attrs:
+            ends = np.cumsum(np.asarray(data.attrs[FRAME_SIZES], np.int64))
+            if (ends[-1] if len(ends) else 0) == len(data) and (np.diff(ends) > 0).all():
+                return data, ends
+            raise ClipError("corrupt", f"{location}: the sizes of its frames do not sum up to its {len(data)} bytes.")
+    raise ClipError(
+        "unreadable",
+        f"{location} must be a data set of encoded images: bytes with the attribute `{FRAME_SIZES}`, or rows of "
+        "bytes of variable length.",
+    )

@@ -1,0 +1,89 @@
+"""What every opened clip answers, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ClipError
+
+Frame = npt.NDArray[np.uint8]  # (H, W, 3), RGB
+Frames = npt.NDArray[np.uint8]  # (T, H, W, 3), RGB
+
+
+class ClipReader(ABC):
+    """An opened clip. Use it as a context manager; one reader belongs to one thread.
+
+    `num_frames` is counted, never taken from a header. `height` and `width` are those of the frames as they are
+    shown, rotation applied. Transparency is left out: the colours stand as they are stored.
+    """
+
+    def __init__(self, location: str, num_frames: int, height: int, width: int) -> None:
+        self.location = location
+        self.num_frames, self.height, self.width = num_frames, height, width
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Frames:
+        """The frames with these ordinals, in this order; the same one may be asked for more than once.
+
+        Shape:
+            returns: (T, H, W, 3), uint8 RGB, T = len(indices).
+
+        Raises:
+            ClipError: a frame cannot be had; none ever stands in for another.
+        """
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        outside = wanted[(wanted < 0) | (wanted >= self.num_frames)]
+        if outside.size:
+            raise ClipError(
+                "short",
+                f"{self.location} has {self.num_frames} frames (0 to {self.num_frames - 1}), "
+                f"but frame {int(outside[0])} was asked for.",
+            )
+        ordinals, positions = np.unique(wanted, return_inverse=True)
+        frames = np.empty((len(ordinals), self.height, self.width, 3), np.uint8)
+        num_read = 0
+        for frame in self._decoded([int(ordinal) for ordinal in ordinals]):
+            frames[num_read] = frame
+            num_read += 1
+        if num_read != len(ordinals):
+            raise AssertionError(f"{type(self).__name__} gave {num_read} frames for {len(ordinals)} ordinals.")
+        in_order = len(positions) == len(ordinals) and bool((positions == np.arange(len(positions))).all())
+        return frames if in_order else frames[positions]
+
+    @abstractmethod
+    def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
+        """The frames with these rising ordinals, one after the other, each of the clip's size."""
+
+    def _check_size(self, what: str, height: int, width: int) -> None:
+        if (height, width) != (self.height, self.width):
+            raise size_change(self.location, what, (height, width), (self.height, self.width))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and decoders."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def size_change(location: str, what: str, size: tuple[int, int], first_size: tuple[int, int]) -> ClipError:
+    """The error for a frame whose size differs from the first one's; sizes as (height, width)."""
+    (height, width), (first_height, first_width) = size, first_size
+    return ClipError(
+        "size-change",
+        f"{location}: all frames of a clip must have one size, but {what} is {width}×{height} "
+        f"and the first is {first_width}×{first_height} pixels (width×height).",
+    )

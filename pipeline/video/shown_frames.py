@@ -1,0 +1,72 @@
+"""How many frames a packet shows, read from its first bits, so that a clip can be counted without decoding it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from av.video.stream import VideoStream
+
+FIELD_ORDER_UNKNOWN, FIELD_ORDER_PROGRESSIVE = 0, 1
+
+# Codecs whose packets hold one shown frame each, in a container that keeps frames apart.
+_ONE_FRAME_A_PACKET = frozenset({"h264", "hevc", "av1", "libdav1d", "mjpeg", "gif", "ffv1", "rawvideo", "prores"})
+_CONTAINERS_OF_WHOLE_FRAMES = frozenset({"mov", "matroska", "gif", "avi"})
+
+
+def count_by_packets(container_format: str, stream: VideoStream) -> Callable[[memoryview], int] | None:
+    """What counts the frames of one packet of a stream; None where only decoding can tell.
+
+    Only decoding can tell with fields in packets of their own (interlaced video), with packets that hold a frame and
+    the next (MPEG-4 in AVI), and in streams that can be cut anywhere (MPEG-TS).
+    """
+    if container_format.split(",")[0] not in _CONTAINERS_OF_WHOLE_FRAMES:
+        return None
+    codec = stream.codec_context.name
+    if codec in _ONE_FRAME_A_PACKET and stream.codec_context.field_order in (
+        FIELD_ORDER_UNKNOWN,
+        FIELD_ORDER_PROGRESSIVE,
+    ):
+        return _one
+    return _COUNTED_BY_BITS.get(codec)
+
+
+def _one(packet: memoryview) -> int:
+    return 1
+
+
+def shown_in_vp8(packet: memoryview) -> int:
+    """VP8 in WebM stores frames that are only referred to as packets of their own."""
+    return packet[0] >> 4 & 1
+
+
+def shown_in_vp9(packet: memoryview) -> int:
+    """A VP9 packet is one frame, or several with an index of their sizes behind them (a superframe)."""
+    marker = packet[-1]
+    if marker >> 5 != 0b110:
+        return _is_shown_vp9(packet[0])
+    num_frames, num_bytes = (marker & 7) + 1, (marker >> 3 & 3) + 1
+    index_size = 2 + num_bytes * num_frames
+    if len(packet) < index_size or packet[-index_size] != marker:
+        return _is_shown_vp9(packet[0])
+    index, position, num_shown = packet[len(packet) - index_size + 1 : -1], 0, 0
+    for frame in range(num_frames):
+        size = int.from_bytes(index[frame * num_bytes : (frame + 1) * num_bytes], "little")
+        if size and position < len(packet) - index_size:
+            num_shown += _is_shown_vp9(packet[position])
+        position += size
+    return num_shown
+
+
+def _is_shown_vp9(first_byte: int) -> int:
+    # Marker (2 bits), profile (2, and one more for profile 3), show an earlier frame, type, show this frame.
+    if first_byte & 0b00110000 == 0b00110000:
+        return int(bool(first_byte & 0b00000101))
+    return int(bool(first_byte & 0b00001010))
+
+
+_COUNTED_BY_BITS: Mapping[str, Callable[[memoryview], int]] = {
+    "vp8": shown_in_vp8,
+    "libvpx": shown_in_vp8,
+    "vp9": shown_in_vp9,
+    "libvpx-vp9": shown_in_vp9,
+}

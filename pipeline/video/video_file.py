@@ -1,0 +1,223 @@
+"""Frames of an encoded video file, by PyAV: decoded once, in order, picked by ordinal.
+
+No seeking (it lands on key frames, and is four times as slow on clips with one of them) and no frame threads (they
+can hang when decoding stops early, and only borrow another worker's core).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from pipeline.errors import ClipError
+from pipeline.video.containers import missing_end
+from pipeline.video.reader import ClipReader, Frame, size_change
+from pipeline.video.shown_frames import count_by_packets
+
+# Only formats that are recognised by content and name no other files: a playlist would reach beyond the clip, a
+# text file would be drawn as a terminal, `frame%d.jpg` would be read as a sequence.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,obu,flv,asf,ogg,mxf,"
+    "nut,mjpeg,yuv4mpegpipe,webp_pipe,bmp_pipe,tiff_pipe,mp3,wav,flac,aac,ac3"
+)
+MAX_PIXELS = 1 << 26  # 8192 × 8192: a damaged header asks for gigabytes
+MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time instead of kept
+# What PyAV raises for damaged input, beside FFmpeg's own errors.
+DECODING_ERRORS = (av.FFmpegError, ValueError, OverflowError)
+
+
+class VideoFile(ClipReader):
+    """A video file. The codec's frames are counted and decoded in order; only wanted ones become RGB.
+
+    Every reading decodes to the end, so damage anywhere in the clip is seen, whichever frames are wanted.
+
+    Raises:
+        ClipError: no video in it, truncated, damaged, or frames of different sizes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reformatter = VideoReformatter()
+        self._packets: list[Packet[VideoStream]] | None = []
+        missing = missing_end(path)
+        if missing is not None:
+            raise ClipError("truncated", f"{path} is truncated: {missing}. Copy or download it again.")
+        self._container, self._stream = self._open()
+        try:
+            num_frames = self._counted()
+            running = self._shown()
+            first = next(running, None)
+            if first is None:
+                raise ClipError("empty", f"{path} has a video stream, but not one frame in it.")
+            # Decoding goes on from here at the first reading.
+            self._running: Iterator[VideoFrame] | None = itertools.chain([first], running)
+        except BaseException:
+            self._container.close()
+            raise
+        height, width = shown_size(first)
+        super().__init__(str(path), num_frames, height, width)
+
+    def close(self) -> None:
+        self._running, self._packets = None, []
+        self._container.close()
+
+    def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
+        if self._running is None:
+            self._reopen()
+        frames, self._running = self._running or self._shown(), None
+        wanted, num_frames = set(ordinals), 0
+        for ordinal, frame in enumerate(frames):
+            if ordinal in wanted:
+                yield self._as_rgb(frame)
+            num_frames += 1
+        if num_frames != self.num_frames:
+            raise ClipError(
+                "corrupt",
+                f"{self._path} is damaged: it holds {self.num_frames} frames, but {num_frames} can be decoded.",
+            )
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        try:
+            container = av.open(f"file:{self._path}", options=options, metadata_errors="ignore")
+        except DECODING_ERRORS as error:
+            raise ClipError(
+                "unreadable", f"{self._path} is not a video file that can be read ({_reason(error)})."
+            ) from error
+        try:
+            # The cover of a song is a video stream too, but shows nothing that moves.
+            cover = Disposition.attached_pic
+            stream = next((s for s in container.streams.video if not s.disposition & cover), None)
+            if stream is None:
+                raise ClipError("no-video", f"{self._path} has no video stream, only other data such as sound.")
+            if stream.codec_context is None:
+                raise ClipError("unreadable", f"{self._path} is encoded with a codec that is not known here.")
+            stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+        except BaseException:
+            container.close()
+            raise
+        return container, stream
+
+    def _reopen(self) -> None:
+        """A fresh decoder, and the file from its start."""
+        self._container.close()
+        self._container, self._stream = self._open()
+
+    def _counted(self) -> int:
+        """Count the frames: by their packets where a packet's frames are known, else by decoding them all."""
+        packets: list[Packet[VideoStream]] | None = self._packets
+        num_packets = num_shown = num_bytes = 0
+        count = count_by_packets(self._container.format.name, self._stream)
+        for packet in self._demuxed():
+            num_packets += 1
+            num_bytes += packet.size
+            if packets is not None:
+                packets.append(packet)
+                if num_bytes > MAX_KEPT_BYTES:
+                    packets = None
+            if count is not None and not packet.is_discard:
+                num_shown += count(memoryview(packet))
+        num_indexed = len(self._stream.index_entries)
+        if num_indexed > num_packets:
+            raise ClipError(
+                "truncated",
+                f"{self._path} is truncated: its index names {num_indexed} frames, but {num_packets} are there.",
+            )
+        self._packets = packets
+        if packets is None:
+            self._reopen()
+        if count is None:
+            num_shown = sum(1 for _ in self._shown())
+            self._reopen()
+        return num_shown
+
+    def _demuxed(self) -> Iterator[Packet[VideoStream]]:
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.is_corrupt:
+                    raise ClipError("truncated", f"{self._path} is truncated or damaged: a part of a frame is missing.")
+                if packet.size:
+                    yield packet
+        except DECODING_ERRORS as error:
+            raise self._corrupt(error) from error
+
+    def _shown(self) -> Iterator[VideoFrame]:
+        """Every frame that the decoder shows, in the order of showing."""
+        packets: Iterable[Packet[VideoStream]] = self._demuxed() if self._packets is None else self._packets
+        first_size: tuple[int, int] | None = None
+        for packet in itertools.chain(packets, [None]):
+            try:
+                frames = self._stream.codec_context.decode(packet)
+            except DECODING_ERRORS as error:
+                raise self._corrupt(error) from error
+            for frame in frames:
+                if frame.is_corrupt:
+                    raise self._corrupt("a frame is not whole")
+                size = shown_size(frame)
+                first_size = first_size or size
+                if size != first_size:
+                    raise size_change(str(self._path), "a later one", size, first_size)
+                yield frame
+
+    def _as_rgb(self, frame: VideoFrame) -> Frame:
+        try:
+            pixels = self._reformatter.reformat(frame, format="rgb24").to_ndarray().view(np.uint8)
+        except DECODING_ERRORS as error:
+            raise self._corrupt(error) from error
+        return as_shown(pixels, display_matrix(frame))
+
+    def _corrupt(self, reason: BaseException | str) -> ClipError:
+        words = reason if isinstance(reason, str) else _reason(reason)
+        return ClipError("corrupt", f"{self._path} is damaged: {words}. Copy or download it again.")
+
+
+Matrix = tuple[int, int, int, int]
+
+
+def display_matrix(frame: VideoFrame) -> Matrix | None:
+    """How the frame is to be turned for showing: a, b, c, d of x' = a x + c y, y' = b x + d y; None for as it is."""
+    # PyAV's stub names only one of the keys; the value is a buffer of nine numbers.
+    side_data = cast(Mapping[str, bytes], frame.side_data)
+    if "DISPLAYMATRIX" not in side_data:
+        return None
+    a, b, _, c, d = (int(value) for value in np.frombuffer(side_data["DISPLAYMATRIX"], "=i4")[:5])
+    return None if (b, c) == (0, 0) and a > 0 and d > 0 else (a, b, c, d)
+
+
+def shown_size(frame: VideoFrame) -> tuple[int, int]:
+    """(height, width) of a frame as it is shown."""
+    matrix = display_matrix(frame)
+    is_turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
+    return (frame.width, frame.height) if is_turned else (frame.height, frame.width)
+
+
+def as_shown(pixels: Frame, matrix: Matrix | None) -> Frame:
+    """Turn and mirror by the nearest of the eight orientations (a phone writes only these).
+
+    Shape:
+        pixels:  (H, W, 3)
+        returns: (H, W, 3), or (W, H, 3) for a quarter turn.
+    """
+    if matrix is None:
+        return pixels
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _reason(error: BaseException) -> str:
+    """FFmpeg's own words, without number and path."""
+    return getattr(error, "strerror", None) or str(error)
