@@ -94,7 +94,8 @@ def info_text(info: StoreInfo) -> str:
         f"  frames     {', '.join(f'{name}={value}' for name, value in settings['frame_choices'].items())}, "
         f"seed={settings['seed']}",
         f"  classes    {len(info.classes)}",
-        f"  size       {info.num_bytes / 1e6:,.1f} MB, {info.ratio:.2f} of plain float16; {info.block_clips} clips a block",
+        f"  size       {info.num_bytes / 1e6:,.1f} MB, {info.ratio:.2f} of plain float16; "
+        f"{info.block_clips} clips a block",
     ]
     for split, counts in info.num_by_split.items():
         lines.append(f"  split      {split}: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()))
@@ -123,7 +124,7 @@ def _repair(
     if source is None:
         raise PipelineError("The manifest of this store is not where it was; name it with --manifest to repair.")
     settings = store.settings
-    num_draws = sum(view != TEST_VIEW for view in store.views)
+    num_draws = sum(view != TEST_VIEW for view in store.views_made())
     blocks = forget_damaged(store, damage)
     request = ExtractionRequest(
         backbone=settings.backbone,

@@ -68,9 +68,10 @@ class FeatureStore:
             )
         store = cls(place, attributes)
         if store.damaged_records and mode == "r":
+            count = len(store.damaged_records)
             raise PipelineError(
-                f"{', '.join(store.damaged_records)} of the store {location} is damaged. Run `pipeline store verify "
-                "--repair`, or `pipeline extract` again."
+                f"{store.damaged_records[0]} {f'and {count - 1} more records ' if count > 1 else ''}of the store "
+                f"{location} damaged. Run `pipeline store verify --repair`, or `pipeline extract` again."
             )
         return store
 
@@ -141,6 +142,11 @@ class FeatureStore:
         """Every view that some block has, `test` first, then the draws by number."""
         found = {view for record in self.records.values() for view in record.views}
         return tuple(sorted(found, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))
+
+    def views_made(self) -> tuple[str, ...]:
+        """Every view that has arrays, whether or not a block of it is done."""
+        views = self.group().get("views")
+        return tuple(sorted(views.group_keys())) if isinstance(views, zarr.Group) else ()
 
     @property
     def splits(self) -> tuple[str, ...]:
