@@ -28,7 +28,7 @@ from pipeline.registry import BACKBONE_NAMES, DATASET_NAMES, HEAD_NAMES, RECIPE_
 
 BACKBONE_HELP = f"{', '.join(BACKBONE_NAMES)}, or torchvision:NAME."
 WEIGHTS_HELP = f"{', '.join(WEIGHTS_NAMES)}, or the path of a weight file."
-RECIPE_HELP = f"{', '.join(RECIPE_NAMES)}."
+RECIPE_HELP = f"One of {', '.join(RECIPE_NAMES)}; or several, each into a folder of its own."
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -53,22 +53,24 @@ def cli() -> None:
 @click.argument("root", type=click.Path(path_type=Path), required=False)
 @click.argument("lists", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), help="The manifest to write, data_manifests/NAME.csv.")
-@click.option("--frames", type=click.Choice(["video", "jpg"]), default="video", help="gestures: webm or JPG folders.")
-@click.option("--train-clips", type=click.IntRange(1), help="gestures: training clips of each class.")
-@click.option("--val-clips", type=click.IntRange(1), help="gestures: validation clips of each class.")
+@click.option("--classes", type=click.Path(path_type=Path), hidden=True, help="Named in params.yaml for DVC.")
+@click.option("--frames", type=click.Choice(["webm", "jpg"]), default="webm", help="gestures: videos or JPG folders.")
+@click.option("--train-clips", type=click.IntRange(1), default=30, help="gestures: training clips of each class.")
+@click.option("--val-clips", type=click.IntRange(1), default=15, help="gestures: validation clips of each class.")
 @click.option("--seed", type=int, default=0, help="Same seed, same pixels, same splits.")
+@click.option("--workers", type=click.IntRange(0), help="Processes.  [default: the cores]")
 @click.pass_context
-def prepare(ctx: click.Context, out: Path | None, **options: Any) -> None:
+def prepare(ctx: click.Context, /, **options: Any) -> None:
     """Write a manifest of clips, labels and splits.
 
     \b
     Example:
       pipeline prepare gestures data/gestures --out data_manifests/gestures.csv
     """
-    required(ctx, out=out)
+    required(ctx, out=options["out"])
     from stages.prepare import prepare as run
 
-    run(out=out, **options)
+    run(**options)
 
 
 @cli.command(cls=PipelineCommand)
@@ -83,12 +85,19 @@ def prepare(ctx: click.Context, out: Path | None, **options: Any) -> None:
 @click.option("--recipe", type=click.Choice(RECIPE_NAMES), default="cached", help="Choices of frames and crops.")
 @switch_options(FrameChoices)
 @click.option("--seed", type=int, default=0, help="Of the training views, and of random weights.")
-@click.option("--max-failed", type=click.IntRange(0), default=100, help="Stop beyond this many bad clips.")
-@click.option("--rebuild", is_flag=True, help="Throw the store away and make it anew.")
+@click.option("--frames", type=click.Choice(["segments", "all"]), default="segments", help="all: pooled, every frame.")
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="Of the backbone.")
+@click.option(
+    "--compile", type=click.Choice(["auto", "inductor", "jit", "eager"]), default="auto", help="How it is compiled."
+)
 @click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--workers", type=click.IntRange(0), help="Local processes; 0: this one.  [default: by the cores]")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
+@click.option("--max-failed", type=click.IntRange(0), help="Stop beyond this many bad clips.  [default: never]")
+@click.option("--allow-squeezenet-weights", is_flag=True, help="Load weights of 1.1 into squeezenet_bypass; recorded.")
+@click.option("--rebuild", is_flag=True, help="Throw the store away and make it anew.")
 @click.pass_context
-def extract(ctx: click.Context, **options: Any) -> None:
+def extract(ctx: click.Context, /, **options: Any) -> None:
     """Run a frozen backbone over sampled frames and keep its features.
 
     Run again, it goes on where it was. A bad clip is recorded with its reason and never stops the run by itself.
@@ -111,13 +120,20 @@ def extract(ctx: click.Context, **options: Any) -> None:
 @click.option("--backbone", default="squeezenet", help="Fills {backbone} in the store's path.")
 @click.option("--head", type=NameList(), default="all", help=f"all, or some of {','.join(HEAD_NAMES)}.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of results; each cell gets one in it.")
-@click.option("--recipe", type=click.Choice(RECIPE_NAMES), default="cached", help=RECIPE_HELP)
+@click.option("--recipe", type=NameList(), default="cached", help=RECIPE_HELP)
 @click.option("--seeds", type=click.IntRange(1), default=1, help="Fits of each head, from seeds SEED, SEED+1, ...")
 @click.option("--seed", type=int, default=0, help="The first seed.")
 @click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="Of the head.")
+@click.option("--threads", type=click.IntRange(1), help="Of torch; fixed for each fit.  [default: the cores]")
+@click.option("--loaders", type=click.IntRange(1), default=1, help="Threads that read ahead; they change no result.")
+@click.option("--views", type=click.IntRange(1), help="Use this many training views.  [default: all in the store]")
+@click.option("--num-segments", type=click.IntRange(1), help="For a store of all frames.  [default: the store's]")
+@click.option("--weights", help="Weight file, where the store names one that is not found by its name.")
+@click.option("--force", is_flag=True, help="Fit finished cells again.")
 @switch_options(TrainingChoices, HeadChoices)
 @click.pass_context
-def fit_head(ctx: click.Context, **options: Any) -> None:
+def fit_head(ctx: click.Context, /, **options: Any) -> None:
     """Train heads on cached features, in seconds to minutes.
 
     \b
@@ -131,6 +147,109 @@ def fit_head(ctx: click.Context, **options: Any) -> None:
     from stages.fit_head import fit_head as run
 
     run(store=store, switches=switches, head_settings=settings_of_heads(ctx), **options)
+
+
+@cli.command()
+@click.argument("dirs", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for table, plots and report.")
+@click.option("--against", metavar="REV", help="Compare with the committed metrics of this Git revision.")
+@click.option("--max-drop", type=float, help="Points of top-1 that a cell may lose against REV; beyond it, exit 1.")
+@click.option("--pairs", type=NameList(), default=(), help="Labels that are each other's reverse in time: a:b,c:d.")
+@click.option("--paper", default="auto", help="Data set of the paper's Table 3: auto, jester, something.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="For links to clips and contact sheets.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--latency/--no-latency", default=True, help="Measure each head on this machine.")
+@click.option("--report/--no-report", default=True, help="Write report.html.")
+@click.pass_context
+def compare(ctx: click.Context, /, **options: Any) -> None:
+    """Print and write the table of heads: accuracy with its interval, parameters, MACs, latency.
+
+    DIRS are result folders, or folders above them.
+
+    \b
+    Examples:
+      pipeline compare results/fit_head results/finetune --out results/compare
+      pipeline compare results --against main --max-drop 1.0
+    """
+    required(ctx, dirs=options["dirs"])
+    from stages.compare import compare as run
+
+    run(**options)
+
+
+@cli.group()
+def store() -> None:
+    """Look into a feature store, check it, move it.
+
+    \b
+    Example:
+      pipeline store verify cache/jester/squeezenet.zarr --repair
+    """
+
+
+@store.command("info")
+@click.argument("store")
+@click.option("--json", "as_json", is_flag=True, help="An object instead of text.")
+def store_info(**options: Any) -> None:
+    """What a store holds, its settings and size, and its failed clips.
+
+    \b
+    Example:
+      pipeline store info cache/jester/squeezenet.zarr
+    """
+    from stages.store import store_info as run
+
+    run(**options)
+
+
+@store.command("verify")
+@click.argument("store")
+@click.option("--repair", is_flag=True, help="Make damaged blocks again from the clips.")
+@click.option("--samples", type=click.IntRange(0), default=3, help="Clips to compute again and compare.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="Where the clips are.  [default: as recorded]")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--weights", help="Weight file, where the store's is not found by its name.")
+@click.option("--workers", type=click.IntRange(0), help="Local processes for a repair.")
+def store_verify(**options: Any) -> None:
+    """Check every checksum, and compute a sample of clips again.
+
+    \b
+    Example:
+      pipeline store verify cache/jester/squeezenet.zarr --repair
+    """
+    from stages.store import store_verify as run
+
+    run(**options)
+
+
+@store.command("export")
+@click.argument("store")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+def store_export(**options: Any) -> None:
+    """Write a store as one HDF5 file, readable with h5py alone.
+
+    \b
+    Example:
+      pipeline store export cache/jester/squeezenet.zarr --out squeezenet.h5
+    """
+    from stages.store import store_export as run
+
+    run(**options)
+
+
+@store.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--store", required=True, help="The store to make.")
+def store_import(**options: Any) -> None:
+    """Make a store from a file that `store export` wrote.
+
+    \b
+    Example:
+      pipeline store import squeezenet.h5 --store cache/jester/squeezenet.zarr
+    """
+    from stages.store import store_import as run
+
+    run(**options)
 
 
 @cli.command()
@@ -173,6 +292,24 @@ def _as_table(rows: list[dict[str, Any]]) -> str:
 
 def _as_cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@cli.command("train-bundled")
+@click.option("--out", type=click.Path(path_type=Path), help="Weight file to write.  [default: the package's own]")
+@click.option("--checkpoint", type=click.Path(path_type=Path), default="cache/train-bundled.pt", help="To go on from.")
+@click.option("--seed", type=int, default=0, help="Of the images and of the first weights.")
+@click.option("--minutes", type=float, default=45.0, help="Stop drawing and training after this time.")
+@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+def train_bundled(**options: Any) -> None:
+    """Train the weights that come with the project again, on drawn still images.
+
+    \b
+    Example:
+      pipeline train-bundled --minutes 45
+    """
+    from stages.train_bundled import train_bundled_weights as run
+
+    run(**{name: value for name, value in options.items() if value is not None})
 
 
 def main() -> None:

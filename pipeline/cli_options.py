@@ -17,8 +17,16 @@ from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class Failure(click.ClickException):
+    """A sentence on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc] # click declares it on the class
+
+
 class PipelineGroup(click.Group):
-    """A group that takes defaults from `./params.yaml` and turns a `PipelineError` into a sentence and its exit code."""
+    """A group with defaults from `./params.yaml`, whose `PipelineError`s become a sentence and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
         if parent is None and "default_map" not in extra:
@@ -34,9 +42,7 @@ class PipelineGroup(click.Group):
         try:
             return super().invoke(ctx)
         except PipelineError as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = getattr(error, "exit_code", 1)
-            raise failure from error
+            raise Failure(str(error), getattr(error, "exit_code", 1)) from error
 
 
 class SwitchOption(click.Option):
@@ -55,7 +61,7 @@ class PipelineCommand(click.Command):
                     formatter.write_dl(records)
 
 
-class NameList(click.ParamType):
+class NameList(click.ParamType[Any]):
     """Names with commas between them; a YAML list in `params.yaml` counts as well."""
 
     name = "names"
@@ -65,7 +71,7 @@ class NameList(click.ParamType):
         return tuple(str(name).strip() for name in names)
 
 
-class Switch(click.ParamType):
+class Switch(click.ParamType[Any]):
     """The value of one switch of a recipe, checked where the recipe is changed."""
 
     def __init__(self, hint: Any) -> None:
@@ -115,7 +121,7 @@ def _explained_fields(group: type) -> dict[str, str]:
     """What a docstring says of each field: paragraphs that begin with `name:` or `name, name:`."""
     explained: dict[str, str] = {}
     names: list[str] = []
-    for line in inspect.getdoc(group).splitlines() if group.__doc__ else []:
+    for line in (inspect.getdoc(group) or "").splitlines():
         match = re.match(r"([a-z_]+(?:, [a-z_]+)*): (.*)", line)
         if match:
             names = match[1].split(", ")

@@ -34,8 +34,8 @@ RANKS = {
     "pipeline.analysis": 5,  # judges what training wrote
     "stages": 6,
     "pipeline.cli_options": 7,
-    "pipeline.cli": 7,
-    "pipeline.__main__": 8,
+    "pipeline.cli": 8,
+    "pipeline.__main__": 9,
 }
 
 

@@ -24,7 +24,7 @@ def test_keys_are_spelt_as_options(tmp_path: Path) -> None:
 
 
 def test_a_block_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(PipelineError, match="`extract` in params.yaml must be a block"):
+    with pytest.raises(PipelineError, match=r"`extract` in params\.yaml must be a block"):
         block_of({"extract": 3}, "extract")
 
 
