@@ -1,0 +1,413 @@
+"""Extraction: features of the right pixels, and a second run that does what is missing and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.backbones import build_backbone
+from pipeline.errors import PipelineError
+from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extraction.compute import (
+    BFLOAT16_ERROR_BOUND,
+    batch_frames_of,
+    bfloat16_error,
+    choose_compile_mode,
+    choose_dtype,
+    has_bfloat16,
+)
+from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.recipe import FrameChoices
+from pipeline.store import FeatureStore, layout
+from pipeline.video.decode import open_clip
+from pipeline.video.encode import write_frame_folder
+from pipeline.video.sampling import test_frame_indices
+from pipeline.video.views import centre_crop, render
+from stages.extract import extract, summary_text
+
+CLASSES = ("swipe left", "swipe right")
+REQUEST = ExtractionRequest(
+    weights="random",
+    num_segments=2,
+    num_draws=1,
+    compile_mode="eager",
+    dtype="float32",
+    num_workers=0,
+    block_clips=2,
+)
+
+
+def draw_clip(path: Path, seed: int, num_frames: int = 7) -> None:
+    """A folder of frames: a bright square that moves over noise."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 90, (num_frames, 60, 80, 3), dtype=np.uint8)
+    for index in range(num_frames):
+        frames[index, 10:40, 5 * index : 5 * index + 20] = (250, 40 * index % 255, 20 * seed % 255)
+    write_frame_folder(path, frames)
+
+
+def write_data(root: Path, train: int, val: int) -> Manifest:
+    clips = []
+    for number in range(train + val):
+        name = f"c{number}"
+        split = "train" if number < train else "val"
+        if not (root / name).exists():
+            draw_clip(root / name, seed=number, num_frames=5 + number)
+        clips.append(Clip(name, name, CLASSES[number % 2], split))
+    write_manifest(root / "m.csv", clips, CLASSES)
+    return read_manifest(root / "m.csv")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return write_data(tmp_path, train=3, val=2)
+
+
+def arrays_of(location: Path) -> dict[str, str]:
+    """Digests of every object under `views` and `frames`."""
+    files = [path for path in sorted(location.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    inside = [path for path in files if path.relative_to(location).parts[0] in ("views", "frames")]
+    return {str(path.relative_to(location)): hashlib.sha256(path.read_bytes()).hexdigest() for path in inside}
+
+
+def run(manifest: Manifest, location: Path, **changes: Any) -> Any:
+    return extract_features(manifest, str(location), dataclasses.replace(REQUEST, **changes))
+
+
+def test_stored_features_are_those_of_the_clip_itself(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    backbone, _ = build_backbone("squeezenet", "random", seed=0)
+    for clip in manifest.clips:
+        with open_clip(manifest.locate(clip)) as reader:
+            frames = reader.read(test_frame_indices(reader.num_frames, 2))
+            pixels = render(frames, centre_crop(reader.height, reader.width), flip=False)
+        with torch.no_grad():
+            maps = backbone(pixels)  # (T, C, h, w)
+        row = next(row for row in store.clips(clip.split) if row.clip_id == clip.clip_id).row
+        stored = torch.from_numpy(store.read_spatial("test", row)).float().permute(0, 3, 1, 2)
+        torch.testing.assert_close(stored, maps, rtol=1e-3, atol=1e-4)
+        pooled = torch.from_numpy(store.read_pooled("test", [row])[0]).float()
+        torch.testing.assert_close(pooled, maps.mean((2, 3)), rtol=1e-3, atol=1e-4)
+        assert store.label_of("test", row) == CLASSES.index(clip.label)
+
+
+def test_a_drawn_view_is_what_its_numbers_say(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr", num_draws=2, frame_choices=FrameChoices(flip="plain"))
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    backbone, _ = build_backbone("squeezenet", "random", seed=0)
+    flips = set()
+    for view in ("train-0", "train-1"):
+        for clip in store.clips("train", view):
+            *indices, top, left, height, width, flip, label = store.read_sampling(view, [clip.row])[0].tolist()
+            flips.add(flip)
+            assert label == clip.class_index
+            with open_clip(str(tmp_path / clip.path)) as reader:
+                frames = reader.read(indices)[:, top : top + height, left : left + width]
+            box = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)
+            pixels = torch.nn.functional.interpolate(box, size=(224, 224), mode="bilinear", antialias=True)
+            with torch.no_grad():
+                maps = backbone(pixels.flip(3) if flip else pixels)
+            stored = torch.from_numpy(store.read_spatial(view, clip.row)).float().permute(0, 3, 1, 2)
+            torch.testing.assert_close(stored, maps, rtol=1e-3, atol=1e-4)
+    assert flips == {0, 1}
+
+
+def test_a_mirrored_view_has_the_other_sides_label(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr", num_draws=4, maps=("pooled",), frame_choices=FrameChoices(flip="swap"))
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    seen = set()
+    for clip in store.clips("train"):
+        for view in clip.views:
+            flip = int(store.read_sampling(view, [clip.row])[0, -2])
+            seen.add(flip)
+            assert store.label_of(view, clip.row) == (1 - clip.class_index if flip else clip.class_index)
+    assert seen == {0, 1}
+
+
+def test_validation_clips_have_the_test_view_alone(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    assert {clip.split: clip.views for clip in store.table()} == {"train": ("test", "train-0"), "val": ("test",)}
+
+
+def test_a_second_run_computes_nothing_and_changes_nothing(manifest: Manifest, tmp_path: Path) -> None:
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 5
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("*.json")}
+    again = run(manifest, tmp_path / "s.zarr")
+    assert (again.num_computed, again.num_frames) == (0, 0)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "s.zarr").rglob("*.json")} == before
+
+
+def test_more_views_compute_only_those_and_equal_one_run_for_all(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr", num_draws=1)
+    more = run(manifest, tmp_path / "s.zarr", num_draws=3)
+    assert (more.num_computed, more.num_frames, more.num_checked_again) == (3, 3 * 2 * 2, 3)
+    run(manifest, tmp_path / "once.zarr", num_draws=3)
+    assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "once.zarr")
+    assert run(manifest, tmp_path / "s.zarr", num_draws=2).num_computed == 0
+
+
+def test_new_rows_extend_and_a_reordered_manifest_is_matched_by_id(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    before = arrays_of(tmp_path / "s.zarr")
+    longer = write_data(tmp_path, train=3, val=4)
+    reordered = dataclasses.replace(longer, clips=longer.clips[::-1])
+    assert run(reordered, tmp_path / "s.zarr").num_computed == 2
+    after = arrays_of(tmp_path / "s.zarr")
+    assert {key: after[key] for key in before if "/c/" in key} == {key: before[key] for key in before if "/c/" in key}
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    assert [clip.clip_id for clip in store.table()] == [clip.clip_id for clip in reordered.clips]
+
+
+def test_a_changed_clip_is_done_again_and_only_that_one(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    draw_clip(tmp_path / "c1", seed=77, num_frames=9)
+    changed = run(manifest, tmp_path / "s.zarr")
+    assert (changed.num_computed, changed.num_frames) == (1, 2 * 2)
+    run(manifest, tmp_path / "fresh.zarr")
+    assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
+
+
+def test_a_touched_clip_of_the_same_bytes_is_left_alone(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    for frame in (tmp_path / "c1").iterdir():
+        os.utime(frame, ns=(1, 1))
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 0
+
+
+def test_same_size_and_other_bytes_are_seen(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    frame = tmp_path / "c0" / "00001.jpg"
+    data = bytearray(frame.read_bytes())
+    data[-1] ^= 1
+    frame.write_bytes(data)
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 1
+
+
+def test_a_relabelled_clip_is_done_again_with_its_new_label(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    clips = (dataclasses.replace(manifest.clips[0], label=CLASSES[1]), *manifest.clips[1:])
+    assert run(dataclasses.replace(manifest, clips=clips), tmp_path / "s.zarr").num_computed == 1
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    assert store.label_of("train-0", store.table()[0].row) == 1
+
+
+def test_a_clip_that_moves_to_training_gets_its_views(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    clips = (*manifest.clips[:4], dataclasses.replace(manifest.clips[4], split="train"))
+    assert run(dataclasses.replace(manifest, clips=clips), tmp_path / "s.zarr").num_computed == 1
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    assert len(store.clips("train", "train-0")) == 4
+    assert store.num_clips == 5
+
+
+def test_bad_clips_are_recorded_counted_and_tried_again_when_mended(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "c1" / "00003.jpg").unlink()
+    for frame in (tmp_path / "c4").iterdir():
+        frame.unlink()
+    (tmp_path / "c4").rmdir()
+    summary = run(manifest, tmp_path / "s.zarr")
+    assert [clip.clip_id for clip in summary.failed] == ["c1", "c4"]
+    assert "c4" in summary_text(summary)
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    assert store.num_failed == 2
+    assert np.isnan(store.read_pooled("test", [store.table()[1].row])).all()
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 0
+    draw_clip(tmp_path / "c1", seed=1, num_frames=6)
+    draw_clip(tmp_path / "c4", seed=4, num_frames=9)
+    mended = run(manifest, tmp_path / "s.zarr")
+    assert (mended.num_computed, len(mended.failed)) == (2, 0)
+    run(manifest, tmp_path / "fresh.zarr")
+    assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
+
+
+def test_more_failures_than_allowed_stop_the_run_with_a_sentence(manifest: Manifest, tmp_path: Path) -> None:
+    for name in ("c0", "c1", "c2"):
+        (tmp_path / name / "00002.jpg").write_bytes(b"")
+    with pytest.raises(PipelineError, match=r"2 clips have failed, more than --max-failed 1 allows.*c1"):
+        run(manifest, tmp_path / "s.zarr", max_failed=1)
+    assert len(run(manifest, tmp_path / "s.zarr", max_failed=3).failed) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"seed": 5}, "seed=0.*asked for.*seed=5"),
+        ({"num_segments": 3}, "num_segments=2"),
+        ({"frame_choices": FrameChoices(crops="centre")}, "crops=multiscale.*asked for crops=centre"),
+        ({"compile_mode": "jit"}, "compile_mode=eager"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    manifest: Manifest, tmp_path: Path, change: dict[str, Any], field: str
+) -> None:
+    run(manifest, tmp_path / "s.zarr", maps=("pooled",))
+    with pytest.raises(PipelineError, match=field):
+        run(manifest, tmp_path / "s.zarr", maps=("pooled",), **change)
+    with pytest.raises(PipelineError, match="maps=pooled, asked for maps=pooled,spatial"):
+        run(manifest, tmp_path / "s.zarr")
+
+
+def test_rebuild_makes_a_store_of_the_new_settings(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    run(manifest, tmp_path / "s.zarr", num_segments=1, num_draws=0, rebuild=True)
+    run(manifest, tmp_path / "fresh.zarr", num_segments=1, num_draws=0)
+    assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    with pytest.raises(PipelineError, match="not a feature store"):
+        run(manifest, tmp_path / "other", rebuild=True)
+
+
+def test_a_decoder_that_changed_cannot_pass_unnoticed(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest, tmp_path / "s.zarr")
+
+    def brighter(frames: np.ndarray, *rest: Any) -> torch.Tensor:
+        return render(np.where(frames < 255, frames + 1, frames).astype(np.uint8), *rest)
+
+    monkeypatch.setattr("pipeline.extraction.worker.render", brighter)
+    with pytest.raises(PipelineError, match="come out otherwise when computed again"):
+        run(manifest, tmp_path / "s.zarr", num_draws=2)
+
+
+def test_a_damaged_block_met_on_the_way_is_made_again(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    damaged = tmp_path / "s.zarr" / layout.chunk_key("test", "spatial", 0)
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    run(manifest, tmp_path / "s.zarr", num_draws=2)
+    run(manifest, tmp_path / "fresh.zarr", num_draws=2)
+    assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
+
+
+def test_a_value_beyond_float16_fails_its_clip(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*arguments: Any) -> Any:
+        backbone, record = build_backbone(*arguments)
+        with torch.no_grad():
+            for parameter in backbone.features[-1].parameters():
+                parameter.mul_(1e6)
+        return backbone, record
+
+    monkeypatch.setattr("pipeline.extraction.worker.build_backbone", built)
+    summary = run(manifest, tmp_path / "s.zarr")
+    assert {clip.kind for clip in summary.failed} == {"overflow"}
+    assert len(summary.failed) == 5
+    with pytest.raises(PipelineError, match="Not one of the 5 clips"):
+        extract(
+            manifest=manifest.path,
+            store=tmp_path / "s.zarr",
+            weights="random",
+            num_segments=2,
+            views=1,
+            compile="eager",
+            dtype="float32",
+            workers=0,
+        )
+
+
+def test_every_frame_gives_the_pooled_features_of_any_sampling(manifest: Manifest, tmp_path: Path) -> None:
+    run(manifest, tmp_path / "all.zarr", frames="all")
+    run(manifest, tmp_path / "s.zarr", num_draws=0)
+    every, some = FeatureStore.open(tmp_path / "all.zarr"), FeatureStore.open(tmp_path / "s.zarr")
+    for clip in every.clips():
+        frames = every.read_frames(clip.row)
+        assert frames.shape == (clip.num_frames, 512)
+        row = next(found.row for found in some.clips() if found.clip_id == clip.clip_id)
+        sampled = frames[test_frame_indices(clip.num_frames, 2)].astype(np.float32)
+        stored = some.read_pooled("test", [row])[0].astype(np.float32)
+        np.testing.assert_allclose(sampled, stored, rtol=2e-3, atol=1e-4)
+    draw_clip(tmp_path / "c1", seed=50, num_frames=4)
+    run(manifest, tmp_path / "all.zarr", frames="all")
+    run(manifest, tmp_path / "fresh.zarr", frames="all")
+    assert arrays_of(tmp_path / "all.zarr") == arrays_of(tmp_path / "fresh.zarr")
+
+
+@pytest.mark.parametrize("mode", ["jit", "eager"])
+def test_compiled_features_stay_near_plain_ones(manifest: Manifest, tmp_path: Path, mode: str) -> None:
+    run(manifest, tmp_path / "plain.zarr", num_draws=0)
+    run(manifest, tmp_path / "s.zarr", num_draws=0, compile_mode=mode)
+    plain, compiled = FeatureStore.open(tmp_path / "plain.zarr"), FeatureStore.open(tmp_path / "s.zarr")
+    for clip in plain.clips():
+        expected = plain.read_spatial("test", clip.row).astype(np.float32)
+        found = compiled.read_spatial("test", clip.row).astype(np.float32)
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_inductor_features_stay_near_plain_ones(manifest: Manifest, tmp_path: Path) -> None:
+    test_compiled_features_stay_near_plain_ones(manifest, tmp_path, "inductor")
+
+
+def test_bfloat16_is_taken_where_there_and_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, _ = build_backbone("squeezenet", "random", seed=0)
+    frames = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    module = "pipeline.extraction.compute"
+    monkeypatch.setattr(f"{module}.has_bfloat16", lambda device: True)
+    monkeypatch.setattr(f"{module}.bfloat16_error", lambda *given: BFLOAT16_ERROR_BOUND / 2)
+    assert choose_dtype("auto", "cpu", backbone, frames) == ("bfloat16", "")
+    monkeypatch.setattr(f"{module}.bfloat16_error", lambda *given: BFLOAT16_ERROR_BOUND * 2)
+    dtype, why = choose_dtype("auto", "cpu", backbone, frames)
+    assert dtype == "float32"
+    assert "squeezenet are off by 0.040" in why
+    monkeypatch.setattr(f"{module}.has_bfloat16", lambda device: False)
+    assert choose_dtype("auto", "cpu", backbone, frames) == ("float32", "")
+    assert choose_dtype("bfloat16", "cpu", backbone, None) == ("bfloat16", "")
+
+
+@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")
+def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest: Manifest) -> None:
+    backbone, _ = build_backbone("squeezenet", "random", seed=0)
+    with open_clip(manifest.locate(manifest.clips[0])) as reader:
+        pixels = render(reader.read([0, 3]), centre_crop(reader.height, reader.width), flip=False)
+    assert 1e-4 < bfloat16_error(backbone, pixels) < BFLOAT16_ERROR_BOUND
+
+
+def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.extraction.compute.has_compiler", lambda: False)
+    mode, said = choose_compile_mode("auto", "cpu", 10**6)
+    assert mode == "jit"
+    assert "No C++ compiler" in said
+    with pytest.raises(PipelineError, match="needs a C\\+\\+ compiler"):
+        choose_compile_mode("inductor", "cpu", 10)
+    assert choose_compile_mode("auto", "cpu", 10) == ("jit", "")
+
+
+def test_batches_hold_the_segments_of_a_view_without_waste() -> None:
+    for segments in range(1, 80):
+        batch = batch_frames_of(segments)
+        num_batches = -(-segments // batch)
+        assert batch <= 16
+        assert num_batches * batch - segments < num_batches
+
+
+@pytest.mark.parametrize("changes", [{"num_segments": 0}, {"num_draws": -1}, {"maps": ("pool",)}, {"frames": "some"}])
+def test_impossible_requests_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(PipelineError, match="must be"):
+        dataclasses.replace(REQUEST, **changes)
+
+
+def test_paths_and_views_do_not_depend_on_the_working_folder(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = read_manifest("m.csv")
+    extract_features(relative, "s.zarr", REQUEST)
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 0
+
+
+def equal_runs(manifest: Manifest, locations: Sequence[Path], requests: Sequence[ExtractionRequest]) -> None:
+    for location, request in zip(locations, requests, strict=True):
+        extract_features(manifest, str(location), request)
+    assert arrays_of(locations[0]) == arrays_of(locations[1])
