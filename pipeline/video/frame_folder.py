@@ -26,14 +26,15 @@ class FrameFolder(ClipReader):
 
     def __init__(self, path: Path) -> None:
         self._paths = numbered_images(path)
-        first = self._bytes(0)
+        first = self.encoded(0)
         height, width = image_size(first, str(self._paths[0]))
         super().__init__(str(path), len(self._paths), height, width)
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _bytes(self, ordinal: int) -> bytes:
+    def encoded(self, ordinal: int) -> bytes:
+        """The image of one frame as it stands on disk."""
         path = self._paths[ordinal]
         try:
             data = path.read_bytes()
@@ -45,7 +46,7 @@ class FrameFolder(ClipReader):
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         for ordinal in ordinals:
-            frame = decode_image(self._bytes(ordinal), str(self._paths[ordinal]))
+            frame = decode_image(self.encoded(ordinal), str(self._paths[ordinal]))
             self._check_size(self._paths[ordinal].name, *frame.shape[:2])
             yield frame
 
@@ -55,7 +56,7 @@ class StillImage(FrameFolder):
 
     def __init__(self, path: Path) -> None:
         self._paths = (path,)
-        height, width = image_size(self._bytes(0), str(path))
+        height, width = image_size(self.encoded(0), str(path))
         ClipReader.__init__(self, str(path), 1, height, width)
 
 

@@ -44,7 +44,7 @@ class PackedClip(ClipReader):
             if len(self._ends) == 0:
                 raise ClipError("empty", f"{location} has no frames.")
             self.location = location
-            height, width = image_size(self._bytes(0), f"{location}, frame 0")
+            height, width = image_size(self.encoded(0), f"{location}, frame 0")
         except HDF5_ERRORS as error:
             self._file.close()
             raise ClipError("unreadable", f"{location} cannot be read ({error}).") from error
@@ -56,7 +56,8 @@ class PackedClip(ClipReader):
     def close(self) -> None:
         self._file.close()
 
-    def _bytes(self, ordinal: int) -> bytes:
+    def encoded(self, ordinal: int) -> bytes:
+        """The image of one frame as it stands on disk."""
         try:
             if self._data.dtype.kind == "O":
                 return np.asarray(self._data[ordinal], np.uint8).tobytes()
@@ -67,7 +68,7 @@ class PackedClip(ClipReader):
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         for ordinal in ordinals:
-            frame = decode_image(self._bytes(ordinal), f"{self.location}, frame {ordinal}")
+            frame = decode_image(self.encoded(ordinal), f"{self.location}, frame {ordinal}")
             self._check_size(f"frame {ordinal}", *frame.shape[:2])
             yield frame
 
