@@ -17,7 +17,7 @@ from pipeline.analysis.gate import GateReport, compare_with_revision
 from pipeline.analysis.latency import HeadCost, measure_head
 from pipeline.analysis.plots import write_plots
 from pipeline.analysis.report import write_report
-from pipeline.analysis.table import LEGEND, as_json, csv_table, markdown_table, measured_json, terminal_table
+from pipeline.analysis.table import as_json, csv_table, legend_of, markdown_table, measured_json, terminal_table
 from pipeline.backbones import backbone_contract
 from pipeline.errors import PipelineError
 from pipeline.files import write_json, write_text
@@ -78,7 +78,9 @@ def compare(
         costs=_measured(cells) if latency else {},
     )
     click.echo(terminal_table(comparison, width or _terminal_width()))
-    click.echo(f"\n{LEGEND}", err=True)
+    click.echo("", err=True)
+    for term, text in legend_of(comparison).items():
+        click.echo(f"{term}: {text}", err=True)
     if out is not None:
         _write(Path(out), comparison, gate, clips, report)
         click.echo(f"Written to {out}.", err=True)

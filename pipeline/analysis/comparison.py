@@ -98,17 +98,17 @@ class Group:
             id(test.b if test.a is best else test.a): test for test in self.tests if best in (test.a, test.b)
         }
         level = [row for row in self.rows[1:] if not against_best[id(row)].is_told_apart]
+        tests = f"paired tests, Holm, {100 * SIGNIFICANCE:.0f} %"
         if not level:
-            return f"{best.label} is better than every other row (paired tests, Holm, {SIGNIFICANCE:.0%})."
+            return f"{best.label} is better than every other row ({tests})."
+        num_worse = len(self.rows) - 1 - len(level)
+        rest = ""
+        if num_worse:
+            rest = f" It is better than {'the one other row' if num_worse == 1 else f'the other {num_worse}'}."
+        elif not any(test.is_told_apart for test in self.tests):
+            rest = " No row is better than another one here."
         names = ", ".join(row.label for row in level)
-        worse = len(self.rows) - 1 - len(level)
-        rest = f" It is better than the other {worse}." if worse else " No row is better than another one here."
-        if not worse and any(test.is_told_apart for test in self.tests):
-            rest = ""
-        return (
-            f"{best.label} has the highest top-1; not told apart from it (paired tests, Holm, {SIGNIFICANCE:.0%}): "
-            f"{names}.{rest}"
-        )
+        return f"{best.label} has the highest top-1; not told apart from it ({tests}): {names}.{rest}"
 
 
 @dataclass(frozen=True)

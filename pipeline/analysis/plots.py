@@ -7,6 +7,7 @@ PNG and SVG, the same bytes each time; the report takes the SVG with colours tha
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from pipeline.analysis.cells import Cell
 from pipeline.analysis.comparison import Comparison, Group, Row
@@ -27,8 +29,8 @@ from pipeline.analysis.paper import RankAgreement
 from pipeline.analysis.table import count_text
 from pipeline.files import write_text, written_aside
 
-WIDTH_INCHES = 5.4
-SMALL_WIDTH_INCHES = 3.3
+WIDTH_INCHES = 4.7
+SMALL_WIDTH_INCHES = 3.1
 PNG_DPI = 160
 MAX_LABELLED_CLASSES = 30
 PROBES = {"shuffled": "s", "reversed": "D", "repeated": "v"}
@@ -99,6 +101,9 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
         drawstyle="steps-post",
     )
     points: list[tuple[float, float, str]] = []
+    corners = [(places[id(row)], row.top1.value) for row in front]
+    bends = [point for one, other in itertools.pairwise(corners) for point in (one, (other[0], one[1]))]
+    lines = [bends + corners[-1:]]
     for row in rows:
         x, on_front = places[id(row)], row in front
         colour = palette.main if on_front else palette.muted
@@ -114,7 +119,8 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
             zorder=4,
         )
         points.append((x, row.top1.value, row.label))
-    _place_labels(figure, axes, points, palette)
+        lines.append([(x, row.top1.low), (x, row.top1.high)])
+    _place_labels(figure, axes, points, palette, lines)
     has_free = any(macs == 0 for macs in costs.values())
     decades = [10.0**power for power in range(3, 13) if lowest / 3 < 10.0**power < max(counts, default=1) * 3]
     axes.xaxis.set_major_locator(FixedLocator([zero_at, *decades] if has_free else decades))
@@ -130,7 +136,7 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
     return figure
 
 
-def training_curves(cell: Cell, label: str, palette: Palette = LIGHT) -> Figure | None:
+def training_curves(cell: Cell, palette: Palette = LIGHT) -> Figure | None:
     """Validation top-1 and both losses by epoch, the mean over seeds; None where no epoch was trained."""
     history = cell.history
     if history is None or history.empty or "epoch" not in history:
@@ -152,7 +158,6 @@ def training_curves(cell: Cell, label: str, palette: Palette = LIGHT) -> Figure 
         if column in by_epoch:
             bottom.plot(by_epoch.index, by_epoch[column], color=colour, linestyle=style, linewidth=1.4, label=name)
     top.set_ylim(0, 104)
-    top.set_title(label, loc="left", fontsize=9, color=palette.ink, fontweight="bold")
     top.set_ylabel("top-1 (%)")
     bottom.set_ylabel("loss")
     bottom.set_xlabel("epoch")
@@ -310,12 +315,24 @@ def _legend(axes: Axes, palette: Palette, **options: Any) -> None:
         text.set_color(palette.ink)
 
 
-def _place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]], palette: Palette) -> None:
-    """Write each name beside its point, where it covers neither a point nor another name, if there is such a place."""
+def _place_labels(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    palette: Palette,
+    lines: Sequence[Sequence[tuple[float, float]]] = (),
+) -> None:
+    """Write each name beside its point, where it covers no point, name or line, if there is such a place."""
     axes.margins(x=0.14, y=0.1)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [_box_around(axes, x, y) for x, y, _ in points]
+    crossed = [
+        _box_around_pixel(pixel, radius_pixels=1)
+        for line in lines
+        for one, other in itertools.pairwise(axes.transData.transform(list(line)))
+        for pixel in np.linspace(one, other, max(2, int(np.abs(other - one).max() / 4)))
+    ]
     frame = axes.get_window_extent(renderer)
     for x, y, name in points:
         best = None
@@ -333,8 +350,9 @@ def _place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, floa
             )
             box = text.get_window_extent(renderer)
             own = _box_around(axes, x, y)
-            clashes = sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
-            clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 2
+            clashes = 3 * sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
+            clashes += any(box.overlaps(other) for other in crossed)
+            clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 6
             if best is None or clashes < best[0]:
                 if best is not None:
                     best[1].remove()
@@ -352,8 +370,9 @@ def _tick_text(count: int) -> str:
     return f"{float(number):g} {unit}".strip()
 
 
-def _box_around(axes: Axes, x: float, y: float, radius_pixels: float = 5) -> Bbox:
-    centre_x, centre_y = axes.transData.transform((x, y))
-    return Bbox.from_extents(
-        centre_x - radius_pixels, centre_y - radius_pixels, centre_x + radius_pixels, centre_y + radius_pixels
-    )
+def _box_around(axes: Axes, x: float, y: float) -> Bbox:
+    return _box_around_pixel(axes.transData.transform((x, y)), radius_pixels=5)
+
+
+def _box_around_pixel(centre: NDArray[np.float64], radius_pixels: float) -> Bbox:
+    return Bbox.from_extents(*(centre - radius_pixels), *(centre + radius_pixels))

@@ -19,7 +19,7 @@ from pipeline.analysis.cells import Cell
 from pipeline.analysis.comparison import Comparison, Group, PairTest, Row
 from pipeline.analysis.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.analysis.gate import GateReport
-from pipeline.analysis.table import COLUMNS, LEGEND, Column, count_text, remarks_of
+from pipeline.analysis.table import Column, legend_of, remarks_of, used_columns
 from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
@@ -73,11 +73,12 @@ def write_report(
     With a manifest, clips are linked by paths relative to the report, and the clips that heads disagree on are shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["count"] = count_text
     template = environment.from_string(resources.files("pipeline.analysis").joinpath(TEMPLATE).read_text("utf-8"))
     folder = path.absolute().parent
     pages = [_group_page(index, group, manifest, folder) for index, group in enumerate(comparison.groups)]
-    text = template.render(pages=pages, pairs=comparison.pairs, gate=gate, legend=LEGEND, machine=machine)
+    text = template.render(
+        pages=pages, pairs=comparison.pairs, gate=gate, legend=legend_of(comparison), machine=machine
+    )
     write_text(path, text)
 
 
@@ -105,7 +106,7 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
     return GroupPage(
         group=group,
         anchor=f"group-{index}",
-        columns=[column for column in COLUMNS if any(column.text(row) for row in group.rows)],
+        columns=_result_first(used_columns(group)),
         remarks=remarks_of(group),
         scale=_scale(group),
         accuracy=inline_svg(plots.accuracy_against_macs(group, _MARKERS), f"accuracy-{index}"),
@@ -118,7 +119,7 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
 
 
 def _head_page(name: str, row: Row, manifest: Manifest | None, folder: Path) -> HeadPage:
-    curves = plots.training_curves(row.cell, row.label, _MARKERS)
+    curves = plots.training_curves(row.cell, _MARKERS)
     recipe = row.cell.metrics["recipe"]
     return HeadPage(
         row=row,
@@ -155,3 +156,9 @@ def _pairwise(group: Group) -> list[list[PairTest | None]]:
     """The test of each row against each column, seen from the row; None on the diagonal."""
     by_pair = {(id(test.a), id(test.b)): test for test in group.tests}
     return [[by_pair.get((id(a), id(b))) or by_pair.get((id(b), id(a))) for b in group.rows] for a in group.rows]
+
+
+def _result_first(columns: list[Column]) -> list[Column]:
+    """Head and top-1 before all else, so that a phone shows both without scrolling."""
+    first = [column for column in columns if column.priority == 0]
+    return first + [column for column in columns if column.priority > 0]

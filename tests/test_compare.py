@@ -1,0 +1,57 @@
+"""The stage: files that it writes, the same each time, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from stages.compare import compare
+from tests.result_folders import CLASSES, write_cell
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for seed, (head, accuracy) in enumerate({"lstm": 0.8, "tsn": 0.4}.items()):
+        write_cell(tmp_path / f"results/fit_head/squeezenet-{head}", head=head, accuracy=accuracy, seed=seed)
+    return tmp_path / "results"
+
+
+def test_the_table_is_printed_and_everything_is_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = results / "compare"
+    compare([results / "fit_head"], out=out, pairs=[f"{CLASSES[0]}:{CLASSES[1]}"], width=80)
+    printed = capsys.readouterr()
+    assert printed.out.startswith("squeezenet, weights bundled, 8 segments, recipe cached: 60 clips, 3 classes")
+    sentence = "Rank correlation with the paper's Table 3 (Jester, 8 segments, SqueezeNet), 2 heads: +1.00"
+    assert sentence in " ".join(printed.out.split())
+    assert "ms/clip, memory: of the head alone" in printed.err
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {"table.csv", "table.md", "comparison.json", "timing.json", "report.html"} <= names
+    assert {"plots/accuracy-macs.svg", "plots/order-probes.png", "plots/paper.svg"} <= names
+    timing = json.loads((out / "timing.json").read_text())
+    assert timing["cells"]["fit_head/squeezenet-lstm"]["latency_ms"] > 0
+    assert timing["cells"]["fit_head/squeezenet-lstm"]["time_share_percent"] == 50
+
+
+def test_what_stands_in_git_is_the_same_each_time(results: Path) -> None:
+    written = []
+    for name in ("once", "again"):
+        compare([results / "fit_head"], out=results / name, latency=False, report=False)
+        files = [path for path in sorted((results / name).rglob("*")) if path.is_file()]
+        written.append({path.name: path.read_bytes() for path in files})
+    assert written[0] == written[1]
+
+
+def test_without_out_nothing_is_written(results: Path) -> None:
+    before = sorted(results.rglob("*"))
+    compare([results / "fit_head"], latency=False)
+    assert sorted(results.rglob("*")) == before
+
+
+def test_missing_results_are_a_sentence(results: Path) -> None:
+    with pytest.raises(PipelineError, match=r"There is no folder .*finetune"):
+        compare([results / "fit_head", results / "finetune"])
+    with pytest.raises(PipelineError, match="is no class of these results"):
+        compare([results / "fit_head"], pairs=["up:down"], latency=False)

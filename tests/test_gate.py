@@ -1,0 +1,143 @@
+"""The metric gate on real Git repositories: drops, vanished and new cells, and revisions that are not there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.analysis.cells import find_cells, read_cell
+from pipeline.analysis.gate import GateError, GateReport, UnknownRevisionError, compare_with_revision
+from pipeline.errors import PipelineError
+from stages.compare import compare
+from tests.result_folders import write_cell
+
+
+def git(folder: Path, *words: str) -> None:
+    identity = ("-c", "user.email=a@example.org", "-c", "user.name=A", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository whose branch `main` has two cells committed."""
+    git(tmp_path, "init", "--quiet", "--initial-branch", "main")
+    write_cell(tmp_path / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.9, num_clips=200)
+    write_cell(tmp_path / "results/fit_head/squeezenet-tsn", head="tsn", accuracy=0.4, num_clips=200)
+    git(tmp_path, "add", "results")
+    git(tmp_path, "commit", "--quiet", "-m", "results")
+    return tmp_path
+
+
+def gate(project: Path, max_drop: float | None = 1.0, revision: str = "main") -> GateReport:
+    place = project / "results/fit_head"
+    cells = [read_cell(folder) for folder in find_cells([place])] if any(place.glob("*/metrics.json")) else []
+    return compare_with_revision(cells, [place], revision, max_drop)
+
+
+def test_unchanged_results_pass(project: Path) -> None:
+    report = gate(project)
+    report.check()
+    assert [change.verdict for change in report.changes] == ["same", "same"]
+    assert all(change.interval.low == change.interval.high == 0 for change in report.changes if change.interval)
+
+
+def test_a_drop_fails_and_names_cell_drop_and_interval(project: Path) -> None:
+    before = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.8, num_clips=200)
+    after = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    report = gate(project)
+    with pytest.raises(GateError) as caught:
+        report.check()
+    message = str(caught.value)
+    assert "results/fit_head/squeezenet-lstm" in message
+    assert f"lost {before - after:.2f} points" in message
+    assert "95 % interval of the change -" in message
+    assert "more than the 1 allowed" in message
+    assert "squeezenet-tsn" not in message
+    assert caught.value.exit_code == 1
+    assert "| **drop** |" in report.markdown()
+
+
+def test_a_drop_within_the_tolerance_passes(project: Path) -> None:
+    before = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.88, num_clips=200)
+    drop = before - read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    assert drop > 0
+    gate(project, max_drop=drop).check()
+    with pytest.raises(GateError):
+        gate(project, max_drop=drop - 0.1).check()
+
+
+def test_without_a_tolerance_only_a_vanished_cell_fails(project: Path) -> None:
+    write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.1, num_clips=200)
+    gate(project, max_drop=None).check()
+
+
+def test_a_vanished_cell_fails_even_when_its_folder_is_gone(project: Path, tmp_path: Path) -> None:
+    cell = project / "results/fit_head/squeezenet-lstm"
+    for file in cell.iterdir():
+        file.unlink()
+    cell.rmdir()
+    with pytest.raises(GateError, match="results/fit_head/squeezenet-lstm has vanished"):
+        gate(project).check()
+    cell.parent.rename(tmp_path / "elsewhere")
+    with pytest.raises(GateError, match=r"squeezenet-lstm has vanished.*squeezenet-tsn has vanished"):
+        compare([project / "results/fit_head"], against="main", latency=False)
+
+
+def test_new_cells_are_listed_and_pass(project: Path) -> None:
+    write_cell(project / "results/fit_head/squeezenet-gru", head="gru")
+    report = gate(project)
+    report.check()
+    assert {change.name.rsplit("-")[-1]: change.verdict for change in report.changes}["gru"] == "new"
+    assert "| new |" in report.markdown()
+
+
+def test_a_revision_without_metrics_says_so(project: Path) -> None:
+    git(project, "checkout", "--quiet", "--orphan", "empty")
+    git(project, "rm", "--quiet", "-r", "--cached", ".")
+    (project / "README").write_text("nothing yet")
+    git(project, "add", "README")
+    git(project, "commit", "--quiet", "-m", "empty")
+    report = gate(project, revision="empty")
+    report.check()
+    assert "`empty` has no metrics" in report.markdown()
+    assert "results/fit_head/squeezenet-lstm: top-1" in report.markdown()
+
+
+def test_an_unknown_revision_is_a_sentence_with_exit_code_2(project: Path) -> None:
+    with pytest.raises(UnknownRevisionError, match="Git knows no revision 'nowhere'") as caught:
+        gate(project, revision="nowhere")
+    assert caught.value.exit_code == 2
+
+
+def test_other_clips_give_no_interval(project: Path) -> None:
+    write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=100)
+    with pytest.raises(GateError, match="no paired interval"):
+        gate(project).check()
+
+
+def test_a_place_outside_of_git_is_named(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path / "results/squeezenet-lstm")
+    with pytest.raises(PipelineError, match="is not in a Git repository"):
+        compare_with_revision([read_cell(folder)], [tmp_path / "results"], "main")
+
+
+def test_a_project_below_the_root_of_the_repository_is_found(project: Path) -> None:
+    write_cell(project / "sub/results/fit_head/squeezenet-lstm")
+    git(project, "add", "sub")
+    git(project, "commit", "--quiet", "-m", "below")
+    place = project / "sub/results"
+    report = compare_with_revision([read_cell(folder) for folder in find_cells([place])], [place], "HEAD", 1.0)
+    assert [change.name for change in report.changes] == ["sub/results/fit_head/squeezenet-lstm"]
+
+
+def test_compare_prints_table_and_diff_then_fails(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cell(project / "results/fit_head/squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200)
+    with pytest.raises(GateError, match="squeezenet-tsn lost"):
+        compare([project / "results/fit_head"], against="main", max_drop=1.0, latency=False, width=80)
+    printed = capsys.readouterr().out
+    assert "top-1 [95 %]" in printed
+    assert "| results/fit_head/squeezenet-tsn |" in printed

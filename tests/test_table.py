@@ -1,0 +1,272 @@
+"""Reading of result folders, their judgement, and the table's forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.analysis.cells import find_cells, pair_correct, parse_pairs, read_cell
+from pipeline.analysis.comparison import Comparison, compare_cells
+from pipeline.analysis.latency import measure_head
+from pipeline.analysis.paper import paper_column, rank_agreement, table3
+from pipeline.analysis.table import as_json, count_text, csv_table, markdown_table, terminal_table
+from pipeline.errors import PipelineError
+from pipeline.registry import HEAD_NAMES
+from tests.result_folders import CLASSES, write_cell, write_json
+
+
+def comparison_of(root: Path, **options: object) -> Comparison:
+    return compare_cells([read_cell(folder) for folder in find_cells([root])], **options)  # type: ignore[arg-type]
+
+
+def accuracy_from_file(folder: Path) -> float:
+    """Top-1 from predictions.csv by nothing but the csv module, mean over seeds."""
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return 100 * sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+
+
+def test_every_accuracy_in_the_table_comes_from_the_predictions(tmp_path: Path) -> None:
+    for seed, (head, accuracy) in enumerate({"lstm": 0.8, "tsn": 0.3, "fcn3d": 0.95}.items()):
+        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head, accuracy=accuracy, num_seeds=2, seed=seed)
+    comparison = comparison_of(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(csv_table(comparison))))
+    assert [row["head"] for row in rows] == ["fcn3d", "lstm", "tsn"]
+    for row in rows:
+        wanted = accuracy_from_file(tmp_path / row["cell"])
+        assert float(row["top1"]) == pytest.approx(wanted, abs=1e-4)
+        assert f"| {row['head']} |" in markdown_table(comparison)
+        assert f"{wanted:.1f} [" in terminal_table(comparison, 80)
+
+
+def test_metrics_that_contradict_the_predictions_are_an_error_naming_the_cell(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["val"]["top1"] += 1
+    write_json(folder / "metrics.json", metrics)
+    with pytest.raises(PipelineError, match=r"fit_head/squeezenet-lstm: metrics.json states val.top1"):
+        read_cell(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("clip_id,", "id,", 1), "lacks clip_id"),
+        (lambda text: text.replace("score:still", "still"), "no column score:still"),
+        (lambda text: text.split("\n")[0] + "\n", "no labelled clip"),
+        (lambda text: "\n".join(text.split("\n")[:-2]) + "\n", "other clips or labels in one seed"),
+        (lambda text: text.replace("clip000,swipe_left,swipe_left", "clip000,swipe_left,still", 1), "not the one with"),
+        (lambda text: text.replace("clip001", "clip000"), "a clip twice"),
+        (lambda text: _without_score(text, "nan"), "not finite"),
+        (lambda text: _without_score(text, "much"), "is no number"),
+    ],
+)
+def test_malformed_predictions_are_sentences(tmp_path: Path, change: object, message: str) -> None:
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm", num_seeds=2, accuracy=1.0)
+    path = folder / "predictions.csv"
+    path.write_text(change(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(PipelineError, match=message):
+        read_cell(folder)
+
+
+def _without_score(text: str, value: str) -> str:
+    lines = text.split("\n")
+    lines[1] = ",".join([*lines[1].split(",")[:-1], value])
+    return "\n".join(lines)
+
+
+def test_unlabelled_clips_are_not_scored(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm", num_clips=30)
+    with open(folder / "predictions.csv", "a", encoding="utf-8") as file:
+        file.write("unlabelled,,still,0,0.0,0.0,1.0\n")
+    assert len(read_cell(folder).predictions.clip_ids) == 30
+
+
+def test_classes_that_look_like_missing_values_are_kept(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm", classes=("None", "NA", "null"))
+    assert read_cell(folder).predictions.classes == ("None", "NA", "null")
+
+
+def test_missing_folders_and_files_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="There is no folder"):
+        find_cells([tmp_path / "nothing"])
+    with pytest.raises(PipelineError, match=r"No metrics\.json lies in"):
+        find_cells([tmp_path])
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
+    (folder / "predictions.csv").unlink()
+    with pytest.raises(PipelineError, match=r"has no predictions\.csv"):
+        read_cell(folder)
+
+
+def test_a_cell_that_two_places_name_counts_once(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
+    assert find_cells([folder, tmp_path, tmp_path / "fit_head"]) == [folder]
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_terminal_table_fits_the_terminal(tmp_path: Path, width: int) -> None:
+    for head in HEAD_NAMES:
+        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head)
+    write_cell(tmp_path / "finetune/squeezenet-lstm")
+    text = terminal_table(comparison_of(tmp_path, pairs=[CLASSES[:2]]), width)
+    assert max(map(len, text.split("\n"))) <= width
+    for column in ("head", "params", "MACs", "top-1 [95 %]", "pairs", "reversed"):
+        assert column in text
+    assert "lstm, finetuned" in text
+    assert ("memory" in text) is False, "nothing was measured"
+
+
+def test_parameters_and_macs_are_those_of_the_reference(tmp_path: Path) -> None:
+    classes = tuple(f"class{index:02d}" for index in range(27))
+    write_cell(tmp_path / "a/squeezenet-fcn3d", head="fcn3d", classes=classes)
+    write_cell(tmp_path / "a/bninception-fcn3d", head="fcn3d", classes=classes, backbone="bninception")
+    found = {row.cell.backbone: row.complexity for row in comparison_of(tmp_path).rows}
+    # From the reference table: exact parameters, MACs at 13 x 13 and at 7 x 7.
+    assert [found["squeezenet"].parameters, found["squeezenet"].macs] == [1_556_571, 524_489_472]
+    assert [found["bninception"].parameters, found["bninception"].macs] == [1_556_571, 152_070_912]
+
+
+def test_random_weights_are_named_in_every_row(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a/squeezenet-lstm", weights="random")
+    write_cell(tmp_path / "b/squeezenet-lstm", weights="bundled")
+    comparison = comparison_of(tmp_path)
+    assert [row.label for row in comparison.rows] == ["lstm", "lstm, random"]
+    for text in (markdown_table(comparison), terminal_table(comparison, 80), csv_table(comparison)):
+        of_random = [line for line in text.split("\n") if "lstm" in line and "random" in line]
+        assert of_random, text
+
+
+def test_only_cells_on_the_same_clips_are_tested_against_each_other(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a/squeezenet-lstm", num_clips=60)
+    write_cell(tmp_path / "a/squeezenet-gru", head="gru", num_clips=61)
+    assert [len(group.rows) for group in comparison_of(tmp_path).groups] == [1, 1]
+
+
+def test_better_is_only_said_when_a_paired_test_says_so(tmp_path: Path) -> None:
+    write_cell(tmp_path / "a/squeezenet-fcn3d", head="fcn3d", accuracy=0.9, num_clips=200)
+    write_cell(tmp_path / "a/squeezenet-convlstm", head="convlstm", accuracy=0.89, num_clips=200, seed=1)
+    write_cell(tmp_path / "a/squeezenet-tsn", head="tsn", accuracy=0.3, num_clips=200, seed=2)
+    group = comparison_of(tmp_path).groups[0]
+    first, second = group.rows[:2]
+    assert f"not told apart from it (paired tests, Holm, 5 %): {second.label}." in group.verdict()
+    assert "It is better than the one other row." in group.verdict()
+    assert first.label != second.label
+    write_cell(tmp_path / "b/squeezenet-gru", head="gru", accuracy=0.5, num_clips=40)
+    write_cell(tmp_path / "b/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=40, seed=1)
+    assert "No row is better" in comparison_of(tmp_path / "b").groups[0].verdict()
+
+
+def test_pairs_count_only_which_of_the_two_is_higher(tmp_path: Path) -> None:
+    folder = tmp_path / "a/squeezenet-tsn"
+    write_cell(folder)
+    lines = ["clip_id,label,predicted,score:swipe_left,score:swipe_right,score:still"]
+    lines += ["a,swipe_left,still,1.0,0.5,9.0", "b,swipe_right,swipe_left,2.0,1.0,0.0"]
+    lines += ["c,swipe_left,swipe_left,3.0,3.0,0.0", "d,still,still,0.0,0.0,1.0"]
+    (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["val"] = {"top1": 50.0, "top5": 100.0, "mean_class_accuracy": 50.0}
+    write_json(folder / "metrics.json", metrics)
+    found = pair_correct(read_cell(folder).predictions, [("swipe_left", "swipe_right")])
+    assert found is not None
+    assert found.tolist() == [[1.0, 0.0, 0.5]]
+    assert pair_correct(read_cell(folder).predictions, []) is None
+
+
+def test_pairs_are_checked() -> None:
+    assert parse_pairs(["a:b", " c : d "], "abcd") == [("a", "b"), ("c", "d")]
+    with pytest.raises(PipelineError, match="names 'x', which is no class"):
+        parse_pairs(["a:x"], "ab")
+    with pytest.raises(PipelineError, match="two labels with a colon"):
+        parse_pairs(["ab"], "ab")
+
+
+def test_rank_correlation_with_the_paper_is_there_whatever_it_is(tmp_path: Path) -> None:
+    of_paper = {row["head"]: float(row["jester_8_squeezenet"]) for row in table3()}
+    for head, accuracy in of_paper.items():
+        # The reverse of the paper's order.
+        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head, accuracy=(100 - accuracy) / 40, num_clips=300)
+    comparison = comparison_of(tmp_path)
+    (agreement,) = comparison.groups[0].agreements
+    assert agreement.num_heads == 11
+    assert agreement.correlation is not None
+    assert agreement.correlation < -0.9
+    assert "11 heads: -" in terminal_table(comparison, 120)
+    assert "only the order of the heads is compared" in agreement.sentence()
+
+
+def test_the_column_of_the_paper_follows_data_set_segments_and_backbone() -> None:
+    jester = ("Drumming Fingers", "Doing other things", "Swiping Left", "Zooming In With Full Hand")
+    something = ("Approaching something with your camera", "Bending something so that it deforms")
+
+    def named(*arguments: object) -> tuple[str, bool] | None:
+        column = paper_column(*arguments)  # type: ignore[arg-type]
+        return None if column is None else (column.name, column.same_data)
+
+    assert named("squeezenet", 8, jester) == ("jester_8_squeezenet", True)
+    assert named("bninception", 16, something) == ("something_16_bninception", True)
+    assert named("squeezenet_bypass", 16, jester) == ("jester_8_squeezenet", False)
+    assert named("squeezenet", 8, ("a", "b")) == ("jester_8_squeezenet", False)
+    assert named("torchvision:resnet18", 8, jester) is None
+
+
+def test_the_papers_numbers_stand_beside_those_of_its_own_data_alone(tmp_path: Path) -> None:
+    jester = ("Drumming Fingers", "Doing other things", "Swiping Left", "Zooming In With Full Hand")
+    write_cell(tmp_path / "a/squeezenet-lstm", classes=jester)
+    write_cell(tmp_path / "b/squeezenet-lstm")
+    assert [row.paper_top1 for row in comparison_of(tmp_path / "a").rows] == [84.28]
+    assert [row.paper_top1 for row in comparison_of(tmp_path / "b").rows] == [None]
+
+
+def test_the_data_file_of_table_3_agrees_with_the_paper() -> None:
+    rows = {row["head"]: row for row in table3()}
+    assert tuple(sorted(rows)) == tuple(sorted(HEAD_NAMES))
+    assert (rows["trn"]["something_8_bninception"], rows["fcn3d"]["jester_8_squeezenet"]) == ("46.91", "90.19")
+    column = paper_column("squeezenet", 8, ())
+    assert column is not None
+    assert rank_agreement(column, dict(column.accuracies)).correlation == pytest.approx(1)
+
+
+@pytest.mark.shared
+def test_the_data_file_of_table_3_is_the_reference(shared: Path) -> None:
+    reference = shared / "reference/table3.csv"
+    with open(reference, newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == list(table3())
+
+
+def test_nothing_that_is_tracked_holds_a_time(tmp_path: Path) -> None:
+    for head, seconds in {"lstm": 3.0, "gru": 77.0}.items():
+        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head, seconds=seconds)
+    comparison = comparison_of(tmp_path)
+    assert {row.label: row.time_share for row in comparison.rows} == pytest.approx({"lstm": 3.75, "gru": 96.25})
+    tracked = markdown_table(comparison) + csv_table(comparison) + json.dumps(as_json(comparison))
+    for name in ("ms/clip", "latency", "time_share", "96.2", "memory"):
+        assert name not in tracked
+    assert "time" in terminal_table(comparison, 200)
+
+
+def test_json_has_every_test_of_a_pair(tmp_path: Path) -> None:
+    for head in ("lstm", "gru", "tsn"):
+        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head)
+    (group,) = as_json(comparison_of(tmp_path))["groups"]
+    assert len(group["tests"]) == 3
+    assert all(np.isfinite(test["p_adjusted"]) for test in group["tests"])
+    json.dumps(group, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (999, "999"), (999_999, "1.00 M"), (138_523, "139 k"), (6_379_543_296, "6.38 G")]
+)
+def test_counts_have_three_figures(count: int, text: str) -> None:
+    assert count_text(count) == text
+
+
+def test_a_measured_head_has_at_least_its_parameters_in_memory() -> None:
+    cost = measure_head("mlp", in_channels=512, num_segments=8, num_classes=27, map_size=13, num_runs=2)
+    assert cost.latency_ms > 0
+    num_bytes = 4 * (1_062_939 + 512 * 256 + 256)
+    assert num_bytes < cost.memory_bytes < num_bytes + 200_000
