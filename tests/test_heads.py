@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, ShapeError
 from pipeline.heads import HEADS, Head, build_head, trn
+from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import RECIPES, HeadChoices
 from pipeline.registry import HEAD_NAMES, SPATIAL_HEAD_NAMES
 from tests import plain_heads
@@ -328,6 +329,37 @@ def test_dropout_acts_in_training_on_single_elements(name: str) -> None:
     if head.maps == "spatial":
         of_channel = (seen[0] == 0).flatten(2).float().mean(2)
         assert ((of_channel > 0) & (of_channel < 1)).any()
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.9])
+def test_dropped_elements_are_independent_and_as_many_as_asked(p: float) -> None:
+    values = torch.rand(50, 40, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.manual_seed(0)
+    dropped = ElementDropout(p)(values)
+    assert dropped.is_contiguous(memory_format=torch.channels_last)
+    zero = (dropped == 0).double()
+    tolerance = 5 * math.sqrt(p * (1 - p) / values.numel())
+    assert zero.mean().item() == pytest.approx(p, abs=tolerance + 1 / 65536)
+    flat = zero.permute(0, 2, 3, 1).flatten() - p
+    for shift in (1, 2, 3, 4):  # Four elements share a random number: they must not know of one another.
+        assert (flat[shift:] * flat[:-shift]).mean().abs() < 5 * p * (1 - p) / math.sqrt(len(flat))
+    torch.testing.assert_close(dropped[dropped != 0], (values / (1 - p))[dropped != 0])
+    dropped.sum().backward()
+    torch.testing.assert_close(values.grad, (dropped != 0).float() / (1 - p))
+    torch.manual_seed(0)
+    assert torch.equal(ElementDropout(p)(values), dropped)
+
+
+def test_dropout_of_odd_sizes_keeps_views_apart() -> None:
+    values = torch.ones(5, 6)[:, ::2]
+    assert set(ElementDropout(0.5)(values).unique().tolist()) <= {0.0, 2.0}
+    assert values.eq(1).all()
+    assert ElementDropout(0.5)(torch.ones(0, 3)).shape == (0, 3)
+
+
+def test_dropout_must_leave_something() -> None:
+    with pytest.raises(PipelineError, match=r"dropout \(=1.0\) must be at least 0 and below 1"):
+        make("mlp", HeadChoices(dropout=1.0))
 
 
 @every_head

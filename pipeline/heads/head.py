@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, ShapeError
+from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import HeadChoices
 from pipeline.shapes import check_shape
 
@@ -55,7 +56,7 @@ class Head(nn.Module):
         self.num_segments = num_segments
         self.num_classes = num_classes
         self.choices = choices
-        self.dropout = nn.Dropout(choices.dropout)
+        self.dropout = ElementDropout(choices.dropout)
         self.projection = (
             nn.Linear(in_channels, num_projected)
             if self.maps == "pooled"

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipeline.heads.dropout import ElementDropout
 from pipeline.heads.head import NUM_FEATURES, Head
 
 HIDDEN = 512
@@ -31,7 +32,7 @@ class MLPHead(Head):
             nn.ReLU(),
             nn.Linear(self.num_segments * NUM_FEATURES, HIDDEN),
             nn.ReLU(),
-            nn.Dropout(self.choices.mlp_dropout),
+            ElementDropout(self.choices.mlp_dropout),
             nn.Linear(HIDDEN, self.num_classes),
         )
 

@@ -1,0 +1,46 @@
+"""Dropout whose mask costs little on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import PipelineError
+
+NUM_LEVELS = 1 << 16
+
+
+class ElementDropout(nn.Dropout):
+    """Set single elements to zero in training with probability `p`, and scale the others by 1 / (1 - p).
+
+    On a CPU torch draws its mask one element after the other, on one core, which took a quarter of a training step of
+    3D-FCN in bf16. Here one random number of 64 bits makes the mask of four elements, so `p` is rounded to
+    1/65,536. Other devices use torch's own.
+
+    Shape:
+        values:  any.
+        returns: the same, in the same memory layout.
+
+    Raises:
+        PipelineError: `p` is negative, or not below 1.
+    """
+
+    def __init__(self, p: float) -> None:
+        if not 0 <= p < 1:
+            raise PipelineError(f"A dropout (={p}) must be at least 0 and below 1.")
+        super().__init__(p)
+
+    def forward(self, values: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return values
+        if values.device.type != "cpu":
+            return F.dropout(values, self.p)
+        size = values.numel()
+        numbers = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
+        dropped = min(round(self.p * NUM_LEVELS), NUM_LEVELS - 1)
+        kept = numbers.view(torch.int16)[:size] >= dropped - NUM_LEVELS // 2
+        factors = torch.empty_like(values)  # Dense, in the layout of the values where theirs is.
+        flat = factors.as_strided((size,), (1,))
+        flat.copy_(kept).mul_(1 / (1 - self.p))
+        return values * factors
