@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.training import fit as fit_module
-from pipeline.training.compute import Compute, choose_compute
+from pipeline.training.compute import Compute, choose_compute, has_convolutions
 from pipeline.training.features import MapCache, labelled_rows, load_pooled, open_spatial
 from pipeline.training.fit import FitResult, HeadData, balanced_weights, fit_head
 from pipeline.training.metrics import top1
@@ -204,9 +205,10 @@ def test_class_weights_and_smoothing_reach_the_loss(tmp_path: Path) -> None:
     assert len(losses) == 2
 
 
-def test_auto_precision_is_float32_for_pooled_heads() -> None:
-    assert choose_compute("pooled").precision == "float32"
-    assert choose_compute("pooled").threads == 1
-    assert choose_compute("spatial", precision="float32").precision == "float32"
+def test_heads_without_convolutions_run_in_float32_on_one_thread() -> None:
+    assert choose_compute("lstm").precision == "float32"
+    assert choose_compute("trn").threads == 1
+    assert choose_compute("fcn3d", precision="float32").precision == "float32"
+    assert [name for name in HEADS if has_convolutions(name)] == ["convlstm", "fcn2d", "fcn3d"]
     with pytest.raises(PipelineError, match="`precision`"):
-        choose_compute("pooled", precision="half")
+        choose_compute("lstm", precision="half")

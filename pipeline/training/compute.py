@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 from pipeline.errors import PipelineError
+from pipeline.heads import build_head
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -41,27 +43,35 @@ class Compute:
 
 
 def choose_compute(
-    maps: str, device: str = "cpu", precision: str = "auto", threads: int | None = None, num_loaders: int = 1
+    head_name: str, device: str = "cpu", precision: str = "auto", threads: int | None = None, num_loaders: int = 1
 ) -> Compute:
-    """What a head that reads `maps` is computed with.
+    """What a head is computed with.
 
-    `auto` is bfloat16 for spatial heads where the device has it in hardware, since they are bound by arithmetic, and
-    float32 for the others, which are bound by overhead. `threads` is by default the number of cores for spatial
-    heads and 1 for pooled ones, whose matrices are too small to share out.
+    `auto` is bfloat16 for heads with convolutions where the device has it in hardware, since they are bound by
+    arithmetic, and float32 for the others, which are bound by overhead. `threads` is by default the number of cores
+    for the former and 1 for the latter, whose matrices are too small to share out.
 
     Raises:
-        PipelineError: an unknown precision, or a device that is not there.
+        PipelineError: an unknown head or precision, or a device that is not there.
     """
     if precision not in PRECISIONS:
         raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
     chosen = find_device(device)
+    is_heavy = has_convolutions(head_name)
     if precision == "auto":
-        precision = "bfloat16" if maps == "spatial" and has_bfloat16(chosen) else "float32"
+        precision = "bfloat16" if is_heavy and has_bfloat16(chosen) else "float32"
     if threads is None:
-        threads = num_cores() if maps == "spatial" else 1
+        threads = num_cores() if is_heavy else 1
     if threads < 1:
         raise PipelineError(f"`threads` (={threads}) must be at least 1.")
     return Compute(chosen, precision, threads, num_loaders)
+
+
+def has_convolutions(head_name: str) -> bool:
+    """Whether a head's ST block convolves (the learned projection of spatial heads aside)."""
+    with torch.device("meta"):
+        head = build_head(head_name, in_channels=1, num_segments=8, num_classes=2)
+    return any(isinstance(m, _ConvNd) for name, m in head.named_modules() if name != "projection")
 
 
 def find_device(name: str) -> torch.device:

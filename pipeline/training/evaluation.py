@@ -53,7 +53,7 @@ def score_features(
     return rounded(scores)
 
 
-def rounded(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+def rounded(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scores as they stand in predictions.csv.
 
     Raises:
@@ -65,7 +65,7 @@ def rounded(scores: NDArray[np.floating]) -> NDArray[np.float64]:
             "numbers: the head diverged. Lower lr, or clip_norm."
         )
     # Adding 0.0 turns -0.0 into 0.0, which reads better in a file.
-    values: NDArray[np.float64] = np.round(scores.astype(np.float64), SCORE_DECIMALS)
+    values: NDArray[np.float64] = np.round(scores, SCORE_DECIMALS)
     return values + np.float64(0.0)
 
 

@@ -7,6 +7,7 @@ Feature maps are read ahead of the training step by threads, a few batches at mo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import tempfile
 import threading
@@ -164,6 +165,12 @@ class FrameFeatures(ClipFeatures):
         self._starts, self._num_frames = starts[:-1], np.diff(starts)
         self._num_segments, self._choices = num_segments, choices
 
+    def drawn_by(self, choices: FrameChoices) -> FrameFeatures:
+        """The same features under other choices of frames; nothing is copied."""
+        other = copy.copy(self)
+        other._choices = choices
+        return other
+
     def training_draw(self, seed: int, epoch: int) -> Draw:
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
@@ -265,8 +272,10 @@ def batches(features: ClipFeatures, draw: Draw, batch_size: int, num_loaders: in
                 future.cancel()
 
 
-def labelled_rows(source: FeatureSource, split: str, views: Sequence[str]) -> SplitRows:
+def labelled_rows(source: FeatureSource, split: str, views: Sequence[str] | None) -> SplitRows:
     """The labelled clips of a split that are done, with those of `views` that every one of them has.
+
+    `views` is None for a store of all frames, which has none.
 
     Raises:
         PipelineError: there is no such clip, or they have no view in common.
@@ -279,6 +288,8 @@ def labelled_rows(source: FeatureSource, split: str, views: Sequence[str]) -> Sp
             f"The store has no labelled clip in split '{split}' ({len(of_split)} unlabelled ones). fit-head trains on "
             f"'train' and scores 'val'; the store's splits: {', '.join(known_splits) or 'none'}."
         )
+    if views is None:
+        return SplitRows(clips, ())
     common = set(views).intersection(*(clip.views for clip in clips))
     if not common:
         raise PipelineError(

@@ -31,6 +31,7 @@ from pipeline.training.optimiser import (
     plan_parameters,
     set_rates,
 )
+from pipeline.training.results import EpochRecord, SeedResult
 from pipeline.training.schedule import Schedule
 
 STEPS_BETWEEN_CHECKS = 50
@@ -52,42 +53,19 @@ class HeadData:
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """One line of the history. Epochs count from 1; epoch 0 is the untrained head, listed with `epochs` 0 alone."""
+class FitResult(SeedResult):
+    """A fitted head, at its best epoch, and what it scores on the validation clips."""
 
-    epoch: int
-    lr: float
-    train_loss: float | None
-    train_top1: float | None
-    val_loss: float
-    val_top1: float
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A fitted head, at its best epoch, and what it scores on the validation clips.
-
-    Shape:
-        scores: (N, K), rounded as in predictions.csv; labels: (N,); probes: (N, K) each.
-    """
-
-    seed: int
     head: Head
-    history: tuple[EpochRecord, ...]
-    best_epoch: int
-    clip_ids: tuple[str, ...]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    probes: dict[str, NDArray[np.float64]]
-    seconds: float
     num_resumed_epochs: int = 0
 
 
 @dataclass(frozen=True)
 class Watcher:
-    """Whom a fit tells what it does: lines of text, and clips as they are trained on, with a note."""
+    """Whom a fit tells what it does: in lines of text, the parameter groups before the first step, clips and notes."""
 
     line: Callable[[str], None] = lambda text: None
+    plan: Callable[[str], None] | None = None
     clips: Callable[[int, str | None], None] = lambda count, note: None
 
 
@@ -147,6 +125,9 @@ class _Fit:
         self.head: Head = head.to(compute.device)
         self._set_training_mode()
         self.plan = plan_parameters({"head": (self.head, self.choices.lr)}, self.choices)
+        if watcher.plan is not None:
+            for line in self.plan.lines():
+                watcher.plan(f"  {line}")
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
         self.criterion = _criterion(data, self.choices, compute)

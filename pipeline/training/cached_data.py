@@ -1,0 +1,152 @@
+"""What a store gives to training, loaded once for any number of fits."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.recipe import FrameChoices, Recipe
+from pipeline.training.features import (
+    TEST_VIEW,
+    Announce,
+    ClipFeatures,
+    FeatureSource,
+    FrameFeatures,
+    MapCache,
+    default_map_cache,
+    labelled_rows,
+    load_frames,
+    load_pooled,
+    open_spatial,
+)
+from pipeline.training.fit import HeadData
+
+TRAIN, VAL = "train", "val"
+DEFAULT_NUM_SEGMENTS = 8
+
+
+class CachedData:
+    """The labelled clips of a store, by the kind of maps that a head reads; each kind is loaded at its first use.
+
+    num_views: how many training draws are used, the first ones; None takes all. A store without draws trains on the
+    test view. num_segments: for stores of all frames; the others have their own.
+
+    Raises:
+        PipelineError: more views or another number of segments than the store holds.
+    """
+
+    def __init__(
+        self,
+        source: FeatureSource,
+        scratch: Path,
+        announce: Announce,
+        num_segments: int | None = None,
+        num_views: int | None = None,
+        cache: MapCache | None = None,
+    ) -> None:
+        self.source, self._scratch, self._announce = source, scratch, announce
+        self._cache = cache
+        self.has_all_frames = source.settings.frames == "all"
+        self.num_segments = self._choose_segments(num_segments)
+        self.views = self._choose_views(num_views)
+        self._loaded: dict[str, tuple[ClipFeatures, ClipFeatures]] = {}
+
+    def of(self, maps: str, choices: FrameChoices) -> HeadData:
+        """The data of a head that reads `maps`.
+
+        Raises:
+            PipelineError: the store does not hold these maps, or has no labelled clips.
+        """
+        self.check_maps(maps)
+        if maps not in self._loaded:
+            self._loaded[maps] = self._load(TRAIN, maps), self._load(VAL, maps)
+        train, val = self._loaded[maps]
+        if isinstance(train, FrameFeatures) and isinstance(val, FrameFeatures):
+            train, val = train.drawn_by(choices), val.drawn_by(choices)
+        settings = self.source.settings
+        return HeadData(train, val, len(self.source.classes), self.num_segments, settings.channels)
+
+    def check_recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe as it can be followed on this store: its choices of frames must be those of the store.
+
+        A store of all frames has centre crops without flips, and its frames are drawn here, by the recipe's sampler.
+
+        Raises:
+            PipelineError: the recipe's frames differ from the store's; the message names the field.
+        """
+        if self.has_all_frames:
+            return recipe.changed(crops="centre", flip="off")
+        held = vars(self.source.settings.frame_choices)
+        for name, wanted in vars(recipe.frames).items():
+            if held[name] != wanted:
+                raise PipelineError(
+                    f"The recipe '{recipe.name}' has {name}={wanted}, but the store's frames were drawn with "
+                    f"{name}={held[name]}. Extract another --store with --recipe {recipe.name}, or choose a recipe "
+                    f"that has {name}={held[name]} (--{name.replace('_', '-')} {held[name]})."
+                )
+        return recipe
+
+    @property
+    def digest(self) -> str:
+        """Of the store's settings and clips, as far as they decide a fit."""
+        settings = self.source.settings
+        digest = hashlib.sha256(repr((settings.as_dict(), self.num_segments, self.views)).encode())
+        for clip in self.source.table():
+            digest.update(repr((clip.clip_id, clip.label, clip.split, clip.status, clip.digest)).encode())
+        return digest.hexdigest()
+
+    def _choose_segments(self, num_segments: int | None) -> int:
+        if self.has_all_frames:
+            return DEFAULT_NUM_SEGMENTS if num_segments is None else num_segments
+        held = self.source.settings.num_segments
+        if num_segments not in (None, held):
+            raise PipelineError(
+                f"The store holds {held} segments of each clip, not {num_segments}. Extract another --store with "
+                f"--num-segments {num_segments}, or one with --frames all, which serves any number."
+            )
+        return held
+
+    def _choose_views(self, num_views: int | None) -> tuple[str, ...]:
+        if self.has_all_frames:
+            return ()
+        held: dict[str, None] = {}
+        for clip in self.source.table():
+            if clip.split == TRAIN:
+                held.update(dict.fromkeys(view for view in clip.views if view != TEST_VIEW))
+        draws = sorted(held, key=lambda view: (len(view), view))
+        if num_views is not None and num_views > len(draws):
+            raise PipelineError(
+                f"The store has {len(draws)} training views, fewer than `views` (={num_views}). Run `pipeline extract` "
+                f"again with --views {num_views}: it adds what is missing."
+            )
+        chosen = tuple(draws[:num_views])
+        if not chosen:
+            self._announce("training on the test view: the store has no training views, or `views` is 0")
+        return chosen or (TEST_VIEW,)
+
+    def check_maps(self, maps: str) -> None:
+        settings = self.source.settings
+        if self.has_all_frames and maps == "spatial":
+            raise PipelineError(
+                "This head reads spatial maps, but the store was made with --frames all, which keeps pooled features "
+                "alone. Extract another --store with --maps pooled,spatial."
+            )
+        if maps not in settings.maps and not self.has_all_frames:
+            raise PipelineError(
+                f"This head reads {maps} maps, but the store holds {' and '.join(settings.maps)} alone. Extract with "
+                "--maps pooled,spatial into another --store."
+            )
+
+    def _load(self, split: str, maps: str) -> ClipFeatures:
+        if self.has_all_frames:
+            rows = labelled_rows(self.source, split, None)
+            return load_frames(self.source, rows, self.num_segments, FrameChoices(), self._scratch, self._announce)
+        rows = labelled_rows(self.source, split, self.views if split == TRAIN else (TEST_VIEW,))
+        if split == TRAIN and rows.views != self.views:
+            self._announce(f"not every training clip has all views yet; used are {', '.join(rows.views)}")
+        if maps == "pooled":
+            return load_pooled(self.source, rows, self._scratch, self._announce)
+        if self._cache is None:
+            self._cache = default_map_cache()
+        return open_spatial(self.source, rows, self._cache)
