@@ -151,7 +151,7 @@ class Worker:
         digest = ""
         try:
             digest = digest_of(clip.location)
-            self.on_phase("decode")
+            self.on_phase("decode", clip.clip_id)
             with open_clip(clip.location) as reader:
                 shape = (reader.num_frames, reader.height, reader.width)
                 views = self._views(clip, *shape)
@@ -160,7 +160,7 @@ class Worker:
                 frames = reader.read(wanted)
             known = (clip.offset, clip.clip_id, clip.label, DONE, state.size, digest, state.modified_ns, *shape)
             found = ClipFeatures(ClipRecord(*known))
-            self.on_phase("forward")
+            self.on_phase("forward", clip.clip_id)
             for view in views:
                 self._add_view(found, view, frames, wanted, clip.label)
             return found

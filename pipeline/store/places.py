@@ -21,11 +21,12 @@ from zarr.storage import FsspecStore, LocalStore
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 
-Phase = Callable[[str], None]
+Phase = Callable[[str, str], None]
+"""Told the name of a phase (decode, forward, write, move, mark) and the clip or object that it is about."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def no_phase(name: str) -> None:
+def no_phase(name: str, subject: str) -> None:
     """Listens to nothing; the default for what follows a writer through its phases."""
 
 
@@ -106,10 +107,10 @@ class LocalPlace(Place):
             with written_aside(self.root / key) as aside, open(aside, "wb") as file:
                 half = len(data) // 2
                 file.write(memoryview(data)[:half])
-                on_phase("write")
+                on_phase("write", key)
                 file.write(memoryview(data)[half:])
                 file.flush()
-                on_phase("move")
+                on_phase("move", key)
         except OSError as error:
             if error.errno in FULL:
                 raise PipelineError(
@@ -157,9 +158,9 @@ class RemotePlace(Place):
         return self.get_ranges([(key, start, length)])[0]
 
     def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
-        on_phase("write")
+        on_phase("write", key)
         sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(data)))
-        on_phase("move")
+        on_phase("move", key)
 
     def delete(self, key: str) -> None:
         sync(self._store.delete(key))

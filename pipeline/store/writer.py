@@ -208,8 +208,9 @@ def write_block(
         place.put(key, data, on_phase)
         objects[key] = checksum(data)
     record = BlockRecord(builder.block, tuple(clips), tuple(views), objects)
-    on_phase("mark")
-    place.put(layout.record_key(builder.block), write_record(record))
+    key = layout.record_key(builder.block)
+    on_phase("mark", key)
+    place.put(key, write_record(record))
     return record
 
 
