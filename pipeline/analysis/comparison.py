@@ -253,7 +253,5 @@ def _time_shares(cells: Iterable[Cell]) -> dict[str, float]:
 
 
 def _training_seconds(timing: Mapping[str, Any]) -> float | None:
-    for key in ("total_seconds", "seconds", "fit_seconds", "train_seconds"):
-        if key in timing:
-            return float(timing[key])
-    return None
+    seconds = timing.get("total_seconds")
+    return None if seconds is None else float(seconds)

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.analysis.cells import Predictions
@@ -21,9 +22,10 @@ from pipeline.video.decode import open_clip
 from pipeline.video.sampling import test_frame_indices
 
 NUM_CONFUSED_PAIRS = 4
-NUM_LINKED_CLIPS = 4
+NUM_LINKED_CLIPS = 3
 NUM_SHEETS = 6
 THUMBNAIL_HEIGHT_PIXELS = 96
+THUMBNAILS_IN_A_ROW = 4
 JPEG_QUALITY = 72
 
 
@@ -137,21 +139,24 @@ class _Links:
 
 
 def _frames(location: str, num_segments: int) -> tuple[str | None, str | None]:
-    """The test frames of a clip beside one another, as a data address; or the reason why there is none."""
+    """The test frames of a clip, row by row, as a data address; or the reason why there is none."""
     try:
         with open_clip(location) as reader:
             frames = reader.read(test_frame_indices(reader.num_frames, num_segments).tolist())
     except ClipError as error:
         return None, str(error)
-    return _strip(frames), None
+    return _sheet(frames), None
 
 
-def _strip(frames: Sequence[np.ndarray] | np.ndarray) -> str:
+def _sheet(frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> str:
     pictures = [Image.fromarray(frame) for frame in frames]
-    width = round(pictures[0].width * THUMBNAIL_HEIGHT_PIXELS / pictures[0].height)
-    strip = Image.new("RGB", (width * len(pictures), THUMBNAIL_HEIGHT_PIXELS))
+    height = THUMBNAIL_HEIGHT_PIXELS
+    width = round(pictures[0].width * height / pictures[0].height)
+    num_columns = min(len(pictures), THUMBNAILS_IN_A_ROW)
+    sheet = Image.new("RGB", (width * num_columns, height * -(-len(pictures) // num_columns)))
     for place, picture in enumerate(pictures):
-        strip.paste(picture.resize((width, THUMBNAIL_HEIGHT_PIXELS), Image.Resampling.LANCZOS), (place * width, 0))
+        row, column = divmod(place, num_columns)
+        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (column * width, row * height))
     buffer = io.BytesIO()
-    strip.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    sheet.save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

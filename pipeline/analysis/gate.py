@@ -16,9 +16,10 @@ from typing import Any
 import dvc.api
 from dvc.scm import RevError, SCMError
 
-from pipeline.analysis.cells import METRICS_FILE, PREDICTIONS_FILE, Cell, Predictions, read_predictions_text
+from pipeline.analysis.cells import Cell, Predictions, read_predictions_text
 from pipeline.analysis.statistics import Interval, paired_difference
 from pipeline.errors import PipelineError
+from pipeline.training.results import METRICS_FILE, PREDICTIONS_FILE
 
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class"}
 

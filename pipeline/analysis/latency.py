@@ -20,7 +20,7 @@ from pipeline.recipe import HeadChoices
 
 NUM_RUNS = 15
 NUM_WARM_UP_RUNS = 3
-MAX_SECONDS = 2.0
+MAX_SECONDS = 1.0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ WIDTH_INCHES = 4.7
 SMALL_WIDTH_INCHES = 3.1
 PNG_DPI = 160
 MAX_LABELLED_CLASSES = 30
+# Readable on a light and on a dark surface; also apart for people who confuse red and green, by their lightness.
+RIGHT, WRONG = "#3f8f5f", "#f08a3c"
 PROBES = {"shuffled": "s", "reversed": "D", "repeated": "v"}
 _SETTINGS: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.linewidth": 0.8}
 # Directions in which a label may stand beside its point, the best first: (x, y) in points, and its anchor.
@@ -49,6 +51,10 @@ _PLACES = (
     (7, -14, "left", "top"),
     (-7, 14, "right", "bottom"),
     (-7, -14, "right", "top"),
+    (9, 24, "left", "bottom"),
+    (9, -24, "left", "top"),
+    (-9, 24, "right", "bottom"),
+    (-9, -24, "right", "top"),
 )
 
 
@@ -174,14 +180,14 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
     num_classes = len(predictions.classes)
     has_labels = num_classes <= MAX_LABELLED_CLASSES
-    figure = _empty_figure(palette, SMALL_WIDTH_INCHES + 0.9, SMALL_WIDTH_INCHES + (0.8 if has_labels else 0.3))
+    figure = _empty_figure(palette, SMALL_WIDTH_INCHES + 0.9, SMALL_WIDTH_INCHES - 0.1)
     axes = figure.subplots()
     _style(axes, palette)
     axes.grid(visible=False)
-    # One colour of varying strength lies on a light surface as well as on a dark one.
+    # Colours of varying strength lie on a light surface as well as on a dark one.
     image = np.zeros((num_classes, num_classes, 4))
-    image[:] = matplotlib.colors.to_rgba(LIGHT.main)
-    image[np.eye(num_classes, dtype=bool)] = matplotlib.colors.to_rgba(LIGHT.third)
+    image[:] = matplotlib.colors.to_rgba(WRONG)
+    image[np.eye(num_classes, dtype=bool)] = matplotlib.colors.to_rgba(RIGHT)
     image[:, :, 3] = np.sqrt(shares) * 0.95
     axes.imshow(image, interpolation="nearest", aspect="equal")
     axes.set_xlabel("predicted")
@@ -189,8 +195,10 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     axes.tick_params(length=0)
     if has_labels:
         size = 7.0 if num_classes <= 16 else 5.0
-        axes.set_xticks(range(num_classes), predictions.classes, rotation=90, fontsize=size)
-        axes.set_yticks(range(num_classes), predictions.classes, fontsize=size)
+        # Names once, at the rows; a column has the number of its row, so that long names leave room for the matrix.
+        names = [f"{label}  {index}" for index, label in enumerate(predictions.classes)]
+        axes.set_xticks(range(num_classes), [str(index) for index in range(num_classes)], fontsize=size)
+        axes.set_yticks(range(num_classes), names, fontsize=size)
         for line in range(1, num_classes):
             axes.axhline(line - 0.5, color=palette.grid, linewidth=0.4)
             axes.axvline(line - 0.5, color=palette.grid, linewidth=0.4)
@@ -327,6 +335,7 @@ def _place_labels(
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [_box_around(axes, x, y) for x, y, _ in points]
+    centres = [axes.transData.transform((x, y)) for x, y, _ in points]
     crossed = [
         _box_around_pixel(pixel, radius_pixels=1)
         for line in lines
@@ -334,7 +343,7 @@ def _place_labels(
         for pixel in np.linspace(one, other, max(2, int(np.abs(other - one).max() / 4)))
     ]
     frame = axes.get_window_extent(renderer)
-    for x, y, name in points:
+    for own_index, (x, y, name) in enumerate(points):
         best = None
         for place in _PLACES:
             text = axes.annotate(
@@ -352,6 +361,8 @@ def _place_labels(
             own = _box_around(axes, x, y)
             clashes = 3 * sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
             clashes += any(box.overlaps(other) for other in crossed)
+            # A name that lies nearer to another point would be read as that point's.
+            clashes += 4 * (min(range(len(points)), key=lambda index: _distance(box, centres[index])) != own_index)
             clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 6
             if best is None or clashes < best[0]:
                 if best is not None:
@@ -372,6 +383,12 @@ def _tick_text(count: int) -> str:
 
 def _box_around(axes: Axes, x: float, y: float) -> Bbox:
     return _box_around_pixel(axes.transData.transform((x, y)), radius_pixels=5)
+
+
+def _distance(box: Bbox, pixel: NDArray[np.float64]) -> float:
+    """From a pixel to the nearest edge of a box; zero inside of it."""
+    x, y = pixel
+    return float(np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)))
 
 
 def _box_around_pixel(centre: NDArray[np.float64], radius_pixels: float) -> Bbox:

@@ -24,6 +24,7 @@ from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
 TEMPLATE = "report.html"
+MAX_SCALE = 1.6  # of a drawing, against its own size
 # Drawn with colours that mean nothing, which then become the names of the page's colours: so one drawing serves
 # the light and the dark theme. None of them may occur otherwise.
 _MARKERS = plots.Palette("#010203", "#010204", "#010205", "#010206", "#010207", "#010208", "#010209")
@@ -89,9 +90,9 @@ def inline_svg(figure: Figure, name: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for marker, variable in _MARKER_NAMES.items():
         text = text.replace(marker, variable)
-    width_points = float(figure.get_figwidth()) * 72
+    width = f"max-width:{float(figure.get_figwidth()) * 72 * MAX_SCALE:.0f}px"
     # The drawing's own size in points would not follow the page; its view box keeps the proportions.
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="max-width:{width_points * 1.25:.0f}px"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="{width}"', text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     # The texts come from matplotlib, which escapes labels as XML.
     return Markup(text)

@@ -40,9 +40,7 @@ COLUMNS = (
     Column("reversed", lambda row: drop_text(row, "reversed"), 3),
     Column("paper", lambda row: "" if row.paper_top1 is None else f"{row.paper_top1:.1f}", 2),
     Column("ms/clip", lambda row: "" if row.cost is None else f"{row.cost.latency_ms:.2f}", 6, is_measured=True),
-    Column(
-        "memory", lambda row: "" if row.cost is None else f"{row.cost.memory_bytes / 1e6:.1f} MB", 8, is_measured=True
-    ),
+    Column("memory", lambda row: "" if row.cost is None else bytes_text(row.cost.memory_bytes), 8, is_measured=True),
     Column("time", lambda row: "" if row.time_share is None else f"{row.time_share:.1f} %", 7, is_measured=True),
 )
 
@@ -95,6 +93,11 @@ def count_text(count: int | None) -> str:
         if count >= size * 0.9995:
             return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
     return str(count)
+
+
+def bytes_text(num_bytes: int) -> str:
+    """A size in MB, or in kB below a tenth of one."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.0f} kB"
 
 
 def terminal_table(comparison: Comparison, width: int) -> str:
