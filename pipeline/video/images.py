@@ -21,6 +21,7 @@ JPG_MAGIC = b"\xff\xd8\xff"
 IMAGE_MAGICS = (JPG_MAGIC, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 # What simplejpeg decodes to RGB itself; CMYK and its kin go to Pillow.
 JPG_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
+JPG_ERRORS = (ValueError, KeyError)  # what simplejpeg raises for damaged files
 # What Pillow raises for damaged files of its many formats.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
 
@@ -55,7 +56,7 @@ def decode_image(data: bytes, what: str) -> Frame:
     if _is_plain_jpg(data):
         try:
             pixels: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError as error:
+        except JPG_ERRORS as error:
             raise _damaged(what, error) from error
         return pixels
     with _opened(data, what) as image:
@@ -73,7 +74,7 @@ def _is_plain_jpg(data: bytes) -> bool:
         return False
     try:
         *_, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
+    except JPG_ERRORS:
         return False
     return colours in JPG_COLOURS
 

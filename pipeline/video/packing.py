@@ -104,7 +104,7 @@ def _add(file: h5py.File, name: str, images: Sequence[bytes]) -> None:
 def _create(file: h5py.File, name: str, data: np.ndarray, frame_sizes: np.ndarray) -> None:
     try:
         dataset = file.create_dataset(name, data=data)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise PipelineError(
             f"The clip name '{name}' cannot stand beside the others: no name may be the folder of another ({error})."
         ) from error
