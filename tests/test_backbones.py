@@ -306,6 +306,7 @@ def test_the_paper_backbones_do_without_torchvision() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # inductor's own use of it
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_in_one_graph(name: str) -> None:
     backbone, _ = build_backbone(name, "random")
