@@ -1,0 +1,146 @@
+"""Question: how many clips a second can be decoded, and what does the pipeline's way save against the naive ones?
+
+Eight frames (the test view's) of clips of 40 drawn frames. VP9 in WebM at 240 pixels height, as Something-Something has
+it: `open_clip` in one process and in several, against seeking to each frame, and against turning every frame into RGB.
+JPG folders at 100 pixels height, as Jester has it: `open_clip` against Pillow. The ways take turns within every round;
+a factor is the median of the rounds' ratios to `open_clip` in one process.
+
+    python -m benchmarks.decode
+    python -m benchmarks.decode --processes 2 --rounds 7 --clips 40
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from pipeline.video.decode import open_clip
+from pipeline.video.encode import write_frame_folder, write_video
+from pipeline.video.sampling import test_frame_indices
+
+NUM_FRAMES, NUM_SEGMENTS, FPS = 40, 8, 12
+INDICES = test_frame_indices(NUM_FRAMES, NUM_SEGMENTS).tolist()
+
+
+def drawn_clip(seed: int, height: int, width: int) -> np.ndarray:
+    """A textured, slightly noisy background with a shape that moves over it: (T, H, W, 3)."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(40, 216, (height // 12, width // 12, 3), np.uint8))
+    background = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+    frames = background + random.integers(-4, 5, (NUM_FRAMES, height, width, 1), np.int16)
+    for index in range(NUM_FRAMES):
+        left = (seed * 7 + index * 4) % (width - width // 4)
+        frames[index, height // 3 : 2 * height // 3, left : left + width // 4] = (230, 180, 150)
+    return frames.clip(0, 255).astype(np.uint8)
+
+
+def by_pipeline(path: str) -> np.ndarray:
+    with open_clip(path) as reader:
+        return reader.read(INDICES)
+
+
+def by_seeking(path: str) -> np.ndarray:
+    """Seek before each frame, then decode up to it."""
+    frames = []
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        for index in INDICES:
+            seconds = index / FPS
+            container.seek(int(seconds / stream.time_base), stream=stream)
+            found = (frame for frame in container.decode(stream) if frame.time > seconds - 0.5 / FPS)
+            frames.append(next(found).to_ndarray(format="rgb24"))
+    return np.stack(frames)
+
+
+def by_converting_all(path: str) -> np.ndarray:
+    """Every frame to RGB with the library's own threads, then pick."""
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[INDICES]
+
+
+def by_pillow(path: str) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(Path(path) / f"{index + 1:05d}.jpg").convert("RGB")) for index in INDICES])
+
+
+def timed(work: Callable[[], object], num_clips: int) -> float:
+    """Clips a second."""
+    started_at = time.perf_counter()
+    work()
+    return num_clips / (time.perf_counter() - started_at)
+
+
+def measure(ways: dict[str, Callable[[str], np.ndarray]], paths: Sequence[str], processes: int, rounds: int) -> dict:
+    def one_by_one(way: Callable[[str], np.ndarray]) -> Callable[[], object]:
+        return lambda: [way(path).shape for path in paths]
+
+    rates: dict[str, list[float]] = {}
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        pool.map(shape_of, paths)  # imports done
+        for round_number in range(rounds + 1):
+            work = {name: one_by_one(way) for name, way in ways.items()}
+            work[f"open_clip, {processes} processes"] = lambda: pool.map(shape_of, paths, chunksize=4)
+            for name, run in work.items():
+                rate = timed(run, len(paths))
+                if round_number:  # the first round warms up
+                    rates.setdefault(name, []).append(rate)
+    reference = rates["open_clip"]
+    return {
+        name: {
+            "clips_per_second": round(statistics.median(values), 1),
+            "ratio": round(statistics.median(v / r for v, r in zip(values, reference, strict=True)), 2),
+        }
+        for name, values in rates.items()
+    }
+
+
+def shape_of(path: str) -> tuple[int, ...]:
+    return by_pipeline(path).shape
+
+
+def processor() -> str:
+    lines: Iterable[str] = Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else ()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        videos, folders = [], []
+        for number in range(options.clips):
+            videos.append(f"{folder}/{number}.webm")
+            write_video(videos[-1], drawn_clip(number, 240, 320), FPS)
+            folders.append(f"{folder}/{number}")
+            write_frame_folder(folders[-1], drawn_clip(number, 100, 176))
+        for way in (by_seeking, by_converting_all):
+            assert (way(videos[0]) == by_pipeline(videos[0])).all(), way.__name__
+        assert (by_pillow(folders[0]) == by_pipeline(folders[0])).all()
+        vp9 = {"open_clip": by_pipeline, "seeking to each frame": by_seeking, "all frames to RGB": by_converting_all}
+        jpg = {"open_clip": by_pipeline, "Pillow": by_pillow}
+        result = {
+            "machine": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+            "kilobytes_per_video": round(sum(map(os.path.getsize, videos)) / len(videos) / 1000, 1),
+            "vp9_320x240": measure(vp9, videos, options.processes, options.rounds),
+            "jpg_176x100": measure(jpg, folders, options.processes, options.rounds),
+        }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
