@@ -10,30 +10,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.squeezenet import SqueezeNet
 from pipeline.datasets.seeding import generator_for
-from pipeline.datasets.stills import Stills, draw_stills
+from pipeline.datasets.stills import MASK_STRIDE, Stills, draw_stills
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.progress import Progress
 from pipeline.training.pretext import QUESTIONS, Pretext, answerable
+from pipeline.training.still_pools import StillPools, images_of, resized, varied_batch
 
 HELD_OUT_BATCH = -1
 LARGEST_ACTIVATION = 1000.0
+# Smaller images leave one cell, in which no place can be told from another.
+SMALLEST_INPUT = 48
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Phase:
     num_passes: int
 
 
-PHASES = (Phase(96, 96, 12, 3), Phase(112, 160, 3, 3), Phase(112, 224, 4, 2))
+PHASES = (Phase(96, 96, 9, 3), Phase(112, 160, 2, 2), Phase(112, 224, 2, 2))
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,12 @@ class BundledSettings:
                 f"`pool_images` (={self.pool_images}) must be a multiple of `drawing_images` (={self.drawing_images}) "
                 f"and of `batch_size` (={self.batch_size})."
             )
+        for phase in self.phases:
+            if phase.input_size < SMALLEST_INPUT or phase.drawn_size % MASK_STRIDE:
+                raise PipelineError(
+                    f"A phase needs an `input_size` of at least {SMALLEST_INPUT} and a `drawn_size` that is a multiple "
+                    f"of {MASK_STRIDE}, not {phase.input_size} and {phase.drawn_size}."
+                )
 
     @property
     def steps_per_pass(self) -> int:
@@ -133,7 +139,8 @@ def train_bundled(
         network.parameters(), lr=settings.peak_learning_rate, weight_decay=settings.weight_decay
     )
     done = _restore(checkpoint, settings, network, averaged, optimiser)
-    pools = _Pools(settings)
+    sizes = [phase.drawn_size for phase in settings.phases for _ in range(phase.num_pools)]
+    pools = StillPools(settings.seed, sizes, settings.pool_images, settings.drawing_images)
     with pools, Progress("train-bundled", settings.num_steps, "steps", done=done) as progress:
         for step in _steps(settings, start=done):
             losses = _train_step(network, optimiser, settings, step, pools.get(step.pool), device)
@@ -163,16 +170,16 @@ def held_out_errors(
     pretext: Pretext,
     settings: BundledSettings,
     *,
-    num_images: int = 512,
     device: str = "cpu",
 ) -> tuple[dict[str, float], float]:
     """Mean absolute errors of the linear read-out on stills that no step has seen, and the largest activation."""
-    phase = settings.phases[-1]
+    phase, num_images = settings.phases[-1], min(512, settings.pool_images)
     stills = draw_stills(settings.seed, HELD_OUT_BATCH, num_images, phase.drawn_size)
     answers, largest = [], 0.0
     with torch.inference_mode():
         for rows in np.array_split(np.arange(num_images), max(1, num_images // 32)):
-            maps = backbone(_resized(_images(stills, rows, device), phase.input_size).round().to(torch.uint8))
+            images = resized(images_of(stills, rows, device), phase.input_size)
+            maps = backbone(images.round().to(torch.uint8))
             largest = max(largest, float(maps.abs().max()))
             answers.append(pretext.read(maps))
         targets = torch.from_numpy(stills.targets).to(device)
@@ -213,46 +220,25 @@ def _train_step(
     rate = settings.peak_learning_rate * warm_up * (0.5 + 0.5 * math.cos(math.pi * step.progress))
     for group in optimiser.param_groups:
         group["lr"] = rate
-    images, targets, masks = _batch(stills, step, settings.seed, device)
+    numbers = generator_for("variation", settings.seed, step.number)
+    images, targets, masks = varied_batch(stills, step.rows, numbers, step.phase.input_size, device)
     backbone, pretext = network["backbone"], network["pretext"]
     assert isinstance(backbone, Backbone)
     with _autocast(device):
         maps = backbone.maps(backbone.normalise(images))
     losses: dict[str, Tensor] = pretext(maps, targets, masks)
     optimiser.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
+    total = torch.stack(list(losses.values())).sum()
+    if not bool(torch.isfinite(total)):
+        raise PipelineError(
+            f"The loss is {float(total.detach())} at step {step.number}: the training has diverged. "
+            "Begin anew with a lower `peak_learning_rate` and without the checkpoint."
+        )
+    total.backward()
     # Without batch norm a rare large gradient can undo a lot.
     nn.utils.clip_grad_norm_(network.parameters(), 2.0)
     optimiser.step()
     return " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
-
-
-def _batch(stills: Stills, step: _Step, seed: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """One batch, half of it mirrored and each image a little brighter or darker, at the phase's input size."""
-    generator = generator_for("variation", seed, step.number)
-    count = len(step.rows)
-    images = _images(stills, step.rows, device)
-    targets = torch.from_numpy(stills.targets[step.rows]).to(device)
-    masks = torch.from_numpy(stills.masks[step.rows]).to(device).unsqueeze(1).float() / 255
-    flip = torch.from_numpy(generator.random(count) < 0.5).to(device)
-    images = torch.where(flip.view(-1, 1, 1, 1), images.flip(3), images)
-    masks = torch.where(flip.view(-1, 1, 1, 1), masks.flip(3), masks)
-    # Mirrored: x, angle and side change their signs.
-    signs = targets.new_tensor([1, -1, 1, 1, -1, 1, 1, -1])
-    targets = torch.where(flip.view(-1, 1), targets * signs, targets)
-    gains = torch.from_numpy(generator.uniform(0.8, 1.25, (count, 1, 1, 1)).astype(np.float32)).to(device)
-    seen = _resized(images, step.phase.input_size) * gains
-    return seen.clamp(0, 255).contiguous(memory_format=torch.channels_last), targets, masks
-
-
-def _images(stills: Stills, rows: np.ndarray, device: str) -> Tensor:
-    return torch.from_numpy(stills.images[rows]).to(device).permute(0, 3, 1, 2)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    if images.shape[-1] == size:
-        return images.float()
-    return F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False)
 
 
 def _autocast(device: str) -> AbstractContextManager[None]:
@@ -271,50 +257,6 @@ def _pretext(channels: int, seed: int) -> Pretext:
 def _average(averaged: dict[str, Tensor], network: nn.Module, keep: float) -> None:
     for name, value in network.state_dict().items():
         averaged[name].lerp_(value, 1.0 - keep)
-
-
-class _Pools:
-    """The pool of images in use, and the next one being drawn meanwhile by a process of its own."""
-
-    def __init__(self, settings: BundledSettings) -> None:
-        self._settings = settings
-        self._sizes = [phase.drawn_size for phase in settings.phases for _ in range(phase.num_pools)]
-        self._current: tuple[int, Stills] | None = None
-        self._coming: dict[int, list[Future[Stills]]] = {}
-
-    def __enter__(self) -> _Pools:
-        # Spawned, not forked: forking a process whose torch threads run can hang.
-        self._executor = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def get(self, pool: int) -> Stills:
-        """The images of a pool; asks for the next one to be drawn."""
-        if self._current is None or self._current[0] != pool:
-            self._current = None
-            self._ask_for(pool)
-            batches = [future.result() for future in self._coming.pop(pool)]
-            images = np.concatenate([batch.images for batch in batches])
-            targets = np.concatenate([batch.targets for batch in batches])
-            masks = np.concatenate([batch.masks for batch in batches])
-            self._current = pool, Stills(images, targets, masks)
-            if pool + 1 < len(self._sizes):
-                self._ask_for(pool + 1)
-        return self._current[1]
-
-    def _ask_for(self, pool: int) -> None:
-        if pool in self._coming:
-            return
-        settings = self._settings
-        num_batches = settings.pool_images // settings.drawing_images
-        self._coming[pool] = [
-            self._executor.submit(
-                draw_stills, settings.seed, pool * num_batches + index, settings.drawing_images, self._sizes[pool]
-            )
-            for index in range(num_batches)
-        ]
 
 
 def _save(
