@@ -119,6 +119,7 @@ def kill_at_random_moments(
     resume_and_compare(manifest, location, expected)
 
 
+@pytest.mark.slow
 def test_one_kill_after_another_still_ends_up_the_same(
     manifest: Manifest, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ def test_kills_from_outside_at_any_time(
         child.stdout.readline()
         time.sleep(float(np.random.default_rng(seed).uniform(0, 1.5)))
         child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=200)
     assert child.returncode in (0, -signal.SIGKILL)
     resume_and_compare(manifest, location, expected)
 
@@ -164,6 +166,7 @@ def test_a_lost_worker_costs_nothing_but_time(
     assert objects_of(location) == expected
 
 
+@pytest.mark.slow
 def test_a_block_that_kills_every_worker_is_set_aside_by_name_and_tried_again(
     manifest: Manifest, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -190,6 +193,7 @@ def test_a_second_extraction_on_the_same_store_is_refused(manifest: Manifest, tm
         first.send_signal(signal.SIGSTOP)
         second = run(manifest, location)
         first.send_signal(signal.SIGCONT)
+        first.communicate(timeout=200)
     assert first.returncode == 0
     assert second.returncode == 1
     assert f"is being written by another process (pid {first.pid})" in second.stderr

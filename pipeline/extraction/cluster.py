@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any, cast
 
 import dask
-from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 
 from pipeline.errors import PipelineError
 from pipeline.extraction.allocator import keep_memory_between_batches
@@ -27,6 +29,8 @@ from pipeline.store.places import Phase, no_phase
 
 PLUGIN = "st-pipeline-extraction"
 SECONDS_TO_CONNECT = 60
+SECONDS_BETWEEN_LOOKS = 5
+SECONDS_WITHOUT_WORKERS = 120
 
 # A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use.
 LOCAL_CONFIG = {
@@ -100,7 +104,7 @@ class OnDask(Engine):
                     n_workers=self._asked,
                     threads_per_worker=1,
                     processes=True,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     local_directory=folder,
                     silence_logs=logging.CRITICAL,
                 )
@@ -138,24 +142,37 @@ class OnDask(Engine):
 
     def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
         waiting = iter(jobs)
-        running = as_completed(with_results=False)
         job_of: dict[Future[Any], BlockJob] = {}
-        for _ in range(max(1, self.num_workers)):
-            self._start_next(waiting, running, job_of)
+        self._top_up(waiting, job_of)
         try:
-            for future in running:
-                job = job_of.pop(future)
-                self._count(future, job, tally)
-                self._start_next(waiting, running, job_of)
+            while job_of:
+                for future in self._finished(list(job_of)):
+                    self._count(future, job_of.pop(future), tally)
+                self._top_up(waiting, job_of)
         finally:
             self.client.cancel(list(job_of), force=True)
 
-    def _start_next(self, waiting: Iterator[BlockJob], running: Any, job_of: dict[Future[Any], BlockJob]) -> None:
-        job = next(waiting, None)
-        if job is not None:
-            future = self.client.submit(_run_block, job, key=f"block-{job.block}", pure=False)
-            job_of[future] = job
-            running.add(future)
+    def _top_up(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
+        for job in islice(waiting, max(1, self.num_workers) - len(job_of)):
+            job_of[self.client.submit(_run_block, job, key=f"block-{job.block}", pure=False)] = job
+
+    def _finished(self, futures: list[Future[Any]]) -> Sequence[Future[Any]]:
+        """Those that are done, at least one; blocks that are lost with their worker run again without our doing."""
+        without_workers_since_seconds: float | None = None
+        while True:
+            try:
+                return list(wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED").done)
+            except TimeoutError:
+                if self.client.scheduler_info(n_workers=-1)["workers"]:
+                    without_workers_since_seconds = None
+                    continue
+            now_seconds = time.monotonic()
+            without_workers_since_seconds = without_workers_since_seconds or now_seconds
+            if now_seconds - without_workers_since_seconds > SECONDS_WITHOUT_WORKERS:
+                raise PipelineError(
+                    f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers and run "
+                    "the same command again, or use --workers 0 to see in this process why they end."
+                )
 
     def _count(self, future: Future[Any], job: BlockJob, tally: Tally) -> None:
         error = future.exception() if future.status == "error" else None
