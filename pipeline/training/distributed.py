@@ -1,0 +1,114 @@
+"""Several processes that train one model, as `torchrun` starts them; one process is the plain case of the same code."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import PipelineError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training, seen from one of them.
+
+    What it sums and gathers are figures on the CPU; gradients are the business of `wrapped`.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and talks to the user."""
+        return self.rank == 0
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's share: every item belongs to exactly one process, and none is there twice."""
+        return items[self.rank :: self.size]
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum of a CPU tensor over all processes."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Plain data of each process, the same list in all of them; it travels as JSON."""
+        if self.size == 1:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(text)
+        lengths = self.summed(lengths)
+        table = torch.zeros((self.size, int(lengths.max())), dtype=torch.uint8)
+        table[self.rank, : len(text)] = text
+        table = self.summed(table)
+        return [json.loads(bytes(row[:length].tolist())) for row, length in zip(table, lengths.tolist(), strict=True)]
+
+    def average_norms(self, module: nn.Module) -> None:
+        """Make the running statistics of batch norm the mean over all processes, each of which saw other clips."""
+        if self.size == 1:
+            return
+        for layer in module.modules():
+            if isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None:
+                for statistic in (layer.running_mean, layer.running_var):
+                    dist.all_reduce(statistic)
+                    statistic /= self.size
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros(1))
+
+    def wrapped(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model as all processes train it: after each backward pass they have the mean of their gradients."""
+        if self.size == 1:
+            return model
+        # Statistics of batch norm are averaged once an epoch (`average_norms`), not overwritten in each step.
+        return DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+
+
+@contextmanager
+def joined_world() -> Iterator[World]:
+    """The world that `torchrun` describes in the environment; without it, a world of one process.
+
+    Raises:
+        PipelineError: the environment names several processes but not which one this is.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    try:
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    except KeyError as error:
+        raise PipelineError(
+            f"WORLD_SIZE is {size}, but {error.args[0]} is not set. Start several processes with "
+            "`torchrun --nproc-per-node N -m pipeline finetune …`, or unset WORLD_SIZE."
+        ) from None
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    # Figures travel over gloo on the CPU, so that they never wait for a GPU; gradients on GPUs over NCCL.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo")
+    try:
+        yield World(rank, size, local_rank, local_size)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,49 @@
+"""How long the device waits for data: what is to be shortened before anything else is worth a thought."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class WaitClock:
+    """Adds up the time in which the device has nothing to do because its next clips are not there.
+
+    On the CPU that is the time spent in `loading`. A GPU works on while the next clips are fetched, so there the time
+    counts from when its queue ran empty, by events on the device itself.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started_at_seconds = time.monotonic()
+        self._waited_seconds = 0.0
+        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._end_of_step: torch.cuda.Event | None = None
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Wrap the fetching of a batch."""
+        if self._device.type == "cuda":
+            self._end_of_step = self._event()
+            yield
+            self._gaps.append((self._end_of_step, self._event()))
+            return
+        started_at_seconds = time.monotonic()
+        yield
+        self._waited_seconds += time.monotonic() - started_at_seconds
+
+    def share(self) -> float:
+        """The share of all time since the clock was made, between 0 and 1."""
+        if self._gaps:
+            torch.cuda.synchronize(self._device)
+            self._waited_seconds += sum(start.elapsed_time(end) for start, end in self._gaps) / 1e3
+            self._gaps.clear()
+        return self._waited_seconds / max(time.monotonic() - self._started_at_seconds, 1e-9)
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

@@ -1,0 +1,351 @@
+"""`pipeline finetune`: clips and a fitted head -> backbone and head trained together, with a result folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+import pipeline.backbones
+import pipeline.heads
+import pipeline.training
+import pipeline.video
+from pipeline.analysis.cells import Predictions, read_cell
+from pipeline.errors import PipelineError
+from pipeline.extraction.allocator import keep_memory_between_batches
+from pipeline.extraction.compute import has_compiler
+from pipeline.files import sha256_of_file, write_json
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.model import Classifier, save_model
+from pipeline.recipe import FrameChoices, HeadChoices, Recipe, named_recipe
+from pipeline.registry import HEAD_NAMES, unknown_name
+from pipeline.training.checkpoints import CheckpointFolder
+from pipeline.training.clips import ClipLoader, LabelledClip, SampleSettings
+from pipeline.training.compute import fixed_threads, num_cores
+from pipeline.training.distributed import World, joined_world
+from pipeline.training.finetune import Finetuner
+from pipeline.training.finetune_model import (
+    STAGE,
+    check_recomputes,
+    choose_precision,
+    fitted_classifier,
+    freeze_up_to,
+    fresh_classifier,
+)
+from pipeline.training.finetune_scoring import ScoredClips
+from pipeline.training.finetune_settings import CHECKPOINT_SECONDS, ClipData, FinetuneSettings
+from pipeline.training.results import MODEL_FILE, cell_name, write_results
+from pipeline.video.flips import swapped_labels
+
+NONE = "none"
+CHECKPOINT_FOLDER = "checkpoints"
+Say = Callable[[str], None]
+
+
+def finetune(
+    *,
+    manifest: str | Path,
+    out: str | Path,
+    init: str | Path = NONE,
+    root: str | Path | None = None,
+    backbone: str = "squeezenet",
+    head: str | None = None,
+    weights: str = "imagenet",
+    num_segments: int = 8,
+    recipe: str = "paper",
+    switches: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    accumulate: int = 1,
+    checkpointing: bool = False,
+    compile: bool = False,
+    augment_on_device: bool = False,
+    freeze_until: str | None = None,
+    max_failed: int | None = None,
+    keep_checkpoints: int = 2,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    allow_squeezenet_weights: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Train end to end and return the metrics that were written.
+
+    `init` is a model file, whose head and backbone are taken; or `none`, and then `head`, `backbone`, `weights` and
+    `num_segments` say what to start from. `switches` change the recipe; `epochs` 0 scores the model as it is.
+
+    Raises:
+        PipelineError: anything that the user can mend.
+    """
+    changes = {**(switches or {})}
+    changes |= {name: value for name, value in (("epochs", epochs), ("batch_size", batch_size)) if value is not None}
+    chosen = named_recipe(recipe).changed(**changes)
+    with joined_world() as world:
+        say: Say = _say if world.is_main else _silent
+        where = choose_precision(device, precision, world.local_rank if world.size > 1 else None)
+        if where.device.type == "cuda":
+            torch.cuda.set_device(where.device)
+        else:
+            keep_memory_between_batches()
+        clips = read_manifest(manifest, root)
+        classifier, chosen = _classifier(
+            clips, str(init), backbone, head, weights, num_segments, chosen, changes, seed, allow_squeezenet_weights
+        )
+        spec = classifier.spec
+        if freeze_until is not None:
+            frozen = freeze_up_to(classifier.backbone, freeze_until)
+            say(f"{len(frozen)} parameters of {spec.backbone} up to {freeze_until} stay as they are")
+        if checkpointing:
+            check_recomputes(classifier.backbone, chosen.training)
+            classifier.backbone.recompute = True
+        if compile:
+            _compile(classifier, where.device, say)
+        data = _data(clips, classifier, chosen, seed, augment_on_device)
+        settings = FinetuneSettings(chosen, seed, accumulate, max_failed, checkpoint_seconds)
+        folder = Path(out) / cell_name(spec.backbone, spec.head)
+        num_workers = _num_workers(workers, where.device, world)
+        num_threads = threads or max(1, num_cores() // world.local_size)
+        what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips, {len(data.val):,} to validate"
+        say(
+            f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads, and "
+            f"{num_workers} each that decode; recipe {chosen.name}"
+        )
+        digest = _digest(chosen, seed, where.name, freeze_until, classifier, data)
+        checkpoints = CheckpointFolder(folder / CHECKPOINT_FOLDER, digest, keep_checkpoints)
+        own_part = -(-chosen.training.batch_size // world.size)
+        with (
+            fixed_threads(num_threads),
+            ClipLoader(num_workers, num_ahead=2 * own_part) as loader,
+            _named_interrupt(folder),
+        ):
+            tuner = Finetuner(classifier, data, settings, where, loader, checkpoints, world, say)
+            start = _begin(tuner, classifier, str(init), world, say, force)
+            tuner.run()
+            if not world.is_main:
+                return {}
+            scored, best_epoch = (start, 0) if chosen.training.epochs == 0 else tuner.take_best()
+            assert scored is not None
+            metrics = _write(folder, tuner, scored, best_epoch, str(init), where.name)
+        val = metrics["val"]
+        click.echo(
+            f"{folder}: top-1 {val['top1']:.2f} ({val['top1_low']:.1f} to {val['top1_high']:.1f}), top-5 "
+            f"{val['top5']:.2f}, epoch {best_epoch}; {metrics['num_failed']} clips failed; {tuner.seconds():.1f} s"
+        )
+        for clip_id, (_, kind, reason) in list(tuner.faults.of_clip.items())[:5]:
+            click.echo(f"  failed: {clip_id}, {kind}: {reason}")
+        return metrics
+
+
+def _classifier(
+    clips: Manifest,
+    init: str,
+    backbone: str,
+    head: str | None,
+    weights: str,
+    num_segments: int,
+    recipe: Recipe,
+    changes: Mapping[str, Any],
+    seed: int,
+    allow_squeezenet_weights: bool,
+) -> tuple[Classifier, Recipe]:
+    """The model to start from, and the recipe with the choices of its head."""
+    if init == NONE:
+        if head not in HEAD_NAMES:
+            raise unknown_name("head", str(head), HEAD_NAMES)
+        classifier = fresh_classifier(
+            head, backbone, weights, clips.classes, num_segments, recipe, seed, allow_squeezenet_weights
+        )
+        return classifier, recipe
+    # A fitted head stays what it is, whatever the recipe says of heads; only what is asked for by name changes.
+    names = {field.name for field in dataclasses.fields(HeadChoices)}
+    own = {name: getattr(recipe.head, name) for name in changes if name in names}
+    classifier = fitted_classifier(init, clips.classes, own)
+    return classifier, dataclasses.replace(recipe, head=HeadChoices(**classifier.spec.recipe["head"]))
+
+
+def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, seed: int, on_device: bool) -> ClipData:
+    parts = {
+        split: tuple(
+            LabelledClip(clip.clip_id, clips.locate(clip), clips.class_index(clip.label))
+            for clip in clips.in_split(split)
+            if clip.is_labelled
+        )
+        for split in ("train", "val")
+    }
+    for split, found in parts.items():
+        if not found:
+            raise PipelineError(f"{clips.path} has no labelled clip in split '{split}'; finetune needs some.")
+    preprocessing = classifier.backbone.preprocessing
+    samples = SampleSettings(
+        num_segments=classifier.spec.num_segments,
+        choices=recipe.frames,
+        seed=seed,
+        input_size=preprocessing.input_size,
+        crop_fraction=preprocessing.crop_fraction,
+        swapped_labels=tuple(swapped_labels(clips.classes)) if recipe.frames.flip == "swap" else (),
+        on_device=on_device,
+    )
+    return ClipData(parts["train"], parts["val"], samples)
+
+
+def _begin(
+    tuner: Finetuner, classifier: Classifier, init: str, world: World, say: Say, force: bool
+) -> ScoredClips | None:
+    """Go on from a checkpoint; or score the model as it starts and hold it against what `fit-head` wrote."""
+    if not force and tuner.choices.epochs > 0 and tuner.resume():
+        return None
+    world.barrier()  # nobody looks for checkpoints any more
+    if world.is_main:
+        tuner.checkpoints.clear()
+    frames = classifier.spec.recipe["frames"] if init != NONE else None
+    samples = tuner.data.samples
+    if frames is not None:
+        # Exactly the frames of the cache, also where the recipe looks at short clips otherwise.
+        samples = dataclasses.replace(samples, choices=FrameChoices(**frames))
+    start = tuner.score(samples)
+    tuner.start(start)
+    top1 = start.figures()["top1"]
+    cached = _cached_predictions(Path(init).parent) if init != NONE else None
+    if cached is None:
+        say(f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else ""))
+        return start
+    report = cache_against_clips(cached, start)
+    if world.is_main:
+        click.echo(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
+        click.echo(
+            f"cache against end-to-end: {report['num_clips']} clips, largest difference of a score "
+            f"{report['largest_difference']:.4f} (scores reach {report['largest_score']:.2f}), mean "
+            f"{report['mean_difference']:.4f}; {report['num_other_class']} clips get another class"
+        )
+    tuner.start_report = report
+    return start
+
+
+def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int]:
+    """How far the scores from the clips are from those from the cache, over all clips that both have."""
+    place_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
+    pairs = [(place_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in place_of]
+    if not pairs:
+        raise PipelineError("No validation clip of the manifest stands in the predictions of the model to start from.")
+    before = cached.scores[0][[first for first, _ in pairs]]
+    after = now.scores[[second for _, second in pairs]]
+    labels = now.labels[[second for _, second in pairs]]
+    differences = np.abs(before - after)
+    return {
+        "num_clips": len(pairs),
+        "cached_top1": round(100.0 * float(np.mean(before.argmax(axis=1) == labels)), 4),
+        "top1": round(100.0 * float(np.mean(after.argmax(axis=1) == labels)), 4),
+        "largest_difference": round(float(differences.max()), 4),
+        "mean_difference": round(float(differences.mean()), 6),
+        "largest_score": round(float(np.abs(before).max()), 4),
+        "num_other_class": int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
+    }
+
+
+def _cached_predictions(folder: Path) -> Predictions | None:
+    """What was written beside the model file. Its first seed is that of the model."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    return read_cell(folder).predictions
+
+
+def _write(
+    folder: Path, tuner: Finetuner, scored: ScoredClips, best_epoch: int, init: str, precision: str
+) -> dict[str, Any]:
+    """Write model, metrics and times."""
+    classifier, recipe = tuner.classifier, tuner.settings.recipe
+    spec = dataclasses.replace(
+        classifier.spec,
+        recipe=recipe.as_dict(),
+        seed=tuner.settings.seed,
+        stage=STAGE,
+        compute_dtype=precision,
+        extra={"init": init, "best_epoch": best_epoch},
+    )
+    save_model(folder / MODEL_FILE, spec, classifier.head, classifier.backbone)
+    about = {
+        "stage": STAGE,
+        "head": spec.head,
+        "backbone": spec.backbone,
+        "weights": dict(spec.weights),
+        "init": init,
+        "init_sha256": sha256_of_file(Path(init)) if init != NONE else None,
+        "recipe": recipe.as_dict(),
+        "num_segments": spec.num_segments,
+        "num_classes": spec.num_classes,
+        "seed": tuner.settings.seed,
+        "precision": precision,
+        "device": tuner.device.type,
+        "num_processes": tuner.world.size,
+        "num_train": len(tuner.data.train) - tuner.faults.num_of("train"),
+        "num_failed": len(tuner.faults.of_clip),
+        "start": tuner.start_report,
+    }
+    timing = {
+        "total_seconds": round(tuner.seconds(), 3),
+        "num_epochs": len(tuner.history) - 1,
+        "waiting_shares": [round(share, 4) for share in tuner.waiting_shares],
+    }
+    failed = {clip_id: list(fault) for clip_id, fault in tuner.faults.of_clip.items()}
+    if failed:
+        write_json(folder / "failed.json", failed)
+    return write_results(folder, about, spec.classes, [tuner.seed_result(scored, best_epoch)], timing)
+
+
+def _compile(classifier: Classifier, device: torch.device, say: Say) -> None:
+    if device.type == "cpu" and not has_compiler():
+        say("torch.compile needs a C++ compiler, and there is none: going on without.")
+        return
+    classifier.backbone.compile()
+
+
+def _num_workers(workers: int | None, device: torch.device, world: World) -> int:
+    """As asked; else a thread beside training on the CPU, whose cores are busy, and the cores of a GPU's machine."""
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else max(1, num_cores() // world.local_size - 1)
+
+
+def _digest(
+    recipe: Recipe, seed: int, precision: str, frozen: str | None, classifier: Classifier, data: ClipData
+) -> str:
+    """Of everything that decides the final weights, the code among it: no other checkpoint is taken up."""
+    digest = hashlib.sha256()
+    clips = [[clip.clip_id, clip.label] for clip in (*data.train, *data.val)]
+    values = [recipe.as_dict(), seed, precision, frozen, dataclasses.asdict(data.samples), clips]
+    digest.update(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(classifier.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    for package in (pipeline.backbones, pipeline.heads, pipeline.training, pipeline.video):
+        for file in sorted(Path(package.__path__[0]).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _named_interrupt(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PipelineError(
+            f"Stopped. The last checkpoint is in {folder / CHECKPOINT_FOLDER}; the same command goes on from there."
+        ) from None
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _silent(text: str) -> None:
+    """What a process other than the main one says."""
