@@ -170,8 +170,8 @@ class OnDask(Engine):
             without_workers_since_seconds = without_workers_since_seconds or now_seconds
             if now_seconds - without_workers_since_seconds > SECONDS_WITHOUT_WORKERS:
                 raise PipelineError(
-                    f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers and run "
-                    "the same command again, or use --workers 0 to see in this process why they end."
+                    f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers "
+                    "and run the same command again, or use --workers 0 to see in this process why they end."
                 )
 
     def _count(self, future: Future[Any], job: BlockJob, tally: Tally) -> None:
