@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS
@@ -16,7 +16,8 @@ from pipeline.registry import HEAD_NAMES, look_up
 from pipeline.store import FeatureStore
 from pipeline.training.cached_data import CachedData
 from pipeline.training.cells import Cell, CellOutcome, backbone_of_store, fit_cell
-from pipeline.training.compute import choose_compute
+from pipeline.training.compute import choose_compute, num_cores
+from pipeline.training.parallel import CellTask, StoreRequest, TaskResult, fit_side_by_side
 
 ALL = "all"
 # Settings of `heads.<name>` that are not switches of the recipe.
@@ -40,66 +41,83 @@ def fit_head(
     views: int | None = None,
     num_segments: int | None = None,
     weights: str | None = None,
+    jobs: int | None = None,
     force: bool = False,
 ) -> list[CellOutcome]:
     """Fit heads on a store and print their table; with several recipes, each gets a folder of its own below `out`.
 
     `switches` change the recipe; `head_settings` change it for single heads, and may set `seeds`, `seed`, `precision`
-    and `threads` for them. The features are loaded once. A cell that diverges does not keep the others from being
-    fitted; it is named at the end.
+    and `threads` for them. With `jobs` above 1 (by default the number of cores), cells of one thread are fitted side
+    by side in as many processes; the others follow one by one. A cell that diverges does not keep the others from
+    being fitted; it is named at the end. Neither order nor `jobs` changes a result.
 
     Raises:
         PipelineError: anything that the user can mend.
     """
     names = _names(head)
     recipes = [recipe] if isinstance(recipe, str) else list(recipe)
+    out = Path(out)
     source = FeatureStore.open(store)
-    say = _say
     if source.num_pending:
-        say(f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet; going on without.")
-    data = CachedData(source, Path(out), say, num_segments=num_segments, num_views=views)
-    wanted = [
-        (Path(out) / chosen if len(recipes) > 1 else Path(out), cell)
-        for chosen in recipes
-        for cell in (
-            _cell(
-                name,
-                named_recipe(chosen).changed(**(switches or {})),
-                dict((head_settings or {}).get(name, {})),
-                {"seeds": seeds, "seed": seed, "precision": precision, "threads": threads},
-                device,
-                loaders,
-            )
-            for name in names
-        )
-    ]
-    for _, cell in wanted:
-        # All that can be refused is refused before the first fit.
-        data.check_recipe(cell.recipe)
-        data.check_maps(HEADS[cell.head].maps)
-    backbone = backbone_of_store(source.settings, weights or source.attributes["provenance"].get("weights"))
-    outcomes: list[CellOutcome] = []
-    failures: list[str] = []
-    for folder, cell in wanted:
-        started_at_seconds = time.monotonic()
-        try:
-            outcome = fit_cell(cell, data, backbone, folder, say, force=force)
-        except PipelineError as error:
-            if len(wanted) == 1:
-                raise
-            failures.append(str(error))
-            say(f"failed: {error}")
-            continue
-        outcomes.append(outcome)
-        if outcome.was_finished:
-            say(f"{outcome.folder} was finished with these settings; --force fits it again.")
-        else:
-            say(f"{outcome.folder}: {time.monotonic() - started_at_seconds:.1f} s")
+        _say(f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet; going on without.")
+    weights = weights or source.attributes["provenance"].get("weights")
+    request = StoreRequest(str(store), out, num_segments, views, weights)
+    data = CachedData(source, out, _say, num_segments, views)
+    tasks: list[CellTask] = []
+    for chosen in recipes:
+        changed = named_recipe(chosen).changed(**(switches or {}))
+        for name in names:
+            common = {"seeds": seeds, "seed": seed, "precision": precision, "threads": threads}
+            cell = _cell(name, changed, dict((head_settings or {}).get(name, {})), common, device, loaders)
+            # All that can be refused is refused before the first fit.
+            data.check_recipe(cell.recipe)
+            data.check_maps(HEADS[name].maps)
+            tasks.append(CellTask(cell, out / chosen if len(recipes) > 1 else out, force))
+    backbone = backbone_of_store(source.settings, weights)
+    together = [task for task in tasks if task.cell.compute.threads == 1 and task.cell.compute.device.type == "cpu"]
+    jobs = min(num_cores() if jobs is None else jobs, len(together))
+    if jobs < 2:
+        together = []
+    results = list(_reported(fit_side_by_side(request, together, jobs))) if together else []
+    results += _reported(_one_by_one([task for task in tasks if task not in together], data, backbone, len(tasks) > 1))
+    # In the order in which the heads were named, whichever was done first.
+    results.sort(key=lambda result: tasks.index(result.task))
+    outcomes = [result.outcome for result in results if result.outcome is not None]
     if outcomes:
         click.echo(table_text([outcome.metrics for outcome in outcomes]))
+    failures = [result.failure for result in results if result.failure]
     if failures:
-        raise PipelineError(f"{len(failures)} of {len(wanted)} cells failed. " + " ".join(failures))
+        raise PipelineError(f"{len(failures)} of {len(tasks)} cells failed. " + " ".join(failures))
     return outcomes
+
+
+def _one_by_one(
+    tasks: Sequence[CellTask], data: CachedData, backbone: nn.Module, goes_on: bool
+) -> Iterator[TaskResult]:
+    """Fit cells in this process. With `goes_on`, one that fails does not keep the others from being fitted."""
+    for task in tasks:
+        try:
+            outcome = fit_cell(task.cell, data, backbone, task.out, _say, force=task.force)
+        except PipelineError as error:
+            if not goes_on:
+                raise
+            yield TaskResult(task, None, str(error), ())
+        else:
+            yield TaskResult(task, outcome, "", ())
+
+
+def _reported(results: Iterable[TaskResult]) -> Iterator[TaskResult]:
+    """Say what came of each cell as soon as it is there."""
+    for result in results:
+        for line in result.said:
+            _say(line)
+        if result.outcome is None:
+            _say(f"{result.task.cell.head} failed: {result.failure}")
+        elif result.outcome.was_finished:
+            _say(f"{result.outcome.folder} was finished with these settings; --force fits it again.")
+        else:
+            _say(f"{result.outcome.folder}: val top-1 {result.outcome.metrics['val']['top1']:.1f} %")
+        yield result
 
 
 def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:

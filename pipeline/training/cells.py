@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store.settings import StoreSettings
 from pipeline.training.cached_data import CachedData
 from pipeline.training.compute import Compute
-from pipeline.training.fit import CHECKPOINT_SECONDS, FitResult, HeadData, Watcher, fit_head
+from pipeline.training.fit import CHECKPOINT_SECONDS, FitResult, Watcher, fit_head
 from pipeline.training.results import MODEL_FILE, cell_name, read_finished, write_results
 
 STAGE = "fit_head"
@@ -58,6 +59,7 @@ def fit_cell(
     say: Callable[[str], None],
     *,
     force: bool = False,
+    shows_progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> CellOutcome:
     """Fit a cell into its folder below `out`, unless the same was finished there before.
@@ -77,10 +79,27 @@ def fit_cell(
         return CellOutcome(finished, folder, was_finished=True)
     head_data = data.of(HEADS[cell.head].maps, recipe.frames)
     unfinished = folder / CHECKPOINT_FOLDER
-    results = [
-        _fit_seed(cell, seed, head_data, unfinished / f"seed-{seed}.pt", checkpoint_seconds, digest, say)
-        for seed in cell.seeds
-    ]
+    results: list[FitResult] = []
+    for seed in cell.seeds:
+        total = recipe.training.epochs * head_data.train.num_clips
+        with Progress(f"{cell.head}, seed {seed}", total) if shows_progress else nullcontext() as progress:
+            result = fit_head(
+                head_data,
+                cell.head,
+                recipe,
+                seed,
+                cell.compute,
+                checkpoint=unfinished / f"seed-{seed}.pt",
+                checkpoint_seconds=checkpoint_seconds,
+                digest=digest,
+                # The parameter groups are the same for every seed: they are said once.
+                watcher=Watcher(
+                    line=say,
+                    plan=say if seed == cell.seeds[0] else None,
+                    clips=progress.advance if progress is not None else _ignore,
+                ),
+            )
+        results.append(result)
     save_model(folder / MODEL_FILE, _spec(cell, data, results[0]), results[0].head, backbone)
     about = {
         "stage": STAGE,
@@ -137,29 +156,8 @@ def _other_weights(settings: StoreSettings, record: WeightsRecord) -> str:
     )
 
 
-def _fit_seed(
-    cell: Cell,
-    seed: int,
-    data: HeadData,
-    checkpoint: Path,
-    checkpoint_seconds: float,
-    digest: str,
-    say: Callable[[str], None],
-) -> FitResult:
-    total = cell.recipe.training.epochs * data.train.num_clips
-    with Progress(f"{cell.head}, seed {seed}", total) as progress:
-        return fit_head(
-            data,
-            cell.head,
-            cell.recipe,
-            seed,
-            cell.compute,
-            checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds,
-            digest=digest,
-            # The plan of the parameters is the same for every seed: it is said once.
-            watcher=Watcher(line=say, plan=say if seed == cell.seeds[0] else None, clips=progress.advance),
-        )
+def _ignore(count: int, note: str | None) -> None:
+    """Progress that nobody watches."""
 
 
 def _spec(cell: Cell, data: CachedData, result: FitResult) -> ModelSpec:
