@@ -25,19 +25,19 @@ class FrameFolder(ClipReader):
     """
 
     def __init__(self, path: Path) -> None:
-        self._paths = numbered_images(path)
-        first = self.encoded(0)
-        height, width = image_size(first, str(self._paths[0]))
-        super().__init__(str(path), len(self._paths), height, width)
+        self._folder, self._names = path, numbered_images(path)
+        height, width = image_size(self.encoded(0), self._path(0))
+        super().__init__(str(path), len(self._names), height, width)
 
     def close(self) -> None:
         """Nothing is kept open."""
 
     def encoded(self, ordinal: int) -> bytes:
         """The image of one frame as it stands on disk."""
-        path = self._paths[ordinal]
+        path = self._path(ordinal)
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as file:
+                data = file.read()
         except OSError as error:
             raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
         if not data:
@@ -46,28 +46,31 @@ class FrameFolder(ClipReader):
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         for ordinal in ordinals:
-            frame = decode_image(self.encoded(ordinal), str(self._paths[ordinal]))
-            self._check_size(self._paths[ordinal].name, *frame.shape[:2])
+            frame = decode_image(self.encoded(ordinal), self._path(ordinal))
+            self._check_size(self._names[ordinal], *frame.shape[:2])
             yield frame
+
+    def _path(self, ordinal: int) -> str:
+        return os.path.join(self._folder, self._names[ordinal])
 
 
 class StillImage(FrameFolder):
     """A still image as a clip of one frame."""
 
     def __init__(self, path: Path) -> None:
-        self._paths = (path,)
+        self._folder, self._names = path.parent, (path.name,)
         height, width = image_size(self.encoded(0), str(path))
         ClipReader.__init__(self, str(path), 1, height, width)
 
 
-def numbered_images(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder in the order of their numbers, which must count up from 0 or 1 without a gap.
+def numbered_images(folder: Path) -> tuple[str, ...]:
+    """The names of the images of a folder in the order of their numbers, which must count up from 0 or 1 without a gap.
 
     Raises:
         ClipError: they do not.
     """
     try:
-        names = [entry.name for entry in os.scandir(folder)]
+        names = os.listdir(folder)
     except OSError as error:
         raise ClipError("unreadable", f"{folder} cannot be read ({error.strerror}).") from error
     by_number: dict[int, str] = {}
@@ -97,4 +100,4 @@ def numbered_images(folder: Path) -> tuple[Path, ...]:
                 f"{folder}: frames must be numbered from 0 or 1 without a gap, but number {number} is missing "
                 f"(there are {len(by_number)}, up to {max(by_number)}).",
             )
-    return tuple(folder / by_number[number] for number in sorted(by_number))
+    return tuple(by_number[number] for number in sorted(by_number))
