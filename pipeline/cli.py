@@ -18,6 +18,7 @@ from pipeline.cli_options import (
     PipelineGroup,
     extract_block,
     required,
+    root_of_manifest,
     settings_of_heads,
     split_switches,
     switch_options,
@@ -108,6 +109,7 @@ def extract(ctx: click.Context, /, **options: Any) -> None:
         --manifest data_manifests/jester.csv --store cache/jester/squeezenet.zarr
     """
     required(ctx, manifest=options["manifest"], store=options["store"])
+    options["root"] = root_of_manifest(ctx, options["root"])
     switches = split_switches(options)
     store = filled_in(options.pop("store"), options)
     from stages.extract import extract as run
@@ -172,6 +174,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
       pipeline compare results --against main --max-drop 1.0
     """
     required(ctx, dirs=options["dirs"])
+    options["root"] = root_of_manifest(ctx, options["root"])
     from stages.compare import compare as run
 
     run(**options)

@@ -155,6 +155,12 @@ def settings_of_heads(ctx: click.Context) -> dict[str, dict[str, Any]]:
     }
 
 
+def root_of_manifest(ctx: click.Context, root: Any) -> Any:
+    """The root that belongs to the manifest: that of `params.yaml` does not belong to one that was typed."""
+    is_typed = given_on_command_line(ctx, "manifest") and not given_on_command_line(ctx, "root")
+    return None if is_typed else root
+
+
 def extract_block(ctx: click.Context) -> dict[str, Any]:
     """The `extract` block: a store's path takes its names from there."""
     return block_of(ctx.obj or {}, "extract")

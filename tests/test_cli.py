@@ -75,6 +75,15 @@ def test_the_command_line_wins_over_params_yaml(run: CliRunner) -> None:
     assert "cache/bninception-other.zarr" in result.stderr
 
 
+def test_the_root_of_params_yaml_does_not_belong_to_a_typed_manifest(run: CliRunner) -> None:
+    Path("params.yaml").write_text("extract: {manifest: other.csv, root: elsewhere, store: s.zarr}\n")
+    Path("m.csv").write_text("clip_id,path,label,split\na,a.webm,x,train\n")
+    Path("m.classes.csv").write_text("class_id,label\n0,x\n")
+    Path("a.webm").write_bytes(b"")
+    result = run.invoke(cli, ["extract", "--manifest", "m.csv", "--weights", "random", "--workers", "0"])
+    assert "a.webm is empty" in result.output  # found beside the manifest, not in `elsewhere`
+
+
 def test_a_broken_params_yaml_is_a_sentence(run: CliRunner) -> None:
     Path("params.yaml").write_text("fit_head: [unclosed\n")
     result = run.invoke(cli, ["describe", "heads"])
