@@ -96,7 +96,10 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
     zero_at = lowest / 12
     places = {key: float(macs) if macs > 0 else zero_at for key, macs in costs.items()}
     front = front_of(rows)
+    has_free = any(macs == 0 for macs in costs.values())
+    # Set, not found: a single point would have an axis without width. The right side leaves room for a name.
     axes.set_xscale("log")
+    axes.set_xlim((zero_at if has_free else lowest) / 5, max(counts, default=lowest) * 12)
     axes.plot(
         [places[id(row)] for row in front],
         [row.top1.value for row in front],
@@ -126,8 +129,8 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
         )
         points.append((x, row.top1.value, row.label))
         lines.append([(x, row.top1.low), (x, row.top1.high)])
+    axes.margins(y=0.1)
     _place_labels(figure, axes, points, palette, lines)
-    has_free = any(macs == 0 for macs in costs.values())
     decades = [10.0**power for power in range(3, 13) if lowest / 3 < 10.0**power < max(counts, default=1) * 3]
     axes.xaxis.set_major_locator(FixedLocator([zero_at, *decades] if has_free else decades))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -243,6 +246,7 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
         if not row.cell.is_finetuned and row.cell.head in agreement.column.accuracies
     ]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=palette.main, markersize=6, zorder=3)
+    axes.margins(x=0.14, y=0.1)
     _place_labels(figure, axes, points, palette)
     axes.set_xlabel(f"paper: top-1 (%) on {agreement.column.title}")
     axes.set_ylabel("here: top-1 (%)")
@@ -331,7 +335,6 @@ def _place_labels(
     lines: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> None:
     """Write each name beside its point, where it covers no point, name or line, if there is such a place."""
-    axes.margins(x=0.14, y=0.1)
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     taken = [_box_around(axes, x, y) for x, y, _ in points]
