@@ -5,18 +5,17 @@ Zarr reads a chunk that was never written as the fill value, so whether a row is
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.errors import PipelineError
 
 DONE, FAILED = "done", "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class ClipRecord:
+class ClipRecord(NamedTuple):
     """What happened to one clip of a block.
 
     offset: its place in the block. modified_ns: the newest change of its file, which only saves reading the file
@@ -62,8 +61,7 @@ def checksum(data: bytes) -> tuple[int, str]:
 
 def write_record(record: BlockRecord) -> bytes:
     """The record as JSON with a checksum of its own; clips by column: a hundred thousand open in under a second."""
-    names = [each.name for each in dataclasses.fields(ClipRecord)]
-    columns = {name: [getattr(clip, name) for clip in record.clips] for name in names}
+    columns = {name: [clip[at] for clip in record.clips] for at, name in enumerate(ClipRecord._fields)}
     value = {"block": record.block, "views": record.views, "clips": columns, "objects": record.objects}
     body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     digest = hashlib.sha256(body).hexdigest()
@@ -82,6 +80,6 @@ def read_record(data: bytes, key: str) -> BlockRecord:
         raise PipelineError(f"The record {key} of the store is damaged. Run `pipeline store verify --repair`.")
     value = json.loads(body)
     columns = value["clips"]
-    clips = tuple(map(ClipRecord, *(columns[each.name] for each in dataclasses.fields(ClipRecord))))
-    objects = {name: (length, digest) for name, (length, digest) in value["objects"].items()}
+    clips = tuple(map(ClipRecord, *(columns[name] for name in ClipRecord._fields)))
+    objects = {name: tuple(stated) for name, stated in value["objects"].items()}
     return BlockRecord(value["block"], clips, tuple(value["views"]), objects)
