@@ -128,10 +128,13 @@ def render_on_device(frames: Tensor, crop: CropBox, flip: bool, size: int) -> Te
     """
     box = frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     pixels = box.permute(0, 3, 1, 2).float()  # (T, 3, h, w)
-    resized = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    # Along the rows, rounded to bytes, then along the columns: the order and the rounding of the kernel for bytes.
+    for sides in ((crop.height, size), (size, size)):
+        resized = F.interpolate(pixels, size=sides, mode="bilinear", align_corners=False, antialias=True)
+        pixels = resized.add_(0.5).floor_()
     if flip:
-        resized = resized.flip(3)
-    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        pixels = pixels.flip(3)
+    return pixels.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.device) -> ClipBatch:

@@ -106,8 +106,9 @@ class Finetuner:
         Raises:
             PipelineError: a loss that is not finite, too many failed clips, or too little memory.
         """
-        for line in self.plan.lines():
-            self.say(f"  {line}")
+        if not self.schedule.is_over:
+            for line in self.plan.lines():
+                self.say(f"  {line}")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             while not self.schedule.is_over:

@@ -1,0 +1,14 @@
+"""Run the stage `finetune` in a process of its own, to be killed, or as one of several. Arguments: settings as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from stages.finetune import finetune
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    finetune(**json.loads(sys.argv[1]))

@@ -1,0 +1,43 @@
+"""A tiny data set of frame folders, and models to start from: what the tests of training end to end share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.manifest import Clip, write_manifest
+from pipeline.model import save_model
+from pipeline.recipe import named_recipe
+from pipeline.training.finetune_model import fresh_classifier
+from pipeline.video.encode import write_frame_folder
+
+CLASSES = ("swipe_left", "swipe_right", "still")
+T = 2
+# Without dropout a batch gives the same gradient however it is divided.
+PLAIN: dict[str, Any] = {"dropout": 0.0, "mlp_dropout": 0.0}
+
+
+def write_clips(folder: Path, num_train: int = 7, num_val: int = 5) -> Path:
+    """Noise frames whose brightness tells the class, of different lengths; the path of their manifest."""
+    generator = np.random.default_rng(5)
+    clips = []
+    for number in range(num_train + num_val):
+        label = number % len(CLASSES)
+        length = 3 + number % 4
+        frames = generator.integers(0, 90, (length, 40, 56, 3)) + 80 * label
+        name = f"clip{number:02d}"
+        write_frame_folder(folder / "clips" / name, frames.astype(np.uint8))
+        clips.append(Clip(name, f"clips/{name}", CLASSES[label], "train" if number < num_train else "val"))
+    path = folder / "small.csv"
+    write_manifest(path, clips, CLASSES)
+    return path
+
+
+def write_model(path: Path, head: str = "mlp", backbone: str = "squeezenet", **switches: Any) -> Path:
+    """A model file with random weights."""
+    recipe = named_recipe("paper").changed(**{**PLAIN, **switches})
+    classifier = fresh_classifier(head, backbone, "random", CLASSES, T, recipe, seed=3)
+    save_model(path, classifier.spec, classifier.head, classifier.backbone)
+    return path

@@ -1,0 +1,363 @@
+"""Training end to end: the same model as the cache's, and steps that do not depend on how they are run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.analysis.cells import read_cell
+from pipeline.backbones import build_backbone
+from pipeline.errors import PipelineError
+from pipeline.model import load_model, load_spec
+from pipeline.recipe import named_recipe
+from pipeline.training import finetune as finetune_module
+from pipeline.training.finetune_model import (
+    EndToEnd,
+    check_recomputes,
+    choose_precision,
+    freeze_up_to,
+    fresh_classifier,
+    set_training_mode,
+)
+from pipeline.training.optimiser import plan_parameters
+from stages.extract import extract
+from stages.finetune import finetune
+from stages.fit_head import fit_head
+from tests.conftest import REPOSITORY
+from tests.small_clips import CLASSES, PLAIN, T, write_clips, write_model
+
+CELL = "squeezenet-mlp"
+# Three clips a batch: of seven, the last batch holds one, which no two processes can share.
+QUICK: dict[str, Any] = {
+    "precision": "float32",
+    "threads": 1,
+    "workers": 0,
+    "epochs": 1,
+    "batch_size": 3,
+    "switches": {"lr": 0.01, "backbone_lr": 0.001, **PLAIN},
+}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("finetune"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(manifest: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result folder of a plain run of two epochs, against which others are held."""
+    out = tmp_path_factory.mktemp("trained")
+    finetune(manifest=manifest, init=model, out=out, **{**QUICK, "epochs": 2})
+    return out / CELL
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    found = weights(other)
+    return max(float((value - found[name]).abs().max()) for name, value in weights(one).items())
+
+
+def largest_change(model: Path, trained: Path) -> float:
+    found, before = weights(trained), load_file(model)
+    return max(float((value - found[name]).abs().max()) for name, value in before.items())
+
+
+def test_it_starts_as_the_model_that_the_cache_was_fitted_for(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store.zarr"
+    extract(
+        manifest=manifest, store=store, weights="random", num_segments=T, views=1, maps="pooled", compile="eager",
+        dtype="float32", workers=0,
+    )  # fmt: skip
+    fit_head(store=store, head="lstm", out=tmp_path / "fit_head", switches={"epochs": 4}, seeds=2)
+    init = tmp_path / "fit_head" / "squeezenet-lstm" / "model.safetensors"
+    capsys.readouterr()
+    metrics = finetune(manifest=manifest, init=init, out=tmp_path / "finetune", **{**QUICK, "epochs": 0})
+    said = capsys.readouterr().out
+    cached = read_cell(init.parent).predictions
+    now = read_cell(tmp_path / "finetune" / "squeezenet-lstm").predictions
+    # The store rounds features to float16, to 2^-11 of their size; the scores are a few times as sensitive.
+    bound = 8 * 2**-11 * float(np.abs(cached.scores[0]).max())
+    assert float(np.abs(cached.scores[0] - now.scores[0]).max()) <= bound
+    assert metrics["start"]["largest_difference"] <= bound
+    assert metrics["start"]["cached_top1"] == pytest.approx(metrics["start"]["top1"])
+    assert metrics["val"]["top1"] == pytest.approx(metrics["start"]["top1"])
+    assert "cached top-1" in said
+    assert "cache against end-to-end: 5 clips" in said
+
+
+def test_the_result_folder_is_that_of_a_cell(trained: Path) -> None:
+    cell = read_cell(trained)  # checks metrics.json against predictions.csv
+    assert cell.is_finetuned
+    for key in ("head", "backbone", "weights", "recipe", "num_segments", "num_seeds", "num_train", "num_val", "ece"):
+        assert key in cell.metrics
+    assert cell.metrics["num_failed"] == 0
+    assert set(cell.metrics["probes"]) == {"shuffled", "reversed", "repeated"}
+    assert (trained / "history.csv").read_text().count("\n") == 4  # header, start, two epochs
+    spec = load_spec(trained / "model.safetensors")
+    assert spec.stage == "finetune"
+    assert spec.recipe["name"] == "paper"
+    assert load_model(trained / "model.safetensors").spec.classes == CLASSES
+
+
+def test_training_moves_backbone_and_head(model: Path, trained: Path) -> None:
+    before, after = load_file(model), weights(trained)
+    assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+
+
+def test_a_second_run_gives_the_same_bytes(manifest: Path, model: Path, trained: Path, tmp_path: Path) -> None:
+    finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "workers": 1})
+    assert (tmp_path / CELL / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
+    assert largest_difference(trained, tmp_path / CELL) == 0
+
+
+def test_a_finished_training_is_not_done_twice(
+    manifest: Path, model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / CELL)
+    monkeypatch.setattr(finetune_module.Finetuner, "_run_epoch", None)
+    metrics = finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2})
+    assert json.loads(json.dumps(metrics)) == json.loads((trained / "metrics.json").read_text())
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    manifest: Path, model: Path, trained: Path, tmp_path: Path
+) -> None:
+    settings = {
+        **QUICK, "epochs": 2, "checkpoint_seconds": 0, "manifest": str(manifest), "init": str(model),
+        "out": str(tmp_path),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.finetune_child", json.dumps(settings)]
+    # Three steps an epoch: killed in the middle of the first one, and again in the second.
+    for step in (2, 4):
+        child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait_for(tmp_path / CELL / "checkpoints" / f"step-{step:08d}.pt", child)
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    assert not (tmp_path / CELL / "metrics.json").exists()
+    finetune(**{**settings, "checkpoint_seconds": 60})
+    assert largest_difference(trained, tmp_path / CELL) == 0
+    for name in ("predictions.csv", "history.csv", "metrics.json"):
+        assert (tmp_path / CELL / name).read_bytes() == (trained / name).read_bytes()
+
+
+def wait_for(path: Path, child: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_parts_of_a_batch_add_up_to_the_batch(manifest: Path, model: Path, trained: Path, tmp_path: Path) -> None:
+    finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "accumulate": 3})
+    assert largest_difference(trained, tmp_path / CELL) < 1e-5 < largest_change(model, trained)
+
+
+def test_computing_activations_again_changes_nothing(
+    manifest: Path, model: Path, trained: Path, tmp_path: Path
+) -> None:
+    finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "checkpointing": True})
+    assert largest_difference(trained, tmp_path / CELL) < 1e-6
+
+
+def test_augmentation_on_the_device_trains_alike(manifest: Path, model: Path, trained: Path, tmp_path: Path) -> None:
+    finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "augment_on_device": True})
+    assert largest_difference(trained, tmp_path / CELL) < 0.1 * largest_change(model, trained)
+
+
+def test_frozen_layers_stay(manifest: Path, model: Path, tmp_path: Path) -> None:
+    finetune(manifest=manifest, init=model, out=tmp_path, freeze_until="features.7", **QUICK)
+    before, after = load_file(model), weights(tmp_path / CELL)
+    for name, value in before.items():
+        is_frozen = name.startswith("backbone") and int(name.split(".")[2]) <= 7
+        assert torch.equal(value, after[name]) == is_frozen, name
+
+
+def test_an_unknown_layer_is_named_with_its_neighbour() -> None:
+    backbone, _ = build_backbone("squeezenet", "random")
+    with pytest.raises(PipelineError, match=r"Unknown layer of squeezenet.*'features.99'.*Known: .*features.12"):
+        freeze_up_to(backbone, "features.99")
+
+
+def test_partial_batch_norm_freezes_all_but_the_first_of_the_backbone_and_none_of_the_head() -> None:
+    recipe = named_recipe("paper")
+    classifier = fresh_classifier("fcn2d", "bninception", "random", CLASSES, T, recipe, seed=0)
+    set_training_mode(classifier, recipe.training)
+
+    def training(module: nn.Module) -> list[str]:
+        norms = ((name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.BatchNorm2d))
+        return [name for name, layer in norms if layer.training and layer.weight.requires_grad]
+
+    assert training(classifier.backbone) == ["conv1_7x7_s2_bn"]
+    assert len(training(classifier.head)) >= 2
+    published = recipe.changed(partial_bn="backbone_and_head")
+    set_training_mode(classifier, published.training)
+    assert training(classifier.head) == []
+
+
+def test_backbone_and_head_have_rates_of_their_own() -> None:
+    recipe = named_recipe("paper").changed(lr=0.5, backbone_lr=0.125)
+    classifier = fresh_classifier("mlp", "squeezenet", "random", CLASSES, T, recipe, seed=0)
+    parts: dict[str, tuple[nn.Module, float]] = {
+        "backbone": (classifier.backbone, recipe.training.backbone_lr),
+        "head": (classifier.head, recipe.training.lr),
+    }
+    plan = plan_parameters(parts, recipe.training)
+    assert {group.name.partition(",")[0]: group.lr for group in plan.groups} == {"backbone": 0.125, "head": 0.5}
+    assert len(plan.trained) == len(list(classifier.parameters()))
+
+
+def test_from_scratch_needs_no_model(manifest: Path, tmp_path: Path) -> None:
+    metrics = finetune(
+        manifest=manifest, init="none", head="tsn", weights="random", num_segments=T, out=tmp_path, **QUICK
+    )
+    assert metrics["weights"]["name"] == "random"
+    assert metrics["init"] == "none"
+    assert metrics["start"] is None
+    assert (tmp_path / "squeezenet-tsn" / "model.safetensors").is_file()
+
+
+def test_from_scratch_needs_a_head(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"Unknown head 'ltsm'. Did you mean 'lstm'"):
+        finetune(manifest=manifest, head="ltsm", weights="random", out=tmp_path, **QUICK)
+
+
+@pytest.mark.parametrize("head", ["trn", "fcn2d", "fcn3d"])
+def test_other_heads_train_in_the_short_type(manifest: Path, tmp_path: Path, head: str) -> None:
+    short = {**QUICK, "precision": "bfloat16", "batch_size": 4}
+    metrics = finetune(manifest=manifest, head=head, weights="random", num_segments=T, out=tmp_path, **short)
+    assert metrics["precision"] == "bfloat16"
+    assert np.isfinite(metrics["val"]["loss"])
+
+
+def bad_manifest(folder: Path) -> Path:
+    """The clips with one of the training and one of the validation clips taken away."""
+    path = write_clips(folder)
+    for name in ("clip02", "clip09"):
+        shutil.rmtree(folder / "clips" / name)
+    return path
+
+
+def test_missing_clips_are_recorded_and_not_replaced(model: Path, tmp_path: Path) -> None:
+    metrics = finetune(manifest=bad_manifest(tmp_path), init=model, out=tmp_path / "out", **{**QUICK, "epochs": 2})
+    assert metrics["num_failed"] == 2
+    assert (metrics["num_train"], metrics["num_val"]) == (6, 4)
+    predictions = (tmp_path / "out" / CELL / "predictions.csv").read_text()
+    assert "clip08" in predictions
+    assert "clip09" not in predictions
+    failed = json.loads((tmp_path / "out" / CELL / "failed.json").read_text())
+    assert failed["clip02"][:2] == ["train", "missing"]
+    assert failed["clip09"][:2] == ["val", "missing"]
+
+
+def test_too_many_missing_clips_stop_it(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"2 clips could not be used, more than --max-failed 1.*'clip02', missing"):
+        finetune(manifest=bad_manifest(tmp_path), init=model, out=tmp_path / "out", max_failed=1, **QUICK)
+
+
+def test_a_model_of_other_classes_is_refused(manifest: Path, tmp_path: Path) -> None:
+    other = write_clips(tmp_path / "other")
+    classes = tmp_path / "other" / "small.classes.csv"
+    for text, message in (
+        ("class_id,label\n0,swipe_right\n1,swipe_left\n2,still\n", r"another order \(class 0 is 'swipe_left' there"),
+        (
+            "class_id,label\n0,swipe_left\n1,swipe_right\n2,still\n3,wave\n",
+            r"3 classes.*has 4: it does not know 'wave'",
+        ),
+    ):
+        classes.write_text(text)
+        with pytest.raises(PipelineError, match=message):
+            finetune(manifest=other, init=write_model(tmp_path / "m.safetensors"), out=tmp_path / "out", **QUICK)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_without_a_gpu_the_way_out_is_named(manifest: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"no GPU to train on .*--device cpu"):
+        finetune(manifest=manifest, init=model, out=tmp_path, device="cuda", **QUICK)
+
+
+def test_too_little_memory_names_what_to_lower(
+    manifest: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+    monkeypatch.setattr(finetune_module, "collate", full)
+    with pytest.raises(PipelineError, match=r"3 clips of 2 segments.*Raise --accumulate \(=1\).*--checkpointing"):
+        finetune(manifest=manifest, init=model, out=tmp_path, **QUICK)
+
+
+def test_a_loss_that_diverges_is_a_sentence(manifest: Path, model: Path, tmp_path: Path) -> None:
+    wild = {**QUICK, "epochs": 3, "switches": {"lr": 1e30, "backbone_lr": 1e30, "clip_norm": 0, **PLAIN}}
+    with pytest.raises(PipelineError, match=r"Lower lr"):
+        finetune(manifest=manifest, init=model, out=tmp_path, **wild)
+
+
+def test_more_parts_than_clips_in_a_batch_are_refused(manifest: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"`accumulate` \(=4\) must lie between 1 and batch_size \(=3\)"):
+        finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "accumulate": 4})
+
+
+def test_checkpointing_refuses_what_it_cannot_do() -> None:
+    norms, _ = build_backbone("bninception", "random")
+    with pytest.raises(PipelineError, match="count each batch twice"):
+        check_recomputes(norms, named_recipe("paper").changed(partial_bn="off").training)
+    check_recomputes(norms, named_recipe("paper").training)
+
+
+def test_checkpointing_keeps_the_statistics_of_batch_norm() -> None:
+    recipe = named_recipe("paper").changed(**PLAIN)
+    frames = torch.randint(0, 256, (2, T, 3, 224, 224), dtype=torch.uint8)
+    found = []
+    for recompute in (False, True):
+        classifier = fresh_classifier("mlp", "bninception", "random", CLASSES, T, recipe, seed=0)
+        classifier.backbone.recompute = recompute
+        set_training_mode(classifier, recipe.training)
+        EndToEnd(classifier, choose_precision("cpu", "float32"))(frames).square().mean().backward()
+        gradients = {name: p.grad for name, p in classifier.named_parameters() if p.grad is not None}
+        found.append({**classifier.state_dict(), **gradients})
+    assert all(torch.allclose(value, found[1][name], atol=1e-6) for name, value in found[0].items())
+
+
+@pytest.mark.parametrize("name", ["none", "half"])
+def test_an_unknown_precision_is_refused(name: str) -> None:
+    with pytest.raises(PipelineError, match="must be one of auto, float32, bfloat16, float16"):
+        choose_precision("cpu", name)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_gpu_trains_like_the_cpu(manifest: Path, model: Path, trained: Path, tmp_path: Path, precision: str) -> None:
+    settings = {**QUICK, "epochs": 2, "precision": precision, "workers": 2}
+    finetune(manifest=manifest, init=model, out=tmp_path, device="cuda", **settings)
+    tolerance = {"float32": 0.02, "bfloat16": 0.5, "float16": 0.5}[precision] * largest_change(model, trained)
+    assert largest_difference(trained, tmp_path / CELL) < tolerance
+
+
+@pytest.mark.cuda
+def test_a_gpu_of_this_process_is_chosen() -> None:
+    assert choose_precision("cuda", local_rank=0).device == torch.device("cuda:0")
+    assert os.environ.get("WORLD_SIZE", "1") == "1"
