@@ -55,6 +55,13 @@ def cli() -> None:
 @click.argument("lists", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), help="The manifest to write, data_manifests/NAME.csv.")
 @click.option("--classes", type=click.Path(path_type=Path), hidden=True, help="Named in params.yaml for DVC.")
+@click.option(
+    "--class-order", type=click.Choice(["file", "sorted"]), default="file", help="Of the data set's files, or sorted."
+)
+@click.option("--pack", type=click.Path(path_type=Path), metavar="FILE.h5", help="Copy frame folders into one file.")
+@click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Of a split that is drawn.")
+@click.option("--fold", type=click.IntRange(1, 3), default=1, help="ucf101, hmdb51: which published split.")
+@click.option("--columns", metavar="WHAT=NAME,...", help="csv: columns of path, clip_id, label, split.")
 @click.option("--frames", type=click.Choice(["webm", "jpg"]), default="webm", help="gestures: videos or JPG folders.")
 @click.option("--train-clips", type=click.IntRange(1), default=30, help="gestures: training clips of each class.")
 @click.option("--val-clips", type=click.IntRange(1), default=15, help="gestures: validation clips of each class.")
@@ -64,9 +71,13 @@ def cli() -> None:
 def prepare(ctx: click.Context, /, **options: Any) -> None:
     """Write a manifest of clips, labels and splits.
 
+    Root and lists are the data set's folder and its own label files; a missing clip keeps its row and is counted.
+
     \b
-    Example:
+    Examples:
       pipeline prepare gestures data/gestures --out data_manifests/gestures.csv
+      pipeline prepare jester /data/jester --out data_manifests/jester.csv
+      pipeline prepare frame-lists /data/frames train_videofolder.txt val_videofolder.txt --out data_manifests/mine.csv
     """
     required(ctx, out=options["out"])
     from stages.prepare import prepare as run
@@ -133,7 +144,7 @@ def extract(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--num-segments", type=click.IntRange(1), help="For a store of all frames.  [default: the store's]")
 @click.option("--weights", help="Weight file, where the store names one that is not found by its name.")
 @click.option("--force", is_flag=True, help="Fit finished cells again.")
-@switch_options(TrainingChoices, HeadChoices)
+@switch_options(FrameChoices, TrainingChoices, HeadChoices)
 @click.pass_context
 def fit_head(ctx: click.Context, /, **options: Any) -> None:
     """Train heads on cached features, in seconds to minutes.
@@ -176,6 +187,84 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     required(ctx, dirs=options["dirs"])
     options["root"] = root_of_manifest(ctx, options["root"])
     from stages.compare import compare as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
+@click.option("--format", type=click.Choice(["text", "json", "csv"]), default="text", help="Of what is printed.")
+@click.option("--top", type=click.IntRange(1), default=5, help="Classes of each clip.")
+@click.option("--timeline", type=click.Path(path_type=Path), metavar="FILE.png", help="Scores over one long video.")
+@click.option("--window", type=click.IntRange(1), default=64, help="timeline: frames in a window.")
+@click.option("--stride", type=click.IntRange(1), help="timeline: frames between windows.  [default: a segment]")
+@click.option("--fps", type=click.FloatRange(0, min_open=True), help="timeline: draw seconds, at this frame rate.")
+@click.option(
+    "--contact-sheet", type=click.Path(path_type=Path), metavar="FILE", help="Show the frames used (png, jpg)."
+)
+@click.option("--speed", is_flag=True, help="Print clips a second.")
+@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: as trained.")
+@click.option("--compile", type=click.Choice(["eager", "jit", "inductor"]), default="eager", help="jit pays for many.")
+def predict(**options: Any) -> None:
+    """Classify clips by a saved model, seen as it saw them in training.
+
+    VIDEO is a video file, a folder of numbered images, FILE.h5::CLIP, a folder of clips, or - for a list on stdin. A
+    clip that cannot be used is reported, the others go on, and the exit code is 1.
+
+    \b
+    Examples:
+      pipeline predict results/fit_head/squeezenet-trn/model.safetensors clip.webm
+      find clips -name '*.mp4' | pipeline predict model.safetensors - --format csv
+      pipeline predict model.safetensors long.mp4 --timeline long.png --window 48
+    """
+    from stages.predict import predict as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--store", help="Score cached features of this store.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="Or decode the clips of this manifest.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--split", default="val", help="Which clips.")
+@click.option("--crops", type=click.Choice(["1", "3", "5"]), default="1", help="manifest: crops averaged.")
+@click.option("--draws", type=click.IntRange(0), default=0, help="Random draws of frames averaged with the test view.")
+@click.option("--seed", type=int, default=0, help="Of the draws.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for metrics.json, predictions.csv, confusion.csv.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as an object.")
+@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: as trained.")
+@click.option("--compile", type=click.Choice(["eager", "jit", "inductor"]), default="eager", help="Of the backbone.")
+def evaluate(**options: Any) -> None:
+    """Metrics of a saved model on a split: accuracy, calibration, order probes, and a table of classes.
+
+    \b
+    Examples:
+      pipeline evaluate model.safetensors --store cache/jester/squeezenet.zarr --split val
+      pipeline evaluate model.safetensors --manifest data_manifests/jester.csv --crops 3 --draws 4
+    """
+    from stages.evaluate import evaluate as run
+
+    run(**options)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="M.onnx, or M.pt2 for torch.export.")
+@click.option("--tolerance", type=float, default=1e-3, help="Allowed difference from torch, of the largest score.")
+def export(**options: Any) -> None:
+    """Write a model as ONNX (or as a program of torch.export), and check it against torch.
+
+    Its input is frames as bytes, (B, T, 3, 224, 224) uint8 RGB, for any B: normalisation and backbone are inside.
+
+    \b
+    Example:
+      pipeline export results/fit_head/squeezenet-trn/model.safetensors --out trn.onnx
+    """
+    from stages.export import export as run
 
     run(**options)
 

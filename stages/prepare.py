@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from pipeline.datasets.csv_table import list_csv
+from pipeline.datasets.directory_scan import is_image_name
+from pipeline.datasets.folders import list_folders_of_classes
+from pipeline.datasets.frame_lists import list_frame_lists
 from pipeline.datasets.gestures import GestureSettings, write_gestures
+from pipeline.datasets.hmdb51 import list_hmdb51
+from pipeline.datasets.jester import list_jester
+from pipeline.datasets.listing import DEFAULT_VAL_SHARE, Listing, ListingRequest
+from pipeline.datasets.something_v2 import list_something_v2
+from pipeline.datasets.ucf101 import list_ucf101
 from pipeline.errors import PipelineError
-from pipeline.manifest import Manifest, classes_path, read_manifest
+from pipeline.manifest import HDF5_SEPARATOR, Manifest, classes_path, read_manifest, write_manifest
 from pipeline.registry import look_up
+from pipeline.video.flips import swapped_labels
 
+NUM_EXAMPLES = 5
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: where the clips lie, the data set's own lists, where the manifest goes, further options."""
-
-    root: Path | None
-    lists: tuple[Path, ...]
-    out: Path
-    gestures: GestureSettings = field(default_factory=GestureSettings)
-    workers: int | None = None
+LISTERS: dict[str, Callable[[ListingRequest], Listing]] = {
+    "jester": list_jester,
+    "something-v2": list_something_v2,
+    "frame-lists": list_frame_lists,
+    "folders": list_folders_of_classes,
+    "csv": list_csv,
+    "ucf101": list_ucf101,
+    "hmdb51": list_hmdb51,
+}
 
 
 def prepare(
@@ -32,6 +43,11 @@ def prepare(
     out: str | Path = "",
     *,
     classes: str | Path | None = None,
+    class_order: str = "file",
+    pack: str | Path | None = None,
+    val_share: float = DEFAULT_VAL_SHARE,
+    fold: int = 1,
+    columns: str | None = None,
     seed: int = 0,
     train_clips: int = 30,
     val_clips: int = 15,
@@ -45,48 +61,152 @@ def prepare(
 ) -> Manifest:
     """Write the manifest of a data set and read it back.
 
-    `seed` and what follows it up to `frames` are for drawn data sets: how many clips each class has, their size and
-    length, and whether they become video files (`webm`) or folders of frames (`jpg`). `classes` only names the class
-    file for whoever reads the settings; it always lies beside the manifest.
+    `train_clips` up to `frames` are for drawn data sets: how many clips each class has, their size and length, and
+    whether they become video files (`webm`) or folders of frames (`jpg`). `classes` only names the class file for
+    whoever reads the settings; it always lies beside the manifest. With `pack`, folders of frames are copied into that
+    HDF5 file and the manifest names its clips; its folder is then their root.
 
     Raises:
         PipelineError: an unknown data set, a missing or superfluous argument, or a manifest that is not valid.
     """
-    preparer = look_up("data set", dataset, PREPARERS)
     if not str(out):
         raise PipelineError("`prepare` needs the path of the manifest: give --out, such as data_manifests/NAME.csv.")
     out = Path(out)
     if classes is not None and Path(classes) != classes_path(out):
         raise PipelineError(f"The class file of {out} is always {classes_path(out)}, so it cannot be {classes}.")
-    gestures = GestureSettings(
-        seed=seed,
-        train_clips=train_clips,
-        val_clips=val_clips,
-        width=width,
-        height=height,
-        min_frames=min_frames,
-        max_frames=max_frames,
-        fps=fps,
-        frames=frames,
-    )
-    where = None if root is None else Path(root)
-    preparer(Request(where, tuple(Path(path) for path in lists), out, gestures, workers))
+    if dataset == "gestures":
+        gestures = GestureSettings(
+            seed=seed,
+            train_clips=train_clips,
+            val_clips=val_clips,
+            width=width,
+            height=height,
+            min_frames=min_frames,
+            max_frames=max_frames,
+            fps=fps,
+            frames=frames,
+        )
+        where = _draw_gestures(root, lists, out, gestures, workers, pack)
+    else:
+        lister = look_up("data set", dataset, {"gestures": list_folders_of_classes, **LISTERS})
+        if root is None:
+            raise PipelineError(f"`prepare {dataset}` needs the folder of the data set: `prepare {dataset} ROOT`.")
+        request = ListingRequest(
+            root=Path(root),
+            lists=tuple(Path(path) for path in lists),
+            class_order=class_order,
+            val_share=val_share,
+            seed=seed,
+            fold=fold,
+            columns=_columns(columns),
+        )
+        where = _write_listing(lister(request), request, out, None if pack is None else Path(pack))
     manifest = read_manifest(out, where)
     counts = ", ".join(f"{split} {len(manifest.in_split(split)):,}" for split in manifest.splits)
-    click.echo(f"{out}: {len(manifest.clips):,} clips ({counts}) of {len(manifest.classes):,} classes, root {where}")
+    unlabelled = sum(not clip.is_labelled for clip in manifest.clips)
+    without = f", {unlabelled:,} without a label" if unlabelled else ""
+    click.echo(
+        f"{out}: {len(manifest.clips):,} clips ({counts}{without}) of {len(manifest.classes):,} classes, root {where}"
+    )
+    click.echo(flip_policy(manifest.classes))
     return manifest
 
 
-def _draw_gestures(request: Request) -> None:
-    if request.root is None:
+def flip_policy(classes: Sequence[str]) -> str:
+    """What mirroring does to these labels, and so which `--flip` is sound, in words."""
+    try:
+        swapped = swapped_labels(classes)
+    except PipelineError as error:
+        return f"Flip: only --flip off is sound. {error}"
+    pairs = [(index, other) for index, other in enumerate(swapped) if index < other]
+    if not pairs:
+        return "Flip: no label names a side, so --flip swap mirrors clips and changes no label."
+    lines = [f"Flip: --flip swap exchanges {len(pairs)} pairs of labels and leaves the others:"]
+    lines += [f"  {index} {classes[index]} <-> {other} {classes[other]}" for index, other in pairs]
+    return "\n".join(lines)
+
+
+def _write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Path | None) -> Path:
+    """Say what was found, write the manifest, and return the root of its paths."""
+    click.echo(f"Layout: {listing.layout}. Classes in {_order_in_words(request.class_order)}.", err=True)
+    for note in listing.notes:
+        click.echo(f"Warning: {note}", err=True)
+    if listing.faulty:
+        click.echo(
+            f"Warning: {len(listing.faulty):,} of {len(listing.clips):,} clips cannot be used as they lie there. They "
+            "keep their rows; `extract` records each with its reason and counts it.",
+            err=True,
+        )
+        for clip_id, reason in list(listing.faulty.items())[:NUM_EXAMPLES]:
+            click.echo(f"  {clip_id}: {reason}", err=True)
+        if len(listing.faulty) > NUM_EXAMPLES:
+            click.echo(f"  … and {len(listing.faulty) - NUM_EXAMPLES:,} more: `pipeline check` lists them.", err=True)
+    root = request.root
+    if pack is not None:
+        listing, root = _packed(listing, request.root, pack), pack.parent
+    write_manifest(out, listing.clips, listing.classes, listing.extra_columns)
+    return root
+
+
+def _packed(listing: Listing, root: Path, path: Path) -> Listing:
+    """Copy the clips' folders of frames into one HDF5 file; clips that it has already are left alone."""
+    from pipeline.progress import Progress
+    from pipeline.video.packing import pack
+
+    videos = [clip for clip in listing.clips if (root / clip.path).is_file() and not is_image_name(clip.path)]
+    if videos:
+        raise PipelineError(
+            f"--pack is for folders of frames, but {videos[0].path} and {len(videos) - 1:,} others are video files: "
+            "one file a clip already. Leave --pack out."
+        )
+    with Progress("pack", len(listing.clips)) as progress:
+        clips = ((clip.clip_id, root / clip.path) for clip in listing.clips)
+        summary = pack(path, clips, on_clip=lambda _: progress.advance())
+    click.echo(
+        f"{path}: {summary.num_packed:,} clips packed, {summary.num_already_there:,} were there, "
+        f"{len(summary.failed):,} failed.",
+        err=True,
+    )
+    for clip_id, error in list(summary.failed.items())[:NUM_EXAMPLES]:
+        click.echo(f"  {clip_id}: {error.kind}: {error}", err=True)
+    clips_there = tuple(replace(clip, path=f"{path.name}{HDF5_SEPARATOR}{clip.clip_id}") for clip in listing.clips)
+    return replace(listing, clips=clips_there)
+
+
+def _order_in_words(class_order: str) -> str:
+    return "sorted order" if class_order == "sorted" else "the order of the data set's own files"
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    """`path=file,label=gesture` as a mapping.
+
+    Raises:
+        PipelineError: a part is not of the form NAME=COLUMN.
+    """
+    columns: dict[str, str] = {}
+    for part in (text or "").split(",") if text else []:
+        what, equals, name = part.partition("=")
+        if not equals or not what.strip() or not name.strip():
+            raise PipelineError(f"--columns must be such as path=file,label=gesture, but has '{part}'.")
+        columns[what.strip()] = name.strip()
+    return columns
+
+
+def _draw_gestures(
+    root: str | Path | None,
+    lists: Sequence[str | Path],
+    out: Path,
+    settings: GestureSettings,
+    workers: int | None,
+    pack: str | Path | None,
+) -> Path:
+    if root is None:
         raise PipelineError(
             "`prepare gestures` needs a folder to draw into: `pipeline prepare gestures data/gestures`."
         )
-    if request.lists:
-        raise PipelineError(f"`prepare gestures` draws its clips and takes no list, but was given {request.lists[0]}.")
-    write_gestures(request.out, request.root, request.gestures, request.workers)
-
-
-PREPARERS: dict[str, Callable[[Request], None]] = {
-    "gestures": _draw_gestures,
-}
+    if lists:
+        raise PipelineError(f"`prepare gestures` draws its clips and takes no list, but was given {lists[0]}.")
+    if pack is not None:
+        raise PipelineError("`prepare gestures` draws its clips where they stay, so it takes no --pack.")
+    write_gestures(out, Path(root), settings, workers)
+    return Path(root)

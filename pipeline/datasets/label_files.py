@@ -1,0 +1,141 @@
+"""Label files as people have them: any line ends, a byte order mark, quotes or none, semicolons within a label."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+
+class LabelBook:
+    """The classes of a data set, and which of them a text in a list means. Ids and labels are text, never numbers."""
+
+    def __init__(self, classes: Sequence[str], source: str) -> None:
+        self.classes, self._source = tuple(classes), source
+        self._known = {label: label for label in self.classes}
+
+    def label(self, text: str, where: str) -> str:
+        """The class that `text` means: as it stands, without the quotes around it, or without square brackets.
+
+        Raises:
+            PipelineError: it is none of the classes; the message names it and where it stands.
+        """
+        for spelling in (text, unquoted(text), without_brackets(text), without_brackets(unquoted(text))):
+            if spelling in self._known:
+                return self._known[spelling]
+        raise PipelineError(f"{where}: the label '{text}' is not among the {len(self.classes)} of {self._source}.")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        PipelineError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not empty, without the space around them, each with its number."""
+    # Not `splitlines`, which would also break a label at a form feed or a Unicode line separator.
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """A label a line.
+
+    Raises:
+        PipelineError: no label, or one of them twice.
+    """
+    labels: dict[str, int] = {}
+    for number, line in read_lines(path):
+        if unquoted(line) in labels:
+            raise PipelineError(
+                f"{path}, line {number}: the label '{line}' stands in line {labels[unquoted(line)]} too."
+            )
+        labels[unquoted(line)] = number
+    if not labels:
+        raise PipelineError(f"{path} has no labels.")
+    return tuple(labels)
+
+
+def read_id_label(path: Path) -> list[tuple[int, str, str]]:
+    """Lines of `id;label`, or of an id alone, as (line number, id, label); a label may have semicolons in it."""
+    rows = []
+    for number, line in read_lines(path):
+        clip_id, _, label = line.partition(";")
+        rows.append((number, unquoted(clip_id.strip()), label.strip()))
+    return rows
+
+
+def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """A CSV with a header, as column names and numbered rows; the delimiter is the one that its header has most of.
+
+    Raises:
+        PipelineError: it is not a CSV, or a row has more or fewer fields than the header.
+    """
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    first_line = text.partition("\n")[0]
+    delimiter = delimiter or max(",;\t", key=first_line.count)
+    reader = csv.reader(text.split("\n"), delimiter=delimiter)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        rows = []
+        for row in reader:
+            if not any(field.strip() for field in row):
+                continue
+            if len(row) != len(header):
+                raise PipelineError(
+                    f"{path}, line {reader.line_num} has {len(row)} fields, but the header names {len(header)}. "
+                    "Put a field that contains the delimiter in double quotes."
+                )
+            rows.append((reader.line_num, {name: field.strip() for name, field in zip(header, row, strict=True)}))
+    except csv.Error as error:
+        raise PipelineError(f"{path} cannot be read as a CSV: {error}.") from error
+    return header, rows
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        PipelineError: it is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{path} is not JSON: {error}.") from error
+
+
+def unquoted(text: str) -> str:
+    """A field without the double quotes around it, inner ones halved, as CSV writes them."""
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        return text[1:-1].replace('""', '"')
+    return text
+
+
+def without_brackets(template: str) -> str:
+    """`Putting [something] on [something]` as the label that it is: `Putting something on something`."""
+    return template.replace("[", "").replace("]", "")
+
+
+def find_file(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
+    """The first of `names` that lies in the first folder which has one, in capitals or not."""
+    wanted = {name.lower() for name in names}
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        there = {name.lower(): folder / name for name in os.listdir(folder) if name.lower() in wanted}
+        for name in names:
+            if name.lower() in there:
+                return there[name.lower()]
+    return None
