@@ -201,3 +201,17 @@ def test_failed_and_pending_clips_are_left_out() -> None:
     source.rows[0] = source.rows[0]._replace(status="failed")
     source.rows[1] = source.rows[1]._replace(status="pending")
     assert [clip.row for clip in labelled_rows(source, "train", ["test"]).clips] == [2, 3, 4, 5]
+
+
+def test_channel_statistics_are_those_of_the_first_view(tmp_path: Path) -> None:
+    source = make_source(num_train=20, num_val=5)
+    rows = labelled_rows(source, "train", TRAIN_VIEWS)
+    of_maps = source.maps["train-0"][:20].astype(np.float64)
+    pooled = source.read_pooled("train-0", range(20)).astype(np.float64)
+    for features, values, axes in (
+        (open_spatial(source, rows, MapCache(0)), of_maps, (0, 1, 2, 3)),
+        (load_pooled(source, rows, tmp_path, print), pooled, (0, 1)),
+    ):
+        mean, deviation = features.channel_statistics()
+        np.testing.assert_allclose(mean, values.mean(axis=axes), atol=1e-6)
+        np.testing.assert_allclose(deviation, values.std(axis=axes), rtol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.heads import HEADS
+from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.training import fit as fit_module
 from pipeline.training.compute import Compute, choose_compute, has_convolutions
@@ -212,3 +212,18 @@ def test_heads_without_convolutions_run_in_float32_on_one_thread() -> None:
     assert [name for name in HEADS if has_convolutions(name)] == ["convlstm", "fcn2d", "fcn3d"]
     with pytest.raises(PipelineError, match="`precision`"):
         choose_compute("lstm", precision="half")
+
+
+def test_scaled_inputs_are_the_same_function_with_another_projection(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    head = fit_head(data, "lstm", RECIPE.changed(epochs=1), 0, CPU).head
+    plain = build_head("lstm", in_channels=C, num_segments=T, num_classes=3)
+    state = head.state_dict()
+    mean, scale = state.pop("input_mean"), state.pop("input_scale")
+    assert not torch.equal(scale, torch.ones(C))
+    state["projection.bias"] = state["projection.bias"] - (state["projection.weight"] * scale) @ mean
+    state["projection.weight"] = state["projection.weight"] * scale
+    plain.load_state_dict(state)
+    features = data.val.gather(data.val.plain_draw()).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(head(features), plain.eval()(features), atol=1e-5, rtol=1e-4)

@@ -56,6 +56,10 @@ class Head(nn.Module):
         self.num_segments = num_segments
         self.num_classes = num_classes
         self.choices = choices
+        if choices.input_scaling == "standardise":
+            # Of the training features; part of the state, so that a model file has them, and never trained.
+            self.register_buffer("input_mean", torch.zeros(in_channels))
+            self.register_buffer("input_scale", torch.ones(in_channels))
         self.dropout = ElementDropout(choices.dropout)
         self.projection = (
             nn.Linear(in_channels, num_projected)
@@ -79,8 +83,30 @@ class Head(nn.Module):
         """The parameters of the ST block alone, without the learned projection: what Table 3 counts."""
         return [value for name, value in self.named_parameters() if not name.startswith("projection.")]
 
+    def set_input_scaling(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take over mean and standard deviation of the training features' channels (`input_scaling=standardise`).
+
+        The projection could absorb both without a change of the scores, so the head remains the paper's; they only
+        make it learnable in a few epochs where a channel varies little about a large mean.
+
+        Shape:
+            mean, deviation: (C,).
+        """
+        # A channel that hardly ever varies in training must not blow up what it does later.
+        floor = 0.1 * deviation.mean()
+        self.get_buffer("input_mean").copy_(mean)
+        self.get_buffer("input_scale").copy_(1.0 / deviation.clamp(min=float(floor) or 1.0))
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        if self.choices.input_scaling == "none":
+            return features
+        mean, scale = (
+            self.get_buffer(name).to(features.dtype)[:, None, None] for name in ("input_mean", "input_scale")
+        )
+        return (features - mean) * scale
+
     def project(self, features: Tensor) -> Tensor:
-        """Features at the head's door, checked, dropped out and projected.
+        """Features at the head's door, checked, scaled, dropped out and projected.
 
         Shape:
             features: (B, T, C, H, W).
@@ -89,6 +115,7 @@ class Head(nn.Module):
         self._check(features)
         if not torch.is_autocast_enabled(features.device.type):
             features = features.to(self.projection.weight.dtype)
+        features = self._scaled(features)
         if self.maps == "pooled":
             vectors: Tensor = self.projection(self.dropout(features.flatten(2)))
             return vectors

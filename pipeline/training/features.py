@@ -36,6 +36,7 @@ ROWS_A_READ = 4_096
 RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
 MAP_CACHE_BYTES = 4 << 30  # feature maps that are kept in RAM after their first reading, at most
 MAP_CACHE_SHARE = 0.25  # and at most this share of the memory that is free
+STATISTICS_CLIPS = {"pooled": 4_096, "spatial": 64}
 
 Integers = NDArray[np.int64]
 Announce = Callable[[str], None]
@@ -130,6 +131,26 @@ class ClipFeatures(ABC):
     @abstractmethod
     def gather(self, draw: Draw) -> Tensor:
         """The features of a draw. Shape: (N, T, C, H, W)."""
+
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over clips that lie evenly among all, in their first view.
+
+        Shape:
+            returns: (C,) and (C,), float32.
+        """
+        num_sampled = min(self.num_clips, STATISTICS_CLIPS["spatial" if self.reads_ahead else "pooled"])
+        chosen = np.linspace(0, self.num_clips - 1, num_sampled).round().astype(np.int64)
+        plain = self.plain_draw()
+        sums = squares = torch.zeros((), dtype=torch.float64)
+        num_values = 0
+        for part in np.array_split(chosen, max(1, num_sampled // 32)):
+            frames = None if plain.frames is None else plain.frames[part]
+            values = self.gather(Draw(plain.clips[part], plain.views[part], frames)).cpu().double()  # (N, T, C, H, W)
+            sums = sums + values.sum(dim=(0, 1, 3, 4))
+            squares = squares + values.square().sum(dim=(0, 1, 3, 4))
+            num_values += values.numel() // values.shape[2]
+        mean = sums / num_values
+        return mean.float(), (squares / num_values - mean.square()).clamp(min=0).sqrt().float()
 
 
 class PooledFeatures(ClipFeatures):

@@ -122,6 +122,8 @@ class _Fit:
             num_classes=data.num_classes,
             choices=recipe.head,
         )
+        if recipe.head.input_scaling == "standardise":
+            head.set_input_scaling(*data.train.channel_statistics())
         self.head: Head = head.to(compute.device)
         self._set_training_mode()
         self.plan = plan_parameters({"head": (self.head, self.choices.lr)}, self.choices)
