@@ -1,0 +1,174 @@
+"""Question: how near is a whole extraction to its bound on this machine, and how far ahead of the naive loop?
+
+Clips of 40 drawn frames: VP9 in WebM at 240 pixels height, or JPG folders at 100 (`--kind jpg`). The bound is
+1 / (1 / D + 1 / F): D clips/s of decoding and rendering on all cores, F clips/s of the forward pass alone on all cores,
+each in as many single-threaded processes as there are cores. The whole extraction is `pipeline extract` with as many
+workers, from the second block of each worker to the last block, so without starting and compiling. The naive loop is
+PyAV, every frame turned into RGB, torchvision's resize, eager float32, one process with all threads.
+
+    python -m benchmarks.extraction
+    python -m benchmarks.extraction --backbone bninception --weights random --kind jpg --clips 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import multiprocessing.pool
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.decode import drawn_clip
+from pipeline.backbones import build_backbone
+from pipeline.backbones.torchvision_import import torchvision
+from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extraction.allocator import keep_memory_between_batches
+from pipeline.extraction.compute import Compute
+from pipeline.extraction.forward import Forward
+from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.recipe import FrameChoices
+from pipeline.store import FeatureStore
+from pipeline.video.decode import open_clip
+from pipeline.video.encode import write_frame_folder, write_video
+from pipeline.video.views import render, test_view
+
+NUM_SEGMENTS = 8
+SECONDS_MEASURED = 5.0
+
+
+def write_clips(folder: Path, kind: str, count: int) -> Manifest:
+    """A manifest of clips; sixteen different ones, each listed under several names."""
+    height, width = (240, 427) if kind == "vp9" else (100, 176)
+    suffix = ".webm" if kind == "vp9" else ""
+    for number in range(16):
+        frames = drawn_clip(number, height, width)
+        path = folder / f"clip{number}{suffix}"
+        write_video(path, frames) if kind == "vp9" else write_frame_folder(path, frames)
+    clips = [Clip(f"c{number}", f"clip{number % 16}{suffix}", "moves", "val") for number in range(count)]
+    write_manifest(folder / "m.csv", clips, ["moves"])
+    return read_manifest(folder / "m.csv")
+
+
+def pixels_of(location: str) -> torch.Tensor:
+    """The test view of a clip, rendered."""
+    with open_clip(location) as reader:
+        view = test_view(reader.num_frames, reader.height, reader.width, NUM_SEGMENTS, FrameChoices())
+        return render(reader.read(view.frame_indices), view.crop, view.flip)
+
+
+def decode_rate(locations: list[str]) -> float:
+    """Clips/s of decoding and rendering in this process."""
+    torch.set_num_threads(1)
+    keep_memory_between_batches()
+    return _rate(lambda turn: pixels_of(locations[turn % len(locations)]))
+
+
+def forward_rate(backbone: str, weights: str, compute: Compute) -> float:
+    """Clips/s of the forward pass alone in this process."""
+    torch.set_num_threads(1)
+    keep_memory_between_batches()
+    forward = Forward(build_backbone(backbone, weights)[0], compute)
+    frames = torch.randint(0, 256, (NUM_SEGMENTS, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    return _rate(lambda turn: forward(frames, keep_maps=True))
+
+
+def naive_rate(locations: list[str], backbone: str, weights: str) -> float:
+    """Clips/s of the loop that most people write."""
+    network = build_backbone(backbone, weights)[0]
+    resize = torchvision.transforms.Resize(256, antialias=True)
+
+    def one(turn: int) -> None:
+        location = locations[turn % len(locations)]
+        if Path(location).is_dir():
+            paths = sorted(Path(location).iterdir())
+            frames = np.stack([np.asarray(Image.open(path)) for path in paths])
+        else:
+            with av.open(location) as container:
+                frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        chosen = frames[(2 * np.arange(NUM_SEGMENTS) + 1) * len(frames) // (2 * NUM_SEGMENTS)]
+        pixels = resize(torch.from_numpy(chosen).permute(0, 3, 1, 2))
+        cropped = torchvision.transforms.functional.center_crop(pixels, [224, 224])
+        with torch.no_grad():
+            network(cropped).half().numpy()
+
+    return _rate(one)
+
+
+def whole_rate(manifest: Manifest, location: Path, request: ExtractionRequest, num_workers: int) -> float:
+    """Clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
+    extract_features(manifest, str(location), request)
+    num_clips = FeatureStore.open(location).num_clips
+    ended = sorted(path.stat().st_mtime for path in (location / "records").iterdir())
+    size = num_clips / len(ended)
+    return (len(ended) - num_workers) * size / (ended[-1] - ended[num_workers - 1])
+
+
+def _rate(work: Callable[[int], object]) -> float:
+    work(0)
+    started, turn = time.perf_counter(), 0
+    while time.perf_counter() - started < SECONDS_MEASURED:
+        work(turn)
+        turn += 1
+    return turn / (time.perf_counter() - started)
+
+
+def _on_all_cores(pool: multiprocessing.pool.Pool, cores: int, work: Callable[..., float], *arguments: object) -> float:
+    return sum(pool.starmap(work, [arguments] * cores, chunksize=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="squeezenet")
+    parser.add_argument("--weights", default="bundled")
+    parser.add_argument("--kind", choices=["vp9", "jpg"], default="vp9")
+    parser.add_argument("--clips", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    print(f"{platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}; {options.backbone}, {options.kind}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest = write_clips(folder, options.kind, options.clips)
+        request = ExtractionRequest(
+            backbone=options.backbone,
+            weights=options.weights,
+            num_draws=0,
+            num_workers=cores,
+            block_clips=16,
+            compile_mode="inductor",
+            rebuild=True,
+        )
+        locations = [manifest.locate(clip) for clip in manifest.clips[:16]]
+        ratios, factors = [], []
+        with multiprocessing.get_context("spawn").Pool(cores) as pool:
+            for _ in range(options.rounds):
+                whole = whole_rate(manifest, folder / "s.zarr", request, cores)
+                settings = FeatureStore.open(folder / "s.zarr").settings
+                compute = Compute(
+                    settings.compute_dtype, settings.compile_mode, settings.capability, settings.batch_frames
+                )
+                decode = _on_all_cores(pool, cores, decode_rate, locations)
+                forward = _on_all_cores(pool, cores, forward_rate, options.backbone, options.weights, compute)
+                naive = naive_rate(locations, options.backbone, options.weights)
+                bound = 1 / (1 / decode + 1 / forward)
+                ratios.append(whole / bound)
+                factors.append(whole / naive)
+                print(
+                    f"decode {decode:.0f}, forward {forward:.0f} ({compute.dtype}), bound {bound:.1f}, "
+                    f"whole {whole:.1f}, naive {naive:.1f} clips/s; {ratios[-1]:.2f} of the bound"
+                )
+    print(f"median: {statistics.median(ratios):.2f} of the bound, ×{statistics.median(factors):.1f} the naive loop")
+
+
+if __name__ == "__main__":
+    main()
