@@ -206,7 +206,7 @@ def _begin(
     if not force and tuner.choices.epochs > 0 and tuner.resume():
         return None
     world.barrier()  # nobody looks for checkpoints any more
-    if world.is_main:
+    if world.is_main and tuner.choices.epochs > 0:
         tuner.checkpoints.clear()
     frames = classifier.spec.recipe["frames"] if init != NONE else None
     samples = tuner.data.samples
@@ -292,10 +292,12 @@ def _write(
         "num_failed": len(tuner.faults.of_clip),
         "start": tuner.start_report,
     }
+    is_cuda = tuner.device.type == "cuda"
     timing = {
+        **({"peak_memory_bytes": torch.cuda.max_memory_allocated(tuner.device)} if is_cuda else {}),
         "total_seconds": round(tuner.seconds(), 3),
         "num_epochs": len(tuner.history) - 1,
-        "waiting_shares": [round(share, 4) for share in tuner.waiting_shares],
+        "epochs": tuner.times,
     }
     failed = {clip_id: list(fault) for clip_id, fault in tuner.faults.of_clip.items()}
     if failed:

@@ -86,7 +86,7 @@ class Finetuner:
         self.best: tuple[float, float] | None = None
         self.faults = Faults()
         self.start_report: dict[str, float | int] | None = None
-        self.waiting_shares: list[float] = []
+        self.times: list[dict[str, float]] = []
         self.started_at_seconds = time.monotonic()
         self.seconds_before = 0.0
 
@@ -159,7 +159,7 @@ class Finetuner:
 
     def _run_epoch(self) -> None:
         rate = self.choices.lr * self.schedule.factor(self.epoch)
-        self._train_epoch()
+        times = self._train_epoch()
         self.world.average_norms(self.classifier)
         scored = self.score()
         self.faults.add("val", scored.faults, self.settings.max_failed)
@@ -172,10 +172,11 @@ class Finetuner:
         self.schedule.observe(self.epoch, val["loss"])
         self.history.append(record)
         self.epoch, self.sums = self.epoch + 1, EpochSums()
+        self.times.append({**times, "seconds_at_end": round(self.seconds(), 3)})
         self.say(
             f"epoch {record.epoch}: train loss {record.train_loss:.3f}, top-1 {record.train_top1:.1f} %; "
-            f"val loss {record.val_loss:.3f}, top-1 {record.val_top1:.1f} %; the device waited for data "
-            f"{100 * self.waiting_shares[-1]:.0f} % of the time"
+            f"val loss {record.val_loss:.3f}, top-1 {record.val_top1:.1f} %; {times['train_clips_per_second']:.1f} "
+            f"clips/s, the device waited for data {100 * times['waiting_share']:.0f} % of the time"
         )
         # Highest top-1; of equal ones the lowest loss; of equal ones the first: the same rule as in fit-head.
         if self.best is None or (val["top1"], -val["loss"]) > self.best:
@@ -184,7 +185,8 @@ class Finetuner:
                 self.checkpoints.write_best(self._best_state(scored))
         self._write_checkpoint()
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self) -> dict[str, float]:
+        """Train on every clip that is left of the epoch; how fast that was, and the share of waiting for data."""
         size = self.choices.batch_size
         order = np.random.default_rng([self.settings.seed, self.epoch]).permutation(len(self.data.train)).tolist()
         steps = range(self.sums.step, self.steps_per_epoch)
@@ -210,7 +212,11 @@ class Finetuner:
                     self._write_checkpoint()
                     saved_at_seconds = time.monotonic()
             self._settle_sums()
-        self.waiting_shares.append(clock.share())
+        num_clips = sum(min(size, len(order) - step * size) for step in steps)
+        return {
+            "train_clips_per_second": round(num_clips / clock.seconds(), 3),
+            "waiting_share": round(clock.share(), 4),
+        }
 
     def _step(self, step: int, samples: Sequence[Sample], is_due: bool) -> bool:
         """One step of the optimiser on one batch, of which this process has its part.
@@ -350,7 +356,7 @@ class Finetuner:
             "best": None if self.best is None else list(self.best),
             "faults": {clip_id: list(fault) for clip_id, fault in self.faults.of_clip.items()},
             "start_report": self.start_report,
-            "waiting_shares": self.waiting_shares,
+            "times": self.times,
             "seconds": self.seconds(),
         }
 
@@ -373,7 +379,7 @@ class Finetuner:
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.faults = Faults({clip_id: (fault[0], fault[1], fault[2]) for clip_id, fault in state["faults"].items()})
         self.start_report = state["start_report"]
-        self.waiting_shares = list(state["waiting_shares"])
+        self.times = list(state["times"])
         self.seconds_before = float(state["seconds"])
         if self.schedule.is_over:
             self.say("was finished with these settings; --force trains anew")

@@ -35,13 +35,19 @@ class WaitClock:
         yield
         self._waited_seconds += time.monotonic() - started_at_seconds
 
-    def share(self) -> float:
-        """The share of all time since the clock was made, between 0 and 1."""
-        if self._gaps:
+    def seconds(self) -> float:
+        """The time since the clock was made, the device having done all that it was given."""
+        if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        return max(time.monotonic() - self._started_at_seconds, 1e-9)
+
+    def share(self) -> float:
+        """The share of waiting in all time since the clock was made, between 0 and 1."""
+        seconds = self.seconds()
+        if self._gaps:
             self._waited_seconds += sum(start.elapsed_time(end) for start, end in self._gaps) / 1e3
             self._gaps.clear()
-        return self._waited_seconds / max(time.monotonic() - self._started_at_seconds, 1e-9)
+        return self._waited_seconds / seconds
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)

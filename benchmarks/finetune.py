@@ -1,0 +1,115 @@
+"""Question: how near does training end to end come to its own forward and backward pass alone?
+
+For each number type: clips per second of the second epoch of `finetune` on a manifest, decoding, augmentation and
+optimiser included; clips per second of forward, loss, backward and step alone on random frames of the same batch; their
+ratio (goal 0.9 on a GPU), the share of time that the device waited for data, and on a GPU the peak memory.
+
+    python -m benchmarks.finetune --manifest data_manifests/gestures.csv --root data/gestures
+    python -m benchmarks.finetune --manifest M --root R --device cuda --backbones squeezenet,bninception
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.heads import machine
+from pipeline.manifest import read_manifest
+from pipeline.recipe import named_recipe
+from pipeline.training.compute import fixed_threads, num_cores
+from pipeline.training.finetune_model import EndToEnd, choose_precision, fresh_classifier, set_training_mode
+from pipeline.training.optimiser import build_optimiser, clear_gradients, clip_gradients, plan_parameters
+from stages.finetune import finetune
+
+
+def bound_clips_per_second(
+    backbone: str, head: str, classes: tuple[str, ...], num_segments: int, batch: int, device: str, precision: str
+) -> float:
+    """Clips per second of the training step alone, on random frames that lie on the device."""
+    recipe = named_recipe("paper")
+    classifier = fresh_classifier(head, backbone, "random", classes, num_segments, recipe, 0)
+    where = choose_precision(device, precision)
+    classifier = classifier.to(where.device)
+    classifier.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = EndToEnd(classifier, where)
+    set_training_mode(classifier, recipe.training)
+    rate = recipe.training.lr
+    plan = plan_parameters({"backbone": (classifier.backbone, rate), "head": (classifier.head, rate)}, recipe.training)
+    optimiser = build_optimiser(plan, recipe.training)
+    size = classifier.backbone.preprocessing.input_size
+    shape = (batch, num_segments, size, size, 3)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=where.device).permute(0, 1, 4, 2, 3)
+    labels = torch.arange(batch, device=where.device) % len(classes)
+    seconds = []
+    for _ in range(8):
+        _synchronise(where.device)
+        started_at_seconds = time.perf_counter()
+        clear_gradients(plan, recipe.training)
+        torch.nn.functional.cross_entropy(network(frames), labels).backward()
+        clip_gradients(plan, recipe.training)
+        optimiser.step()
+        _synchronise(where.device)
+        seconds.append(time.perf_counter() - started_at_seconds)
+    # The first steps choose kernels and fill the allocator.
+    return batch / sorted(seconds[2:])[len(seconds[2:]) // 2]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", required=True)
+    parser.add_argument("--root")
+    parser.add_argument("--backbones", default="squeezenet")
+    parser.add_argument("--head", default="lstm")
+    parser.add_argument("--num-segments", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--precisions", default="bfloat16,float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--augment-on-device", action="store_true")
+    arguments = parser.parse_args()
+    classes = read_manifest(arguments.manifest, arguments.root).classes
+    rows = []
+    for backbone in arguments.backbones.split(","):
+        for precision in arguments.precisions.split(","):
+            with tempfile.TemporaryDirectory() as folder, fixed_threads(num_cores()):
+                finetune(
+                    manifest=arguments.manifest,
+                    root=arguments.root,
+                    out=folder,
+                    backbone=backbone,
+                    head=arguments.head,
+                    weights="random",
+                    num_segments=arguments.num_segments,
+                    epochs=2,
+                    batch_size=arguments.batch_size,
+                    device=arguments.device,
+                    precision=precision,
+                    workers=arguments.workers,
+                    augment_on_device=arguments.augment_on_device,
+                )
+                timing = json.loads(next(Path(folder).glob("*/timing.json")).read_text())
+                bound = bound_clips_per_second(
+                    backbone, arguments.head, classes, arguments.num_segments, arguments.batch_size, arguments.device,
+                    precision,
+                )  # fmt: skip
+            last = timing["epochs"][-1]
+            row = {"backbone": backbone, "head": arguments.head, "precision": precision, "batch": arguments.batch_size}
+            row |= {"clips_per_second": last["train_clips_per_second"], "bound_clips_per_second": round(bound, 2)}
+            row |= {"ratio": round(last["train_clips_per_second"] / bound, 3), "waiting_share": last["waiting_share"]}
+            row["peak_memory_bytes"] = timing.get("peak_memory_bytes")
+            rows.append(row)
+    print(json.dumps({"machine": machine(arguments.device), "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
