@@ -212,6 +212,8 @@ def test_the_column_of_the_paper_follows_data_set_segments_and_backbone() -> Non
     assert named("squeezenet_bypass", 16, jester) == ("jester_8_squeezenet", False)
     assert named("squeezenet", 8, ("a", "b")) == ("jester_8_squeezenet", False)
     assert named("torchvision:resnet18", 8, jester) is None
+    with pytest.raises(PipelineError, match=r"Unknown data set of Table 3 'jestr'\. Did you mean 'jester'"):
+        paper_column("squeezenet", 8, (), "jestr")
 
 
 def test_the_papers_numbers_stand_beside_those_of_its_own_data_alone(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class GateReport:
             f"top-1 at {self.revision}",
             "here",
             "change",
-            "95 % of the change",
+            "95 % interval of it",
             "top-5",
             "class",
             "verdict",

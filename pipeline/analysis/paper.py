@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 
 from pipeline.analysis.statistics import rank_correlation
+from pipeline.registry import unknown_name
 
 DATA_SETS = ("jester", "something")
 # Labels that only these data sets have; their number of classes alone would also fit others.
@@ -51,7 +52,12 @@ def paper_column(
     """The column of Table 3 that is nearest to a result; None where the paper has no such backbone.
 
     `data_set` `auto` tells it from the class labels, and takes Jester, gestures too, where they are of neither.
+
+    Raises:
+        PipelineError: `data_set` is neither `auto` nor a data set of Table 3.
     """
+    if data_set not in ("auto", *DATA_SETS):
+        raise unknown_name("data set of Table 3", data_set, ("auto", *DATA_SETS))
     family = backbone.removesuffix("_bypass")
     if family not in ("squeezenet", "bninception"):
         return None
