@@ -32,6 +32,7 @@ RANKS = {
     "pipeline.model": 3,
     "pipeline.training": 4,
     "pipeline.analysis": 5,  # judges what training wrote
+    "pipeline.prediction": 5,  # puts to use what training wrote
     "stages": 6,
     "pipeline.cli_options": 7,
     "pipeline.cli": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
@@ -39,11 +40,7 @@ class ClipReader(ABC):
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         outside = wanted[(wanted < 0) | (wanted >= self.num_frames)]
         if outside.size:
-            raise ClipError(
-                "short",
-                f"{self.location} has {self.num_frames} frames (0 to {self.num_frames - 1}), "
-                f"but frame {int(outside[0])} was asked for.",
-            )
+            raise self._outside(int(outside[0]))
         ordinals, positions = np.unique(wanted, return_inverse=True)
         frames = np.empty((len(ordinals), self.height, self.width, 3), np.uint8)
         num_read = 0
@@ -55,9 +52,29 @@ class ClipReader(ABC):
         in_order = len(positions) == len(ordinals) and bool((positions == np.arange(len(positions))).all())
         return frames if in_order else frames[positions]
 
+    def stream(self, ordinals: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Frame]:
+        """The frames with these strictly rising ordinals, one after the other, in the memory of one.
+
+        Raises:
+            ClipError: a frame cannot be had; damage behind the last one is found at the end.
+        """
+        wanted = [int(ordinal) for ordinal in ordinals]
+        if any(later <= earlier for earlier, later in pairwise(wanted)):
+            raise ValueError("`ordinals` must rise strictly; `read` takes any order.")
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.num_frames:
+            raise self._outside(wanted[0] if wanted[0] < 0 else wanted[-1])
+        return self._decoded(wanted)
+
     @abstractmethod
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         """The frames with these rising ordinals, one after the other, each of the clip's size."""
+
+    def _outside(self, ordinal: int) -> ClipError:
+        return ClipError(
+            "short",
+            f"{self.location} has {self.num_frames} frames (0 to {self.num_frames - 1}), "
+            f"but frame {ordinal} was asked for.",
+        )
 
     def _check_size(self, what: str, height: int, width: int) -> None:
         if (height, width) != (self.height, self.width):

@@ -1,0 +1,179 @@
+"""A saved model as ONNX, or as a program of `torch.export`, and the check that it gives the scores of torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.backbones import pooled
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+from pipeline.model import Classifier
+
+INPUT, OUTPUT = "frames", "scores"
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+# Not the batch of the example (2), so that a batch size that was baked in shows.
+CHECKED_BATCHES = (1, 3)
+EXAMPLE_BATCH = 2
+CHECK_SEED = 0
+
+Run = Callable[[Tensor], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far its scores lie from torch's, as a share of the largest score."""
+
+    path: Path
+    kind: str
+    input_shape: tuple[int, int, int, int]
+    num_bytes: int
+    difference: float
+    batches: tuple[int, ...]
+
+
+class Exportable(nn.Module):
+    """A classifier in float32 whose batch size stays open while it is traced.
+
+    Shape:
+        frames: (B, T, 3, S, S) uint8 RGB. returns: (B, K), class scores before softmax.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.backbone, self.head = classifier.backbone, classifier.head
+        self.num_segments = classifier.spec.num_segments
+
+    def forward(self, frames: Tensor) -> Tensor:
+        maps = self.backbone(frames.flatten(0, 1))  # (B·T, C, h, w)
+        if self.head.maps == "pooled":
+            maps = pooled(maps)[:, :, None, None]
+        scores: Tensor = self.head(maps.unflatten(0, (-1, self.num_segments)))
+        return scores
+
+
+def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) -> Exported:
+    """Write a classifier to `path`, `.onnx` or `.pt2`, with any batch size, and compare its scores with torch's.
+
+    Nothing is left at `path` unless the check passes.
+
+    Raises:
+        PipelineError: another suffix, the packages of ONNX are missing, or the scores differ.
+    """
+    kinds = {".onnx": ("ONNX", _write_onnx), ".pt2": ("torch.export", _write_program)}
+    if path.suffix not in kinds:
+        raise PipelineError(f"{path} must end in .onnx, or in .pt2 for a program of torch.export.")
+    kind, write = kinds[path.suffix]
+    if path.suffix == ".onnx":
+        require_onnx()
+    spec = classifier.spec
+    size = int(spec.preprocessing["input_size"])
+    shape = (spec.num_segments, 3, size, size)
+    model = Exportable(classifier).eval()
+    with written_aside(path) as aside:
+        run = write(model, _frames(EXAMPLE_BATCH, shape), aside)
+        difference = largest_difference(model, run, shape)
+        # `not <=` also catches a score that is no number.
+        if not difference <= tolerance:
+            raise PipelineError(
+                f"The {kind} program of {spec.head} gives scores that differ from torch's by {difference:.2g} of the "
+                f"largest, more than `tolerance` (={tolerance:g}). Nothing was written to {path}."
+            )
+        num_bytes = aside.stat().st_size
+    return Exported(path, kind, shape, num_bytes, difference, CHECKED_BATCHES)
+
+
+def require_onnx() -> None:
+    """Check that the packages of the extra `onnx` are there.
+
+    Raises:
+        PipelineError: one is missing.
+    """
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PipelineError(
+            f"Export to ONNX needs {', '.join(missing)}. Install the extra: pip install 'st-pipeline[onnx]' "
+            "(in a checkout: pip install -e '.[onnx]'); or write a .pt2, which needs nothing more."
+        )
+
+
+def largest_difference(model: nn.Module, run: Run, shape: Sequence[int]) -> float:
+    """The largest difference of scores over batches of random frames, as a share of the largest score."""
+    differences = []
+    for batch in CHECKED_BATCHES:
+        frames = _frames(batch, shape)
+        with torch.inference_mode():
+            expected = model(frames).numpy()
+        found = run(frames)
+        if found.shape != expected.shape:
+            raise PipelineError(f"The exported program gives the shape {found.shape}, torch gives {expected.shape}.")
+        differences.append(float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12)))
+    return max(differences)
+
+
+def _write_program(model: nn.Module, example: Tensor, path: Path) -> Run:
+    program = _captured(model, example)
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+
+    def run(frames: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            scores: NDArray[np.float32] = loaded(frames).numpy()
+        return scores
+
+    return run
+
+
+def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> Run:
+    import onnxruntime
+
+    program = _captured(model, example)
+    with _quiet():
+        written = torch.onnx.export(program, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+    assert written is not None
+    # One file: weights beside it would be lost when it is moved.
+    written.save(path, external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(frames: Tensor) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = session.run([OUTPUT], {INPUT: frames.numpy()})[0]
+        return scores
+
+    return run
+
+
+def _captured(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    with _quiet():
+        return torch.export.export(model, (example,), dynamic_shapes={"frames": {0: batch}})
+
+
+def _frames(batch: int, shape: Sequence[int]) -> Tensor:
+    generator = torch.Generator().manual_seed(CHECK_SEED + batch)
+    return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch says of its own insides while it captures a model (recurrent layers: `_flat_weights`)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,153 @@
+"""A clip as a saved model sees it: the views that are scored, and their pixels."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.errors import PipelineError
+from pipeline.model import ModelSpec
+from pipeline.recipe import FrameChoices, recipe_from_dict
+from pipeline.video.decode import open_clip
+from pipeline.video.views import CropBox, View, centre_crop, drawn_view, render, test_view
+
+NUM_CROPS = (1, 3, 5)
+MAX_DECODING_THREADS = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Which views of a clip are scored, the test view first; all that the model file says of its transform.
+
+    num_crops: 1 is the centre; 3 adds the two ends of the long side, 5 the four corners, all of the centre's size.
+    num_draws: further views with one random frame of each segment and the centre crop, from seed, clip and number.
+    """
+
+    num_segments: int
+    choices: FrameChoices
+    input_size: int
+    crop_fraction: float
+    num_crops: int = 1
+    num_draws: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_crops not in NUM_CROPS:
+            raise PipelineError(f"`crops` (={self.num_crops}) must be one of {', '.join(map(str, NUM_CROPS))}.")
+        if self.num_draws < 0:
+            raise PipelineError(f"`draws` (={self.num_draws}) must not be negative.")
+
+    def views(self, clip_id: str, num_frames: int, height: int, width: int) -> list[View]:
+        """The views of one clip of that many frames, height and width in pixels."""
+        shape = (num_frames, height, width)
+        first = test_view(*shape, self.num_segments, self.choices, self.crop_fraction)
+        views = [first]
+        for number, crop in enumerate(_further_crops(height, width, first.crop, self.num_crops)):
+            views.append(replace(first, name=f"crop-{number + 1}", crop=crop))
+        centred = replace(self.choices, crops="centre", flip="off")
+        for number in range(self.num_draws):
+            drawn = drawn_view(
+                number,
+                clip_id=clip_id,
+                seed=self.seed,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                num_segments=self.num_segments,
+                choices=centred,
+                crop_fraction=self.crop_fraction,
+            )
+            views.append(replace(drawn, name=f"draw-{number}"))
+        return views
+
+
+@dataclass(frozen=True)
+class SeenClip:
+    """One clip, decoded once for all of its views.
+
+    Shape:
+        pixels: one (T, 3, S, S) uint8 a view.
+    """
+
+    location: str
+    num_frames: int
+    views: tuple[View, ...]
+    pixels: tuple[Tensor, ...]
+
+
+def plan_of(spec: ModelSpec, num_crops: int = 1, num_draws: int = 0, seed: int = 0) -> ViewPlan:
+    """The views by which a model is to be scored, by the transform that it was trained with."""
+    preprocessing = spec.preprocessing
+    return ViewPlan(
+        num_segments=spec.num_segments,
+        choices=recipe_from_dict(dict(spec.recipe)).frames,
+        input_size=int(preprocessing["input_size"]),
+        crop_fraction=float(preprocessing["crop_fraction"]),
+        num_crops=num_crops,
+        num_draws=num_draws,
+        seed=seed,
+    )
+
+
+def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> SeenClip:
+    """Decode a clip and render its views.
+
+    Raises:
+        ClipError: the clip cannot be used.
+    """
+    with open_clip(location) as reader:
+        views = plan.views(clip_id or location, reader.num_frames, reader.height, reader.width)
+        wanted = sorted({index for view in views for index in view.frame_indices})
+        frames = reader.read(wanted)
+        num_frames = reader.num_frames
+    pixels = tuple(
+        render(frames[np.searchsorted(wanted, view.frame_indices)], view.crop, view.flip, plan.input_size)
+        for view in views
+    )
+    return SeenClip(location, num_frames, tuple(views), pixels)
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of each item in their order, computed by a few threads, no more than twice as many ahead."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_threads = min(num_cores, MAX_DECODING_THREADS)
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="seen") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _further_crops(height: int, width: int, centre: CropBox, num_crops: int) -> list[CropBox]:
+    bottom, right = height - centre.height, width - centre.width
+    if num_crops == 5:
+        places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    elif num_crops == 3:
+        places = (
+            [(centre.top, 0), (centre.top, right)] if width >= height else [(0, centre.left), (bottom, centre.left)]
+        )
+    else:
+        places = []
+    return [CropBox(top, left, centre.height, centre.width) for top, left in places]
+
+
+def crop_of(height: int, width: int, plan: ViewPlan) -> CropBox:
+    """The centre crop of the test view."""
+    return centre_crop(height, width, plan.crop_fraction)
