@@ -20,11 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
-from numpy.typing import NDArray
 
 from pipeline.analysis.cells import Cell
 from pipeline.analysis.comparison import Comparison, Group, Row
+from pipeline.analysis.labels import place_labels
 from pipeline.analysis.paper import RankAgreement
 from pipeline.analysis.table import count_text
 from pipeline.files import write_text, written_aside
@@ -37,25 +36,6 @@ MAX_LABELLED_CLASSES = 30
 RIGHT, WRONG = "#3f8f5f", "#f08a3c"
 PROBES = {"shuffled": "s", "reversed": "D", "repeated": "v"}
 _SETTINGS: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.linewidth": 0.8}
-# Directions in which a label may stand beside its point, the best first: (x, y) in points, and its anchor.
-_PLACES = (
-    (7, 0, "left", "center"),
-    (-7, 0, "right", "center"),
-    (0, 7, "center", "bottom"),
-    (0, -7, "center", "top"),
-    (6, 6, "left", "bottom"),
-    (-6, 6, "right", "bottom"),
-    (6, -6, "left", "top"),
-    (-6, -6, "right", "top"),
-    (7, 14, "left", "bottom"),
-    (7, -14, "left", "top"),
-    (-7, 14, "right", "bottom"),
-    (-7, -14, "right", "top"),
-    (9, 24, "left", "bottom"),
-    (9, -24, "left", "top"),
-    (-9, 24, "right", "bottom"),
-    (-9, -24, "right", "top"),
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +110,7 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
         points.append((x, row.top1.value, row.label))
         lines.append([(x, row.top1.low), (x, row.top1.high)])
     axes.margins(y=0.1)
-    _place_labels(figure, axes, points, palette, lines)
+    place_labels(figure, axes, points, palette.ink, lines)
     decades = [10.0**power for power in range(3, 13) if lowest / 3 < 10.0**power < max(counts, default=1) * 3]
     axes.xaxis.set_major_locator(FixedLocator([zero_at, *decades] if has_free else decades))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -247,7 +227,7 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
     ]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=palette.main, markersize=6, zorder=3)
     axes.margins(x=0.14, y=0.1)
-    _place_labels(figure, axes, points, palette)
+    place_labels(figure, axes, points, palette.ink)
     axes.set_xlabel(f"paper: top-1 (%) on {agreement.column.title}")
     axes.set_ylabel("here: top-1 (%)")
     return figure
@@ -327,58 +307,6 @@ def _legend(axes: Axes, palette: Palette, **options: Any) -> None:
         text.set_color(palette.ink)
 
 
-def _place_labels(
-    figure: Figure,
-    axes: Axes,
-    points: Sequence[tuple[float, float, str]],
-    palette: Palette,
-    lines: Sequence[Sequence[tuple[float, float]]] = (),
-) -> None:
-    """Write each name beside its point, where it covers no point, name or line, if there is such a place."""
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    taken = [_box_around(axes, x, y) for x, y, _ in points]
-    centres = [axes.transData.transform((x, y)) for x, y, _ in points]
-    crossed = [
-        _box_around_pixel(pixel, radius_pixels=1)
-        for line in lines
-        for one, other in itertools.pairwise(axes.transData.transform(list(line)))
-        for pixel in np.linspace(one, other, max(2, int(np.abs(other - one).max() / 4)))
-    ]
-    frame = axes.get_window_extent(renderer)
-    for own_index, (x, y, name) in enumerate(points):
-        best = None
-        for place in _PLACES:
-            text = axes.annotate(
-                name,
-                (x, y),
-                xytext=place[:2],
-                textcoords="offset points",
-                ha=place[2],
-                va=place[3],
-                fontsize=8,
-                color=palette.ink,
-                zorder=5,
-            )
-            box = text.get_window_extent(renderer)
-            own = _box_around(axes, x, y)
-            clashes = 3 * sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
-            clashes += any(box.overlaps(other) for other in crossed)
-            # A name that lies nearer to another point would be read as that point's.
-            clashes += 4 * (min(range(len(points)), key=lambda index: _distance(box, centres[index])) != own_index)
-            clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 6
-            if best is None or clashes < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = (clashes, text, box)
-            else:
-                text.remove()
-            if clashes == 0:
-                break
-        if best is not None:
-            taken.append(best[2])
-
-
 def _tick_text(count: int) -> str:
     number, _, unit = count_text(count).partition(" ")
     return f"{float(number):g} {unit}".strip()
@@ -386,13 +314,3 @@ def _tick_text(count: int) -> str:
 
 def _box_around(axes: Axes, x: float, y: float) -> Bbox:
     return _box_around_pixel(axes.transData.transform((x, y)), radius_pixels=5)
-
-
-def _distance(box: Bbox, pixel: NDArray[np.float64]) -> float:
-    """From a pixel to the nearest edge of a box; zero inside of it."""
-    x, y = pixel
-    return float(np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)))
-
-
-def _box_around_pixel(centre: NDArray[np.float64], radius_pixels: float) -> Bbox:
-    return Bbox.from_extents(*(centre - radius_pixels), *(centre + radius_pixels))

@@ -1,0 +1,94 @@
+"""Names beside the points of a plot, placed so that each can be read and belongs to its own point."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+# Directions in which a label may stand beside its point, the best first: (x, y) in points, and its anchor.
+_PLACES = (
+    (7, 0, "left", "center"),
+    (-7, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
+    (6, 6, "left", "bottom"),
+    (-6, 6, "right", "bottom"),
+    (6, -6, "left", "top"),
+    (-6, -6, "right", "top"),
+    (7, 14, "left", "bottom"),
+    (7, -14, "left", "top"),
+    (-7, 14, "right", "bottom"),
+    (-7, -14, "right", "top"),
+    (9, 24, "left", "bottom"),
+    (9, -24, "left", "top"),
+    (-9, 24, "right", "bottom"),
+    (-9, -24, "right", "top"),
+)
+
+
+def place_labels(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    colour: str,
+    lines: Sequence[Sequence[tuple[float, float]]] = (),
+) -> None:
+    """Write each name beside its point, where it covers no point, name or line, if there is such a place."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    taken = [_box_around(axes, x, y) for x, y, _ in points]
+    centres = [axes.transData.transform((x, y)) for x, y, _ in points]
+    crossed = [
+        _box_around_pixel(pixel, radius_pixels=1)
+        for line in lines
+        for one, other in itertools.pairwise(axes.transData.transform(list(line)))
+        for pixel in np.linspace(one, other, max(2, int(np.abs(other - one).max() / 4)))
+    ]
+    frame = axes.get_window_extent(renderer)
+    for own_index, (x, y, name) in enumerate(points):
+        best = None
+        for place in _PLACES:
+            text = axes.annotate(
+                name,
+                (x, y),
+                xytext=place[:2],
+                textcoords="offset points",
+                ha=place[2],
+                va=place[3],
+                fontsize=8,
+                color=colour,
+                zorder=5,
+            )
+            box = text.get_window_extent(renderer)
+            own = _box_around(axes, x, y)
+            clashes = 3 * sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
+            clashes += any(box.overlaps(other) for other in crossed)
+            # A name that lies nearer to another point would be read as that point's.
+            clashes += 4 * (min(range(len(points)), key=lambda index: _distance(box, centres[index])) != own_index)
+            clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 6
+            if best is None or clashes < best[0]:
+                if best is not None:
+                    best[1].remove()
+                best = (clashes, text, box)
+            else:
+                text.remove()
+            if clashes == 0:
+                break
+        if best is not None:
+            taken.append(best[2])
+
+
+def _distance(box: Bbox, pixel: NDArray[np.float64]) -> float:
+    """From a pixel to the nearest edge of a box; zero inside of it."""
+    x, y = pixel
+    return float(np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)))
+
+
+def _box_around_pixel(centre: NDArray[np.float64], radius_pixels: float) -> Bbox:
+    return Bbox.from_extents(*(centre - radius_pixels), *(centre + radius_pixels))
