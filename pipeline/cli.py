@@ -85,6 +85,26 @@ def prepare(ctx: click.Context, /, **options: Any) -> None:
     run(**options)
 
 
+@cli.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--decode", is_flag=True, help="Decode every frame; without it, files are only looked for.")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV with a row for each finding.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that decode; 0: this one.  [default: the cores]")
+def check(**options: Any) -> None:
+    """Say what is wrong with a manifest and its clips; exit 1 if anything is.
+
+    Missing and damaged clips, frame counts, duplicates by content, clips in two splits, classes missing in a split.
+
+    \b
+    Example:
+      pipeline check data_manifests/jester.csv --root /data/jester --decode --out findings.csv
+    """
+    from stages.check import check as run
+
+    run(**options)
+
+
 @cli.command(cls=PipelineCommand)
 @click.option("--manifest", type=click.Path(path_type=Path), help="The manifest, data_manifests/NAME.csv.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import cli
 from pipeline.datasets.directory_scan import find_clips
 from pipeline.datasets.splitting import stratified_split
+from pipeline.errors import ClipError
+from pipeline.manifest import read_manifest
+from pipeline.video.decode import open_clip
+from pipeline.video.encode import write_frame_folder
 from tests.conftest import REPOSITORY
 
 JESTER_CLASSES = 'class_id,label\n0,Zooming In; Slowly\n1,"Drawing a ""V"""\n2,Swiping Left\n3,Swiping Right\n'
@@ -435,3 +440,36 @@ def test_each_named_data_set_can_be_prepared() -> None:
     from stages.prepare import LISTERS
 
     assert ("gestures", *LISTERS) == DATASET_NAMES
+
+
+def test_packing_writes_one_file_goes_on_and_keeps_faulty_rows(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for clip, seed in (("wave/1", 1), ("wave/2", 2), ("nod/1", 3)):
+        write_frame_folder(root / clip, np.random.default_rng(seed).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    (root / "wave" / "2" / "00002.jpg").unlink()
+    write(root / "nod" / "2" / "notes.txt")
+    result = prepare(tmp_path, "folders", root, "--pack", tmp_path / "packs" / "frames.h5", "--val-share", "0")
+    assert result.exit_code == 0, result.output
+    assert manifest_of(tmp_path) == (
+        "clip_id,path,label,split\nnod/1,frames.h5::nod/1,nod,train\nnod/2,frames.h5::nod/2,nod,train\n"
+        "wave/1,frames.h5::wave/1,wave,train\nwave/2,frames.h5::wave/2,wave,train\n"
+    )
+    assert "2 clips packed, 0 were there, 2 failed" in result.stderr
+    assert "wave/2: frame-gap" in result.stderr
+    assert f"root {tmp_path / 'packs'}" in result.stdout
+    manifest = read_manifest(tmp_path / "manifests" / "m.csv", tmp_path / "packs")
+    with open_clip(manifest.locate(manifest.clips[2])) as packed, open_clip(root / "wave" / "1") as folder:
+        assert (packed.read(range(3)) == folder.read(range(3))).all()
+    with pytest.raises(ClipError, match="has no clip 'wave/2'"):
+        open_clip(manifest.locate(manifest.clips[3]))
+    (root / "wave" / "2" / "00003.jpg").rename(root / "wave" / "2" / "00002.jpg")
+    result = prepare(tmp_path, "folders", root, "--pack", tmp_path / "packs" / "frames.h5", "--val-share", "0")
+    assert "1 clips packed, 2 were there, 1 failed" in result.stderr
+
+
+def test_video_files_are_not_packed(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "wave" / "1.mp4", b"x")
+    result = prepare(tmp_path, "folders", tmp_path / "data", "--pack", tmp_path / "frames.h5")
+    assert result.exit_code == 1
+    assert "wave/1.mp4" in result.stderr
+    assert not (tmp_path / "frames.h5").exists()

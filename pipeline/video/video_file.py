@@ -68,6 +68,12 @@ class VideoFile(ClipReader):
         height, width = shown_size(first)
         super().__init__(str(path), num_frames, height, width)
 
+    @property
+    def frames_per_second(self) -> float | None:
+        """The rate that the file names for showing; None where it names none. It counts and decides nothing."""
+        rate = self._stream.average_rate or self._stream.base_rate
+        return float(rate) if rate else None
+
     def close(self) -> None:
         self._running, self._packets = None, []
         self._container.close()

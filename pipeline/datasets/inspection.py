@@ -1,0 +1,82 @@
+"""One clip under the eye of `pipeline check`: does it open, how many frames does it have, what are its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ClipError
+from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.video.decode import open_clip
+from pipeline.video.frame_folder import FrameFolder
+from pipeline.video.packed import PackedClip
+from pipeline.video.video_file import VideoFile
+
+FRAMES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What was seen of a clip. `kind` and `reason` say what is wrong with it; without decoding only that is known.
+
+    num_frames: counted by decoding. rate: frames a second as the file says; 0 for images, which do not say.
+    digest: of the encoded pixels, whatever the frames are called and however they are packed.
+    """
+
+    clip_id: str
+    kind: str = ""
+    reason: str = ""
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    rate: float = 0.0
+    digest: str = ""
+
+
+def glance(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
+    """Whether the files of clips, given as (id, location), are there and have anything in them; none is opened."""
+    return [_glanced(clip_id, location) for clip_id, location in clips]
+
+
+def inspect(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
+    """Open clips, given as (id, location), and decode each to its last frame."""
+    return [_inspected(clip_id, location) for clip_id, location in clips]
+
+
+def _glanced(clip_id: str, location: str) -> Inspected:
+    file = location.partition(HDF5_SEPARATOR)[0]
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return Inspected(clip_id, "missing", f"{file} does not exist or cannot be reached.")
+    # A folder's size says nothing of what is in it, and listing millions of frames is what --decode does.
+    if found.st_size == 0 and not os.path.isdir(file):
+        return Inspected(clip_id, "empty", f"{file} is empty (0 bytes).")
+    return Inspected(clip_id)
+
+
+def _inspected(clip_id: str, location: str) -> Inspected:
+    try:
+        with open_clip(location) as reader:
+            for start in range(0, reader.num_frames, FRAMES_AT_ONCE):
+                if isinstance(reader, VideoFile) and start:
+                    break  # a video is decoded to its end by any reading
+                reader.read(range(start, min(start + FRAMES_AT_ONCE, reader.num_frames)))
+            rate = (reader.frames_per_second or 0.0) if isinstance(reader, VideoFile) else 0.0
+            digest = _digest(reader, location)
+            return Inspected(clip_id, "", "", reader.num_frames, reader.height, reader.width, rate, digest)
+    except ClipError as error:
+        return Inspected(clip_id, error.kind, str(error))
+
+
+def _digest(reader: object, location: str) -> str:
+    if isinstance(reader, FrameFolder | PackedClip):
+        digest = hashlib.sha256()
+        for ordinal in range(reader.num_frames):
+            digest.update(hashlib.sha256(reader.encoded(ordinal)).digest())
+        return digest.hexdigest()
+    with open(Path(location), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
