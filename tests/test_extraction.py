@@ -360,7 +360,7 @@ def test_bfloat16_is_taken_where_there_and_within_its_bound(monkeypatch: pytest.
     monkeypatch.setattr(f"{module}.bfloat16_error", lambda *given: BFLOAT16_ERROR_BOUND * 2)
     dtype, why = choose_dtype("auto", "cpu", backbone, frames)
     assert dtype == "float32"
-    assert "squeezenet are off by 0.040" in why
+    assert f"squeezenet are off by {BFLOAT16_ERROR_BOUND * 2:.3f}" in why
     monkeypatch.setattr(f"{module}.has_bfloat16", lambda device: False)
     assert choose_dtype("auto", "cpu", backbone, frames) == ("float32", "")
     assert choose_dtype("bfloat16", "cpu", backbone, None) == ("bfloat16", "")
