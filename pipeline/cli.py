@@ -182,6 +182,58 @@ def fit_head(ctx: click.Context, /, **options: Any) -> None:
     run(store=store, switches=switches, head_settings=settings_of_heads(ctx), **options)
 
 
+@cli.command(cls=PipelineCommand)
+@click.option("--manifest", type=click.Path(path_type=Path), help="The manifest, data_manifests/NAME.csv.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--init", help="Model file of a fitted head, or none to train from scratch.")
+@click.option("--backbone", default="squeezenet", help=f"Fills {{backbone}} in --init; with none: {BACKBONE_HELP}")
+@click.option("--head", help=f"Fills {{head}} in --init; with none: one of {','.join(HEAD_NAMES)}.")
+@click.option("--weights", default="imagenet", help=f"Of the backbone, with --init none: {WEIGHTS_HELP}")
+@click.option("--num-segments", type=click.IntRange(1), default=8, help="With --init none.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; the cell gets one in it.")
+@click.option("--recipe", type=click.Choice(RECIPE_NAMES), default="paper", help="Choices of frames and training.")
+@click.option("--seed", type=int, default=0, help="Of views, order and dropout.")
+@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    help="Of the backbone; auto: what the device has in hardware.",
+)
+@click.option("--workers", type=click.IntRange(0), help="Decoding processes; 0: a thread.  [default: by the device]")
+@click.option("--threads", type=click.IntRange(1), help="Of torch.  [default: the cores]")
+@click.option("--accumulate", type=click.IntRange(1), default=1, help="Parts in which a batch goes through the model.")
+@click.option("--checkpointing", is_flag=True, help="Compute activations again rather than keep them: less memory.")
+@click.option("--compile", is_flag=True, help="Compile the backbone with torch.compile.")
+@click.option("--augment-on-device", is_flag=True, help="Crop, resize and flip on the device, not in the workers.")
+@click.option("--freeze-until", metavar="LAYER", help="Keep the backbone as it is up to this layer, included.")
+@click.option("--max-failed", type=click.IntRange(0), help="Stop beyond this many bad clips.  [default: never]")
+@click.option("--keep-checkpoints", type=click.IntRange(1), default=2, help="The last ones; the best is kept besides.")
+@click.option("--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Time between checkpoints.")
+@click.option("--allow-squeezenet-weights", is_flag=True, help="Load weights of 1.1 into squeezenet_bypass; recorded.")
+@click.option("--force", is_flag=True, help="Train anew, whatever checkpoints there are.")
+@switch_options(FrameChoices, TrainingChoices, HeadChoices)
+@click.pass_context
+def finetune(ctx: click.Context, /, **options: Any) -> None:
+    """Train backbone and head together on the clips, from a fitted head or from scratch.
+
+    Killed and run again, it goes on where it was. --epochs 0 scores the model as it is. For several GPUs:
+    `torchrun --nproc-per-node N -m pipeline finetune ...`.
+
+    \b
+    Example:
+      pipeline finetune --init results/fit_head/squeezenet-lstm/model.safetensors \\
+        --manifest data_manifests/jester.csv --out results/finetune --device cuda
+    """
+    required(ctx, manifest=options["manifest"], out=options["out"], init=options["init"])
+    options["root"] = root_of_manifest(ctx, options["root"])
+    switches = split_switches(options)
+    init = filled_in(options.pop("init"), options, extract_block(ctx))
+    from stages.finetune import finetune as run
+
+    run(init=init, switches=switches, **options)
+
+
 @cli.command()
 @click.argument("dirs", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for table, plots and report.")
