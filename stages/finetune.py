@@ -47,6 +47,7 @@ from pipeline.video.flips import swapped_labels
 
 NONE = "none"
 CHECKPOINT_FOLDER = "checkpoints"
+FAILED_FILE = "failed.json"
 Say = Callable[[str], None]
 
 
@@ -301,7 +302,9 @@ def _write(
     }
     failed = {clip_id: list(fault) for clip_id, fault in tuner.faults.of_clip.items()}
     if failed:
-        write_json(folder / "failed.json", failed)
+        write_json(folder / FAILED_FILE, failed)
+    else:
+        (folder / FAILED_FILE).unlink(missing_ok=True)
     return write_results(folder, about, spec.classes, [tuner.seed_result(scored, best_epoch)], timing)
 
 
