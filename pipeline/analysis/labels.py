@@ -92,3 +92,7 @@ def _distance(box: Bbox, pixel: NDArray[np.float64]) -> float:
 
 def _box_around_pixel(centre: NDArray[np.float64], radius_pixels: float) -> Bbox:
     return Bbox.from_extents(*(centre - radius_pixels), *(centre + radius_pixels))
+
+
+def _box_around(axes: Axes, x: float, y: float) -> Bbox:
+    return _box_around_pixel(axes.transData.transform((x, y)), radius_pixels=5)

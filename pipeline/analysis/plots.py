@@ -310,7 +310,3 @@ def _legend(axes: Axes, palette: Palette, **options: Any) -> None:
 def _tick_text(count: int) -> str:
     number, _, unit = count_text(count).partition(" ")
     return f"{float(number):g} {unit}".strip()
-
-
-def _box_around(axes: Axes, x: float, y: float) -> Bbox:
-    return _box_around_pixel(axes.transData.transform((x, y)), radius_pixels=5)
