@@ -202,7 +202,7 @@ def fit_head(ctx: click.Context, /, **options: Any) -> None:
 )
 @click.option("--workers", type=click.IntRange(0), help="Decoding processes; 0: a thread.  [default: by the device]")
 @click.option("--threads", type=click.IntRange(1), help="Of torch.  [default: the cores]")
-@click.option("--accumulate", type=click.IntRange(1), default=1, help="Parts in which a batch goes through the model.")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts of a batch, one by one.  [default: by the device]")
 @click.option("--checkpointing", is_flag=True, help="Compute activations again rather than keep them: less memory.")
 @click.option("--compile", is_flag=True, help="Compile the backbone with torch.compile.")
 @click.option("--augment-on-device", is_flag=True, help="Crop, resize and flip on the device, not in the workers.")

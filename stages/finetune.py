@@ -36,6 +36,7 @@ from pipeline.training.finetune_model import (
     STAGE,
     check_recomputes,
     choose_precision,
+    default_parts,
     fitted_classifier,
     freeze_up_to,
     fresh_classifier,
@@ -70,7 +71,7 @@ def finetune(
     precision: str = "auto",
     workers: int | None = None,
     threads: int | None = None,
-    accumulate: int = 1,
+    accumulate: int | None = None,
     checkpointing: bool = False,
     compile: bool = False,
     augment_on_device: bool = False,
@@ -85,6 +86,7 @@ def finetune(
 
     `init` is a model file, whose head and backbone are taken; or `none`, and then `head`, `backbone`, `weights` and
     `num_segments` say what to start from. `switches` change the recipe; `epochs` 0 scores the model as it is.
+    `accumulate` is the number of parts of a batch; without it, what suits the device.
 
     Raises:
         PipelineError: anything that the user can mend.
@@ -113,6 +115,9 @@ def finetune(
         if compile:
             _compile(classifier, where.device, say)
         data = _data(clips, classifier, chosen, seed, augment_on_device)
+        own_part = -(-chosen.training.batch_size // world.size)
+        if accumulate is None:
+            accumulate = default_parts(classifier, chosen.training, where.device, own_part)
         settings = FinetuneSettings(chosen, seed, accumulate, max_failed, checkpoint_seconds)
         folder = Path(out) / cell_name(spec.backbone, spec.head)
         num_workers = _num_workers(workers, where.device, world)
@@ -124,7 +129,6 @@ def finetune(
         )
         digest = _digest(chosen, seed, where.name, freeze_until, classifier, data)
         checkpoints = CheckpointFolder(folder / CHECKPOINT_FOLDER, digest, keep_checkpoints)
-        own_part = -(-chosen.training.batch_size // world.size)
         with (
             fixed_threads(num_threads),
             ClipLoader(num_workers, num_ahead=2 * own_part) as loader,

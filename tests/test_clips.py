@@ -6,9 +6,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -28,6 +33,7 @@ from pipeline.training.clips import (
 )
 from pipeline.video.decode import open_clip
 from pipeline.video.views import drawn_view, render, test_view
+from tests.conftest import REPOSITORY
 from tests.small_clips import CLASSES, T, write_clips
 
 CPU = torch.device("cpu")
@@ -177,3 +183,28 @@ def test_a_clip_that_goes_away_between_epochs_is_found(clips: tuple[LabelledClip
     assert load_sample(SampleRequest(clip, 0), SETTINGS).fault is None
     shutil.rmtree(copy)
     assert load_sample(SampleRequest(clip, 1), SETTINGS).fault is not None
+
+
+def test_workers_end_with_a_parent_that_is_killed(clips: tuple[LabelledClip, ...]) -> None:
+    script = f"""
+        import multiprocessing, sys, time
+        from pipeline.recipe import FrameChoices
+        from pipeline.training.clips import ClipLoader, LabelledClip, SampleRequest, SampleSettings
+        if __name__ == "__main__":
+            clip = LabelledClip("clip", {clips[0].location!r}, 0)
+            with ClipLoader(1, num_ahead=2) as loader:
+                next(loader.samples([SampleRequest(clip)], SampleSettings({T}, FrameChoices(), 0, 64)))
+                print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+                time.sleep(60)
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 20
+    while psutil.pid_exists(worker) and psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,6 +74,23 @@ def test_two_processes_train_and_score_like_one(tmp_path: Path) -> None:
         assert found.history[column][1:].to_numpy() == pytest.approx(expected.history[column][1:].to_numpy(), rel=1e-4)
     assert CELL in said[0]
     assert said[1] == ""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
+    manifest, model = write_clips(tmp_path), write_model(tmp_path / "model.safetensors")
+    settings = {**QUICK, "manifest": str(manifest), "init": str(model), "epochs": 2, "checkpoint_seconds": 0}
+    run_two({**settings, "out": str(tmp_path / "whole")})
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    # As if they had been killed before the last of six steps.
+    (tmp_path / "stopped" / CELL / "checkpoints" / "step-00000006.pt").unlink()
+    for name in ("metrics.json", "model.safetensors", "checkpoints/best.pt"):
+        (tmp_path / "stopped" / CELL / name).unlink()
+    run_two({**settings, "out": str(tmp_path / "stopped")})
+    assert largest_difference(tmp_path / "whole" / CELL, tmp_path / "stopped" / CELL) == 0
+    assert (tmp_path / "stopped" / CELL / "history.csv").read_text() == (
+        tmp_path / "whole" / CELL / "history.csv"
+    ).read_text()
 
 
 def test_a_fault_in_one_process_is_known_to_all(tmp_path: Path) -> None:

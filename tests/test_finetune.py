@@ -28,6 +28,7 @@ from pipeline.training.finetune_model import (
     EndToEnd,
     check_recomputes,
     choose_precision,
+    default_parts,
     freeze_up_to,
     fresh_classifier,
     set_training_mode,
@@ -46,6 +47,7 @@ QUICK: dict[str, Any] = {
     "threads": 1,
     "workers": 0,
     "epochs": 1,
+    "accumulate": 1,
     "batch_size": 3,
     "switches": {"lr": 0.01, "backbone_lr": 0.001, **PLAIN},
 }
@@ -321,6 +323,14 @@ def test_a_loss_that_diverges_is_a_sentence(manifest: Path, model: Path, tmp_pat
     wild = {**QUICK, "epochs": 3, "switches": {"lr": 1e30, "backbone_lr": 1e30, "clip_norm": 0, **PLAIN}}
     with pytest.raises(PipelineError, match=r"Lower lr"):
         finetune(manifest=manifest, init=model, out=tmp_path, **wild)
+
+
+@pytest.mark.parametrize(("head", "backbone", "parts"), [("mlp", "squeezenet", 8), ("fcn3d", "squeezenet", 1)])
+def test_on_the_cpu_a_batch_is_divided_where_that_changes_nothing(head: str, backbone: str, parts: int) -> None:
+    recipe = named_recipe("paper")
+    classifier = fresh_classifier(head, backbone, "random", CLASSES, 8, recipe, seed=0)
+    assert default_parts(classifier, recipe.training, torch.device("cpu"), 32) == parts
+    assert default_parts(classifier, recipe.training, torch.device("cuda"), 32) == 1
 
 
 def test_more_parts_than_clips_in_a_batch_are_refused(manifest: Path, model: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from pipeline.progress import Progress
 from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.training.clips import ClipLoader, Fault, Sample, SampleRequest, SampleSettings, collate
 from pipeline.training.distributed import World
-from pipeline.training.finetune_model import EndToEnd, Precision, set_training_mode
+from pipeline.training.finetune_model import CPU_FRAMES_AT_A_TIME, EndToEnd, Precision, set_training_mode
 from pipeline.training.finetune_scoring import ScoredClips, score_clips
 from pipeline.training.finetune_settings import ClipData, EpochSums, Faults, FinetuneSettings
 from pipeline.training.fit import balanced_weights
@@ -117,13 +117,16 @@ class Finetuner:
 
     def score(self, samples: SampleSettings | None = None) -> ScoredClips:
         """Score the validation clips as the model is now."""
+        size = self._part_size()
+        if self.device.type == "cpu":
+            size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
         with self._progress("validation", len(self.data.val)) as progress, self._memory_explained():
             return score_clips(
                 self.network,
                 self.data.val,
                 self.loader,
                 self.data.samples if samples is None else samples,
-                self._part_size(),
+                size,
                 self.world,
                 progress,
             )
