@@ -83,7 +83,7 @@ class World:
             return model
         # Statistics of batch norm are averaged once an epoch (`average_norms`), not overwritten in each step.
         return DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            model, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
 
 
