@@ -147,3 +147,11 @@ def test_the_whole_way_in_miniature(name: str, tmp_path: Path) -> None:
         }
     assert (results / "compare").is_dir()
     assert "up to date" in run("dvc", "repro")
+    run("git", "add", "--all", cwd=repository)
+    run("git", "-c", "user.name=A Tester", "-c", "user.email=a@b.invalid", "commit", "--quiet", "-m", "miniature")
+    # Another number of segments, as the paper has 16 beside its 8: another store, the heads anew.
+    run("dvc", "exp", "run", "-S", "extract.num-segments=3", "fit_head@squeezenet-tsn")
+    metrics = json.loads((results / "fit_head" / "squeezenet-tsn" / "metrics.json").read_text())
+    assert metrics["num_segments"] == 3
+    stores = {path.name for path in (repository / "cache" / name).iterdir() if path.suffix == ".zarr"}
+    assert stores == {"squeezenet-random-2seg.zarr", "squeezenet-random-3seg.zarr"}
