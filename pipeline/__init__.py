@@ -1,1 +1,55 @@
-"""Compare spatiotemporal heads for video recognition on cached features of frozen 2D backbones."""
+"""Spatiotemporal heads for video recognition, compared on cached features. Names for a notebook, loaded at first use.
+
+>>> import pipeline
+>>> store = pipeline.open_store("cache/squeezenet.zarr")          # doctest: +SKIP
+>>> data = pipeline.features(store, split="val")                  # doctest: +SKIP
+>>> model = pipeline.load_model("model.safetensors")              # doctest: +SKIP
+>>> pipeline.predict(model, "clip.webm")[0].label                 # doctest: +SKIP
+
+`docs/notebook.md` shows each at work.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.errors import PipelineError
+    from pipeline.heads import build_head
+    from pipeline.model import load_model, load_spec
+    from pipeline.prediction.notebook import LabelledFeatures, features, open_store
+    from pipeline.prediction.predict import predict
+
+# Where each name comes from. Nothing is imported before it is asked for: `import pipeline` takes no time.
+_HOMES = {
+    "LabelledFeatures": "pipeline.prediction.notebook",
+    "PipelineError": "pipeline.errors",
+    "build_head": "pipeline.heads",
+    "features": "pipeline.prediction.notebook",
+    "load_model": "pipeline.model",
+    "load_spec": "pipeline.model",
+    "open_store": "pipeline.prediction.notebook",
+    "predict": "pipeline.prediction.predict",
+}
+
+__all__ = [
+    "LabelledFeatures",
+    "PipelineError",
+    "build_head",
+    "features",
+    "load_model",
+    "load_spec",
+    "open_store",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -163,7 +164,7 @@ def _given(videos: Iterable[str]) -> list[str]:
     places: list[str] = []
     for video in videos:
         if video == STDIN:
-            places += [line.strip() for line in click.get_text_stream("stdin") if line.strip()]
+            places += [line.strip() for line in sys.stdin if line.strip()]
         else:
             places.append(video)
     return places

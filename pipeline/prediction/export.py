@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -123,8 +124,11 @@ def largest_difference(model: nn.Module, run: Run, shape: Sequence[int]) -> floa
 
 def _write_program(model: nn.Module, example: Tensor, path: Path) -> Run:
     program = _captured(model, example)
-    torch.export.save(program, path)
-    loaded = torch.export.load(path).module()
+    # Through memory: torch wants its own suffix, which a file that is written aside does not have.
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    path.write_bytes(archive.getvalue())
+    loaded = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
     def run(frames: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -46,7 +46,7 @@ class Timeline:
     @property
     def centres(self) -> NDArray[np.float64]:
         """The middle frame of each window. Shape: (W,)."""
-        return self.starts + self.window_frames / 2
+        return self.starts.astype(np.float64) + self.window_frames / 2
 
     def rows(self) -> list[tuple[int, int, str, float]]:
         """First frame, last frame, best class and its probability of each window."""

@@ -1,0 +1,60 @@
+"""A tiny store and heads fitted on it: what the tests of predict, evaluate and the notebook share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.manifest import Manifest, read_manifest
+from stages.fit_head import fit_head
+from tests.small_clips import T, write_clips
+
+HEADS = ("lstm", "fcn2d")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Clips, the store of their features, and the result folders of heads fitted on it."""
+
+    folder: Path
+    manifest: Manifest
+    store: Path
+
+    def cell(self, head: str) -> Path:
+        return self.folder / "fit" / f"squeezenet-{head}"
+
+    def model(self, head: str) -> Path:
+        return self.cell(head) / "model.safetensors"
+
+    @property
+    def clips(self) -> list[str]:
+        return [self.manifest.locate(clip) for clip in self.manifest.in_split("val")]
+
+
+def fitted_in(folder: Path, dtype: str = "float32", heads: tuple[str, ...] = HEADS, frames: str = "segments") -> Fitted:
+    """Extract and fit for two epochs, in seconds."""
+    manifest = read_manifest(write_clips(folder))
+    request = ExtractionRequest(
+        weights="random",
+        num_segments=T,
+        num_draws=1,
+        compile_mode="eager",
+        dtype=dtype,
+        num_workers=0,
+        frames=frames,
+        maps=("pooled",) if frames == "all" else ("pooled", "spatial"),
+    )
+    store = folder / "s.zarr"
+    extract_features(manifest, str(store), request)
+    fit_head(
+        store=store,
+        head=heads,
+        out=folder / "fit",
+        switches={"epochs": 2, "batch_size": 4},
+        precision="float32",
+        threads=1,
+        jobs=1,
+        num_segments=T if frames == "all" else None,
+    )
+    return Fitted(folder, manifest, store)

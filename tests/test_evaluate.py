@@ -1,0 +1,166 @@
+"""Evaluation gives the figures of the fit again, and averages views as it says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.analysis.cells import read_cell
+from pipeline.cli import cli
+from pipeline.errors import PipelineError
+from pipeline.manifest import write_manifest
+from pipeline.model import load_model, save_model
+from pipeline.prediction.evaluation import class_rows
+from pipeline.prediction.scorer import Scorer
+from pipeline.prediction.seen import plan_of, see
+from pipeline.training.results import SeedResult
+from stages.evaluate import evaluate
+from tests.fitted_models import HEADS, Fitted, fitted_in
+from tests.small_clips import CLASSES
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    return fitted_in(tmp_path_factory.mktemp("fitted"))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["evaluate", *map(str, arguments)])
+
+
+def read_scores(folder: Path) -> dict[str, np.ndarray]:
+    with open(folder / "predictions.csv", newline="") as file:
+        return {
+            row["clip_id"]: np.array([float(row[f"score:{label}"]) for label in CLASSES])
+            for row in csv.DictReader(file)
+        }
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_store_gives_the_figures_of_the_fit_again(fitted: Fitted, head: str, tmp_path: Path) -> None:
+    metrics = evaluate(model=fitted.model(head), store=str(fitted.store), out=tmp_path)
+    before = json.loads((fitted.cell(head) / "metrics.json").read_text())
+    assert metrics["probes"] == pytest.approx(before["probes"])
+    assert metrics["val"] == pytest.approx(before["val"], abs=1e-3)
+    assert metrics["ece"] == pytest.approx(before["ece"], abs=1e-2)
+    was, now = read_scores(fitted.cell(head)), read_scores(tmp_path)
+    assert list(was) == list(now)
+    np.testing.assert_allclose(np.stack(list(now.values())), np.stack(list(was.values())), atol=2e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_decoded_clips_score_as_cached_ones(fitted: Fitted, head: str, tmp_path: Path) -> None:
+    cached = evaluate(model=fitted.model(head), store=str(fitted.store), out=tmp_path / "store")
+    decoded = evaluate(model=fitted.model(head), manifest=fitted.manifest.path, out=tmp_path / "manifest")
+    assert decoded["probes"] == pytest.approx(cached["probes"])
+    one, other = read_scores(tmp_path / "store"), read_scores(tmp_path / "manifest")
+    np.testing.assert_allclose(np.stack(list(one.values())), np.stack(list(other.values())), atol=2e-4)
+    # `compare` reads the folder, and finds the accuracy that it states.
+    assert read_cell(tmp_path / "manifest").predictions.clip_ids == tuple(sorted(other))
+
+
+def test_views_are_averaged_before_softmax(fitted: Fitted, tmp_path: Path) -> None:
+    metrics = evaluate(
+        model=fitted.model("lstm"), manifest=fitted.manifest.path, crops=3, draws=2, seed=4, out=tmp_path
+    )
+    assert metrics["num_views"] == 5
+    scorer = Scorer(load_model(fitted.model("lstm")))
+    plan = plan_of(scorer.spec, 3, 2, 4)
+    found = read_scores(tmp_path)
+    for clip in fitted.manifest.in_split("val"):
+        seen = see(fitted.manifest.locate(clip), plan, clip.clip_id)
+        assert [view.name for view in seen.views] == ["test", "crop-1", "crop-2", "draw-0", "draw-1"]
+        one_by_one = np.mean([scorer.clip_scores([pixels]) for pixels in seen.pixels], axis=0)
+        np.testing.assert_allclose(found[clip.clip_id], one_by_one, atol=1e-4)
+
+
+def test_crops_lie_at_the_ends_of_the_long_side(fitted: Fitted) -> None:
+    plan = plan_of(load_model(fitted.model("lstm")).spec, 3)
+    wide = [view.crop for view in plan.views("c", 10, 100, 200)]
+    tall = [view.crop for view in plan.views("c", 10, 200, 100)]
+    assert [(crop.top, crop.left) for crop in wide] == [(6, 56), (6, 0), (6, 113)]
+    assert [(crop.left, crop.top) for crop in tall] == [(6, 56), (6, 0), (6, 113)]
+    five = [view.crop for view in replace(plan, num_crops=5).views("c", 10, 100, 200)]
+    assert [(crop.top, crop.left) for crop in five[1:]] == [(0, 0), (0, 113), (13, 0), (13, 113)]
+
+
+def test_a_bad_clip_is_counted_and_an_unlabelled_one_left_out(fitted: Fitted, tmp_path: Path) -> None:
+    clips = list(fitted.manifest.in_split("val"))
+    clips[0] = replace(clips[0], path="clips/absent")
+    clips[1] = replace(clips[1], label="")
+    write_manifest(tmp_path / "m.csv", clips, CLASSES)
+    result = run(fitted.model("lstm"), "--manifest", tmp_path / "m.csv", "--root", fitted.folder, "--json")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout)
+    assert (metrics["num_val"], metrics["num_failed"], metrics["num_unlabelled"]) == (3, 1, 1)
+    assert "clips/absent does not exist" in result.stderr
+
+
+def test_the_text_has_every_figure_and_class(fitted: Fitted) -> None:
+    result = run(fitted.model("lstm"), "--store", fitted.store, "--split", "train")
+    assert result.exit_code == 0, result.output
+    for word in ("top-1", "class mean", "calibration", "shuffled", "recall", "(random)", *CLASSES):
+        assert word in result.stdout
+    assert "on train: 7 clips" in result.stdout
+
+
+def test_classes_with_their_confusions() -> None:
+    labels = np.array([0, 0, 0, 1])
+    scores = np.eye(3)[[0, 2, 2, 1]]
+    result = SeedResult(0, (), 0, ("a", "b", "c", "d"), labels, scores, {}, 0.0)
+    rows = class_rows(result, ("x", "y", "z"))
+    assert rows[0] == {
+        "label": "x", "clips": 3, "recall": 33.3, "precision": 100.0, "taken_for": "z", "taken_for_clips": 2,
+    }  # fmt: skip
+    assert (rows[2]["recall"], rows[2]["precision"]) == (None, 0.0)
+
+
+def test_draws_of_frames_from_a_store_of_all_frames(tmp_path: Path) -> None:
+    fitted = fitted_in(tmp_path, heads=("lstm",), frames="all")
+    plain = evaluate(model=fitted.model("lstm"), store=str(fitted.store), out=tmp_path / "plain")
+    drawn = evaluate(model=fitted.model("lstm"), store=str(fitted.store), draws=3, out=tmp_path / "drawn")
+    assert (plain["num_views"], drawn["num_views"]) == (1, 4)
+    assert plain["probes"] == drawn["probes"]
+    one, other = read_scores(tmp_path / "plain"), read_scores(tmp_path / "drawn")
+    assert list(one) == list(other)
+    assert not np.array_equal(np.stack(list(one.values())), np.stack(list(other.values())))
+    again = evaluate(model=fitted.model("lstm"), manifest=fitted.manifest.path, out=tmp_path / "decoded")
+    assert again["val"]["loss"] == pytest.approx(plain["val"]["loss"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "Give either --store"),
+        ({"store": "STORE", "manifest": "MANIFEST"}, "Give either --store"),
+        ({"store": "STORE", "crops": 3}, "needs pixels"),
+        ({"store": "STORE", "draws": 2}, "needs more frames"),
+        ({"store": "STORE", "split": "test"}, "no labelled clip in split 'test'"),
+        ({"manifest": "MANIFEST", "split": "test"}, "has no clip in split 'test'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_a_sentence(fitted: Fitted, options: dict[str, Any], words: str) -> None:
+    places = {"STORE": str(fitted.store), "MANIFEST": fitted.manifest.path}
+    given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in options.items()}
+    with pytest.raises(PipelineError, match=words):
+        evaluate(model=fitted.model("lstm"), **given)
+
+
+def test_a_store_of_other_weights_or_a_finetuned_backbone_is_refused(fitted: Fitted, tmp_path: Path) -> None:
+    model = load_model(fitted.model("lstm"))
+    for changes, words in (
+        ({"stage": "finetune"}, "finetuned"),
+        ({"weights": {"name": "w", "sha256": "0"}}, "made with weights="),
+        ({"classes": ("swipe_left", "swipe_right", "other")}, "does not know 1 of the 3 classes"),
+    ):
+        spec = replace(model.spec, **changes)
+        save_model(tmp_path / "m.safetensors", spec, model.head, model.backbone)
+        with pytest.raises(PipelineError, match=words):
+            evaluate(model=tmp_path / "m.safetensors", store=str(fitted.store))
