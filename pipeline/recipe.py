@@ -203,8 +203,10 @@ PUBLISHED_CODE = Recipe(
 # Tuned by measurement for frozen features: `benchmarks/recipe_tuning.py`.
 CACHED = Recipe(
     name="cached",
-    head=HeadChoices(input_scaling="standardise"),
-    training=TrainingChoices(optimiser="adamw", lr=1e-3, weight_decay=1e-2, schedule="cosine", epochs=20),
+    head=HeadChoices(input_scaling="standardise", trn_consensus="mean"),
+    training=TrainingChoices(
+        optimiser="adamw", lr=1e-3, weight_decay=1e-2, schedule="cosine", epochs=30, batch_size=16
+    ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (PAPER, PUBLISHED_CODE, CACHED)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,8 @@ class MemorySource:
         self.reads.append((view, row))
         return self.maps[view][row]
 
-    def read_frames(self, row: int) -> np.ndarray:
-        return self.frames[row]
+    def iterate_frames(self, rows: Any) -> Iterator[np.ndarray]:
+        return (self.frames[row] for row in rows)
 
 
 def make_source(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -231,19 +232,29 @@ class FeatureStore:
         Shape:
             returns: (L, C), float16; (0, C) where the clip is not done.
         """
-        block, offset = divmod(row, self.block_clips)
+        return next(self.iterate_frames([row]))
+
+    def iterate_frames(self, rows: Rows) -> Iterator[Float16]:
+        """`read_frames` of several rows, one after another; neighbours of one block are read with it at once."""
+        blocks = (divmod(int(row), self.block_clips) for row in rows)
+        for block, members in itertools.groupby(blocks, key=lambda place: place[0]):
+            starts, frames = self._frames_of_block(block)
+            for _, offset in members:
+                yield frames[starts[offset] : starts[offset + 1]]
+
+    def _frames_of_block(self, block: int) -> tuple[npt.NDArray[np.int64], Float16]:
+        """Every frame of a block, and where those of each clip begin and end. Shape: (B + 1,) and (F, C)."""
         record = self.records.get(block)
-        channels = self.settings.channels
-        counts = [0] * self.block_clips
+        counts = np.zeros(self.block_clips, dtype=np.int64)
         for clip in record.clips if record else ():
             counts[clip.offset] = clip.num_frames if clip.status == DONE else 0
-        data = self.place.get(f"{layout.frames_path(block)}/c/0/0") if counts[offset] else None
+        data = self.place.get(f"{layout.frames_path(block)}/c/0/0") if counts.any() else None
         if data is None:
-            return np.empty((0, channels), dtype=np.float16)
-        frames: Float16 = np.empty((sum(counts), channels), dtype=np.float16)
-        decode_chunk(data, frames)
-        start = sum(counts[:offset])
-        return frames[start : start + counts[offset]]
+            counts[:] = 0
+        frames: Float16 = np.empty((int(counts.sum()), self.settings.channels), dtype=np.float16)
+        if data is not None:
+            decode_chunk(data, frames)
+        return np.concatenate([[0], np.cumsum(counts)]), frames
 
     def group(self) -> zarr.Group:
         """The store as a read-only Zarr group, for whoever knows Zarr."""

@@ -55,7 +55,7 @@ class FeatureSource(Protocol):
     def labels_of(self, view: str, rows: Any) -> Integers: ...
     def read_pooled(self, view: str, rows: Any) -> NDArray[np.float16]: ...
     def read_spatial(self, view: str, row: int) -> NDArray[np.float16]: ...
-    def read_frames(self, row: int) -> NDArray[np.float16]: ...
+    def iterate_frames(self, rows: Any) -> Iterator[NDArray[np.float16]]: ...
 
 
 class Draw(NamedTuple):
@@ -349,8 +349,8 @@ def load_frames(
     """Load the pooled features of every frame of a split (`--frames all`) once."""
     starts = np.concatenate([[0], np.cumsum([clip.num_frames for clip in split.clips])]).astype(np.int64)
     table = _allocate((int(starts[-1]), source.settings.channels), scratch, announce)
-    for clip, start, stop in zip(split.clips, starts[:-1], starts[1:], strict=True):
-        frames = source.read_frames(clip.row)
+    read = source.iterate_frames(split.rows)
+    for clip, frames, start, stop in zip(split.clips, read, starts[:-1], starts[1:], strict=True):
         if len(frames) != stop - start:
             raise _unreadable("all frames", clip.row)
         table[start:stop] = frames
