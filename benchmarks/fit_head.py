@@ -34,8 +34,9 @@ from pipeline.store.table import ClipRow
 from pipeline.training import fit as fit_module
 from pipeline.training.cached_data import CachedData
 from pipeline.training.compute import Compute, choose_compute, num_cores
-from pipeline.training.features import ClipFeatures, Draw, MapCache
+from pipeline.training.features import ClipFeatures, Draw
 from pipeline.training.fit import HeadData, Watcher
+from pipeline.training.map_features import MapCache
 
 JESTER_CLIPS = 118_562
 

@@ -14,15 +14,8 @@ from pipeline.errors import PipelineError
 from pipeline.recipe import FrameChoices
 from pipeline.training import features as module
 from pipeline.training.cached_data import CachedData
-from pipeline.training.features import (
-    ClipFeatures,
-    MapCache,
-    batches,
-    labelled_rows,
-    load_frames,
-    load_pooled,
-    open_spatial,
-)
+from pipeline.training.features import ClipFeatures, batches, labelled_rows, load_frames, load_pooled
+from pipeline.training.map_features import MapCache, open_spatial
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 from tests.memory_source import SIZE, C, MemorySource, T, make_source
 

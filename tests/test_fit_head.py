@@ -14,8 +14,9 @@ from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.training import fit as fit_module
 from pipeline.training.compute import Compute, choose_compute, has_convolutions
-from pipeline.training.features import MapCache, labelled_rows, load_pooled, open_spatial
+from pipeline.training.features import labelled_rows, load_pooled
 from pipeline.training.fit import FitResult, HeadData, balanced_weights, fit_head
+from pipeline.training.map_features import MapCache, open_spatial
 from pipeline.training.metrics import top1
 from tests.memory_source import C, T, make_source
 

@@ -21,17 +21,9 @@ from pipeline.recipe import recipe_from_dict
 from pipeline.store import FeatureStore
 from pipeline.training.compute import fixed_threads
 from pipeline.training.evaluation import probe_scores, rounded, score_features
-from pipeline.training.features import (
-    TEST_VIEW,
-    ClipFeatures,
-    Draw,
-    default_map_cache,
-    labelled_rows,
-    load_frames,
-    load_pooled,
-    open_spatial,
-)
+from pipeline.training.features import TEST_VIEW, ClipFeatures, Draw, labelled_rows, load_frames, load_pooled
 from pipeline.training.finetune_model import STAGE as FINETUNE
+from pipeline.training.map_features import default_map_cache, open_spatial
 from pipeline.training.metrics import confusion_matrix
 from pipeline.training.probes import PROBES, probe_of
 from pipeline.training.results import SeedResult

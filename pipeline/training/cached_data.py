@@ -13,14 +13,12 @@ from pipeline.training.features import (
     ClipFeatures,
     FeatureSource,
     FrameFeatures,
-    MapCache,
-    default_map_cache,
     labelled_rows,
     load_frames,
     load_pooled,
-    open_spatial,
 )
 from pipeline.training.fit import HeadData
+from pipeline.training.map_features import MapCache, default_map_cache, open_spatial
 
 TRAIN, VAL = "train", "val"
 DEFAULT_NUM_SEGMENTS = 8

@@ -1,8 +1,9 @@
-"""Cached features of one split, ready to be drawn from: in RAM, memory-mapped, or streamed from the store.
+"""Cached features of one split, ready to be drawn from: pooled ones in RAM or memory-mapped.
 
 An epoch is a `Draw`: the order of the clips and how each is seen, from seed and epoch alone, so that neither the
 number of loader threads nor what was fitted before changes it. Pooled features are loaded once and gathered in RAM.
-Feature maps are read ahead of the training step by threads, a few batches at most, so memory stays flat.
+Feature maps (`map_features`) are read ahead of the training step by threads, a few batches at most, so memory stays
+flat.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import copy
 import itertools
 import tempfile
-import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +34,6 @@ from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 TEST_VIEW = "test"
 ROWS_A_READ = 4_096
 RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
-MAP_CACHE_BYTES = 4 << 30  # feature maps that are kept in RAM after their first reading, at most
-MAP_CACHE_SHARE = 0.25  # and at most this share of the memory that is free
 STATISTICS_CLIPS = {"pooled": 4_096, "spatial": 64}
 
 Integers = NDArray[np.int64]
@@ -218,58 +216,6 @@ class FrameFeatures(ClipFeatures):
         return features
 
 
-class SpatialFeatures(ClipFeatures):
-    """Feature maps, read from the store by whichever thread gathers; what fits a budget stays in RAM."""
-
-    reads_ahead = True
-
-    def __init__(self, source: FeatureSource, split: SplitRows, labels: Integers, cache: MapCache) -> None:
-        super().__init__(tuple(clip.clip_id for clip in split.clips), labels)
-        self._source, self._views, self._rows, self._cache = source, split.views, split.rows, cache
-
-    def gather(self, draw: Draw) -> Tensor:
-        maps: Tensor | None = None
-        for place, (clip, view) in enumerate(zip(draw.clips, draw.views, strict=True)):
-            clip_maps = self._cache.get(self._source, self._views[view], int(self._rows[clip]))
-            if maps is None:
-                maps = torch.empty((len(draw.clips), *clip_maps.shape), dtype=torch.float16)  # (B, T, H, W, C)
-            maps[place] = torch.from_numpy(clip_maps)
-        assert maps is not None
-        return maps.permute(0, 1, 4, 2, 3)  # a view: the storage stays channels last, as the heads like it
-
-
-class MapCache:
-    """Feature maps that were read already, up to a number of bytes; beyond it every reading goes to the store.
-
-    It holds what comes first and gives nothing up: with a shuffled order, throwing out the oldest would keep just
-    what is asked for last. Several threads may use it, and several fits on one store share it.
-    """
-
-    def __init__(self, num_bytes: int) -> None:
-        self._free_bytes = num_bytes
-        self._maps: dict[tuple[str, int], NDArray[np.float16]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, source: FeatureSource, view: str, row: int) -> NDArray[np.float16]:
-        """The maps of one clip. Shape: (T, H, W, C)."""
-        known = self._maps.get((view, row))
-        if known is not None:
-            return known
-        maps = source.read_spatial(view, row)
-        if np.isnan(maps.flat[0]):
-            raise _unreadable(view, row)
-        with self._lock:
-            if (view, row) not in self._maps and maps.nbytes <= self._free_bytes:
-                self._maps[view, row] = maps
-                self._free_bytes -= maps.nbytes
-        return maps
-
-
-def default_map_cache() -> MapCache:
-    """A cache of the stated budget, or of a quarter of the free memory where that is less."""
-    return MapCache(min(MAP_CACHE_BYTES, int(MAP_CACHE_SHARE * psutil.virtual_memory().available)))
-
-
 def batches(features: ClipFeatures, draw: Draw, batch_size: int, num_loaders: int = 1) -> Iterator[Batch]:
     """The batches of a draw in its order, the last one as long as what is left.
 
@@ -332,7 +278,7 @@ def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path, announce
             # A row that is not there is NaN throughout.
             missing = np.isnan(read[:, 0, 0])
             if missing.any():
-                raise _unreadable(view, int(rows[np.argmax(missing)]))
+                raise unreadable_row(view, int(rows[np.argmax(missing)]))
             table[view_index, start : start + ROWS_A_READ] = read
     labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
     return PooledFeatures(tuple(clip.clip_id for clip in split.clips), labels, table)
@@ -352,16 +298,10 @@ def load_frames(
     read = source.iterate_frames(split.rows)
     for clip, frames, start, stop in zip(split.clips, read, starts[:-1], starts[1:], strict=True):
         if len(frames) != stop - start:
-            raise _unreadable("all frames", clip.row)
+            raise unreadable_row("all frames", clip.row)
         table[start:stop] = frames
     labels = np.array([[clip.class_index for clip in split.clips]], dtype=np.int64)
     return FrameFeatures(tuple(clip.clip_id for clip in split.clips), labels, table, starts, num_segments, choices)
-
-
-def open_spatial(source: FeatureSource, split: SplitRows, cache: MapCache) -> SpatialFeatures:
-    """The feature maps of a split; nothing but labels is read yet."""
-    labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
-    return SpatialFeatures(source, split, labels, cache)
 
 
 def _allocate(shape: tuple[int, ...], scratch: Path, announce: Announce) -> NDArray[np.float16]:
@@ -379,7 +319,8 @@ def _allocate(shape: tuple[int, ...], scratch: Path, announce: Announce) -> NDAr
         return np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
 
 
-def _unreadable(view: str, row: int) -> PipelineError:
+def unreadable_row(view: str, row: int) -> PipelineError:
+    """The error for features that the store's record promises and its arrays do not hold."""
     return PipelineError(
         f"Row {row} of the store counts as done, but its features ({view}) are not there. "
         "`pipeline store verify` finds damage, and with --repair mends it."
