@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.datasets.directory_scan import missing_files
 from pipeline.datasets.frame_lists import split_of_name
 from pipeline.datasets.label_files import find_file, read_labels, read_table
 from pipeline.datasets.listing import Listing, ListingRequest, ordered, split_named
@@ -75,9 +76,7 @@ def list_csv(request: ListingRequest) -> Listing:
         Clip(row.clip_id, path, row.label, row.split, values)
         for row, path, values in zip(rows, paths, extras, strict=True)
     )
-    faulty = {
-        clip.clip_id: f"missing: {clip.path} does not exist" for clip in clips if not _exists(request.root, clip.path)
-    }
+    faulty = missing_files(request.root, {clip.clip_id: clip.path for clip in clips})
     return Listing(clips, classes, layout, extra, (), faulty)
 
 
@@ -105,7 +104,3 @@ def _read(path: Path, chosen: Mapping[str, str]) -> _Table:
         )
     extra = tuple(name for name in header if name not in columns.values() and name not in COLUMNS)
     return _Table(path, columns, extra, rows)
-
-
-def _exists(root: Path, path: str) -> bool:
-    return os.path.exists(root / path.partition("::")[0])

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import ClipError
+from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.progress import Progress
 from pipeline.video.frame_folder import IMAGE_SUFFIXES, numbered_images
 
@@ -86,6 +87,21 @@ def count_frames(root: Path, path_of: Mapping[str, str], label: str = "count fra
             counts.update(zip(ids, results, strict=True))
             progress.advance(len(ids))
     return counts
+
+
+def missing_files(root: Path, path_of: Mapping[str, str]) -> dict[str, str]:
+    """The reason for each clip whose file or folder is not there, by its id; nothing is opened."""
+    missing: dict[str, str] = {}
+
+    def look(ids: Sequence[str]) -> list[str]:
+        return [clip_id for clip_id in ids if not os.path.exists(root / path_of[clip_id].partition(HDF5_SEPARATOR)[0])]
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("look for files", len(path_of)) as progress:
+        batches = list(_batches(path_of, FOLDERS_A_TASK))
+        for ids, absent in zip(batches, pool.map(look, batches), strict=True):
+            missing.update({clip_id: f"missing: {path_of[clip_id]} does not exist" for clip_id in absent})
+            progress.advance(len(ids))
+    return missing
 
 
 def list_folders(root: Path, paths: Iterable[str]) -> dict[str, list[tuple[str, bool]]]:
