@@ -54,7 +54,6 @@ def fit_head(
     Raises:
         PipelineError: anything that the user can mend.
     """
-    names = _names(head)
     recipes = [recipe] if isinstance(recipe, str) else list(recipe)
     out = Path(out)
     source = FeatureStore.open(store)
@@ -63,6 +62,7 @@ def fit_head(
     weights = weights or source.attributes["provenance"].get("weights")
     request = StoreRequest(str(store), out, num_segments, views, weights)
     data = CachedData(source, out, _say, num_segments, views)
+    names = _names(head, data)
     tasks: list[CellTask] = []
     for chosen in recipes:
         changed = named_recipe(chosen).changed(**(switches or {}))
@@ -71,7 +71,7 @@ def fit_head(
             cell = _cell(name, changed, dict((head_settings or {}).get(name, {})), common, device, loaders)
             # All that can be refused is refused before the first fit.
             data.check_recipe(cell.recipe)
-            data.check_maps(HEADS[name].maps)
+            data.check_maps(HEADS[name].maps, name)
             tasks.append(CellTask(cell, out / chosen if len(recipes) > 1 else out, force))
     backbone = backbone_of_store(source.settings, weights)
     together = [task for task in tasks if task.cell.compute.threads == 1 and task.cell.compute.device.type == "cpu"]
@@ -146,12 +146,18 @@ def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _names(head: str | Sequence[str]) -> list[str]:
-    names = head.split(",") if isinstance(head, str) else list(head)
-    chosen = list(HEAD_NAMES) if ALL in names else list(dict.fromkeys(name.strip() for name in names))
-    for name in chosen:
+def _names(head: str | Sequence[str], data: CachedData) -> list[str]:
+    """The heads that are meant; `all` are all that the store has the maps for."""
+    names = [name.strip() for name in (head.split(",") if isinstance(head, str) else head)]
+    if ALL in names:
+        served = [name for name in HEAD_NAMES if data.serves(HEADS[name].maps)]
+        left_out = [name for name in HEAD_NAMES if name not in served]
+        if left_out:
+            _say(f"left out, since the store has no maps for them: {', '.join(left_out)}")
+        return served
+    for name in names:
         look_up("head", name, HEADS)
-    return chosen
+    return list(dict.fromkeys(names))
 
 
 def _cell(name: str, recipe: Recipe, own: dict[str, Any], common: Mapping[str, Any], device: str, loaders: int) -> Cell:

@@ -123,18 +123,28 @@ class CachedData:
             self._announce("training on the test view: the store has no training views, or `views` is 0")
         return chosen or (TEST_VIEW,)
 
-    def check_maps(self, maps: str) -> None:
+    def serves(self, maps: str) -> bool:
+        """Whether the store holds these maps."""
+        return maps == "pooled" if self.has_all_frames else maps in self.source.settings.maps
+
+    def check_maps(self, maps: str, head: str = "this head") -> None:
+        """Refuse maps that the store does not hold.
+
+        Raises:
+            PipelineError: the message says how to get them.
+        """
+        if self.serves(maps):
+            return
         settings = self.source.settings
-        if self.has_all_frames and maps == "spatial":
+        if self.has_all_frames:
             raise PipelineError(
-                "This head reads spatial maps, but the store was made with --frames all, which keeps pooled features "
+                f"{head} reads {maps} maps, but the store was made with --frames all, which keeps pooled features "
                 "alone. Extract another --store with --maps pooled,spatial."
             )
-        if maps not in settings.maps and not self.has_all_frames:
-            raise PipelineError(
-                f"This head reads {maps} maps, but the store holds {' and '.join(settings.maps)} alone. Extract with "
-                "--maps pooled,spatial into another --store."
-            )
+        raise PipelineError(
+            f"{head} reads {maps} maps, but the store holds {' and '.join(settings.maps)} alone. Extract with "
+            "--maps pooled,spatial into another --store."
+        )
 
     def _load(self, split: str, maps: str) -> ClipFeatures:
         if self.has_all_frames:

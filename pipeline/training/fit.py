@@ -38,6 +38,8 @@ STEPS_BETWEEN_CHECKS = 50
 # Training diverges when the mean loss of an epoch is this many times that of the first epoch, or of a uniform guess
 # where that is more. (TRN sums the scores of 247 tuples and may start at 30 times a guess, and still learn.)
 DIVERGENCE_FACTOR = 10.0
+# Before that many steps a loss may leap and come back.
+GRACE_STEPS = 100
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -144,7 +146,7 @@ class _Fit:
         """Train on every clip once, score the validation clips, keep the head if it is the best so far."""
         rate = self.choices.lr * self.schedule.factor(self.epoch)
         train_loss, train_top1 = self._train()
-        scores = score_features(self.head, self.data.val, self.compute)
+        scores = self._validation_scores()
         val = figures(scores, self.data.val.labels[0])
         self.schedule.observe(self.epoch, val["loss"])
         self.epoch += 1
@@ -179,7 +181,7 @@ class _Fit:
         mean_loss = float(losses.mean())
         first_loss = self.history[0].train_loss if self.history else None
         start = max(math.log(self.data.num_classes), first_loss or mean_loss)
-        if mean_loss > DIVERGENCE_FACTOR * start:
+        if (self.epoch + 1) * num_steps > GRACE_STEPS and mean_loss > DIVERGENCE_FACTOR * start:
             raise PipelineError(
                 f"{self.name}: training diverges: the loss of epoch {self.epoch + 1} is {mean_loss:.3g}, more than "
                 f"{DIVERGENCE_FACTOR:g} times the {start:.3g} of its start. Lower lr (={self.choices.lr:g})."
@@ -199,6 +201,12 @@ class _Fit:
                 f"{self.name}: the training loss of epoch {self.epoch + 1}, step {step + 1} is {float(losses[step])}. "
                 f"Lower lr (={self.choices.lr:g}) or clip_norm (={self.choices.clip_norm:g})."
             )
+
+    def _validation_scores(self) -> NDArray[np.float64]:
+        try:
+            return score_features(self.head, self.data.val, self.compute)
+        except PipelineError as error:
+            raise PipelineError(f"{self.name}, behind epoch {self.epoch}: {error}") from error
 
     def _keep_if_best(self, scores: NDArray[np.float64], val: dict[str, float]) -> None:
         # Highest top-1; of equal ones the lowest loss; of equal ones the first.
@@ -253,7 +261,7 @@ class _Fit:
     def result(self) -> FitResult:
         """The best head with its scores and order probes."""
         if not self.best:
-            scores = score_features(self.head, self.data.val, self.compute)
+            scores = self._validation_scores()
             val = figures(scores, self.data.val.labels[0])
             self._keep_if_best(scores, val)
             self.history.append(EpochRecord(0, 0.0, None, None, val["loss"], val["top1"]))
