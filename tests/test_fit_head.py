@@ -186,7 +186,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_word(tmp_path: Path) -> None:
 
 def test_a_diverging_loss_stops_with_a_word(tmp_path: Path) -> None:
     # Weight decay beyond 2 / lr flips and grows the weights at each step.
-    recipe = RECIPE.changed(optimiser="sgd", momentum=0, lr=1.0, weight_decay=2.05, schedule="steps", epochs=60)
+    recipe = RECIPE.changed(
+        optimiser="sgd", momentum=0, lr=1.0, weight_decay=2.05, schedule="steps", step_epochs=(), epochs=60
+    )
     with pytest.raises(PipelineError, match=r"training diverges: the loss of epoch \d+ is .* Lower lr \(=1\)"):
         fit_head(pooled_data(tmp_path), "tsn", recipe, 0, CPU)
 
