@@ -158,7 +158,10 @@ def extract(ctx: click.Context, /, **options: Any) -> None:
 @click.option("--seed", type=int, default=0, help="The first seed.")
 @click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="Of the head.")
-@click.option("--threads", type=click.IntRange(1), help="Of torch; fixed for each fit.  [default: the cores]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Of torch, in each fit.  [default: cores, or 1 without convolutions]"
+)
+@click.option("--jobs", type=click.IntRange(1), help="Fits side by side.  [default: the cores]")
 @click.option("--loaders", type=click.IntRange(1), default=1, help="Threads that read ahead; they change no result.")
 @click.option("--views", type=click.IntRange(1), help="Use this many training views.  [default: all in the store]")
 @click.option("--num-segments", type=click.IntRange(1), help="For a store of all frames.  [default: the store's]")

@@ -81,8 +81,8 @@ class TrainingChoices:
     clip_scope: the norm is over the `trained` parameters, or over `all`, the gradients of untrained ones piling up
         (published code).
     partial_bn: which batch norm layers but the backbone's first are frozen: of the `backbone`, of
-        `backbone_and_head` (published code, whose count runs on into the head), or none (`off`). Without effect on
-        cached features of a backbone, which is frozen whole.
+        `backbone_and_head` (published code, whose count runs on into the head), or none (`off`). On cached features,
+        where the backbone is frozen whole, only what it says of the head has an effect.
     schedule: `plateau` divides the rate by ten, twice, each time the validation loss has not improved for
         patience_epochs, then stops (Sec. 3.5); `steps` divides at step_epochs; `cosine` falls to zero over epochs.
     patience_epochs: of `plateau`.
