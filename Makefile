@@ -10,10 +10,10 @@ repro: .venv/installed
 	dvc repro
 
 test: .venv/installed lint
-	pytest
+	pytest -n logical --dist loadfile
 
 test-all: .venv/installed lint
-	pytest -m ""
+	pytest -n logical --dist loadfile -m "" --timeout 1800
 
 lint: .venv/installed
 	ruff check .
