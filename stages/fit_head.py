@@ -54,6 +54,7 @@ def fit_head(
     Raises:
         PipelineError: anything that the user can mend.
     """
+    asked = _names(head)
     recipes = [recipe] if isinstance(recipe, str) else list(recipe)
     out = Path(out)
     source = FeatureStore.open(store)
@@ -62,7 +63,7 @@ def fit_head(
     weights = weights or source.attributes["provenance"].get("weights")
     request = StoreRequest(str(store), out, num_segments, views, weights)
     data = CachedData(source, out, _say, num_segments, views)
-    names = _names(head, data)
+    names = _served(asked, data)
     tasks: list[CellTask] = []
     for chosen in recipes:
         changed = named_recipe(chosen).changed(**(switches or {}))
@@ -146,18 +147,24 @@ def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _names(head: str | Sequence[str], data: CachedData) -> list[str]:
-    """The heads that are meant; `all` are all that the store has the maps for."""
+def _names(head: str | Sequence[str]) -> list[str]:
+    """The heads that are named, each once; or `all`."""
     names = [name.strip() for name in (head.split(",") if isinstance(head, str) else head)]
+    for name in names:
+        if name != ALL:
+            look_up("head", name, HEADS)
+    return list(dict.fromkeys(names))
+
+
+def _served(names: list[str], data: CachedData) -> list[str]:
+    """The named heads; `all` are all that the store has the maps for."""
     if ALL in names:
         served = [name for name in HEAD_NAMES if data.serves(HEADS[name].maps)]
         left_out = [name for name in HEAD_NAMES if name not in served]
         if left_out:
             _say(f"left out, since the store has no maps for them: {', '.join(left_out)}")
         return served
-    for name in names:
-        look_up("head", name, HEADS)
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _cell(name: str, recipe: Recipe, own: dict[str, Any], common: Mapping[str, Any], device: str, loaders: int) -> Cell:
