@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 
 import yaml
@@ -39,3 +40,13 @@ def test_constraints_agree_with_the_direct_pins() -> None:
 
 def test_ci_profile_runs_the_same_stages() -> None:
     assert (REPOSITORY / "ci" / "dvc.yaml").read_bytes() == (REPOSITORY / "dvc.yaml").read_bytes()
+
+
+def test_no_dvc_file_is_a_link() -> None:
+    # DVC reads a link of another Git revision as the text of its target, and every comparison with it fails.
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage", "*dvc.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    modes = [line.split()[0] for line in listed.stdout.splitlines()]
+    assert modes
+    assert set(modes) == {"100644"}
