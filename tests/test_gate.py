@@ -113,6 +113,19 @@ def test_an_unknown_revision_is_a_sentence_with_exit_code_2(project: Path) -> No
     assert caught.value.exit_code == 2
 
 
+def test_a_revision_with_a_linked_dvc_file_is_a_sentence(project: Path) -> None:
+    git(project, "init", "--quiet")
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("")
+    (project / "dvc.yaml").write_text("stages: {a: {cmd: echo a}}\n")
+    (project / "ci").mkdir()
+    (project / "ci" / "dvc.yaml").symlink_to("../dvc.yaml")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "-m", "linked")
+    with pytest.raises(PipelineError, match="DVC cannot read its own files at revision 'main'"):
+        gate(project)
+
+
 def test_other_clips_give_no_interval(project: Path) -> None:
     write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=100)
     with pytest.raises(GateError, match="no paired interval"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dvc.api
+from dvc.exceptions import DvcException
 from dvc.scm import RevError, SCMError
 
 from pipeline.analysis.cells import Cell, Predictions, read_predictions_text
@@ -181,6 +182,11 @@ def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell
         ) from error
     except SCMError as error:
         raise PipelineError(f"{root} cannot be read as a Git repository: {error}.") from error
+    except DvcException as error:
+        raise PipelineError(
+            f"DVC cannot read its own files at revision '{revision}': {error}. Compare with a revision whose dvc.yaml "
+            "files are valid (links are not)."
+        ) from error
     past = []
     for path in found:
         if posixpath.basename(path) != METRICS_FILE:
