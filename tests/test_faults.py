@@ -154,7 +154,7 @@ def test_kills_from_outside_at_any_time(
     resume_and_compare(manifest, location, expected)
 
 
-@pytest.mark.parametrize("phase", ["forward", pytest.param("move", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("phase", ["forward", "move"])
 def test_a_lost_worker_costs_nothing_but_time(
     manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, phase: str
 ) -> None:

@@ -137,6 +137,9 @@ def extract_features(
         tally = _tally_of(store, jobs, request.max_failed)
         if jobs:
             num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
+            if isinstance(place, LocalPlace):
+                # Those of workers that were killed on the way: a finished store has none.
+                place.remove_parts()
         store.reload()
     return ExtractionSummary(
         location=location,
