@@ -382,6 +382,13 @@ def test_projection_starts_as_its_switch_says(name: str) -> None:
     assert make(name, **sizes).projection.weight.std().item() == pytest.approx(1 / math.sqrt(3 * 512), rel=0.05)
 
 
+@every_head
+def test_the_st_block_starts_alike_whatever_the_projection_starts_from(name: str) -> None:
+    plain, small = make(name), make(name, HeadChoices(projection_init="normal_0.001"))
+    for one, other in zip(plain.st_block_parameters(), small.st_block_parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @every_head
 def test_every_recipe_builds_every_head(name: str, recipe: str) -> None:

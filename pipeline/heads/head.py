@@ -67,8 +67,10 @@ class Head(nn.Module):
             else nn.Conv2d(in_channels, num_projected, kernel_size=1)
         )
         if choices.projection_init == "normal_0.001":
-            nn.init.normal_(self.projection.weight, std=0.001)
             assert self.projection.bias is not None
+            # Drawn aside: the ST block, built after this, starts from the same weights under either choice.
+            with torch.random.fork_rng(devices=[]):
+                nn.init.normal_(self.projection.weight, std=0.001)
             nn.init.zeros_(self.projection.bias)
 
     def macs(self, map_size: int) -> int:

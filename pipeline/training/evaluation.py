@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,8 +81,3 @@ def figures(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str,
 def probe_scores(head: nn.Module, features: ClipFeatures, compute: Compute) -> dict[str, NDArray[np.float64]]:
     """The scores under each order probe. Shape: (N, K) each."""
     return {probe: score_features(head, features, compute, change=probe_of(probe)) for probe in PROBES}
-
-
-def probe_top1(scores: dict[str, NDArray[Any]], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Top-1 under each probe, in percent."""
-    return {probe: metrics.top1(values, labels) for probe, values in scores.items()}
