@@ -155,15 +155,18 @@ def test_what_is_no_clip_at_all(tmp_path: Path) -> None:
     expect("unreadable", tmp_path / "list.ffconcat")
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    path = tmp_path / "sound.mp4"
+def write_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    expect("no-video", path)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    write_sound(tmp_path / "sound.mp4")
+    expect("no-video", tmp_path / "sound.mp4")
 
 
 def damage_one_packet(source: Path, target: Path, number: int) -> None:
@@ -176,14 +179,18 @@ def damage_one_packet(source: Path, target: Path, number: int) -> None:
     target.write_bytes(data[: start + 5] + noise + data[start + len(packets[number]) :])
 
 
+def lose_one_packet(source: Path, target: Path, number: int) -> None:
+    """Put zeros in the place of packet `number`, the container left whole."""
+    with av.open(str(source)) as container:
+        packet = next(bytes(packet) for index, packet in enumerate(container.demux(video=0)) if index == number)
+    target.write_bytes(source.read_bytes().replace(packet, b"\0" * len(packet)))
+
+
 def test_a_damaged_packet_in_the_middle_of_h264_is_corrupt(intact: dict[str, Path], tmp_path: Path) -> None:
     damage_one_packet(intact["mp4"], tmp_path / "damaged.mp4", 4)
     expect("corrupt", tmp_path / "damaged.mp4")
 
 
 def test_a_lost_packet_in_the_middle_of_vp9_is_corrupt(intact: dict[str, Path], tmp_path: Path) -> None:
-    with av.open(str(intact["webm"])) as container:
-        packet = next(bytes(packet) for index, packet in enumerate(container.demux(video=0)) if index == 4)
-    data = intact["webm"].read_bytes()
-    (tmp_path / "lost.webm").write_bytes(data.replace(packet, b"\0" * len(packet)))
+    lose_one_packet(intact["webm"], tmp_path / "lost.webm", 4)
     expect("corrupt", tmp_path / "lost.webm")
