@@ -17,7 +17,15 @@ from pipeline.analysis.gate import GateReport, compare_with_revision
 from pipeline.analysis.latency import HeadCost, measure_head
 from pipeline.analysis.plots import write_plots
 from pipeline.analysis.report import write_report
-from pipeline.analysis.table import as_json, csv_table, legend_of, markdown_table, measured_json, terminal_table
+from pipeline.analysis.table import (
+    as_json,
+    csv_table,
+    legend_of,
+    markdown_table,
+    measured_json,
+    terminal_table,
+    wrapped,
+)
 from pipeline.backbones import backbone_contract
 from pipeline.errors import PipelineError
 from pipeline.files import write_json, write_text
@@ -27,7 +35,7 @@ from pipeline.model import load_spec
 from pipeline.progress import tracked
 from pipeline.recipe import recipe_from_dict
 
-NARROW_WIDTH, WIDE_WIDTH = 80, 120
+LEAST_WIDTH, WIDE_WIDTH = 40, 120
 
 
 def compare(
@@ -77,10 +85,11 @@ def compare(
         paper=paper,
         costs=_measured(cells) if latency else {},
     )
-    click.echo(terminal_table(comparison, width or _terminal_width()))
+    width = width or _terminal_width()
+    click.echo(terminal_table(comparison, width))
     click.echo("", err=True)
-    for term, text in legend_of(comparison).items():
-        click.echo(f"{term}: {text}", err=True)
+    for term, text in legend_of(comparison, width=width).items():
+        click.echo("\n".join(wrapped(f"{term}: {text}", width)), err=True)
     if out is not None:
         _write(Path(out), comparison, gate, clips, report)
         click.echo(f"Written to {out}.", err=True)
@@ -96,7 +105,7 @@ def _print_gate(gate: GateReport | None) -> None:
 
 def _terminal_width() -> int:
     columns = shutil.get_terminal_size(fallback=(WIDE_WIDTH, 24)).columns
-    return max(NARROW_WIDTH, columns)
+    return max(LEAST_WIDTH, columns)
 
 
 def _measured(cells: Sequence[Cell]) -> dict[str, HeadCost]:

@@ -23,10 +23,13 @@ def test_the_table_is_printed_and_everything_is_written(results: Path, capsys: p
     out = results / "compare"
     compare([results / "fit_head"], out=out, pairs=[f"{CLASSES[0]}:{CLASSES[1]}"], width=80)
     printed = capsys.readouterr()
-    assert printed.out.startswith("squeezenet, weights bundled, 8 segments, recipe cached: 60 clips, 3 classes")
+    assert printed.out.startswith("squeezenet, weights bundled, 8 segments: 60 clips, 3 classes\n")
     sentence = "Rank correlation with the paper's Table 3 (Jester, 8 segments, SqueezeNet), 2 heads: +1.00"
     assert sentence in " ".join(printed.out.split())
-    assert "ms/clip, memory: of the head alone" in printed.err
+    assert "pairs: percent of clips" in printed.err
+    assert "ms/clip, memory: of the head alone" not in printed.err, "80 characters do not show them"
+    assert "80 characters leave out:" in printed.out
+    assert max(map(len, (printed.out + printed.err.partition("\n\n")[2]).split("\n")[:-2])) <= 80
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert {"table.csv", "table.md", "comparison.json", "timing.json", "report.html"} <= names
     assert {"plots/accuracy-macs.svg", "plots/order-probes.png", "plots/paper.svg"} <= names

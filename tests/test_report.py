@@ -14,7 +14,7 @@ from pipeline.analysis.cells import find_cells, read_cell
 from pipeline.analysis.comparison import Comparison, compare_cells
 from pipeline.analysis.disagreement import contact_sheets, most_confused
 from pipeline.analysis.gate import Change, GateReport
-from pipeline.analysis.plots import accuracy_against_macs, front_of, training_curves
+from pipeline.analysis.plots import accuracy_against_macs, training_curves
 from pipeline.analysis.report import write_report
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from tests.result_folders import CLASSES, write_cell
@@ -104,7 +104,23 @@ def test_the_page_has_every_row_and_says_what_is_better(comparison: Comparison, 
         assert f"{row.top1.value:.1f} [{row.top1.low:.1f}, {row.top1.high:.1f}]" in text
         assert row.label in text
     assert comparison.groups[0].verdict() in text
-    assert "weights sha256" in text
+    assert "weights.sha256" in text
+
+
+def test_settings_of_all_rows_stand_once(comparison: Comparison, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", comparison)
+    settings = (tmp_path / "report.html").read_text(encoding="utf-8").split("Settings and provenance")[1]
+    assert settings.count("<dd>" + "ab" * 32 + "</dd>") == 1, "the weights"
+    assert settings.count("<dt>recipe</dt>") == len(comparison.rows), "one row has another one"
+
+
+def test_points_that_cover_each_other_share_one_text(tmp_path: Path) -> None:
+    for head in ("gru", "blstm"):
+        write_cell(tmp_path / f"squeezenet-{head}", head=head, accuracy=0.7)
+    write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.3)
+    group = compare_cells([read_cell(folder) for folder in find_cells([tmp_path])]).groups[0]
+    names = [text.get_text() for text in accuracy_against_macs(group).axes[0].texts]
+    assert names == ["blstm\ngru", "tsn"]
 
 
 def test_labels_are_escaped(tmp_path: Path) -> None:
@@ -143,7 +159,7 @@ def test_a_clip_that_cannot_be_read_is_shown_with_its_reason(comparison: Compari
         path.unlink()
     sheets = contact_sheets(comparison.groups[0], manifest, manifest.path.parent)
     assert sheets
-    assert all(sheet.image is None and sheet.fault for sheet in sheets)
+    assert all(not sheet.images and sheet.fault for sheet in sheets)
 
 
 def test_most_confused_pairs_are_counted_by_hand(comparison: Comparison) -> None:
@@ -172,7 +188,7 @@ def test_the_gate_stands_in_the_report(comparison: Comparison, tmp_path: Path) -
 
 def test_the_front_has_no_row_that_another_beats(comparison: Comparison) -> None:
     rows = comparison.groups[0].rows
-    front = front_of(rows)
+    front = comparison.groups[0].front()
 
     def beaten(row: object) -> bool:
         return any(

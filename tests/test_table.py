@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,16 @@ from pipeline.analysis.cells import find_cells, pair_correct, parse_pairs, read_
 from pipeline.analysis.comparison import Comparison, compare_cells
 from pipeline.analysis.latency import measure_head
 from pipeline.analysis.paper import paper_column, rank_agreement, table3
-from pipeline.analysis.table import as_json, count_text, csv_table, markdown_table, terminal_table
+from pipeline.analysis.table import (
+    as_json,
+    count_text,
+    csv_table,
+    legend_of,
+    markdown_table,
+    points_text,
+    remarks_of,
+    terminal_table,
+)
 from pipeline.errors import PipelineError
 from pipeline.registry import HEAD_NAMES
 from tests.result_folders import CLASSES, write_cell, write_json
@@ -121,6 +131,38 @@ def test_the_terminal_table_fits_the_terminal(tmp_path: Path, width: int) -> Non
     assert ("memory" in text) is False, "nothing was measured"
 
 
+def test_columns_that_do_not_fit_are_named_with_the_width_that_shows_all(tmp_path: Path) -> None:
+    write_cell(tmp_path / "fit_head/squeezenet-lstm")
+    comparison = comparison_of(tmp_path)
+    narrow = terminal_table(comparison, 60)
+    left_out = re.search(r"60 characters leave out: (.+); (\d+) show all\.", " ".join(narrow.split()))
+    assert left_out is not None
+    assert "maps" in left_out[1]
+    headers = next(line for line in narrow.split("\n") if line.startswith("head"))
+    assert not any(name in headers for name in left_out[1].split(", "))
+    assert not set(legend_of(comparison, width=60)) & set(left_out[1].split(", "))
+    needed = int(left_out[2])
+    assert "leave out" not in terminal_table(comparison, needed)
+    assert "leave out" in terminal_table(comparison, needed - 1)
+
+
+def test_the_judgement_names_lead_cost_and_recipe(tmp_path: Path) -> None:
+    for seed, (head, accuracy) in enumerate({"fcn3d": 0.95, "lstm": 0.6, "tsn": 0.3}.items()):
+        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head, accuracy=accuracy, num_clips=200, seed=seed)
+    write_cell(tmp_path / "finetune/squeezenet-lstm", accuracy=0.6, num_clips=200, recipe="paper", seed=7)
+    (group,) = comparison_of(tmp_path).groups
+    best, second = group.rows[:2]
+    text = " ".join(remarks_of(group))
+    assert f"top-1 {best.top1.value:.1f} %, {best.top1.value - second.top1.value:.1f} points above " in text
+    assert re.search(r"cheapest first: tsn .* % for 0, lstm.* % for 4\.20 M, fcn3d .* % for 523 M\.", text)
+    assert text.endswith("Recipe: cached; finetuned rows: paper.")
+
+
+@pytest.mark.parametrize(("points", "text"), [(-0.04, "0.0"), (0.0, "0.0"), (-0.05, "-0.1"), (7.62, "+7.6")])
+def test_differences_have_a_sign_and_zero_has_none(points: float, text: str) -> None:
+    assert points_text(points) == text
+
+
 def test_parameters_and_macs_are_those_of_the_reference(tmp_path: Path) -> None:
     classes = tuple(f"class{index:02d}" for index in range(27))
     write_cell(tmp_path / "a/squeezenet-fcn3d", head="fcn3d", classes=classes)
@@ -153,6 +195,7 @@ def test_better_is_only_said_when_a_paired_test_says_so(tmp_path: Path) -> None:
     write_cell(tmp_path / "a/squeezenet-tsn", head="tsn", accuracy=0.3, num_clips=200, seed=2)
     group = comparison_of(tmp_path).groups[0]
     first, second = group.rows[:2]
+    assert f"{first.label} has the highest top-1, {first.top1.value:.1f} %; " in group.verdict()
     assert f"not told apart from it (paired tests, Holm, 5 %): {second.label}." in group.verdict()
     assert "It is better than the one other row." in group.verdict()
     assert first.label != second.label

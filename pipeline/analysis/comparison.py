@@ -83,11 +83,18 @@ class Group:
         cell = self.rows[0].cell
         num_clips = len(cell.predictions.clip_ids)
         num_classes = len(cell.predictions.classes)
-        recipes = sorted({row.cell.recipe for row in self.rows})
         return (
-            f"{self.backbone}, weights {self.weights}, {self.num_segments} segments, "
-            f"recipe {' and '.join(recipes)}: {num_clips:,} clips, {num_classes} classes"
+            f"{self.backbone}, weights {self.weights}, {self.num_segments} segments: "
+            f"{num_clips:,} clips, {num_classes} classes"
         )
+
+    def recipes(self) -> str:
+        """By which recipe the rows were trained; one that not all of them share is in their labels."""
+        of_stage = {
+            "": sorted({row.cell.recipe for row in self.rows if not row.cell.is_finetuned}),
+            "finetuned rows: ": sorted({row.cell.recipe for row in self.rows if row.cell.is_finetuned}),
+        }
+        return "Recipe: " + "; ".join(stage + ", ".join(names) for stage, names in of_stage.items() if names) + "."
 
     def verdict(self) -> str:
         """Which row is best, and which the paired tests cannot tell from it."""
@@ -100,7 +107,9 @@ class Group:
         level = [row for row in self.rows[1:] if not against_best[id(row)].is_told_apart]
         tests = f"paired tests, Holm, {100 * SIGNIFICANCE:.0f} %"
         if not level:
-            return f"{best.label} is better than every other row ({tests})."
+            second = self.rows[1]
+            lead = f"{best.top1.value - second.top1.value:.1f} points above {second.label}, the next"
+            return f"{best.label} is better than every other row ({tests}): top-1 {best.top1.value:.1f} %, {lead}."
         num_worse = len(self.rows) - 1 - len(level)
         rest = ""
         if num_worse:
@@ -108,7 +117,17 @@ class Group:
         elif not any(test.is_told_apart for test in self.tests):
             rest = " No row is better than another one here."
         names = ", ".join(row.label for row in level)
-        return f"{best.label} has the highest top-1; not told apart from it ({tests}): {names}.{rest}"
+        highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
+        return f"{highest}; not told apart from it ({tests}): {names}.{rest}"
+
+    def front(self) -> list[Row]:
+        """The Pareto front: rows that no other beats in top-1 at the same or a lower number of MACs, cheapest first."""
+        known = [(row.complexity.macs, row) for row in self.rows if row.complexity is not None]
+        front: list[Row] = []
+        for _, row in sorted(known, key=lambda item: (item[0], -item[1].top1.value)):
+            if not front or row.top1.value > front[-1].top1.value:
+                front.append(row)
+        return front
 
 
 @dataclass(frozen=True)

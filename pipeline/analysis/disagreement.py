@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.analysis.cells import Predictions
@@ -24,8 +22,7 @@ from pipeline.video.sampling import test_frame_indices
 NUM_CONFUSED_PAIRS = 4
 NUM_LINKED_CLIPS = 3
 NUM_SHEETS = 6
-THUMBNAIL_HEIGHT_PIXELS = 96
-THUMBNAILS_IN_A_ROW = 4
+THUMBNAIL_HEIGHT_PIXELS = 128
 JPEG_QUALITY = 72
 
 
@@ -50,11 +47,11 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """A clip's test frames as one JPEG, what each head said of it, or why it could not be read."""
+    """A clip's test frames as JPEGs, what each head said of it, or why it could not be read."""
 
     clip: ClipLink
     label: str
-    image: str | None
+    images: tuple[str, ...]
     fault: str | None
     right: tuple[str, ...]
     wrong: tuple[tuple[str, str], ...]
@@ -106,12 +103,12 @@ def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = 
         if label in seen_labels or clip_id not in links.clips:
             continue
         seen_labels.add(label)
-        image, fault = _frames(manifest.locate(links.clips[clip_id]), group.num_segments)
+        images, fault = _frames(manifest.locate(links.clips[clip_id]), group.num_segments)
         sheets.append(
             ContactSheet(
                 links.to(clip_id),
                 predictions.classes[label],
-                image,
+                images,
                 fault,
                 tuple(row.label for row, is_right in zip(rows, right[:, clip], strict=True) if is_right),
                 tuple(
@@ -138,25 +135,18 @@ class _Links:
         return ClipLink(clip_id, quote(Path(os.path.relpath(file, self._folder)).as_posix()))
 
 
-def _frames(location: str, num_segments: int) -> tuple[str | None, str | None]:
-    """The test frames of a clip, row by row, as a data address; or the reason why there is none."""
+def _frames(location: str, num_segments: int) -> tuple[tuple[str, ...], str | None]:
+    """The test frames of a clip as data addresses; or the reason why there are none."""
     try:
         with open_clip(location) as reader:
             frames = reader.read(test_frame_indices(reader.num_frames, num_segments).tolist())
     except ClipError as error:
-        return None, str(error)
-    return _sheet(frames), None
+        return (), str(error)
+    return tuple(_thumbnail(Image.fromarray(frame)) for frame in frames), None
 
 
-def _sheet(frames: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> str:
-    pictures = [Image.fromarray(frame) for frame in frames]
-    height = THUMBNAIL_HEIGHT_PIXELS
-    width = round(pictures[0].width * height / pictures[0].height)
-    num_columns = min(len(pictures), THUMBNAILS_IN_A_ROW)
-    sheet = Image.new("RGB", (width * num_columns, height * -(-len(pictures) // num_columns)))
-    for place, picture in enumerate(pictures):
-        row, column = divmod(place, num_columns)
-        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (column * width, row * height))
+def _thumbnail(picture: Image.Image) -> str:
+    size = (round(picture.width * THUMBNAIL_HEIGHT_PIXELS / picture.height), THUMBNAIL_HEIGHT_PIXELS)
     buffer = io.BytesIO()
-    sheet.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    picture.resize(size, Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

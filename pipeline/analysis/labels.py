@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
+# Points nearer than this cover each other.
+COVERING_POINTS = 5.0
 # Directions in which a label may stand beside its point, the best first: (x, y) in points, and its anchor.
 _PLACES = (
     (7, 0, "left", "center"),
@@ -39,9 +41,13 @@ def place_labels(
     colour: str,
     lines: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> None:
-    """Write each name beside its point, where it covers no point, name or line, if there is such a place."""
+    """Write each name beside its point, where it covers no point, name or line, if there is such a place.
+
+    Points that cover each other share one text, with a line for each, the upper first.
+    """
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    points = _joined(figure, axes, points)
     taken = [_box_around(axes, x, y) for x, y, _ in points]
     centres = [axes.transData.transform((x, y)) for x, y, _ in points]
     crossed = [
@@ -82,6 +88,21 @@ def place_labels(
                 break
         if best is not None:
             taken.append(best[2])
+
+
+def _joined(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """The points, those that cover the one above them joined to it."""
+    radius = COVERING_POINTS * figure.dpi / 72
+    joined: list[tuple[float, float, str]] = []
+    for x, y, name in sorted(points, key=lambda point: -point[1]):
+        pixel = axes.transData.transform((x, y))
+        for index, (other_x, other_y, names) in enumerate(joined):
+            if np.abs(pixel - axes.transData.transform((other_x, other_y))).max() < radius:
+                joined[index] = (other_x, other_y, f"{names}\n{name}")
+                break
+        else:
+            joined.append((x, y, name))
+    return joined
 
 
 def _distance(box: Bbox, pixel: NDArray[np.float64]) -> float:

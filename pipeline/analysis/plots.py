@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pipeline.analysis.paper import RankAgreement
 from pipeline.analysis.table import count_text
 from pipeline.files import write_text, written_aside
 
-WIDTH_INCHES = 4.7
+WIDTH_INCHES = 4.1
 SMALL_WIDTH_INCHES = 3.1
 PNG_DPI = 160
 MAX_LABELLED_CLASSES = 30
@@ -36,6 +36,8 @@ MAX_LABELLED_CLASSES = 30
 RIGHT, WRONG = "#3f8f5f", "#f08a3c"
 PROBES = {"shuffled": "s", "reversed": "D", "repeated": "v"}
 _SETTINGS: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.linewidth": 0.8}
+# Without the empty strips that a square matrix leaves in its figure.
+_TIGHT: Any = {"bbox_inches": "tight", "pad_inches": 0.04}
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,6 @@ class Palette:
 LIGHT = Palette("#1c2330", "#5b6472", "#dfe3e9", "#ffffff", "#1f62c8", "#c2571a", "#5a8f2c")
 
 
-def front_of(rows: Iterable[Row]) -> list[Row]:
-    """The Pareto front: rows that no other beats in top-1 at the same or a lower number of MACs, cheapest first."""
-    known = [row for row in rows if row.complexity is not None]
-    ordered = sorted(known, key=lambda row: (row.complexity.macs if row.complexity else 0, -row.top1.value))
-    front: list[Row] = []
-    for row in ordered:
-        if not front or row.top1.value > front[-1].top1.value:
-            front.append(row)
-    return front
-
-
 def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
     """Top-1 with its interval against MACs of the ST block on a logarithmic axis, and the Pareto front."""
     rows = [row for row in group.rows if row.complexity is not None]
@@ -75,7 +66,7 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
     # A logarithmic axis has no zero; TSN, which costs nothing, stands left of it behind a line.
     zero_at = lowest / 12
     places = {key: float(macs) if macs > 0 else zero_at for key, macs in costs.items()}
-    front = front_of(rows)
+    front = group.front()
     has_free = any(macs == 0 for macs in costs.values())
     # Set, not found: a single point would have an axis without width. The right side leaves room for a name.
     axes.set_xscale("log")
@@ -213,7 +204,7 @@ def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
         handles += axes.plot([], [], marker=marker, linestyle="none", color=palette.second, label=probe,
                              markerfacecolor=palette.surface)  # fmt: skip
     handles += axes.plot([], [], color=palette.muted, linewidth=1, linestyle=(0, (2, 2)), label="chance")
-    _legend(axes, palette, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=5, handles=handles)
+    _legend(axes, palette, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, handles=handles)
     return figure
 
 
@@ -226,7 +217,7 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
         if not row.cell.is_finetuned and row.cell.head in agreement.column.accuracies
     ]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=palette.main, markersize=6, zorder=3)
-    axes.margins(x=0.14, y=0.1)
+    axes.margins(x=0.2, y=0.1)
     place_labels(figure, axes, points, palette.ink)
     axes.set_xlabel(f"paper: top-1 (%) on {agreement.column.title}")
     axes.set_ylabel("here: top-1 (%)")
@@ -251,7 +242,7 @@ def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
             written += [folder / f"{name}.svg", folder / f"{name}.png"]
             write_text(written[-2], svg_text(figure, name))
             with written_aside(written[-1]) as aside:
-                figure.savefig(aside, format="png", dpi=PNG_DPI, metadata={"Software": None})
+                figure.savefig(aside, format="png", dpi=PNG_DPI, metadata={"Software": None}, **_TIGHT)
     return written
 
 
@@ -259,7 +250,7 @@ def svg_text(figure: Figure, name: str) -> str:
     """A figure as SVG, the same text each time; `name` keeps its ids apart from those of others in one page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True, **_TIGHT)
     return buffer.getvalue()
 
 

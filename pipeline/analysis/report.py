@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,12 +18,12 @@ from pipeline.analysis.cells import Cell
 from pipeline.analysis.comparison import Comparison, Group, PairTest, Row
 from pipeline.analysis.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.analysis.gate import GateReport
-from pipeline.analysis.table import Column, legend_of, remarks_of, used_columns
+from pipeline.analysis.table import Column, legend_of, points_text, remarks_of, used_columns
 from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
 TEMPLATE = "report.html"
-MAX_SCALE = 1.6  # of a drawing, against its own size
+MAX_SCALE = 1.9  # of a drawing, against its own size
 # Drawn with colours that mean nothing, which then become the names of the page's colours: so one drawing serves
 # the light and the dark theme. None of them may occur otherwise.
 _MARKERS = plots.Palette("#010203", "#010204", "#010205", "#010206", "#010207", "#010208", "#010209")
@@ -40,8 +39,7 @@ class HeadPage:
     curves: Markup | None
     confusion: Markup
     confused: list[ConfusedPair]
-    provenance: dict[str, str]
-    recipe: str
+    settings: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,7 @@ class GroupPage:
     heads: list[HeadPage]
     sheets: list[ContactSheet]
     pairwise: list[list[PairTest | None]]
+    shared_settings: dict[str, str]
 
 
 def write_report(
@@ -74,6 +73,7 @@ def write_report(
     With a manifest, clips are linked by paths relative to the report, and the clips that heads disagree on are shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["points"] = points_text
     template = environment.from_string(resources.files("pipeline.analysis").joinpath(TEMPLATE).read_text("utf-8"))
     folder = path.absolute().parent
     pages = [_group_page(index, group, manifest, folder) for index, group in enumerate(comparison.groups)]
@@ -90,10 +90,14 @@ def inline_svg(figure: Figure, name: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for marker, variable in _MARKER_NAMES.items():
         text = text.replace(marker, variable)
-    width = f"max-width:{float(figure.get_figwidth()) * 72 * MAX_SCALE:.0f}px"
     # The drawing's own size in points would not follow the page; its view box keeps the proportions.
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="{width}"', text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(
+        r'(<svg[^>]*?) width="([\d.]+)pt"',
+        lambda found: f'{found[1]} style="max-width:{float(found[2]) * MAX_SCALE:.0f}px"',
+        text,
+        count=1,
+    )
     # The texts come from matplotlib, which escapes labels as XML.
     return Markup(text)
 
@@ -104,47 +108,62 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
         (agreement.sentence(), inline_svg(plots.against_paper(group, agreement, _MARKERS), f"paper-{index}-{number}"))
         for number, agreement in enumerate(group.agreements)
     ]
+    settings = [_settings(row.cell) for row in group.rows]
+    shared = {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
     return GroupPage(
         group=group,
         anchor=f"group-{index}",
-        columns=_result_first(used_columns(group)),
+        # The most important first, so that a phone shows them without scrolling.
+        columns=sorted(used_columns(group), key=lambda column: column.priority),
         remarks=remarks_of(group),
         scale=_scale(group),
         accuracy=inline_svg(plots.accuracy_against_macs(group, _MARKERS), f"accuracy-{index}"),
         probes=None if probes is None else inline_svg(probes, f"probes-{index}"),
         papers=papers,
-        heads=[_head_page(f"{index}-{place}", row, manifest, folder) for place, row in enumerate(group.rows)],
+        heads=[
+            _head_page(
+                f"{index}-{place}",
+                row,
+                {key: value for key, value in settings[place].items() if key not in shared},
+                manifest,
+                folder,
+            )
+            for place, row in enumerate(group.rows)
+        ],
         sheets=[] if manifest is None else contact_sheets(group, manifest, folder),
         pairwise=_pairwise(group),
+        shared_settings=shared,
     )
 
 
-def _head_page(name: str, row: Row, manifest: Manifest | None, folder: Path) -> HeadPage:
+def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest | None, folder: Path) -> HeadPage:
     curves = plots.training_curves(row.cell, _MARKERS)
-    recipe = row.cell.metrics["recipe"]
     return HeadPage(
         row=row,
         anchor=f"head-{name}",
         curves=None if curves is None else inline_svg(curves, f"curves-{name}"),
         confusion=inline_svg(plots.confusion(row, _MARKERS), f"confusion-{name}"),
         confused=most_confused(row.cell.predictions, manifest, folder),
-        provenance=_provenance(row.cell),
-        recipe=json.dumps(recipe, indent=2) if isinstance(recipe, Mapping) else str(recipe),
+        settings=settings,
     )
 
 
-def _provenance(cell: Cell) -> dict[str, str]:
-    """Where a row comes from: every plain value of metrics.json that is not a result."""
-    results = {"val", "probes", "ece", "recipe", "weights"}
-    weights: Mapping[str, Any] = cell.metrics["weights"]
-    values = {"folder": str(cell.folder), "recipe": cell.recipe}
-    values |= {f"weights {key}": str(value) for key, value in weights.items() if value not in (None, "")}
-    for key, value in cell.metrics.items():
-        if key not in results and isinstance(value, str | int | float):
-            values[key.replace("_", " ")] = str(value)
+def _settings(cell: Cell) -> dict[str, str]:
+    """Where a row comes from: every value of metrics.json that is not a result, by its dotted name."""
+    results = {"val", "probes", "ece", "start"}
+    metrics = {key: value for key, value in cell.metrics.items() if key not in results}
+    values = {"folder": str(cell.folder), **dict(_flat(metrics))}
     if cell.metrics.get("ece") is not None:
         values["calibration error (ECE)"] = f"{float(cell.metrics['ece']):.2f} %"
     return values
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value not in (None, ""):
+            yield prefix + key, str(value)
 
 
 def _scale(group: Group) -> tuple[float, float]:
@@ -157,9 +176,3 @@ def _pairwise(group: Group) -> list[list[PairTest | None]]:
     """The test of each row against each column, seen from the row; None on the diagonal."""
     by_pair = {(id(test.a), id(test.b)): test for test in group.tests}
     return [[by_pair.get((id(a), id(b))) or by_pair.get((id(b), id(a))) for b in group.rows] for a in group.rows]
-
-
-def _result_first(columns: list[Column]) -> list[Column]:
-    """Head and top-1 before all else, so that a phone shows both without scrolling."""
-    first = [column for column in columns if column.priority == 0]
-    return first + [column for column in columns if column.priority > 0]

@@ -46,21 +46,24 @@ COLUMNS = (
 
 # What the columns mean, by their headers.
 LEGEND = {
+    "maps": "what the head reads of each frame: one pooled vector, or the spatial map",
+    "params, MACs": "parameters, and multiply-accumulates for one clip, of the spatiotemporal (ST) block alone",
     "top-1": "percent of clips that are right, mean over seeds, with its 95 % bootstrap interval over clips and seeds",
-    "class": "mean class accuracy, every class weighing the same",
-    "pairs": "how often the label scores above its partner in the pair; chance is 50",
-    "shuffled, reversed": "points of top-1 lost or won when the order of the frames is changed",
+    "seeds": "number of trainings, from different starts, of which the row is the mean",
+    "top-5": "percent of clips whose label is among the five highest scores",
+    "class": "mean class accuracy in percent, every class weighing the same",
+    "pairs": "percent of clips whose label scores above its reverse in time; chance is 50",
+    "shuffled, reversed": "points of top-1 lost (-) or won (+) when the frames are shown in that order",
     "paper": "top-1 of the paper's Table 3",
-    "params, MACs": "of the ST block, without the learned projection, for one clip",
     "ms/clip, memory": "of the head alone, its features at hand, measured on this machine with one thread",
     "time": "share of the training time of all rows",
 }
 _MEASURED_TERMS = {"ms/clip, memory", "time"}
 
 
-def legend_of(comparison: Comparison, *, with_measured: bool = True) -> dict[str, str]:
-    """The lines of `LEGEND` for the columns that a comparison has."""
-    headers = {column.header for group in comparison.groups for column in used_columns(group)}
+def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int | None = None) -> dict[str, str]:
+    """The lines of `LEGEND` for the columns that a comparison has, or those of them that fit into `width`."""
+    headers = {column.header for group in comparison.groups for column in used_columns(group, width)}
     return {
         term: text
         for term, text in LEGEND.items()
@@ -76,8 +79,12 @@ def interval_text(interval: Interval) -> str:
 def drop_text(row: Row, probe: str) -> str:
     """How many points of top-1 a probe costs, with its sign: `-40.0` is a loss of 40 points."""
     drop = row.probe_drops.get(probe)
-    # Zero without a sign: "-0.0" reads like a loss.
-    return "" if drop is None else f"{-drop:+.1f}" if abs(drop) >= 0.05 else "0.0"
+    return "" if drop is None else points_text(-drop)
+
+
+def points_text(points: float) -> str:
+    """A difference with its sign, and zero without one: `-0.0` reads like a loss."""
+    return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
 
 
 def count_text(count: int | None) -> str:
@@ -185,23 +192,35 @@ def measured_json(comparison: Comparison) -> dict[str, Any]:
 def remarks_of(group: Group) -> list[str]:
     """What may be said about a group, one sentence each."""
     failed = sorted({int(row.cell.metrics.get("num_failed") or 0) for row in group.rows} - {0})
-    remarks = [group.verdict(), *(agreement.sentence() for agreement in group.agreements)]
+    remarks = [group.verdict()]
+    front = [
+        f"{row.label} {row.top1.value:.1f} % for {count_text(row.complexity.macs)}"
+        for row in group.front()
+        if row.complexity is not None
+    ]
+    if len(front) > 1:
+        remarks.append(f"Most accurate for their MACs, the cheapest first: {', '.join(front)}.")
+    remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
     return remarks
 
 
 def _terminal_group(group: Group, width: int) -> str:
-    columns = _fitting(group, width)
+    columns = used_columns(group, width)
+    left_out = [column.header for column in used_columns(group) if column not in columns]
     texts = [[column.text(row) for column in columns] for row in group.rows]
     widths = [max(len(column.header), *(len(row[i]) for row in texts)) for i, column in enumerate(columns)]
     heads = _line([column.header for column in columns], columns, widths)
     rule = "-" * min(width, len(heads))
-    lines = [*_wrapped(group.title, width), rule, heads, rule]
+    lines = [*wrapped(group.title, width), rule, heads, rule]
     lines += [_line(row, columns, widths) for row in texts]
     lines.append(rule)
+    if left_out:
+        needed = _needed_width(group, used_columns(group))
+        lines += wrapped(f"{width} characters leave out: {', '.join(left_out)}; {needed} show all.", width)
     for remark in remarks_of(group):
-        lines += _wrapped(remark, width)
+        lines += wrapped(remark, width)
     return "\n".join(lines)
 
 
@@ -210,23 +229,25 @@ def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]
     return GAP.join(padded).rstrip()
 
 
-def used_columns(group: Group) -> list[Column]:
-    """The columns that have something to say about a group."""
-    return [column for column in COLUMNS if any(column.text(row) for row in group.rows)]
-
-
-def _fitting(group: Group, width: int) -> list[Column]:
-    """The columns that fit, given up from the least important one; those of one priority go together."""
-    columns = used_columns(group)
-    while True:
-        sizes = [max(len(column.header), *(len(column.text(row)) for row in group.rows)) for column in columns]
+def used_columns(group: Group, width: int | None = None) -> list[Column]:
+    """The columns that have something to say about a group; of these the most important ones that fit into `width`."""
+    columns = [column for column in COLUMNS if any(column.text(row) for row in group.rows)]
+    while width is not None and _needed_width(group, columns) > width:
+        # Those of one priority go together.
         last = max(column.priority for column in columns)
-        if sum(sizes) + len(GAP) * (len(sizes) - 1) <= width or last == 0:
-            return columns
+        if last == 0:
+            break
         columns = [column for column in columns if column.priority < last]
+    return columns
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _needed_width(group: Group, columns: Sequence[Column]) -> int:
+    sizes = [max(len(column.header), *(len(column.text(row)) for row in group.rows)) for column in columns]
+    return sum(sizes) + len(GAP) * (len(sizes) - 1)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A sentence as lines of at most `width` characters; words are not broken."""
     return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
