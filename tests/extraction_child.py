@@ -2,17 +2,22 @@
 
 The JSON has fields of `ExtractionRequest`, and `kill`: {"phase", "number"} to die by SIGKILL when a phase begins for
 the number-th time, {"phase", "subject"} to die whenever it is about that clip, with "once": a file that is made first,
-so that only one process dies. Afterwards the path of a marker file tells that the kill landed.
+so that only one process dies. Afterwards the path of a marker file tells that the kill landed. `ballast`: {"subject",
+"bytes", "limit_bytes"} takes that much memory whenever the clip is decoded, where all workers may have `limit_bytes`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.extraction import ExtractionRequest, extract_features
 from pipeline.manifest import read_manifest
@@ -38,16 +43,34 @@ class Killer:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Ballast:
+    """A listener to phases that takes more memory than its process may have, and waits to be ended for it."""
+
+    def __init__(self, subject: str, num_bytes: int) -> None:
+        self.subject, self.num_bytes = subject, num_bytes
+
+    def __call__(self, phase: str, subject: str) -> None:
+        if (phase, subject) == ("decode", self.subject):
+            ballast = np.ones(self.num_bytes, dtype=np.uint8)
+            time.sleep(60)
+            raise RuntimeError(f"nobody minded {ballast.nbytes:,} bytes")
+
+
 def listens_to_nothing(phase: str, subject: str) -> None:
     return None
 
 
 def main() -> None:
     manifest, store, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    kill = options.pop("kill", None)
+    kill, ballast = options.pop("kill", None), options.pop("ballast", None)
+    on_phase = Killer(kill) if kill else listens_to_nothing
+    if ballast:
+        # Linux does not enforce this limit, but Dask takes it for the machine's memory.
+        resource.setrlimit(resource.RLIMIT_RSS, (ballast["limit_bytes"], ballast["limit_bytes"]))
+        on_phase = Ballast(ballast["subject"], ballast["bytes"])
     request = ExtractionRequest(**{**options, "maps": tuple(options["maps"])})
     print("started", flush=True)
-    summary = extract_features(read_manifest(manifest), store, request, Killer(kill) if kill else listens_to_nothing)
+    summary = extract_features(read_manifest(manifest), store, request, on_phase)
     print(summary_text(summary))
 
 

@@ -16,6 +16,7 @@ import torch
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extraction.blocks import BlockJob, ClipJob
 from pipeline.extraction.compute import (
     BFLOAT16_ERROR_BOUND,
     batch_frames_of,
@@ -24,6 +25,7 @@ from pipeline.extraction.compute import (
     choose_dtype,
     has_bfloat16,
 )
+from pipeline.extraction.extract import choose_num_workers
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore, layout
@@ -390,6 +392,30 @@ def test_batches_hold_the_segments_of_a_view_without_waste() -> None:
         num_batches = -(-segments // batch)
         assert batch <= 16
         assert num_batches * batch - segments < num_batches
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "gigabytes", "expected"), [(64, 256, 64), (64, 8, 5), (4, 64, 4), (8, 1, 0), (1, 64, 0)]
+)
+def test_no_more_workers_are_started_than_cores_and_memory_allow(
+    manifest: Manifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_cores: int,
+    gigabytes: int,
+    expected: int,
+) -> None:
+    run(manifest, tmp_path / "s.zarr", num_draws=0)
+    settings = FeatureStore.open(tmp_path / "s.zarr").settings
+    clips = tuple(ClipJob(offset, f"c{offset}", "", "wave", ("test",)) for offset in range(64))
+    jobs = [BlockJob(block, ("test",), clips, ()) for block in range(100)]
+    # What Dask finds, in a container its share: of the cores by their quota, of the memory by its limit.
+    monkeypatch.setattr("pipeline.extraction.cluster.CPU_COUNT", num_cores)
+    monkeypatch.setattr("pipeline.extraction.cluster.MEMORY_LIMIT", gigabytes << 30)
+    request = dataclasses.replace(REQUEST, num_workers=None)
+    assert choose_num_workers(request, settings, jobs) == expected
+    assert choose_num_workers(request, settings, jobs[:1]) == 0
+    assert choose_num_workers(dataclasses.replace(request, num_workers=3), settings, jobs) == 3
 
 
 @pytest.mark.parametrize("changes", [{"num_segments": 0}, {"num_draws": -1}, {"maps": ("pool",)}, {"frames": "some"}])

@@ -181,6 +181,21 @@ def test_a_block_that_kills_every_worker_is_set_aside_by_name_and_tried_again(
     resume_and_compare(manifest, location, expected)
 
 
+@pytest.mark.slow
+def test_a_worker_at_its_memory_limit_is_restarted_and_its_block_set_aside(
+    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    location = tmp_path / "s.zarr"
+    ballast = {"subject": "c2", "bytes": 2 << 30, "limit_bytes": 3 << 30}
+    done = run(manifest, location, num_workers=2, ballast=ballast)
+    assert done.returncode == 0, done.stderr
+    status_of = {clip.clip_id: clip.status for clip in FeatureStore.open(location).table()}
+    assert {name for name, status in status_of.items() if status == "failed"} == {"c2", "c3"}
+    assert set(status_of.values()) == {"done", "failed"}
+    assert "c2: Block 1 killed every worker that tried it (out of memory" in done.stdout
+    resume_and_compare(manifest, location, expected)
+
+
 def test_a_second_extraction_on_the_same_store_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     location = tmp_path / "s.zarr"
     with subprocess.Popen(

@@ -17,7 +17,9 @@ from itertools import islice
 from typing import Any, cast
 
 import dask
+from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+from distributed.system import MEMORY_LIMIT
 
 from pipeline.errors import PipelineError
 from pipeline.extraction.allocator import keep_memory_between_batches
@@ -32,7 +34,11 @@ SECONDS_TO_CONNECT = 60
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_WORKERS = 120
 
-# A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use.
+# What a worker takes at most: torch and a prepared backbone (0.5 to 0.6 GB), a block with its views, and room to spare.
+WORKER_BYTES = 3 << 29
+
+# A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use, an
+# equal share of what the machine or its container has.
 LOCAL_CONFIG = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -43,6 +49,11 @@ LOCAL_CONFIG = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.comm.timeouts.connect": "60s",
 }
+
+
+def num_local_workers() -> int:
+    """Processes that fit in here: one a core, as far as the memory goes; of a container's share, where it has one."""
+    return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
 
 
 class BackboneOnce(WorkerPlugin):
@@ -180,7 +191,7 @@ class OnDask(Engine):
             # Written here: no worker survives this block.
             reason = (
                 f"Block {job.block} killed every worker that tried it (out of memory, or a crash in a decoder). "
-                "Its clips are set aside; the next extraction tries them again."
+                "Its clips are set aside; the next extraction tries them again. Fewer --workers have more memory each."
             )
             result = set_aside(self._setup, job, reason)
         elif future.status == "cancelled":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -265,20 +264,22 @@ def remove_store(location: str) -> None:
 
 
 def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
-    """How many processes: as asked, else one a core, or none besides this one where starting them costs more."""
+    """How many processes: as asked, else all that fit, or none besides this one where starting them costs more."""
     if request.num_workers is not None:
         return request.num_workers
     num_frames = sum(len(clip.views) for job in jobs for clip in job.clips) * (settings.num_segments or 40)
-    num_cores = len(os.sched_getaffinity(0))
-    if request.device != "cpu" or num_cores == 1 or num_frames < computing.FRAMES_WORTH_COMPILING:
+    if request.device != "cpu" or num_frames < computing.FRAMES_WORTH_COMPILING:
         return 0
-    return min(num_cores, len(jobs))
+    # Dask takes a while to import; a small extraction does without.
+    from pipeline.extraction.cluster import num_local_workers
+
+    num_workers = min(num_local_workers(), len(jobs))
+    return num_workers if num_workers > 1 else 0
 
 
 def _engine(setup: WorkerSetup, request: ExtractionRequest, num_workers: int, on_phase: Phase) -> Engine:
     if request.scheduler is None and num_workers == 0:
         return InProcess(setup, on_phase)
-    # Dask takes a while to import; an extraction in this process does without.
     from pipeline.extraction.cluster import OnDask
 
     return OnDask(setup, num_workers, request.scheduler, on_phase)
