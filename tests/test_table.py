@@ -15,6 +15,7 @@ from pipeline.analysis.cells import find_cells, pair_correct, parse_pairs, read_
 from pipeline.analysis.comparison import Comparison, compare_cells
 from pipeline.analysis.latency import measure_head
 from pipeline.analysis.paper import paper_column, rank_agreement, table3
+from pipeline.analysis.plots import against_paper
 from pipeline.analysis.table import (
     as_json,
     count_text,
@@ -153,8 +154,9 @@ def test_the_judgement_names_lead_cost_and_recipe(tmp_path: Path) -> None:
     (group,) = comparison_of(tmp_path).groups
     best, second = group.rows[:2]
     text = " ".join(remarks_of(group))
-    assert f"top-1 {best.top1.value:.1f} %, {best.top1.value - second.top1.value:.1f} points above " in text
-    assert re.search(r"cheapest first: tsn .* % for 0, lstm.* % for 4\.20 M, fcn3d .* % for 523 M\.", text)
+    lead = best.top1.value - second.top1.value
+    assert f"top-1 {best.top1.value:.1f} %, {lead:.1f} points above the next, {second.label}." in text
+    assert re.search(r"cheapest first: tsn: .* % for 0; lstm.* % for 4\.20 M; fcn3d: .* % for 523 M\.", text)
     assert text.endswith("Recipe: cached; finetuned rows: paper.")
 
 
@@ -238,7 +240,7 @@ def test_rank_correlation_with_the_paper_is_there_whatever_it_is(tmp_path: Path)
     assert agreement.num_heads == 11
     assert agreement.correlation is not None
     assert agreement.correlation < -0.9
-    assert "11 heads: -" in terminal_table(comparison, 120)
+    assert "11 heads, recipe cached: -" in terminal_table(comparison, 120)
     assert "only the order of the heads is compared" in agreement.sentence()
 
 
@@ -267,13 +269,24 @@ def test_the_papers_numbers_stand_beside_those_of_its_own_data_alone(tmp_path: P
     assert [row.paper_top1 for row in comparison_of(tmp_path / "b").rows] == [None]
 
 
+def test_two_recipes_are_compared_with_the_paper_one_by_one(tmp_path: Path) -> None:
+    for recipe, accuracies in {"cached": (0.9, 0.3), "paper": (0.3, 0.9)}.items():
+        for head, accuracy in zip(("fcn3d", "tsn"), accuracies, strict=True):
+            write_cell(tmp_path / f"{recipe}/squeezenet-{head}", head=head, accuracy=accuracy, recipe=recipe)
+    (group,) = comparison_of(tmp_path).groups
+    assert [(one.recipe, one.correlation) for one in group.agreements] == [("cached", 1.0), ("paper", -1.0)]
+    for agreement in group.agreements:
+        names = {text.get_text() for text in against_paper(group, agreement).axes[0].texts}
+        assert names == {f"fcn3d, {agreement.recipe}", f"tsn, {agreement.recipe}"}
+
+
 def test_the_data_file_of_table_3_agrees_with_the_paper() -> None:
     rows = {row["head"]: row for row in table3()}
     assert tuple(sorted(rows)) == tuple(sorted(HEAD_NAMES))
     assert (rows["trn"]["something_8_bninception"], rows["fcn3d"]["jester_8_squeezenet"]) == ("46.91", "90.19")
     column = paper_column("squeezenet", 8, ())
     assert column is not None
-    assert rank_agreement(column, dict(column.accuracies)).correlation == pytest.approx(1)
+    assert rank_agreement(column, "cached", dict(column.accuracies)).correlation == pytest.approx(1)
 
 
 @pytest.mark.shared

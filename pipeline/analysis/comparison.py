@@ -108,7 +108,7 @@ class Group:
         tests = f"paired tests, Holm, {100 * SIGNIFICANCE:.0f} %"
         if not level:
             second = self.rows[1]
-            lead = f"{best.top1.value - second.top1.value:.1f} points above {second.label}, the next"
+            lead = f"{best.top1.value - second.top1.value:.1f} points above the next, {second.label}"
             return f"{best.label} is better than every other row ({tests}): top-1 {best.top1.value:.1f} %, {lead}."
         num_worse = len(self.rows) - 1 - len(level)
         rest = ""
@@ -116,7 +116,7 @@ class Group:
             rest = f" It is better than {'the one other row' if num_worse == 1 else f'the other {num_worse}'}."
         elif not any(test.is_told_apart for test in self.tests):
             rest = " No row is better than another one here."
-        names = ", ".join(row.label for row in level)
+        names = "; ".join(row.label for row in level)
         highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
         return f"{highest}; not told apart from it ({tests}): {names}.{rest}"
 
@@ -260,7 +260,7 @@ def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
         cell = of_recipe[0].cell
         column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
         if column is not None and len(of_recipe) > 1:
-            yield rank_agreement(column, {row.cell.head: row.top1.value for row in of_recipe})
+            yield rank_agreement(column, recipe, {row.cell.head: row.top1.value for row in of_recipe})
 
 
 def _time_shares(cells: Iterable[Cell]) -> dict[str, float]:

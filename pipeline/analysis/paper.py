@@ -32,9 +32,10 @@ class PaperColumn:
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """Spearman's rank correlation of our top-1 with a column of Table 3, over `num_heads` heads."""
+    """Spearman's rank correlation of our top-1 with a column of Table 3, over `num_heads` heads fitted by `recipe`."""
 
     column: PaperColumn
+    recipe: str
     num_heads: int
     correlation: float | None
 
@@ -42,7 +43,7 @@ class RankAgreement:
         """The agreement in words, whatever it is."""
         value = "not defined" if self.correlation is None else f"{self.correlation:+.2f}"
         caution = "" if self.column.same_data else "; other clips, so only the order of the heads is compared"
-        what = f"the paper's Table 3 ({self.column.title}), {self.num_heads} heads"
+        what = f"the paper's Table 3 ({self.column.title}), {self.num_heads} heads, recipe {self.recipe}"
         return f"Rank correlation with {what}: {value}{caution}."
 
 
@@ -77,11 +78,11 @@ def paper_column(
     return PaperColumn(name, title, own == chosen and segments == num_segments, accuracies)
 
 
-def rank_agreement(column: PaperColumn, top1_of_heads: Mapping[str, float]) -> RankAgreement:
+def rank_agreement(column: PaperColumn, recipe: str, top1_of_heads: Mapping[str, float]) -> RankAgreement:
     """How far our order of heads is that of the paper, over the heads that both have."""
     heads = [head for head in column.accuracies if head in top1_of_heads]
     ours, theirs = [top1_of_heads[head] for head in heads], [column.accuracies[head] for head in heads]
-    return RankAgreement(column, len(heads), rank_correlation(ours, theirs))
+    return RankAgreement(column, recipe, len(heads), rank_correlation(ours, theirs))
 
 
 @cache

@@ -30,6 +30,7 @@ from pipeline.files import write_text, written_aside
 
 WIDTH_INCHES = 4.1
 SMALL_WIDTH_INCHES = 3.1
+CROWDED_ROW_INCHES = 0.12
 PNG_DPI = 160
 MAX_LABELLED_CLASSES = 30
 # Readable on a light and on a dark surface; also apart for people who confuse red and green, by their lightness.
@@ -136,7 +137,8 @@ def training_curves(cell: Cell, palette: Palette = LIGHT) -> Figure | None:
         ("val_loss", "validation", "solid", palette.second),
     ):
         if column in by_epoch:
-            bottom.plot(by_epoch.index, by_epoch[column], color=colour, linestyle=style, linewidth=1.4, label=name)
+            bottom.plot(by_epoch.index, by_epoch[column], color=colour, linestyle=style, linewidth=1.4, label=name,
+                        marker=".", markersize=3)  # fmt: skip
     top.set_ylim(0, 104)
     top.set_ylabel("top-1 (%)")
     bottom.set_ylabel("loss")
@@ -154,7 +156,10 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
     num_classes = len(predictions.classes)
     has_labels = num_classes <= MAX_LABELLED_CLASSES
-    figure = _empty_figure(palette, SMALL_WIDTH_INCHES + 0.9, SMALL_WIDTH_INCHES - 0.1)
+    is_crowded = has_labels and num_classes > 16
+    # Names in a square of many rows would be too small to read: the rows are made higher than the columns are wide.
+    height = CROWDED_ROW_INCHES * num_classes + 0.5 if is_crowded else SMALL_WIDTH_INCHES - 0.1
+    figure = _empty_figure(palette, SMALL_WIDTH_INCHES + 0.9, height)
     axes = figure.subplots()
     _style(axes, palette)
     axes.grid(visible=False)
@@ -163,15 +168,17 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     image[:] = matplotlib.colors.to_rgba(WRONG)
     image[np.eye(num_classes, dtype=bool)] = matplotlib.colors.to_rgba(RIGHT)
     image[:, :, 3] = np.sqrt(shares) * 0.95
-    axes.imshow(image, interpolation="nearest", aspect="equal")
+    axes.imshow(image, interpolation="nearest", aspect="auto" if is_crowded else "equal")
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     axes.tick_params(length=0)
     if has_labels:
-        size = 7.0 if num_classes <= 16 else 5.0
+        size = 6.5 if is_crowded else 7.0
         # Names once, at the rows; a column has the number of its row, so that long names leave room for the matrix.
         names = [f"{label}  {index}" for index, label in enumerate(predictions.classes)]
-        axes.set_xticks(range(num_classes), [str(index) for index in range(num_classes)], fontsize=size)
+        axes.set_xticks(range(num_classes), [str(index) for index in range(num_classes)],
+                        fontsize=5.5 if is_crowded else size,
+                        rotation="vertical" if is_crowded else "horizontal")  # fmt: skip
         axes.set_yticks(range(num_classes), names, fontsize=size)
         for line in range(1, num_classes):
             axes.axhline(line - 0.5, color=palette.grid, linewidth=0.4)
@@ -214,7 +221,9 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
     points = [
         (agreement.column.accuracies[row.cell.head], row.top1.value, row.label)
         for row in group.rows
-        if not row.cell.is_finetuned and row.cell.head in agreement.column.accuracies
+        if not row.cell.is_finetuned
+        and row.cell.recipe == agreement.recipe
+        and row.cell.head in agreement.column.accuracies
     ]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=palette.main, markersize=6, zorder=3)
     axes.margins(x=0.2, y=0.1)

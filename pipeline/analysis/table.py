@@ -165,6 +165,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "paper": [
                     {
                         "column": agreement.column.name,
+                        "recipe": agreement.recipe,
                         "same_data": agreement.column.same_data,
                         "num_heads": agreement.num_heads,
                         "rank_correlation": _rounded(agreement.correlation),
@@ -194,12 +195,12 @@ def remarks_of(group: Group) -> list[str]:
     failed = sorted({int(row.cell.metrics.get("num_failed") or 0) for row in group.rows} - {0})
     remarks = [group.verdict()]
     front = [
-        f"{row.label} {row.top1.value:.1f} % for {count_text(row.complexity.macs)}"
+        f"{row.label}: {row.top1.value:.1f} % for {count_text(row.complexity.macs)}"
         for row in group.front()
         if row.complexity is not None
     ]
     if len(front) > 1:
-        remarks.append(f"Most accurate for their MACs, the cheapest first: {', '.join(front)}.")
+        remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
