@@ -1,8 +1,9 @@
 """The engine on Dask: local processes of its own, or a cluster that is there.
 
 A worker process builds its backbone once and computes one block at a time with one thread; blocks travel as plain data
-and features never do, since workers write them. As many blocks are in flight as there are workers, so a worker that
-dies takes one block with it: Dask runs it elsewhere, and gives it up when it has killed several workers.
+and features never do, since workers write them. As many blocks are in flight as there are workers, also while these
+come and go, so a worker that dies takes one block with it: Dask runs it elsewhere, and gives it up when it has killed
+several workers. Several extractions may share a cluster: each has names of its own there, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import logging
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
 from itertools import islice
 from typing import Any, cast
 
@@ -20,6 +23,7 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
 
 from pipeline.errors import PipelineError
 from pipeline.extraction.allocator import keep_memory_between_batches
@@ -29,8 +33,7 @@ from pipeline.extraction.worker import BlockResult, Worker, WorkerSetup, set_asi
 from pipeline.store.locks import worker_lock
 from pipeline.store.places import Phase, no_phase
 
-PLUGIN = "st-pipeline-extraction"
-SECONDS_TO_CONNECT = 60
+SECONDS_TO_CONNECT = 20
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_WORKERS = 120
 
@@ -59,9 +62,8 @@ def num_local_workers() -> int:
 class BackboneOnce(WorkerPlugin):
     """Keeps one `Worker` in each Dask worker; also in one that is started later, in place of a lost one."""
 
-    name = PLUGIN
-
-    def __init__(self, setup: WorkerSetup, on_phase: Phase) -> None:
+    def __init__(self, name: str, setup: WorkerSetup, on_phase: Phase) -> None:
+        self.name = name
         self._setup, self._on_phase = setup, on_phase
         self._worker: Worker | None = None
         self._lock: threading.Lock | None = None
@@ -104,6 +106,8 @@ class OnDask(Engine):
         self._asked, self._scheduler = num_workers, scheduler
         self._stack = ExitStack()
         self._client: Client | None = None
+        self._name = f"extraction-{uuid.uuid4().hex}"
+        self._workers_seen_at_seconds = time.monotonic()
         self.num_workers = num_workers
 
     def __enter__(self) -> OnDask:
@@ -123,6 +127,8 @@ class OnDask(Engine):
                 address: Any = cluster
             else:
                 address = self._scheduler
+                # What matters of it comes as a sentence; the log says it in tracebacks.
+                stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
             try:
                 self._client = stack.enter_context(Client(address, timeout=SECONDS_TO_CONNECT))
             except (OSError, TimeoutError, ValueError) as error:
@@ -130,14 +136,21 @@ class OnDask(Engine):
                     f"No Dask scheduler answers at {self._scheduler} ({error}). Start one with `dask scheduler`, "
                     "or use --workers N for processes on this machine."
                 ) from error
-            self._client.register_plugin(BackboneOnce(self._setup, self._on_phase), name=PLUGIN)
+            self._client.register_plugin(BackboneOnce(self._name, self._setup, self._on_phase))
             if self._scheduler is not None:
-                self.num_workers = self._count_workers(self._client)
+                stack.callback(self._leave)
+                self._wait_for_a_worker()
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+    def _leave(self) -> None:
+        """Have the workers of a cluster that stays forget this run's backbone."""
+        if self.client.status == "running":
+            with suppress(OSError):
+                self.client.unregister_worker_plugin(self._name)
 
     @property
     def client(self) -> Client:
@@ -147,43 +160,62 @@ class OnDask(Engine):
         return self._client
 
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
-        futures = [self.client.submit(_agrees, job, pure=False, key=f"check-{n}") for n, job in enumerate(samples)]
+        futures = [
+            self.client.submit(_agrees, self._name, job, key=f"{self._name}-check-{number}", pure=False)
+            for number, job in enumerate(samples)
+        ]
         agree = self.client.gather(futures)
         return [job.clips[0].clip_id for job, same in zip(samples, agree, strict=True) if not same]
 
     def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
         waiting = iter(jobs)
         job_of: dict[Future[Any], BlockJob] = {}
-        self._top_up(waiting, job_of)
+        self._workers_seen_at_seconds = time.monotonic()
         try:
+            self._top_up(waiting, job_of)
             while job_of:
                 for future in self._finished(list(job_of)):
                     self._count(future, job_of.pop(future), tally)
                 self._top_up(waiting, job_of)
+        except CancelledError as error:
+            raise PipelineError(
+                "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
+            ) from error
         finally:
             self.client.cancel(list(job_of), force=True)
 
     def _top_up(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
-        for job in islice(waiting, max(1, self.num_workers) - len(job_of)):
-            job_of[self.client.submit(_run_block, job, key=f"block-{job.block}", pure=False)] = job
+        """Send blocks until every worker has one, and one in any case."""
+        num_wanted = max(1, self._num_workers_now()) - len(job_of)
+        for job in islice(waiting, max(0, num_wanted)):
+            key = f"{self._name}-block-{job.block}"
+            job_of[self.client.submit(_run_block, self._name, job, key=key, pure=False)] = job
 
-    def _finished(self, futures: list[Future[Any]]) -> Sequence[Future[Any]]:
-        """Those that are done, at least one; blocks that are lost with their worker run again without our doing."""
-        without_workers_since_seconds: float | None = None
-        while True:
-            try:
-                return list(wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED").done)
-            except TimeoutError:
-                if self.client.scheduler_info(n_workers=-1)["workers"]:
-                    without_workers_since_seconds = None
-                    continue
-            now_seconds = time.monotonic()
-            without_workers_since_seconds = without_workers_since_seconds or now_seconds
-            if now_seconds - without_workers_since_seconds > SECONDS_WITHOUT_WORKERS:
-                raise PipelineError(
-                    f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers "
-                    "and run the same command again, or use --workers 0 to see in this process why they end."
-                )
+    def _num_workers_now(self) -> int:
+        """The workers that are there; blocks that are lost with theirs run again without our doing.
+
+        Raises:
+            PipelineError: there has been none for long.
+        """
+        num_workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        self.num_workers = max(self.num_workers, num_workers)
+        now_seconds = time.monotonic()
+        if num_workers:
+            self._workers_seen_at_seconds = now_seconds
+        elif now_seconds - self._workers_seen_at_seconds > SECONDS_WITHOUT_WORKERS:
+            raise PipelineError(
+                f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers "
+                "and run the same command again, or use --workers 0 to see in this process why they end."
+            )
+        return num_workers
+
+    @staticmethod
+    def _finished(futures: list[Future[Any]]) -> Sequence[Future[Any]]:
+        """Those that are done; after a while also none."""
+        try:
+            return list(wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED").done)
+        except TimeoutError:
+            return []
 
     def _count(self, future: Future[Any], job: BlockJob, tally: Tally) -> None:
         error = future.exception() if future.status == "error" else None
@@ -194,34 +226,28 @@ class OnDask(Engine):
                 "Its clips are set aside; the next extraction tries them again. Fewer --workers have more memory each."
             )
             result = set_aside(self._setup, job, reason)
-        elif future.status == "cancelled":
-            raise PipelineError(
-                "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
-            )
         else:
             result = future.result()
         for clip in result.computed:
             tally.add_clip(clip)
         tally.add_block(result)
 
-    @staticmethod
-    def _count_workers(client: Client) -> int:
+    def _wait_for_a_worker(self) -> None:
         try:
-            client.wait_for_workers(1, timeout=SECONDS_TO_CONNECT)
+            self.client.wait_for_workers(1, timeout=SECONDS_WITHOUT_WORKERS)
         except TimeoutError as error:
             raise PipelineError(
-                f"The Dask scheduler has no workers after {SECONDS_TO_CONNECT} s. Start some with `dask worker`."
+                f"The Dask scheduler has no workers after {SECONDS_WITHOUT_WORKERS} s. Start some with `dask worker`."
             ) from error
-        return len(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def _plugin() -> BackboneOnce:
-    return cast(BackboneOnce, get_worker().plugins[PLUGIN])
+def _plugin(name: str) -> BackboneOnce:
+    return cast(BackboneOnce, get_worker().plugins[name])
 
 
-def _run_block(job: BlockJob) -> BlockResult:
-    return _plugin().run(job)
+def _run_block(name: str, job: BlockJob) -> BlockResult:
+    return _plugin(name).run(job)
 
 
-def _agrees(job: BlockJob) -> bool:
-    return _plugin().agrees(job)
+def _agrees(name: str, job: BlockJob) -> bool:
+    return _plugin(name).agrees(job)

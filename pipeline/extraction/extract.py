@@ -264,7 +264,9 @@ def remove_store(location: str) -> None:
 
 
 def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
-    """How many processes: as asked, else all that fit, or none besides this one where starting them costs more."""
+    """How many processes to start: as asked, else all that fit, or none where starting them costs more."""
+    if request.scheduler is not None:
+        return 0
     if request.num_workers is not None:
         return request.num_workers
     num_frames = sum(len(clip.views) for job in jobs for clip in job.clips) * (settings.num_segments or 40)
