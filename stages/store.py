@@ -10,6 +10,7 @@ import click
 
 from pipeline.errors import PipelineError
 from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extraction.compute import device_like
 from pipeline.extraction.recheck import differing_clips
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.store.feature_store import FeatureStore
@@ -82,10 +83,12 @@ def store_import(*, file: str | Path, store: str | Path) -> None:
 
 def info_text(info: StoreInfo) -> str:
     """A store in lines for a person."""
-    settings = info.settings
+    settings, provenance = info.settings, dict(info.provenance)
+    note = provenance.pop("weights_note", "")
     lines = [
         info.location,
-        f"  backbone   {settings['backbone']}, {settings['weights']['name']} (sha256 {settings['weights']['sha256']})",
+        f"  backbone   {settings['backbone']}, {settings['weights']['name']} (sha256 {settings['weights']['sha256']})"
+        + (f"; {note}" if note else ""),
         f"  features   {', '.join(settings['maps'])}; {settings['channels']} channels, "
         f"{settings['map_size']}×{settings['map_size']}; "
         + ("every frame" if settings["frames"] == "all" else f"{settings['num_segments']} segments"),
@@ -101,10 +104,8 @@ def info_text(info: StoreInfo) -> str:
         lines.append(f"  split      {split}: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()))
     lines += [f"  view       {view}: {count:,} clips" for view, count in info.num_by_view.items()]
     lines += [f"  failed     {kind}: {len(ids)} ({', '.join(ids[:5])})" for kind, ids in info.failed_by_kind.items()]
-    provenance = {**info.provenance, **info.provenance.get("versions", {})}
-    lines.append(
-        "  from       " + ", ".join(f"{name} {text}" for name, text in provenance.items() if name != "versions")
-    )
+    versions = provenance.pop("versions", {})
+    lines.append("  from       " + ", ".join(f"{name} {text}" for name, text in {**provenance, **versions}.items()))
     return "\n".join(lines)
 
 
@@ -137,6 +138,9 @@ def _repair(
         dtype=settings.compute_dtype,
         compile_mode=settings.compile_mode,
         seed=settings.seed,
+        device=device_like(settings.capability),
+        # They are held to the store's SHA-256: what was allowed when it was made is so again.
+        allow_squeezenet_weights=True,
         num_workers=workers,
     )
     summary = extract_features(source, store.place.location, request)

@@ -51,6 +51,11 @@ def capability_of(device: str) -> str:
     return " ".join((platform.machine(), level, *extras))
 
 
+def device_like(capability: str) -> str:
+    """The device of this machine on which to compute again what was computed with such a capability."""
+    return "cuda" if capability.startswith("cuda") and torch.cuda.is_available() else "cpu"
+
+
 def has_bfloat16(device: str) -> bool:
     """Whether the machine computes in bfloat16 rather than imitate it."""
     if device.startswith("cuda"):

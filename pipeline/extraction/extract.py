@@ -21,6 +21,7 @@ from pipeline.extraction.worker import WorkerSetup
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
+from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
@@ -120,9 +121,11 @@ def extract_features(
         if store is None:
             size = request.block_clips or default_block_clips(len(manifest.clips))
             provenance = {
-                "manifest": str(manifest.path),
-                "root": str(manifest.root),
-                "weights": request.weights,
+                # Absolute: whoever repairs the store may stand in another folder.
+                "manifest": str(manifest.path.absolute()),
+                "root": str(manifest.root.absolute()),
+                "weights": request.weights if weights.name in WEIGHTS_NAMES else str(Path(request.weights).absolute()),
+                "weights_note": weights.note,
                 "versions": {name: version(name) for name in PACKAGES},
             }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)

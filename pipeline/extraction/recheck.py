@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.extraction.blocks import located, sample_of_done
-from pipeline.extraction.compute import Compute, capability_of, has_bfloat16, has_compiler
+from pipeline.extraction.compute import Compute, capability_of, device_like, has_bfloat16, has_compiler
 from pipeline.extraction.worker import Worker, WorkerSetup
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
@@ -14,7 +14,7 @@ TOLERANCES = {"bfloat16": 0.05, "float32": 0.002}
 
 
 def differing_clips(
-    store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int, allow_squeezenet_weights: bool = False
+    store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int
 ) -> tuple[list[str], int, float]:
     """Compute a sample of finished clips again.
 
@@ -25,9 +25,11 @@ def differing_clips(
         PipelineError: the weights are not those of the store.
     """
     settings = store.settings
-    mode = settings.compile_mode if settings.compile_mode != "inductor" or has_compiler() else "jit"
-    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16("cpu") else "float32"
-    capability = capability_of("cpu")
+    device = device_like(settings.capability)
+    can_compile = device == "cuda" or has_compiler()
+    mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
+    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16(device) else "float32"
+    capability = capability_of(device)
     is_same = (capability, mode, dtype) == (settings.capability, settings.compile_mode, settings.compute_dtype)
     tolerance = 0.0 if is_same else TOLERANCES[settings.compute_dtype]
     known = {clip.clip_id for clip in manifest.clips}
@@ -41,10 +43,11 @@ def differing_clips(
             settings=settings,
             classes=store.classes,
             block_clips=store.block_clips,
-            compute=Compute(dtype, mode, capability, settings.batch_frames),
+            compute=Compute(dtype, mode, capability, settings.batch_frames, device),
             weights=weights,
             weights_seed=settings.seed,
-            allow_squeezenet_weights=allow_squeezenet_weights,
+            # They are held to the store's SHA-256: what was allowed when it was made is so again.
+            allow_squeezenet_weights=True,
             swapped_labels=tuple(swapped_labels(store.classes)) if swaps else (),
         )
     )
