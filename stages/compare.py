@@ -66,8 +66,12 @@ def compare(
     Raises:
         UnknownRevisionError: Git knows no revision `against`.
         GateError: a cell lost more than `max_drop` against it, or vanished.
-        PipelineError: no results, results that contradict themselves, an unknown pair.
+        PipelineError: no results, results that contradict themselves, an unknown pair, a drop without a revision.
     """
+    if max_drop is not None and against is None:
+        raise PipelineError("A drop is against a revision: `--max-drop` needs `--against`, such as `--against main`.")
+    if max_drop is not None and not max_drop >= 0:
+        raise PipelineError(f"`--max-drop` (={max_drop:g}) must be zero or more points of top-1.")
     places = [Path(place) for place in dirs]
     # Results that are gone altogether are for the gate to name, where there is one.
     present = [place for place in places if place.is_dir()] if against is not None else places
@@ -100,7 +104,7 @@ def compare(
 def _print_gate(gate: GateReport | None) -> None:
     if gate is not None:
         click.echo("\n" + gate.markdown())
-        gate.check()
+        click.echo("\n" + gate.check())
 
 
 def _terminal_width() -> int:

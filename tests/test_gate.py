@@ -43,6 +43,32 @@ def test_unchanged_results_pass(project: Path) -> None:
     assert all(change.interval.low == change.interval.high == 0 for change in report.changes if change.interval)
 
 
+def test_equal_results_of_several_seeds_have_no_interval_either(project: Path) -> None:
+    write_cell(project / "results/fit_head/squeezenet-gru", head="gru", num_seeds=3)
+    git(project, "add", "results")
+    git(project, "commit", "--quiet", "-m", "three seeds")
+    (change,) = [change for change in gate(project).changes if change.name.endswith("gru")]
+    assert change.interval is not None
+    assert (change.interval.low, change.interval.high) == (0, 0)
+
+
+def test_passing_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare([project / "results/fit_head"], against="main", max_drop=1.0, latency=False)
+    wanted = "The gate against main passes: no drop of top-1 beyond the tolerance (1), and no cell has vanished."
+    assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("against", "max_drop", "message"),
+    [(None, 1.0, "needs `--against`"), ("main", -1.0, "zero or more"), ("main", float("nan"), "zero or more")],
+)
+def test_a_gate_that_could_not_judge_is_refused(
+    project: Path, against: str | None, max_drop: float, message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        compare([project / "results/fit_head"], against=against, max_drop=max_drop, latency=False)
+
+
 def test_a_drop_fails_and_names_cell_drop_and_interval(project: Path) -> None:
     before = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
     write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.8, num_clips=200)
@@ -83,7 +109,7 @@ def test_a_vanished_cell_fails_even_when_its_folder_is_gone(project: Path, tmp_p
     with pytest.raises(GateError, match="results/fit_head/squeezenet-lstm has vanished"):
         gate(project).check()
     cell.parent.rename(tmp_path / "elsewhere")
-    with pytest.raises(GateError, match=r"squeezenet-lstm has vanished.*squeezenet-tsn has vanished"):
+    with pytest.raises(GateError, match=r"(?s)squeezenet-lstm has vanished.*squeezenet-tsn has vanished"):
         compare([project / "results/fit_head"], against="main", latency=False)
 
 

@@ -79,6 +79,25 @@ def test_equal_heads_differ_by_nothing() -> None:
     assert paired_difference(several, several).p_value > 0.5
 
 
+def test_equal_fits_of_several_seeds_differ_by_nothing_where_their_seeds_are_paired() -> None:
+    several = drawn(0.7, 3, 100, seed=7)
+    found = paired_difference(several, several, same_seeds=True)
+    assert (found.points.value, found.points.low, found.points.high, found.p_value) == (0, 0, 0, 1)
+
+
+def test_paired_seeds_agree_with_drawing_clips_and_seeds_one_by_one() -> None:
+    a, b = drawn(0.8, 3, 120, seed=1), drawn(0.7, 3, 120, seed=2)
+    generator = np.random.default_rng(4)
+    samples = []
+    for _ in range(8000):
+        clips, seeds = generator.integers(0, 120, 120), generator.integers(0, 3, 3)
+        samples.append(100 * (a[seeds][:, clips].mean() - b[seeds][:, clips].mean()))
+    found = paired_difference(a, b, same_seeds=True)
+    assert [found.points.low, found.points.high] == pytest.approx(np.quantile(samples, [0.025, 0.975]), abs=0.5)
+    with pytest.raises(ShapeError, match="S=3"):
+        paired_difference(a, b[:2], same_seeds=True)
+
+
 def test_several_seeds_use_the_bootstrap() -> None:
     found = paired_difference(drawn(0.9, 3, 200, seed=8), drawn(0.5, 3, 200, seed=9))
     assert found.test == "paired bootstrap"

@@ -132,14 +132,16 @@ class GateReport:
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
-    def check(self) -> None:
-        """Pass, or say what is wrong.
+    def check(self) -> str:
+        """Say that all is well, or what is wrong.
 
         Raises:
             GateError: a cell dropped beyond the tolerance or vanished; the message names each with its drop.
         """
         if self.faults:
-            raise GateError(f"The gate against {self.revision} fails. " + " ".join(self.faults))
+            raise GateError("\n  ".join([f"The gate against {self.revision} fails.", *self.faults]))
+        allowed = "" if self.max_drop is None else f"no drop of top-1 beyond the tolerance ({self.max_drop:g}), and "
+        return f"The gate against {self.revision} passes: {allowed}no cell has vanished."
 
 
 def compare_with_revision(
@@ -164,7 +166,8 @@ def compare_with_revision(
         if before is not None and after is not None and before.predictions is not None:
             a, b = after.predictions, before.predictions
             if a.clips_digest == b.clips_digest:
-                interval = paired_difference(a.correct, b.correct).points
+                same_seeds = a.num_seeds == b.num_seeds
+                interval = paired_difference(a.correct, b.correct, same_seeds=same_seeds).points
         changes.append(
             Change(name, before.val if before else None, after.recomputed() if after else None, interval, max_drop)
         )
@@ -178,7 +181,7 @@ def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell
     except RevError as error:
         raise UnknownRevisionError(
             f"Git knows no revision '{revision}' here. Name a branch, tag or commit that has been fetched, "
-            "such as origin/main."
+            "such as origin/main; a shallow clone lacks older ones (git fetch --unshallow, or fetch-depth: 0 in CI)."
         ) from error
     except SCMError as error:
         raise PipelineError(f"{root} cannot be read as a Git repository: {error}.") from error

@@ -71,21 +71,34 @@ def accuracy_interval(
 
 
 def paired_difference(
-    a: BoolArray, b: BoolArray, *, num_resamples: int = NUM_RESAMPLES, level: float = LEVEL
+    a: BoolArray,
+    b: BoolArray,
+    *,
+    same_seeds: bool = False,
+    num_resamples: int = NUM_RESAMPLES,
+    level: float = LEVEL,
 ) -> Difference:
     """Compare two heads on the same clips: the clips are drawn together, so what is hard for both cancels out.
+
+    With `same_seeds` the seeds are drawn together as well: row s of both is one start of one head, then and now.
 
     Shape:
         a, b: (S, N) and (R, N), seeds by clips; column n is the same clip in both.
 
     Raises:
-        ShapeError: the two have different numbers of clips.
+        ShapeError: the two have different numbers of clips, or of seeds although these are the same.
         PipelineError: there is no clip.
     """
-    num_clips = check_shape("a", a, "S N")["N"]
-    check_shape("b", b, "R N", N=num_clips)
+    sizes = check_shape("a", a, "S N")
+    if same_seeds:
+        check_shape("b", b, "S N", S=sizes["S"], N=sizes["N"])
+    else:
+        check_shape("b", b, "R N", N=sizes["N"])
     _check_not_empty(a)
-    samples = _resampled_means([a, b], [1.0, -1.0], num_resamples) * 100
+    if same_seeds:
+        samples = _resampled_means([a.astype(np.float64) - b], [1.0], num_resamples) * 100
+    else:
+        samples = _resampled_means([a, b], [1.0, -1.0], num_resamples) * 100
     low, high = _percentiles(samples, level)
     points = Interval(float(a.mean() - b.mean()) * 100, low, high)
     if len(a) == 1 and len(b) == 1:
