@@ -278,7 +278,7 @@ def test_a_decoder_that_changed_cannot_pass_unnoticed(
     def brighter(frames: np.ndarray, *rest: Any) -> torch.Tensor:
         return render(np.where(frames < 255, frames + 1, frames).astype(np.uint8), *rest)
 
-    monkeypatch.setattr("pipeline.extraction.worker.render", brighter)
+    monkeypatch.setattr("pipeline.extraction.clip_steps.render", brighter)
     with pytest.raises(PipelineError, match="come out otherwise when computed again"):
         run(manifest, tmp_path / "s.zarr", num_draws=2)
 
@@ -302,7 +302,7 @@ def test_a_value_beyond_float16_fails_its_clip(
                 parameter.mul_(1e6)
         return backbone, record
 
-    monkeypatch.setattr("pipeline.extraction.worker.build_backbone", built)
+    monkeypatch.setattr("pipeline.extraction.clip_steps.build_backbone", built)
     summary = run(manifest, tmp_path / "s.zarr")
     assert {clip.kind for clip in summary.failed} == {"overflow"}
     assert len(summary.failed) == 5

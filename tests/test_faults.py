@@ -101,6 +101,19 @@ def test_a_kill_in_any_phase_leaves_a_store_that_ends_up_the_same(
     resume_and_compare(manifest, location, expected)
 
 
+@pytest.mark.parametrize(
+    ("phase", "number"), [("move", 8), *(pytest.param(phase, 3, marks=pytest.mark.slow) for phase in PHASES[:4])]
+)
+def test_a_kill_while_threads_decode_ahead_and_write_behind(
+    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, phase: str, number: int
+) -> None:
+    location, kill = tmp_path / "s.zarr", {"phase": phase, "number": number, "marker": str(tmp_path / "killed")}
+    assert run(manifest, location, decode_threads=2, kill=kill).returncode == -signal.SIGKILL
+    assert (tmp_path / "killed").exists()
+    assert find_damage(FeatureStore.open(location)) == []
+    resume_and_compare(manifest, location, expected, decode_threads=2)
+
+
 def kill_at_random_moments(
     manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, seed: int, num_kills: int
 ) -> None:
@@ -214,13 +227,16 @@ def test_a_second_extraction_on_the_same_store_is_refused(manifest: Manifest, tm
     assert f"is being written by another process (pid {first.pid})" in second.stderr
 
 
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_workers", "decode_threads"),
+    [(0, 0), (0, 2), pytest.param(2, 0, marks=pytest.mark.slow)],
+)
 def test_control_c_stops_within_seconds_and_says_how_to_go_on(
-    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, num_workers: int
+    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, num_workers: int, decode_threads: int
 ) -> None:
     location = tmp_path / "s.zarr"
     with subprocess.Popen(
-        command(manifest, location, num_workers=num_workers),
+        command(manifest, location, num_workers=num_workers, decode_threads=decode_threads),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -246,11 +262,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.parametrize("decode_threads", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_stops_with_a_sentence_and_the_store_goes_on_later(
-    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path
+    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, decode_threads: int
 ) -> None:
     location = tmp_path / "s.zarr"
-    limited = [sys.executable, "-c", FULL_DISK, *command(manifest, location)[1:]]
+    limited = [sys.executable, "-c", FULL_DISK, *command(manifest, location, decode_threads=decode_threads)[1:]]
     full = subprocess.run(limited, capture_output=True, text=True, timeout=200, env=_environment())
     assert full.returncode == 1
     assert "PipelineError: No room for" in full.stderr

@@ -28,8 +28,9 @@ from distributed.utils import silence_logging_cmgr
 from pipeline.errors import PipelineError
 from pipeline.extraction.allocator import keep_memory_between_batches
 from pipeline.extraction.blocks import BlockJob
+from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.engine import Engine, Tally
-from pipeline.extraction.worker import BlockResult, Worker, WorkerSetup, set_aside
+from pipeline.extraction.worker import BlockResult, Worker, set_aside
 from pipeline.store.locks import worker_lock
 from pipeline.store.places import Phase, no_phase
 

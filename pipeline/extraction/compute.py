@@ -28,6 +28,11 @@ FRAMES_WORTH_COMPILING = 4000
 
 MAX_BATCH_FRAMES = 16
 
+# On a GPU a batch holds all views of a clip: each has some sixty kernels to start, however few its frames. At most so
+# many frames, and so many bytes of free memory for each (its largest activations, several times over).
+MAX_CUDA_BATCH_FRAMES = 128
+CUDA_BYTES_A_FRAME = 32 << 20
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -68,16 +73,37 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
 
 
-def batch_frames_of(num_segments: int) -> int:
-    """Frames in a batch: the fewest equal batches of at most 16 that hold the segments of one view.
+def batch_frames_of(num_segments: int, most_frames: int = MAX_BATCH_FRAMES) -> int:
+    """Frames in a batch: the fewest equal batches of at most 16 (`most_frames`) that hold the segments of one view.
 
     >>> [batch_frames_of(segments) for segments in (1, 8, 16, 20, 0)]
     [1, 8, 16, 10, 16]
     """
     if num_segments == 0:
-        return MAX_BATCH_FRAMES
-    num_batches = -(-num_segments // MAX_BATCH_FRAMES)
+        return most_frames
+    num_batches = -(-num_segments // most_frames)
     return -(-num_segments // num_batches)
+
+
+def choose_batch_frames(device: str, num_segments: int, num_views: int) -> int:
+    """Frames in a batch of a new store: of one view, or on a GPU of all views of a clip as far as its memory goes."""
+    if not device.startswith("cuda"):
+        return batch_frames_of(num_segments)
+    num_free_bytes, _ = torch.cuda.mem_get_info(device)
+    most_frames = max(1, min(MAX_CUDA_BATCH_FRAMES, num_free_bytes // CUDA_BYTES_A_FRAME))
+    return batch_frames_of(num_segments * num_views, most_frames)
+
+
+def choose_decode_threads(asked: int | None, device: str) -> int:
+    """Threads that decode ahead: as asked, else one a core for a GPU, and none where the cores run the backbone."""
+    if asked is not None:
+        return asked
+    if not device.startswith("cuda"):
+        return 0
+    # Of a container: the cores that it may use.
+    from dask.system import CPU_COUNT
+
+    return int(CPU_COUNT)
 
 
 def choose_compile_mode(asked: str, device: str, num_frames: int) -> tuple[str, str]:

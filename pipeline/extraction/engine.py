@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipeline.errors import PipelineError
 from pipeline.extraction.allocator import keep_memory_between_batches
 from pipeline.extraction.blocks import BlockJob
-from pipeline.extraction.worker import BlockResult, Worker, WorkerSetup
+from pipeline.extraction.clip_steps import WorkerSetup
+from pipeline.extraction.worker import BlockResult, Worker
 from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
 from pipeline.store.places import Phase, no_phase
@@ -100,7 +102,7 @@ class InProcess(Engine):
         return [job.clips[0].clip_id for job in samples if not self._worker.agrees(job)]
 
     def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
-        for job in jobs:
-            with worker_lock(self._worker.place):
-                result = self._worker.run(job, tally.add_clip)
-            tally.add_block(result)
+        # Closed here and now, also after an error: threads that decode ahead end with it.
+        with worker_lock(self._worker.place), closing(self._worker.run_all(jobs, tally.add_clip)) as results:
+            for result in results:
+                tally.add_block(result)

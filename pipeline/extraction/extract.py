@@ -15,9 +15,9 @@ from pipeline.backbones import Backbone, WeightsRecord, build_backbone
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extraction import compute as computing
 from pipeline.extraction.blocks import BlockJob, located, plan_blocks, sample_of_done, views_of
+from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.compute import Compute
 from pipeline.extraction.engine import Engine, InProcess, Tally
-from pipeline.extraction.worker import WorkerSetup
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
@@ -45,6 +45,7 @@ class ExtractionRequest:
     num_draws: training draws of each clip of the split `train` (`--views`).
     dtype, compile_mode: `auto` takes what the store has, or for a new one what this machine does best.
     num_workers: None chooses; 0 runs in this process. scheduler: the address of a Dask cluster that is there.
+    decode_threads: that decode ahead of the backbone, in each process; None is one a core for a GPU, else none.
     block_clips: clips in a block; None chooses by the number of clips. Fixed when the store is made.
     """
 
@@ -64,6 +65,7 @@ class ExtractionRequest:
     rebuild: bool = False
     num_workers: int | None = None
     scheduler: str | None = None
+    decode_threads: int | None = None
     block_clips: int | None = None
 
     def __post_init__(self) -> None:
@@ -188,7 +190,11 @@ def settle(
     dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial)
     compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames)
     capability = computing.capability_of(request.device)
-    batch_frames = computing.batch_frames_of(num_segments)
+    # That of a store stays, whatever views are asked for later and however much memory is free then.
+    if store is None:
+        batch_frames = computing.choose_batch_frames(request.device, num_segments, 1 + num_draws)
+    else:
+        batch_frames = store.settings.batch_frames
     maps = tuple(kind for kind in MAP_KINDS if kind in request.maps)
     settings = StoreSettings(
         backbone=backbone.name,
@@ -221,6 +227,7 @@ def settle(
         weights_seed=request.seed,
         allow_squeezenet_weights=request.allow_squeezenet_weights,
         swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
+        decode_threads=request.decode_threads,
     )
     return setup, tuple(sentence for sentence in (weights.note, about_dtype, about_compile) if sentence)
 

@@ -1,9 +1,15 @@
-"""The backbone as it runs in extraction: frozen, channels last, compiled where that pays, in batches of one size."""
+"""The backbone as it runs in extraction: frozen, channels last, compiled where that pays, in batches of one size.
+
+On a GPU nothing here waits: copies from and to pinned memory and the batches between them are queued, and whoever
+wants the features waits for their copy alone.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -17,11 +23,40 @@ from pipeline.extraction.compute import Compute
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-class Forward:
-    """Frames of one clip and view -> float16 features.
+@dataclass(frozen=True)
+class Pending:
+    """Features on their way to this machine's memory; `copied` is None where they are there."""
 
-    Batches never cross a clip and view and are padded to one size: then the features of a clip depend on nothing else
-    in the run. The backbone given is taken over (frozen, converted).
+    pooled: Tensor
+    maps: Tensor | None
+    copied: torch.cuda.Event | None
+
+    def wait(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The features, once they are there; from any thread.
+
+        Shape:
+            returns: (T, C) and (T, H, W, C), float16.
+
+        Raises:
+            ClipError: a value is beyond float16, or is no number.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        features = self.pooled.numpy()
+        maps = None if self.maps is None else self.maps.numpy()
+        for values in (features, maps):
+            if values is not None and not np.isfinite(values).all():
+                raise ClipError(
+                    "overflow", f"A feature is beyond float16 (largest {FLOAT16_MAX:,.0f}) or not a number."
+                )
+        return features, maps
+
+
+class Forward:
+    """Frames of one clip -> float16 features.
+
+    A call's frames are divided into batches of one size, the last one padded: then the features of a clip depend on
+    nothing else in the run. The backbone given is taken over (frozen, converted).
     """
 
     def __init__(self, backbone: Backbone, compute: Compute) -> None:
@@ -47,26 +82,43 @@ class Forward:
         Raises:
             ClipError: a value is beyond float16, or is no number.
         """
+        return self.begin(frames, keep_maps).wait()
+
+    def begin(self, frames: Tensor, keep_maps: bool) -> Pending:
+        """Begin with some frames; on a GPU this returns before they are done.
+
+        Shape:
+            frames: (T, 3, H, W), uint8, channels last in memory; pinned, where the device is a GPU.
+        """
         vectors: list[Tensor] = []
         maps: list[Tensor] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), self._exact():
             for start in range(0, len(frames), self.compute.batch_frames):
                 batch = frames[start : start + self.compute.batch_frames]
                 found = self._padded(batch)[: len(batch)]  # (n, C, h, w)
-                vectors.append(pooled(found).to(torch.float16).cpu())
+                vectors.append(pooled(found).to(torch.float16))
                 if keep_maps:
-                    maps.append(found.permute(0, 2, 3, 1).to(torch.float16).cpu())
-        features = torch.cat(vectors).numpy()
-        spatial = torch.cat(maps).contiguous().numpy() if keep_maps else None
-        for values in (features, spatial):
-            if values is not None and not np.isfinite(values).all():
-                raise ClipError(
-                    "overflow", f"A feature is beyond float16 (largest {FLOAT16_MAX:,.0f}) or not a number."
-                )
-        return features, spatial
+                    maps.append(found.permute(0, 2, 3, 1).to(torch.float16))
+            features = torch.cat(vectors)
+            spatial = torch.cat(maps).contiguous() if keep_maps else None
+            if not features.is_cuda:
+                return Pending(features, spatial, None)
+            kept = (_to_pinned(features), None if spatial is None else _to_pinned(spatial))
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(features.device))
+            return Pending(*kept, copied)
+
+    @contextmanager
+    def _exact(self) -> Iterator[None]:
+        """On a GPU, convolutions in float32 that is not rounded to TF32, and that add in one order."""
+        if not self.compute.device.startswith("cuda"):
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
 
     def _padded(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.compute.device)
+        batch = batch.to(self.compute.device, non_blocking=True)
         if len(batch) < self.compute.batch_frames:
             whole = self._example.clone()
             whole[: len(batch)] = batch
@@ -84,7 +136,11 @@ class Forward:
                 run = torch.jit.freeze(torch.jit.trace(self._backbone, self._example, check_trace=False))
             else:
                 run = torch.compile(self._backbone, fullgraph=True, dynamic=False, options={"freezing": True})
-            with torch.inference_mode():
+            with torch.inference_mode(), self._exact():
                 for _ in range(2):
                     run(self._example)
         return cast("Callable[[Tensor], Tensor]", run)
+
+
+def _to_pinned(values: Tensor) -> Tensor:
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pipeline.extraction.blocks import located, sample_of_done
+from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.compute import Compute, capability_of, device_like, has_bfloat16, has_compiler
-from pipeline.extraction.worker import Worker, WorkerSetup
+from pipeline.extraction.worker import Worker
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
 from pipeline.video.flips import swapped_labels

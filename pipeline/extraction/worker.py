@@ -1,56 +1,42 @@
-"""One worker: a block of clips -> its arrays in the store. Every process of an extraction runs this same code."""
+"""One worker: blocks of clips -> their arrays in the store. Every process of an extraction runs this same code.
+
+A clip goes through three steps: decoded and rendered, through the backbone, compressed into its block. With threads
+(for a GPU) the first runs ahead of the backbone and the last behind it, a block is written while the next one is
+computed, and the calling thread does nothing but start the backbone; without, they follow each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 
-from pipeline.backbones import build_backbone
-from pipeline.backbones.preprocessing import Preprocessing
-from pipeline.errors import ClipError, PipelineError
+from pipeline.extraction.ahead import ahead, executor_of
 from pipeline.extraction.blocks import KILLED_WORKER, BlockJob, ClipJob
-from pipeline.extraction.compute import Compute
-from pipeline.extraction.forward import Forward
-from pipeline.extraction.provenance import digest_of, state_of
+from pipeline.extraction.clip_steps import BegunClip, ClipFeatures, ClipSteps, RenderedClip, WorkerSetup
+from pipeline.extraction.compute import choose_decode_threads
+from pipeline.extraction.provenance import state_of
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.places import Phase, no_phase, place_of
-from pipeline.store.record import DONE, FAILED, ClipRecord
-from pipeline.store.settings import StoreSettings
+from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
 from pipeline.store.writer import BlockBuilder, current_record, write_block
-from pipeline.video.decode import open_clip
-from pipeline.video.views import View, centre_crop, drawn_view, render, test_view
 
 
 @dataclass(frozen=True)
-class WorkerSetup:
-    """All that a worker needs besides its blocks; plain data that travels between processes.
+class ComputedBlock:
+    """A block that is ready to be written. `before`: its record as it stands."""
 
-    weights_seed: of random weights. swapped_labels: the class index after mirroring, where flips swap sides.
-    """
-
-    location: str
-    settings: StoreSettings
-    classes: tuple[str, ...]
-    block_clips: int
-    compute: Compute
-    weights: str
-    weights_seed: int
-    allow_squeezenet_weights: bool = False
-    swapped_labels: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class ClipFeatures:
-    """The features of one clip in some views (or of all its frames), with what its file is."""
-
-    record: ClipRecord
-    pooled: dict[str, np.ndarray] = field(default_factory=dict)
-    spatial: dict[str, np.ndarray | None] = field(default_factory=dict)
-    sampling: dict[str, np.ndarray] = field(default_factory=dict)
+    job: BlockJob
+    builder: BlockBuilder
+    records: dict[int, ClipRecord]
+    before: BlockRecord | None
+    num_frames: int
 
 
 @dataclass(frozen=True)
@@ -63,34 +49,54 @@ class BlockResult:
 
 
 class Worker:
-    """Holds the backbone, ready to run; computes blocks one by one."""
+    """Holds the backbone, ready to run; computes blocks."""
 
     def __init__(self, setup: WorkerSetup, on_phase: Phase = no_phase) -> None:
         # One thread: sums in float32 depend on the number of threads, and a process a core is fastest anyway.
         torch.set_num_threads(1)
-        settings = setup.settings
-        backbone, weights = build_backbone(
-            settings.backbone, setup.weights, setup.weights_seed, setup.allow_squeezenet_weights
-        )
-        if weights.sha256 != settings.weights["sha256"]:
-            raise PipelineError(
-                f"The weights '{setup.weights}' of this worker have the sha256 {weights.sha256[:8]}…, the run's have "
-                f"{settings.weights['sha256'][:8]}…. Give every machine the same weight file."
-            )
-        self.setup = setup
-        self.settings = settings
+        self.setup, self.settings = setup, setup.settings
         self.on_phase = on_phase
         self.place = place_of(setup.location)
-        self._preprocessing = Preprocessing.from_dict(settings.preprocessing)
-        self._forward = Forward(backbone, setup.compute)
-        self._class_index = {label: index for index, label in enumerate(setup.classes)}
+        self._steps = ClipSteps(setup, on_phase)
+        self._num_threads = choose_decode_threads(setup.decode_threads, setup.compute.device)
+        # Clips that are decoded and wait, and clips that wait to be compressed, each at most: those that the threads
+        # have in hand, and two.
+        self._num_ahead = self._num_threads + 2 if self._num_threads else 1
 
-    def run(self, job: BlockJob, on_clip: Callable[[ClipRecord], None] = lambda record: None) -> BlockResult:
+    def features(self, clip: ClipJob) -> ClipFeatures:
+        """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
+        return self._steps.features(clip)
+
+    def run(self, job: BlockJob) -> BlockResult:
         """Compute a block, write it and mark it done.
 
         Raises:
             PipelineError: the disk is full, or rows that should be kept are damaged.
         """
+        (result,) = self.run_all([job])
+        return result
+
+    def run_all(
+        self, jobs: Sequence[BlockJob], on_clip: Callable[[ClipRecord], None] = lambda record: None
+    ) -> Generator[BlockResult]:
+        """Compute blocks, write them and mark them done, in order; `on_clip` is told of each clip, in this thread.
+
+        Raises:
+            PipelineError: the disk is full, or rows that should be kept are damaged.
+        """
+        clips = (clip for job in jobs for clip in job.clips)
+        with executor_of(self._num_threads) as executor:
+            rendered = ahead(executor, self._steps.rendered, clips, self._num_ahead)
+            blocks = (self._computed(job, rendered, executor, on_clip) for job in jobs)
+            yield from ahead(executor, self._written, blocks, min(self._num_ahead, 2))
+
+    def _computed(
+        self,
+        job: BlockJob,
+        rendered: Iterator[RenderedClip],
+        executor: Executor,
+        on_clip: Callable[[ClipRecord], None],
+    ) -> ComputedBlock:
         before = current_record(self.place, job.block)
         builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views)
         records = {clip.offset: clip for clip in job.kept}
@@ -101,23 +107,32 @@ class Worker:
                 # A view that is written anew keeps the rows of the clips that are not computed in it.
                 builder.copy_rows(self.place, before, view, [at for at in done if view not in computed.get(at, ())])
         num_frames = 0
-        for clip in job.clips:
-            features = self.features(clip)
-            records[clip.offset] = features.record
-            if features.record.status == DONE:
-                for view, pooled in features.pooled.items():
-                    num_frames += len(pooled)
-                    if self.settings.frames == "all":
-                        builder.add_frames(clip.offset, pooled)
-                    else:
-                        builder.add(clip.offset, view, pooled, features.spatial[view], features.sampling[view])
+        begun = map(self._steps.begun, islice(rendered, job.num_clips))
+        for record, num_frames_of_clip in ahead(executor, partial(self._added, builder), begun, self._num_ahead):
+            records[record.offset] = record
+            num_frames += num_frames_of_clip
+            on_clip(record)
+        return ComputedBlock(job, builder, records, before, num_frames)
+
+    def _added(self, builder: BlockBuilder, clip: BegunClip) -> tuple[ClipRecord, int]:
+        """Compress the features of a clip into its block; its record, and how many frames it took."""
+        features = self._steps.finished(clip)
+        at = features.record.offset
+        if features.record.status != DONE:
+            builder.drop(at)
+            return features.record, 0
+        for view, pooled in features.pooled.items():
+            if self.settings.frames == "all":
+                builder.add_frames(at, pooled)
             else:
-                builder.drop(clip.offset)
-            on_clip(features.record)
-        ordered = [records[offset] for offset in sorted(records)]
-        record = write_block(self.place, builder, ordered, before, self.on_phase)
-        grown = record.num_bytes - (before.num_bytes if before else 0)
-        return BlockResult(tuple(records[clip.offset] for clip in job.clips), num_frames, grown)
+                builder.add(at, view, pooled, features.spatial[view], features.sampling[view])
+        return features.record, sum(len(pooled) for pooled in features.pooled.values())
+
+    def _written(self, block: ComputedBlock) -> BlockResult:
+        ordered = [block.records[offset] for offset in sorted(block.records)]
+        record = write_block(self.place, block.builder, ordered, block.before, self.on_phase)
+        grown = record.num_bytes - (block.before.num_bytes if block.before else 0)
+        return BlockResult(tuple(block.records[clip.offset] for clip in block.job.clips), block.num_frames, grown)
 
     def agrees(self, job: BlockJob, tolerance: float = 0.0) -> bool:
         """Whether the clip of a job of one clip comes out as it stands in the store.
@@ -143,65 +158,6 @@ class Worker:
             if maps is not None and not _close(store.read_spatial(view, row), maps, tolerance):
                 return False
         return True
-
-    def features(self, clip: ClipJob) -> ClipFeatures:
-        """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
-        state = state_of(clip.location)
-        shape = (0, 0, 0)
-        digest = ""
-        try:
-            digest = digest_of(clip.location)
-            self.on_phase("decode", clip.clip_id)
-            with open_clip(clip.location) as reader:
-                shape = (reader.num_frames, reader.height, reader.width)
-                views = self._views(clip, *shape)
-                # One decode for all views: every frame that any of them shows, once.
-                wanted = sorted({index for view in views for index in view.frame_indices})
-                frames = reader.read(wanted)
-            known = (clip.offset, clip.clip_id, clip.label, DONE, state.size, digest, state.modified_ns, *shape)
-            found = ClipFeatures(ClipRecord(*known))
-            self.on_phase("forward", clip.clip_id)
-            for view in views:
-                self._add_view(found, view, frames, wanted, clip.label)
-            return found
-        except ClipError as error:
-            failed = (clip.offset, clip.clip_id, clip.label, FAILED, state.size, digest, state.modified_ns, *shape)
-            return ClipFeatures(ClipRecord(*failed, error.kind, str(error)))
-
-    def _add_view(self, found: ClipFeatures, view: View, frames: np.ndarray, wanted: Sequence[int], label: str) -> None:
-        chosen = frames[np.searchsorted(wanted, view.frame_indices)]  # (T, H, W, 3)
-        pixels = render(chosen, view.crop, view.flip, self._preprocessing.input_size)
-        keep_maps = "spatial" in self.settings.maps
-        found.pooled[view.name], found.spatial[view.name] = self._forward(pixels, keep_maps)
-        index = self._class_index.get(label, -1)
-        if view.flip and index >= 0 and self.setup.swapped_labels:
-            index = self.setup.swapped_labels[index]
-        box = (view.crop.top, view.crop.left, view.crop.height, view.crop.width)
-        numbers = (*view.frame_indices, *box, int(view.flip), index)
-        found.sampling[view.name] = np.array(numbers, dtype=np.int32)
-
-    def _views(self, clip: ClipJob, num_frames: int, height: int, width: int) -> list[View]:
-        settings, fraction = self.settings, self._preprocessing.crop_fraction
-        if settings.frames == "all":
-            crop = centre_crop(height, width, fraction)
-            return [View(TEST_VIEW, tuple(range(num_frames)), crop, flip=False)]
-        views = []
-        if TEST_VIEW in clip.views:
-            views.append(test_view(num_frames, height, width, settings.num_segments, settings.frame_choices, fraction))
-        for draw in (int(view.partition("-")[2]) for view in clip.views if view != TEST_VIEW):
-            view = drawn_view(
-                draw,
-                clip_id=clip.clip_id,
-                seed=settings.seed,
-                num_frames=num_frames,
-                height=height,
-                width=width,
-                num_segments=settings.num_segments,
-                choices=settings.frame_choices,
-                crop_fraction=fraction,
-            )
-            views.append(view)
-        return views
 
 
 def set_aside(setup: WorkerSetup, job: BlockJob, reason: str) -> BlockResult:
