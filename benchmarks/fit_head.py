@@ -1,9 +1,11 @@
 """What does caching give to training, and does the store hold it up?
 
-Three questions, each answered by interleaved pairs, of which the medians are printed:
+Four questions, each answered by interleaved pairs, of which the medians are printed:
 
     ratio     an epoch of fit-head from the store against the same epoch from tensors in RAM (goals: pooled 0.98,
               3D-FCN in float32 0.9). RAM tensors are float32 and contiguous as (N, T, H, W, C), gathered by index.
+    again     every head: an epoch of fit-head against one that decodes the clips and runs the backbone again before it
+              trains, both on one core (goals: MLP 1/100, LSTM 1/40, TRN 1/18, 3D-FCN 1/3).
     heads     every head: clips per second of training on the store's features, and seconds of an epoch.
     jester    a pooled table of Jester's size (118,562 × 8 × 512, synthetic): seconds to load it from a store's
               chunks, seconds of an MLP epoch, and peak memory.
@@ -26,7 +28,11 @@ import click
 import numpy as np
 import torch
 
+from pipeline.extraction.blocks import ClipJob
+from pipeline.extraction.compute import Compute as ExtractionCompute
+from pipeline.extraction.worker import Worker, WorkerSetup
 from pipeline.heads import HEADS
+from pipeline.manifest import read_manifest
 from pipeline.recipe import FrameChoices, Recipe, named_recipe
 from pipeline.store import FeatureStore
 from pipeline.store.settings import StoreSettings
@@ -37,6 +43,7 @@ from pipeline.training.compute import Compute, choose_compute, num_cores
 from pipeline.training.features import ClipFeatures, Draw
 from pipeline.training.fit import HeadData, Watcher
 from pipeline.training.map_features import MapCache
+from pipeline.video.flips import swapped_labels
 
 JESTER_CLIPS = 118_562
 
@@ -88,6 +95,63 @@ def ratio(store: str, heads: tuple[str, ...], precision: str, pairs: int, loader
         click.echo(
             f"{name}, {precision}, {compute.threads} threads: {num_clips / store_seconds:,.0f} clips/s from the store, "
             f"{num_clips / ram_seconds:,.0f} from RAM, ratio {ram_seconds / store_seconds:.3f}"
+        )
+
+
+@main.command()
+@click.argument("store")
+@click.argument("manifest")
+@click.option("--root", default=None, help="Where the clips lie.  [default: as the manifest says]")
+@click.option("--head", "heads", multiple=True, default=tuple(HEADS), show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--clips", default=24, show_default=True, help="Clips that are decoded and extracted in a round.")
+def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], rounds: int, clips: int) -> None:
+    """An epoch of fit-head against an epoch that extracts one view of every clip again, on one core."""
+    opened = FeatureStore.open(store)
+    settings = opened.settings
+    compute = ExtractionCompute(
+        settings.compute_dtype, settings.compile_mode, settings.capability, settings.batch_frames, "cpu"
+    )
+    name, swaps = opened.attributes["provenance"]["weights"], settings.frame_choices.flip == "swap"
+    swapped = tuple(swapped_labels(opened.classes)) if swaps else ()
+    worker = Worker(
+        WorkerSetup(opened.place.location, settings, opened.classes, opened.block_clips, compute, name, settings.seed,
+                    True, swapped)
+    )  # fmt: skip
+    listed = read_manifest(manifest, root)
+    chosen = [clip for clip in listed.clips if clip.split == "train"]
+    chosen = chosen[:: max(1, len(chosen) // clips)][:clips]
+    jobs = [ClipJob(0, clip.clip_id, str(listed.locate(clip)), clip.label, ("train-0",)) for clip in chosen]
+    recipe = named_recipe("cached")
+    data = CachedData(opened, Path("."), click.echo)
+    fits = {}
+    for head in heads:
+        head_data = data.of(HEADS[head].maps, recipe.frames)
+        one_core = replace(choose_compute(head), threads=1)
+        fits[head] = _training(head_data, head, recipe, one_core), head_data.train.num_clips, one_core.precision
+    extracting: list[float] = []
+    fitting: dict[str, list[float]] = {head: [] for head in heads}
+    worker.features(jobs[0])
+    for head in heads:
+        _seconds(fits[head][0])
+    for _ in range(rounds):
+        started_at_seconds = time.monotonic()
+        failed = [job.clip_id for job in jobs if worker.features(job).record.status != "done"]
+        if failed:
+            raise click.ClickException(f"clips that cannot be extracted: {', '.join(failed)}")
+        extracting.append((time.monotonic() - started_at_seconds) / len(jobs))
+        for head in heads:
+            train, num_clips, _ = fits[head]
+            fitting[head].append(_seconds(train) / num_clips)
+    click.echo(
+        f"decode and backbone: {1000 * statistics.median(extracting):.1f} ms a clip and view "
+        f"({settings.backbone}, {settings.compute_dtype}, {settings.compile_mode})"
+    )
+    for head in heads:
+        ratios = [(fit + extract) / fit for fit, extract in zip(fitting[head], extracting, strict=True)]
+        click.echo(
+            f"{head:9s} {1000 * statistics.median(fitting[head]):7.2f} ms a clip ({fits[head][2]}): an epoch of "
+            f"fit-head takes 1/{statistics.median(ratios):.1f} of one that extracts again"
         )
 
 

@@ -1,9 +1,9 @@
 """Which training choices suit frozen features: the measurements behind the recipe `cached`.
 
 Fits heads on a store under every combination of the choices given, and prints top-1 (mean over heads and over seeds),
-a line a combination, best first. Nothing is written. Run it on the demo's store and on one of real clips:
+a line a combination, best first. Run it on the demo's store and on one of real clips:
 
-    python benchmarks/recipe_tuning.py STORE --heads mlp,lstm,gru,trn --seeds 3 \\
+    python -m benchmarks.recipe_tuning STORE --heads mlp,lstm,gru,trn --seeds 3 \\
         --try lr=0.0003,0.001,0.003 --try epochs=20,40 --try projection_init=default,normal_0.001
 """
 
@@ -12,12 +12,12 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import yaml
 
+from pipeline.files import write_text
 from pipeline.heads import HEADS
 from pipeline.recipe import named_recipe
 from pipeline.store import FeatureStore
@@ -29,21 +29,24 @@ from pipeline.training.metrics import top1
 
 @click.command()
 @click.argument("store")
-@click.option("--heads", default="mlp,rnn_tanh,lstm,gru,blstm,trn", show_default=True)
+@click.option("--heads", default="mlp,rnn_tanh,rnn_relu,lstm,gru,blstm,trn", show_default=True)
 @click.option("--recipe", default="cached", show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--try", "tries", multiple=True, metavar="SWITCH=A,B,...", help="Values of a switch; repeat for others.")
 @click.option("--views", type=int, help="Training views used.  [default: all]")
-def main(store: str, heads: str, recipe: str, seeds: int, tries: tuple[str, ...], views: int | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
+def main(
+    store: str, heads: str, recipe: str, seeds: int, tries: tuple[str, ...], views: int | None, out: Path | None
+) -> None:
     """Print top-1 under every combination of the choices, best first."""
-    data = CachedData(FeatureStore.open(store), Path("."), click.echo, num_views=views)
+    opened = FeatureStore.open(store)
+    data = CachedData(opened, Path("."), lambda text: click.echo(text, err=True), num_views=views)
     names = heads.split(",")
     switches = [switch.partition("=")[0] for switch in tries]
     values = [[yaml.safe_load(value) for value in switch.partition("=")[2].split(",")] for switch in tries]
-    lines: list[tuple[float, str]] = []
+    rows: list[tuple[float, str]] = []
     for combination in itertools.product(*values):
-        changes: dict[str, Any] = dict(zip(switches, combination, strict=True))
-        chosen = named_recipe(recipe).changed(**changes)
+        chosen = named_recipe(recipe).changed(**dict(zip(switches, combination, strict=True)))
         started_at_seconds = time.monotonic()
         means = {}
         for name in names:
@@ -51,12 +54,22 @@ def main(store: str, heads: str, recipe: str, seeds: int, tries: tuple[str, ...]
             results = [fit_head(head_data, name, chosen, seed, choose_compute(name)) for seed in range(seeds)]
             means[name] = np.mean([top1(result.scores, result.labels) for result in results])
         mean = float(np.mean(list(means.values())))
-        each = "  ".join(f"{name} {value:5.1f}" for name, value in means.items())
-        text = "  ".join(f"{switch}={value}" for switch, value in changes.items())
-        lines.append((mean, f"{mean:5.1f}  {text}   {each}   {time.monotonic() - started_at_seconds:.0f} s"))
-        click.echo(lines[-1][1], err=True)
-    for _, line in sorted(lines, reverse=True):
-        click.echo(line)
+        cells = [*map(str, combination), f"**{mean:.1f}**", *(f"{value:.1f}" for value in means.values())]
+        rows.append((mean, f"| {' | '.join(cells)} |"))
+        click.echo(f"{rows[-1][1]} {time.monotonic() - started_at_seconds:.0f} s", err=True)
+    lines = [
+        f"`python -m benchmarks.recipe_tuning STORE --recipe {recipe} --heads {heads} --seeds {seeds} "
+        f"{' '.join(f'--try {switch}' for switch in tries)}`: {opened.settings.backbone}, weights "
+        f"{opened.settings.weights['name']}, {len(data.views)} training views. Validation top-1 in percent at the best "
+        "epoch, mean over seeds; best combination first.",
+        "",
+        f"| {' | '.join([*switches, 'mean', *names])} |",
+        f"|{'---|' * len(switches)}{'---:|' * (1 + len(names))}",
+        *(row for _, row in sorted(rows, key=lambda row: -row[0])),
+    ]
+    click.echo("\n".join(lines))
+    if out is not None:
+        write_text(out, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

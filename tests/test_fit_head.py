@@ -217,9 +217,10 @@ def test_heads_without_convolutions_run_in_float32_on_one_thread() -> None:
         choose_compute("lstm", precision="half")
 
 
-def test_scaled_inputs_are_the_same_function_with_another_projection(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scaling", ["centre", "standardise"])
+def test_scaled_inputs_are_the_same_function_with_another_projection(tmp_path: Path, scaling: str) -> None:
     data = pooled_data(tmp_path)
-    head = fit_head(data, "lstm", RECIPE.changed(epochs=1), 0, CPU).head
+    head = fit_head(data, "lstm", RECIPE.changed(epochs=1, input_scaling=scaling), 0, CPU).head
     plain = build_head("lstm", in_channels=C, num_segments=T, num_classes=3)
     state = head.state_dict()
     mean, scale = state.pop("input_mean"), state.pop("input_scale")
@@ -230,3 +231,17 @@ def test_scaled_inputs_are_the_same_function_with_another_projection(tmp_path: P
     features = data.val.gather(data.val.plain_draw()).float()
     with torch.inference_mode():
         torch.testing.assert_close(head(features), plain.eval()(features), atol=1e-5, rtol=1e-4)
+
+
+def test_centred_inputs_keep_the_proportions_of_the_channels_and_standardised_ones_do_not(tmp_path: Path) -> None:
+    data = pooled_data(tmp_path)
+    features = data.train.gather(data.train.plain_draw()).double().flatten(0, 1)[..., 0, 0]  # (N T, C)
+    scaled = {}
+    for scaling in ("centre", "standardise"):
+        state = fit_head(data, "mlp", RECIPE.changed(epochs=0, input_scaling=scaling), 0, CPU).head.state_dict()
+        scaled[scaling] = (features - state["input_mean"]) * state["input_scale"]
+        assert scaled[scaling].mean(dim=0).abs().max() < 1e-3
+    assert scaled["centre"].square().mean().sqrt().item() == pytest.approx(0.25, rel=1e-3)
+    assert scaled["standardise"].std(dim=0, correction=0).allclose(torch.ones((), dtype=torch.float64), rtol=1e-3)
+    deviations = features.std(dim=0)
+    assert (scaled["centre"].std(dim=0) / deviations).std() < 1e-4

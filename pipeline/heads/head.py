@@ -14,6 +14,9 @@ from pipeline.shapes import check_shape
 
 NUM_FEATURES = 256  # what the learned projection makes of a backbone's channels (Sec. 3.1)
 DEFAULT_CHOICES = HeadChoices()
+# Of all channels together under `input_scaling=centre`. Recurrent heads learn worse from larger inputs, the others as
+# well from these.
+CENTRED_DEVIATION = 0.25
 
 
 class Head(nn.Module):
@@ -56,7 +59,7 @@ class Head(nn.Module):
         self.num_segments = num_segments
         self.num_classes = num_classes
         self.choices = choices
-        if choices.input_scaling == "standardise":
+        if choices.input_scaling != "none":
             # Of the training features; part of the state, so that a model file has them, and never trained.
             self.register_buffer("input_mean", torch.zeros(in_channels))
             self.register_buffer("input_scale", torch.ones(in_channels))
@@ -86,17 +89,21 @@ class Head(nn.Module):
         return [value for name, value in self.named_parameters() if not name.startswith("projection.")]
 
     def set_input_scaling(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take over mean and standard deviation of the training features' channels (`input_scaling=standardise`).
+        """Take over mean and standard deviation of the training features' channels, for `input_scaling`.
 
         The projection could absorb both without a change of the scores, so the head remains the paper's; they only
-        make it learnable in a few epochs where a channel varies little about a large mean.
+        make it learnable in fewer epochs where a channel varies little about a large mean.
 
         Shape:
             mean, deviation: (C,).
         """
+        self.get_buffer("input_mean").copy_(mean)
+        if self.choices.input_scaling == "centre":
+            together = float(deviation.square().mean().sqrt())
+            self.get_buffer("input_scale").fill_(CENTRED_DEVIATION / (together or 1.0))
+            return
         # A channel that hardly ever varies in training must not blow up what it does later.
         floor = 0.1 * deviation.mean()
-        self.get_buffer("input_mean").copy_(mean)
         self.get_buffer("input_scale").copy_(1.0 / deviation.clamp(min=float(floor) or 1.0))
 
     def _scaled(self, features: Tensor) -> Tensor:

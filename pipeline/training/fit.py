@@ -124,7 +124,7 @@ class _Fit:
             num_classes=data.num_classes,
             choices=recipe.head,
         )
-        if recipe.head.input_scaling == "standardise":
+        if recipe.head.input_scaling != "none":
             head.set_input_scaling(*data.train.channel_statistics())
         self.head: Head = head.to(compute.device)
         self._set_training_mode()
