@@ -27,10 +27,22 @@ def replaced_once(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+FIT_AND_COMPARE = """
+import sys
+from pathlib import Path
+from stages.compare import compare
+from stages.predict import predict
+from tests.fitted_models import fitted_in
+fitted = fitted_in(Path(sys.argv[1]), heads=("tconv", "tsn"))
+compare([fitted.folder / "fit"], report=False)
+predict(model=fitted.model("tconv"), videos=fitted.clips[:1], top=1)
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project to which the page's head has been added as the page says."""
-    for folder in ("pipeline", "tests"):
+    for folder in ("pipeline", "stages", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
@@ -68,3 +80,16 @@ def test_the_new_head_is_described(project: Path) -> None:
     assert rows["tconv"]["parameters"] == weights + 256 + scores + 27
     assert rows["tconv"]["macs"] == 8 * weights + scores
     assert len(rows) == 12
+
+
+def test_the_new_head_is_fitted_compared_and_predicts(project: Path) -> None:
+    output = python(project, "-c", FIT_AND_COMPARE, str(project / "work"))
+    assert re.search(r"^tconv, random +pooled +\d+ k ", output, re.MULTILINE)
+    assert "Rank correlation with the paper" not in output, "the paper has only one of the two"
+    assert len(re.findall(r"^ +\d+\.\d %", output, re.MULTILINE)) == 1
+
+
+def test_the_papers_table_needs_no_row_for_a_new_head(project: Path) -> None:
+    python(
+        project, "-m", "pytest", "tests/test_table.py", "-q", "-p", "no:cacheprovider", "-k", "agrees_with_the_paper"
+    )

@@ -259,8 +259,12 @@ def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
         of_recipe = [row for row in frozen if row.cell.recipe == recipe]
         cell = of_recipe[0].cell
         column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
-        if column is not None and len(of_recipe) > 1:
-            yield rank_agreement(column, recipe, {row.cell.head: row.top1.value for row in of_recipe})
+        if column is None:
+            continue
+        agreement = rank_agreement(column, recipe, {row.cell.head: row.top1.value for row in of_recipe})
+        # One head has no order; the paper does not know every head.
+        if agreement.num_heads > 1:
+            yield agreement
 
 
 def _time_shares(cells: Iterable[Cell]) -> dict[str, float]:

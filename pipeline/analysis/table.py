@@ -56,7 +56,7 @@ LEGEND = {
     "shuffled, reversed": "points of top-1 lost (-) or won (+) when the frames are shown in that order",
     "paper": "top-1 of the paper's Table 3",
     "ms/clip, memory": "of the head alone, its features at hand, measured on this machine with one thread",
-    "time": "share of the training time of all rows",
+    "time": "share of the training time of all rows whose time is known here",
 }
 _MEASURED_TERMS = {"ms/clip, memory", "time"}
 
