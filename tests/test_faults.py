@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.errors import PipelineError
@@ -180,6 +181,30 @@ def test_a_lost_worker_costs_nothing_but_time(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_end_with_a_parent_that_is_killed(
+    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, seed: int
+) -> None:
+    location = tmp_path / "s.zarr"
+    with subprocess.Popen(
+        command(manifest, location, num_workers=2),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+    ) as child:
+        while not (location / "records").exists():
+            time.sleep(0.01)
+        time.sleep(float(np.random.default_rng(seed).uniform(0, 0.5)))
+        workers = psutil.Process(child.pid).children(recursive=True)
+        child.kill()
+        child.wait()
+    assert len(workers) >= 2
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    resume_and_compare(manifest, location, expected)
+
+
+@pytest.mark.slow
 def test_a_block_that_kills_every_worker_is_set_aside_by_name_and_tried_again(
     manifest: Manifest, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -262,12 +287,14 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("decode_threads", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "changes", [{}, *(pytest.param({name: 2}, marks=pytest.mark.slow) for name in ("decode_threads", "num_workers"))]
+)
 def test_a_full_disk_stops_with_a_sentence_and_the_store_goes_on_later(
-    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, decode_threads: int
+    manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, changes: dict[str, int]
 ) -> None:
     location = tmp_path / "s.zarr"
-    limited = [sys.executable, "-c", FULL_DISK, *command(manifest, location, decode_threads=decode_threads)[1:]]
+    limited = [sys.executable, "-c", FULL_DISK, *command(manifest, location, **changes)[1:]]
     full = subprocess.run(limited, capture_output=True, text=True, timeout=200, env=_environment())
     assert full.returncode == 1
     assert "PipelineError: No room for" in full.stderr

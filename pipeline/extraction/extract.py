@@ -229,7 +229,8 @@ def settle(
         swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
         decode_threads=request.decode_threads,
     )
-    return setup, tuple(sentence for sentence in (weights.note, about_dtype, about_compile) if sentence)
+    about_weights = f"Weights '{weights.name}': {weights.note}." if weights.note else ""
+    return setup, tuple(sentence for sentence in (about_weights, about_dtype, about_compile) if sentence)
 
 
 def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
