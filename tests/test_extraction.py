@@ -27,6 +27,7 @@ from pipeline.extraction.compute import (
 )
 from pipeline.extraction.extract import choose_num_workers
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore, layout
 from pipeline.video.decode import open_clip
@@ -416,6 +417,16 @@ def test_no_more_workers_are_started_than_cores_and_memory_allow(
     assert choose_num_workers(request, settings, jobs) == expected
     assert choose_num_workers(request, settings, jobs[:1]) == 0
     assert choose_num_workers(dataclasses.replace(request, num_workers=3), settings, jobs) == 3
+
+
+def test_whoever_watches_sees_frames_before_the_first_block_is_written(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(Progress, "advance", lambda progress, count, note: notes.append(note))
+    run(manifest, tmp_path / "s.zarr", num_draws=0, block_clips=64)
+    assert len(notes) == 5
+    assert not any(note.startswith("0 frames/s") for note in notes)
 
 
 @pytest.mark.parametrize("changes", [{"num_segments": 0}, {"num_draws": -1}, {"maps": ("pool",)}, {"frames": "some"}])

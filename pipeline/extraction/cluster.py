@@ -229,7 +229,7 @@ class OnDask(Engine):
             result = set_aside(self._setup, job, reason)
         else:
             result = future.result()
-        for clip in result.computed:
+        for clip in result.clips:
             tally.add_clip(clip)
         tally.add_block(result)
 

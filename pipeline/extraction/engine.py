@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.extraction.allocator import keep_memory_between_batches
 from pipeline.extraction.blocks import BlockJob
 from pipeline.extraction.clip_steps import WorkerSetup
-from pipeline.extraction.worker import BlockResult, Worker
+from pipeline.extraction.worker import BlockResult, ComputedClip, Worker
 from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
 from pipeline.store.places import Phase, no_phase
@@ -32,10 +32,11 @@ class Tally:
     failed: list[ClipRecord] = field(default_factory=list)
     started_at_seconds: float = field(default_factory=time.monotonic)
 
-    def add_clip(self, record: ClipRecord) -> None:
+    def add_clip(self, clip: ComputedClip) -> None:
         """Count one clip."""
-        if record.status == FAILED:
-            self.failed.append(record)
+        self.num_frames += clip.num_frames
+        if clip.record.status == FAILED:
+            self.failed.append(clip.record)
         self.progress.advance(1, self.note())
 
     def add_block(self, result: BlockResult) -> None:
@@ -44,7 +45,6 @@ class Tally:
         Raises:
             PipelineError: more clips have failed than are allowed.
         """
-        self.num_frames += result.num_frames
         self.num_bytes += result.num_bytes
         num_failed = self.num_failed_before + len(self.failed)
         if self.max_failed is not None and num_failed > self.max_failed:

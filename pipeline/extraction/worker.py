@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,23 +29,28 @@ from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
 from pipeline.store.writer import BlockBuilder, current_record, write_block
 
 
+class ComputedClip(NamedTuple):
+    """What became of a clip, for whoever watches. `num_frames` went through the backbone."""
+
+    record: ClipRecord
+    num_frames: int
+
+
 @dataclass(frozen=True)
 class ComputedBlock:
     """A block that is ready to be written. `before`: its record as it stands."""
 
     job: BlockJob
     builder: BlockBuilder
-    records: dict[int, ClipRecord]
+    clips: tuple[ComputedClip, ...]
     before: BlockRecord | None
-    num_frames: int
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What became of a block, for whoever watches. `num_frames` went through the backbone."""
+    """What became of a block, for whoever watches. `num_bytes`: what the store has grown by."""
 
-    computed: tuple[ClipRecord, ...]
-    num_frames: int
+    clips: tuple[ComputedClip, ...]
     num_bytes: int
 
 
@@ -77,7 +83,7 @@ class Worker:
         return result
 
     def run_all(
-        self, jobs: Sequence[BlockJob], on_clip: Callable[[ClipRecord], None] = lambda record: None
+        self, jobs: Sequence[BlockJob], on_clip: Callable[[ComputedClip], None] = lambda clip: None
     ) -> Generator[BlockResult]:
         """Compute blocks, write them and mark them done, in order; `on_clip` is told of each clip, in this thread.
 
@@ -95,44 +101,42 @@ class Worker:
         job: BlockJob,
         rendered: Iterator[RenderedClip],
         executor: Executor,
-        on_clip: Callable[[ClipRecord], None],
+        on_clip: Callable[[ComputedClip], None],
     ) -> ComputedBlock:
         before = current_record(self.place, job.block)
         builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views)
-        records = {clip.offset: clip for clip in job.kept}
         if before is not None:
             computed = {clip.offset: clip.views for clip in job.clips}
             done = [clip.offset for clip in before.clips if clip.status == DONE]
             for view in job.views:
                 # A view that is written anew keeps the rows of the clips that are not computed in it.
                 builder.copy_rows(self.place, before, view, [at for at in done if view not in computed.get(at, ())])
-        num_frames = 0
+        clips = []
         begun = map(self._steps.begun, islice(rendered, job.num_clips))
-        for record, num_frames_of_clip in ahead(executor, partial(self._added, builder), begun, self._num_ahead):
-            records[record.offset] = record
-            num_frames += num_frames_of_clip
-            on_clip(record)
-        return ComputedBlock(job, builder, records, before, num_frames)
+        for clip in ahead(executor, partial(self._added, builder), begun, self._num_ahead):
+            clips.append(clip)
+            on_clip(clip)
+        return ComputedBlock(job, builder, tuple(clips), before)
 
-    def _added(self, builder: BlockBuilder, clip: BegunClip) -> tuple[ClipRecord, int]:
-        """Compress the features of a clip into its block; its record, and how many frames it took."""
+    def _added(self, builder: BlockBuilder, clip: BegunClip) -> ComputedClip:
+        """Compress the features of a clip into its block."""
         features = self._steps.finished(clip)
         at = features.record.offset
         if features.record.status != DONE:
             builder.drop(at)
-            return features.record, 0
+            return ComputedClip(features.record, 0)
         for view, pooled in features.pooled.items():
             if self.settings.frames == "all":
                 builder.add_frames(at, pooled)
             else:
                 builder.add(at, view, pooled, features.spatial[view], features.sampling[view])
-        return features.record, sum(len(pooled) for pooled in features.pooled.values())
+        return ComputedClip(features.record, sum(len(pooled) for pooled in features.pooled.values()))
 
     def _written(self, block: ComputedBlock) -> BlockResult:
-        ordered = [block.records[offset] for offset in sorted(block.records)]
-        record = write_block(self.place, block.builder, ordered, block.before, self.on_phase)
+        clips = sorted((*block.job.kept, *(clip.record for clip in block.clips)))
+        record = write_block(self.place, block.builder, clips, block.before, self.on_phase)
         grown = record.num_bytes - (block.before.num_bytes if block.before else 0)
-        return BlockResult(tuple(block.records[clip.offset] for clip in block.job.clips), block.num_frames, grown)
+        return BlockResult(block.clips, grown)
 
     def agrees(self, job: BlockJob, tolerance: float = 0.0) -> bool:
         """Whether the clip of a job of one clip comes out as it stands in the store.
@@ -172,7 +176,7 @@ def set_aside(setup: WorkerSetup, job: BlockJob, reason: str) -> BlockResult:
     records = {clip.offset: clip for clip in (*job.kept, *computed)}
     builder = BlockBuilder(setup.settings, job.block, setup.block_clips, () if before else job.views)
     write_block(place, builder, [records[offset] for offset in sorted(records)], before)
-    return BlockResult(tuple(computed), 0, 0)
+    return BlockResult(tuple(ComputedClip(clip, 0) for clip in computed), 0)
 
 
 def _close(stored: np.ndarray, computed: np.ndarray, tolerance: float) -> bool:
