@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 
 from pipeline.backbones import build_backbone
-from pipeline.extraction import ExtractionSummary
-from pipeline.manifest import Clip, write_manifest
+from pipeline.extraction import ExtractionRequest, ExtractionSummary, extract_features
+from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage
 from pipeline.video.encode import write_frame_folder, write_video
 from stages.extract import extract
 from tests.test_bad_clips import damage_one_packet, lose_one_packet, small_frames, write_sound
 from tests.test_decode import plain_decode, write_in_two_sizes, write_turned
+from tests.test_extraction import arrays_of
 
 T = 2
 PixelsOrKind = np.ndarray | str
@@ -254,3 +255,23 @@ def test_every_clip_has_the_features_of_its_frames_or_its_reason(
         torch.testing.assert_close(pooled, maps.mean((2, 3)), rtol=2e-3, atol=2e-4)
     again = run(root / "m.csv", tmp_path / "s.zarr")
     assert (again.num_computed, len(again.failed)) == (0, len(kinds))
+
+
+def test_threads_that_decode_ahead_come_to_the_same(expected: dict[str, PixelsOrKind], tmp_path: Path) -> None:
+    manifest = read_manifest(Path(next(iter(expected))).parent / "m.csv")
+    tables = []
+    for threads in (0, 4):
+        request = ExtractionRequest(
+            weights="random",
+            num_segments=T,
+            num_draws=1,
+            maps=("pooled",),
+            dtype="float32",
+            compile_mode="eager",
+            num_workers=0,
+            decode_threads=threads,
+        )
+        extract_features(manifest, str(tmp_path / f"{threads}.zarr"), request)
+        tables.append(FeatureStore.open(tmp_path / f"{threads}.zarr").table())
+    assert tables[0] == tables[1]
+    assert arrays_of(tmp_path / "0.zarr") == arrays_of(tmp_path / "4.zarr")
