@@ -79,7 +79,7 @@ def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     weights = " (random)" if metrics["weights"]["name"] == "random" else ""
     lines = [
         f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['split']}: {metrics['num_val']} clips, "
-        f"{metrics['num_failed']} failed, {metrics['num_unlabelled']} unlabelled; {metrics['num_views']} view(s) each",
+        f"{metrics['num_failed']} failed, {metrics['num_unlabelled']} unlabelled; views: {metrics['num_views']}",
         f"  top-1        {val['top1']:6.2f} %   95 % interval {val['top1_low']:.2f} to {val['top1_high']:.2f}",
         f"  top-5        {val['top5']:6.2f} %",
         f"  class mean   {val['mean_class_accuracy']:6.2f} %",

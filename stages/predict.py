@@ -21,6 +21,8 @@ from pipeline.prediction.scorer import Scorer, open_scorer
 STDIN = "-"
 CSV_COLUMNS = ("clip", "rank", "label", "score", "probability")
 NUM_SHEET_CLIPS = 40
+TIMELINE_FORMATS = {".png": "PNG"}
+SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 DEFAULT_WINDOW_FRAMES = 64
 
 
@@ -43,10 +45,15 @@ def predict(
     """Print the `top` classes of each clip as they come; `-` among the videos reads a list from stdin.
 
     Raises:
-        PipelineError: some clips could not be used; the others are printed first. Or a timeline of several clips.
+        PipelineError: some clips could not be used; the others are printed first. Or a timeline of several clips, or a
+            picture of another format.
     """
     if top < 1:
         raise PipelineError(f"`top` (={top}) must be at least 1.")
+    # Before an hour of work, not after it.
+    for picture, formats in ((timeline, TIMELINE_FORMATS), (contact_sheet, SHEET_FORMATS)):
+        if picture is not None and picture.suffix.lower() not in formats:
+            raise PipelineError(f"The picture {picture} must end in {' or '.join(formats)}.")
     clips = expanded(_given(videos))
     if not clips:
         raise PipelineError("There are no clips: the list is empty.")
@@ -82,7 +89,9 @@ def _printed(scorer: Scorer, clips: Sequence[str], format: str, top: int, keeps_
         click.echo(",".join(CSV_COLUMNS))
     for prediction in predictions(scorer, clips, top, keeps_pixels):
         if prediction.fault is not None:
-            click.echo(f"{prediction.clip}: {prediction.fault.reason}", err=True)
+            reason = prediction.fault.reason
+            # Most reasons begin with the clip.
+            click.echo(reason if prediction.clip in reason else f"{prediction.clip}: {reason}", err=True)
         text = write(prediction)
         if format == "json":
             text = ("[\n" if not found else ",\n") + text
@@ -141,13 +150,9 @@ def _timeline(scorer: Scorer, clip: str, path: Path, window: int, stride: int | 
 
 
 def _write_sheet(path: Path, found: Sequence[Prediction]) -> None:
-    suffix = path.suffix.lower()
-    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(suffix)
-    if kind is None:
-        raise PipelineError(f"The contact sheet {path} must end in .png or .jpg.")
     sheet = contact_sheet(found)
     with written_aside(path) as aside:
-        sheet.save(aside, format=kind)
+        sheet.save(aside, format=SHEET_FORMATS[path.suffix.lower()])
     left_out = max(0, len(found) - NUM_SHEET_CLIPS)
     click.echo(
         f"Wrote {path}." + (f" {left_out} clips beyond {NUM_SHEET_CLIPS} are left out." if left_out else ""), err=True

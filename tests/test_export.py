@@ -35,7 +35,7 @@ def test_onnx_gives_the_scores_of_torch_for_any_batch(head: str, tmp_path: Path)
         expected = model(frames).numpy()
     found = session.run(None, {"frames": frames.numpy()})[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
-    assert session.get_inputs()[0].shape[1:] == [8, 3, 224, 224]
+    assert session.get_inputs()[0].shape == ["batch", 8, 3, 224, 224]
     assert session.get_inputs()[0].type == "tensor(uint8)"
     assert [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]  # one file, weights inside
 

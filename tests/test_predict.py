@@ -215,6 +215,22 @@ def test_a_timeline_of_several_clips_is_refused(fitted: Fitted, tmp_path: Path) 
     assert "one video, but 2 clips" in result.stderr
 
 
+@pytest.mark.parametrize(("option", "name"), [("--timeline", "line.csv"), ("--contact-sheet", "sheet.gif")])
+def test_a_picture_of_another_format_is_refused_before_any_work(
+    fitted: Fitted, tmp_path: Path, option: str, name: str
+) -> None:
+    result = run(fitted.model("lstm"), fitted.clips[0], option, tmp_path / name)
+    assert result.exit_code == 1
+    assert f"{name} must end in .png" in result.stderr
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reason_names_its_clip_once(fitted: Fitted, tmp_path: Path) -> None:
+    result = run(fitted.model("lstm"), tmp_path / "none.mp4")
+    assert result.stderr.count("none.mp4") == 1
+
+
 def test_ranks_are_stable_and_probabilities_sum_to_one() -> None:
     found = ranked(np.array([1.0, 3.0, 3.0]), ["a", "b", "c"], top=5)
     assert [score.label for score in found] == ["b", "c", "a"]

@@ -22,6 +22,7 @@ from pipeline.files import written_aside
 from pipeline.model import Classifier
 
 INPUT, OUTPUT = "frames", "scores"
+BATCH = "batch"
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # Not the batch of the example (2), so that a batch size that was baked in shows.
 CHECKED_BATCHES = (1, 3)
@@ -143,7 +144,8 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> Run:
 
     program = _captured(model, example)
     with _quiet():
-        written = torch.onnx.export(program, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+        written = torch.onnx.export(program, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT],
+            dynamic_shapes={"frames": {0: BATCH}}, verbose=False)  # fmt: skip
     assert written is not None
     # One file: weights beside it would be lost when it is moved.
     written.save(path, external_data=False)
@@ -159,7 +161,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> Run:
 
 
 def _captured(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch")
+    batch = torch.export.Dim(BATCH)
     with _quiet():
         return torch.export.export(model, (example,), dynamic_shapes={"frames": {0: batch}})
 

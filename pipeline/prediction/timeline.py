@@ -115,9 +115,8 @@ def draw_timeline(path: Path, timeline: Timeline, fps: float | None = None) -> N
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.add_subplot()
     for label in shown:
-        # A single window would be a line without length.
-        marker = "o" if len(times) == 1 else None
-        axes.plot(times, 100 * probabilities[:, label], label=timeline.classes[label], marker=marker, linewidth=1.8)
+        # A point at each window: a single one would be a line without length.
+        axes.plot(times, 100 * probabilities[:, label], label=timeline.classes[label], marker=".", linewidth=1.8)
     axes.set_ylim(0, 100)
     axes.set_xlim(0, timeline.num_frames / (fps or 1.0))
     axes.set_xlabel("seconds" if fps else "frame")
