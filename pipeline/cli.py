@@ -125,6 +125,9 @@ def check(**options: Any) -> None:
 @click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
 @click.option("--workers", type=click.IntRange(0), help="Local processes; 0: this one.  [default: by the cores]")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
+@click.option(
+    "--decode-threads", type=click.IntRange(0), help="That feed each process.  [default: the cores for a GPU, else 0]"
+)
 @click.option("--max-failed", type=click.IntRange(0), help="Stop beyond this many bad clips.  [default: never]")
 @click.option("--allow-squeezenet-weights", is_flag=True, help="Load weights of 1.1 into squeezenet_bypass; recorded.")
 @click.option("--rebuild", is_flag=True, help="Throw the store away and make it anew.")

@@ -138,6 +138,13 @@ def load_spec(path: Path | str) -> ModelSpec:
     version = values.pop("format", None)
     if version != FORMAT_VERSION:
         raise PipelineError(f"{path} has the model format {version}; this version reads {FORMAT_VERSION}.")
+    known = {field.name for field in dataclasses.fields(ModelSpec)}
+    if values.keys() != known:
+        missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
+        raise PipelineError(
+            f"The header of {path} lacks {', '.join(missing) or 'nothing'} and has the unknown fields "
+            f"{', '.join(unknown) or 'none'}. Write the file again with `pipeline fit-head` or `pipeline finetune`."
+        )
     values["classes"] = tuple(values["classes"])
     return ModelSpec(**values)
 

@@ -39,6 +39,7 @@ def extract(
     rebuild: bool = False,
     workers: int | None = None,
     scheduler: str | None = None,
+    decode_threads: int | None = None,
     device: str = "cpu",
 ) -> ExtractionSummary:
     """Fill the store and print what was done; `switches` are choices of frames that differ from the recipe's.
@@ -65,6 +66,7 @@ def extract(
         rebuild=rebuild,
         num_workers=workers,
         scheduler=scheduler,
+        decode_threads=decode_threads,
     )
     summary = extract_features(read_manifest(manifest, root), str(store), request)
     for sentence in summary.said:

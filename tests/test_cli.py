@@ -32,7 +32,7 @@ def test_describe_heads_gives_the_papers_parameters(run: CliRunner) -> None:
         "mlp": 1.06, "tsn": 0.00, "trn": 2.34, "rnn_tanh": 0.14, "rnn_relu": 0.14, "lstm": 0.53, "gru": 0.40,
         "blstm": 0.40, "convlstm": 4.73, "fcn2d": 0.56, "fcn3d": 1.56,
     }  # fmt: skip
-    assert {name: round(row["parameters"] / 1e6, 2) for name, row in rows.items()} == paper
+    assert {name: round(rows[name]["parameters"] / 1e6, 2) for name in paper} == paper
     assert set(rows["lstm"]) == {"name", "maps", "parameters", "macs", "section"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS
-from pipeline.model import Classifier, ModelSpec, head_of_spec, load_model, load_spec, save_model
+from pipeline.model import HEADER_KEY, Classifier, ModelSpec, head_of_spec, load_model, load_spec, save_model
 from pipeline.recipe import named_recipe
 
 CLASSES = ("swipe left", "swipe right", "geöffnet")
@@ -92,3 +93,16 @@ def test_a_file_that_is_no_model_is_a_sentence(tmp_path: Path) -> None:
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
     with pytest.raises(PipelineError, match="does not say which head"):
         load_model(tmp_path / "weights.safetensors")
+
+
+def test_a_header_of_another_version_is_a_sentence(tmp_path: Path) -> None:
+    spec = json.loads(classifier("tsn").spec.as_json())
+    tensors = {"head.projection.weight": torch.zeros(1)}
+    for change, message in (
+        ({**spec, "format": 2}, "has the model format 2"),
+        ({**spec, "colour": "blue"}, "lacks nothing and has the unknown fields colour"),
+        ({name: spec[name] for name in spec if name != "stage"}, "lacks stage and has the unknown fields none"),
+    ):
+        save_file(tensors, tmp_path / "m.safetensors", metadata={HEADER_KEY: json.dumps(change)})
+        with pytest.raises(PipelineError, match=message):
+            load_spec(tmp_path / "m.safetensors")
