@@ -34,7 +34,7 @@ from stages.compare import compare
 from stages.predict import predict
 from tests.fitted_models import fitted_in
 fitted = fitted_in(Path(sys.argv[1]), heads=("tconv", "tsn"))
-compare([fitted.folder / "fit"], report=False)
+compare([fitted.folder / "fit"], report=False, width=120)
 predict(model=fitted.model("tconv"), videos=fitted.clips[:1], top=1)
 """
 
