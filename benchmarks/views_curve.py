@@ -20,16 +20,16 @@ import matplotlib
 import numpy as np
 import torch
 
+from benchmarks.fits import right_clips
 from benchmarks.heads import machine
 from pipeline.analysis.statistics import Interval, accuracy_interval
+from pipeline.extraction.blocks import views_of
 from pipeline.files import write_text
-from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.store import FeatureStore
 from pipeline.store.info import describe
+from pipeline.store.writer import TRAIN_SPLIT
 from pipeline.training.cached_data import CachedData
-from pipeline.training.compute import choose_compute
-from pipeline.training.fit import fit_head
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -48,11 +48,8 @@ def measured(data: CachedData, name: str, num_bytes: float, heads: Sequence[str]
     """Fit every head from every seed."""
     top1 = {}
     for head in heads:
-        head_data = data.of(HEADS[head].maps, recipe.frames)
-        results = [
-            fit_head(head_data, head, data.check_recipe(recipe), seed, choose_compute(head)) for seed in range(seeds)
-        ]
-        top1[head] = accuracy_interval(np.stack([result.scores.argmax(axis=1) == result.labels for result in results]))
+        correct = [right_clips(data, head, data.check_recipe(recipe), seed) for seed in range(seeds)]
+        top1[head] = accuracy_interval(np.stack(correct))
         click.echo(f"{name}, {head}: {top1[head].value:.1f}", err=True)
     return Point(name, num_bytes, top1)
 
@@ -60,9 +57,8 @@ def measured(data: CachedData, name: str, num_bytes: float, heads: Sequence[str]
 def bytes_of(store: FeatureStore, num_views: int) -> float:
     """Bytes of a store as if only that many training views had been extracted: those of a clip and view are alike."""
     about = describe(store)
-    in_all = sum(about.num_by_view.values())
-    kept = sum(about.num_by_view[view] for view in store.views if view == "test" or int(view[6:]) < num_views)
-    return about.num_bytes * kept / in_all
+    kept = sum(about.num_by_view[view] for view in views_of(TRAIN_SPLIT, num_views))
+    return about.num_bytes * kept / sum(about.num_by_view.values())
 
 
 def draw(path: Path, points: Sequence[Point], title: str) -> None:
