@@ -29,8 +29,7 @@ import numpy as np
 import torch
 
 from pipeline.extraction.blocks import ClipJob
-from pipeline.extraction.compute import Compute as ExtractionCompute
-from pipeline.extraction.worker import Worker, WorkerSetup
+from pipeline.extraction.recheck import worker_like
 from pipeline.heads import HEADS
 from pipeline.manifest import read_manifest
 from pipeline.recipe import FrameChoices, Recipe, named_recipe
@@ -43,7 +42,6 @@ from pipeline.training.compute import Compute, choose_compute, num_cores
 from pipeline.training.features import ClipFeatures, Draw
 from pipeline.training.fit import HeadData, Watcher
 from pipeline.training.map_features import MapCache
-from pipeline.video.flips import swapped_labels
 
 JESTER_CLIPS = 118_562
 
@@ -109,15 +107,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
     """An epoch of fit-head against an epoch that extracts one view of every clip again, on one core."""
     opened = FeatureStore.open(store)
     settings = opened.settings
-    compute = ExtractionCompute(
-        settings.compute_dtype, settings.compile_mode, settings.capability, settings.batch_frames, "cpu"
-    )
-    name, swaps = opened.attributes["provenance"]["weights"], settings.frame_choices.flip == "swap"
-    swapped = tuple(swapped_labels(opened.classes)) if swaps else ()
-    worker = Worker(
-        WorkerSetup(opened.place.location, settings, opened.classes, opened.block_clips, compute, name, settings.seed,
-                    True, swapped)
-    )  # fmt: skip
+    worker = worker_like(opened, opened.attributes["provenance"]["weights"])
     listed = read_manifest(manifest, root)
     chosen = [clip for clip in listed.clips if clip.split == "train"]
     chosen = chosen[:: max(1, len(chosen) // clips)][:clips]

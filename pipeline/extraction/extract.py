@@ -25,7 +25,7 @@ from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import LocalPlace, Phase, no_phase, place_of
+from pipeline.store.places import Phase, no_phase, place_of
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.verify import find_damage
@@ -111,8 +111,7 @@ def extract_features(
     location = location if "://" in location else str(Path(location).absolute())
     place = place_of(location)
     with writer_lock(place):
-        if isinstance(place, LocalPlace):
-            place.remove_parts()
+        place.remove_parts()
         if request.rebuild:
             remove_store(location)
         backbone, weights = build_backbone(
@@ -141,9 +140,8 @@ def extract_features(
         tally = _tally_of(store, jobs, request.max_failed)
         if jobs:
             num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
-            if isinstance(place, LocalPlace):
-                # Those of workers that were killed on the way: a finished store has none.
-                place.remove_parts()
+            # Those of workers that were killed on the way: a finished store has none.
+            place.remove_parts()
         store.reload()
     return ExtractionSummary(
         location=location,

@@ -8,6 +8,7 @@ from pipeline.extraction.compute import Compute, capability_of, device_like, has
 from pipeline.extraction.worker import Worker
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
+from pipeline.store.settings import StoreSettings
 from pipeline.video.flips import swapped_labels
 
 # Of a clip's largest value, on a machine that rounds otherwise: the error of bfloat16, or a few units of float16.
@@ -26,25 +27,47 @@ def differing_clips(
         PipelineError: the weights are not those of the store.
     """
     settings = store.settings
-    device = device_like(settings.capability)
-    can_compile = device == "cuda" or has_compiler()
-    mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
-    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16(device) else "float32"
-    capability = capability_of(device)
-    is_same = (capability, mode, dtype) == (settings.capability, settings.compile_mode, settings.compute_dtype)
+    compute = compute_like(settings)
+    as_stored = (settings.capability, settings.compile_mode, settings.compute_dtype)
+    is_same = (compute.capability, compute.compile_mode, compute.dtype) == as_stored
     tolerance = 0.0 if is_same else TOLERANCES[settings.compute_dtype]
     known = {clip.clip_id for clip in manifest.clips}
     samples = [job for job in sample_of_done(store, (), num_clips) if job.clips[0].clip_id in known]
     if not samples:
         return [], 0, tolerance
+    worker = worker_like(store, weights)
+    others = [
+        job.clips[0].clip_id
+        for job in (located(sample, manifest) for sample in samples)
+        if not worker.agrees(job, tolerance)
+    ]
+    return others, len(samples), tolerance
+
+
+def compute_like(settings: StoreSettings) -> Compute:
+    """How a store was computed, as far as this machine can do the same."""
+    device = device_like(settings.capability)
+    can_compile = device == "cuda" or has_compiler()
+    mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
+    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16(device) else "float32"
+    return Compute(dtype, mode, capability_of(device), settings.batch_frames, device)
+
+
+def worker_like(store: FeatureStore, weights: str) -> Worker:
+    """A worker that computes the clips of a store as they were computed, as far as this machine can do the same.
+
+    Raises:
+        PipelineError: the weights are not those of the store.
+    """
+    settings = store.settings
     swaps = settings.frame_choices.flip == "swap"
-    worker = Worker(
+    return Worker(
         WorkerSetup(
             location=store.place.location,
             settings=settings,
             classes=store.classes,
             block_clips=store.block_clips,
-            compute=Compute(dtype, mode, capability, settings.batch_frames, device),
+            compute=compute_like(settings),
             weights=weights,
             weights_seed=settings.seed,
             # They are held to the store's SHA-256: what was allowed when it was made is so again.
@@ -52,9 +75,3 @@ def differing_clips(
             swapped_labels=tuple(swapped_labels(store.classes)) if swaps else (),
         )
     )
-    others = [
-        job.clips[0].clip_id
-        for job in (located(sample, manifest) for sample in samples)
-        if not worker.agrees(job, tolerance)
-    ]
-    return others, len(samples), tolerance

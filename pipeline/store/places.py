@@ -64,6 +64,10 @@ class Place(ABC):
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """The size in bytes of every object whose key starts with `prefix`."""
 
+    @abstractmethod
+    def remove_parts(self) -> None:
+        """Remove what a killed writer left half written. Only for whoever holds the store's lock."""
+
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several objects; at once where that helps."""
         return [self.get(key) for key in keys]
@@ -133,7 +137,6 @@ class LocalPlace(Place):
         return found
 
     def remove_parts(self) -> None:
-        """Remove what a killed writer left half written. Only for whoever holds the store's lock."""
         for folder, _, names in os.walk(self.root):
             for name in names:
                 if name.startswith(".") and name.endswith(".part"):
@@ -171,6 +174,9 @@ class RemotePlace(Place):
             return dict(zip(keys, await asyncio.gather(*(self._store.getsize(key) for key in keys)), strict=True))
 
         return sync(all_sizes())
+
+    def remove_parts(self) -> None:
+        """Nothing: an object that was not put whole is not there."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._gather([(key, None) for key in keys])
