@@ -29,8 +29,9 @@ from pipeline.store.record import BlockRecord, ClipRecord, write_record
 from pipeline.store.writer import WantedClip, lay_out
 
 CODECS = {
-    "zstd 1": Zstd(level=1),
-    "zstd 3 (ours)": Zstd(level=3),
+    "zstd -1": Zstd(level=-1),
+    "zstd 1 (ours)": Zstd(level=1),
+    "zstd 3": Zstd(level=3),
     "zstd 9": Zstd(level=9),
     "zstd 1 + shuffle": Blosc("zstd", clevel=1, shuffle=Blosc.SHUFFLE),
     "zstd 3 + bitshuffle": Blosc("zstd", clevel=3, shuffle=Blosc.BITSHUFFLE),

@@ -297,6 +297,22 @@ def test_damaged_records_and_metadata_are_found_and_forgotten(store: FeatureStor
     assert find_damage(FeatureStore.open(root)) == []
 
 
+def test_a_store_of_another_compression_level_is_sound_and_can_be_extended(store: FeatureStore) -> None:
+    """Each level of zstd is read alike; the first stores were written with level 3."""
+    root = Path(store.place.location)
+    for path in root.glob("views/*/*/zarr.json"):
+        written = path.read_text()
+        assert f'"level": {layout.ZSTD_LEVEL}' in written
+        path.write_text(written.replace(f'"level": {layout.ZSTD_LEVEL}', '"level": 3'))
+    opened = FeatureStore.open(root, "r+")
+    assert find_damage(opened) == []
+    ensure_views(opened, ["test", "train-0", "train-1"])
+    assert find_damage(FeatureStore.open(root)) == []
+    metadata = root / "views/test/pooled/zarr.json"
+    metadata.write_text(metadata.read_text().replace('"zstd"', '"gzip"').replace(', "checksum": true', ""))
+    assert [item.key for item in find_damage(FeatureStore.open(root))] == ["views/test/pooled/zarr.json"]
+
+
 def test_rows_are_copied_as_they_are_when_others_are_made_anew(store: FeatureStore) -> None:
     record = store.records[0]
     builder = BlockBuilder(SETTINGS, 0, BLOCK_CLIPS, record.views)
