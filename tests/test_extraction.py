@@ -26,6 +26,7 @@ from pipeline.extraction.compute import (
     has_bfloat16,
 )
 from pipeline.extraction.extract import choose_num_workers
+from pipeline.extraction.forward import all_finite
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
@@ -291,6 +292,17 @@ def test_a_damaged_block_met_on_the_way_is_made_again(manifest: Manifest, tmp_pa
     run(manifest, tmp_path / "s.zarr", num_draws=2)
     run(manifest, tmp_path / "fresh.zarr", num_draws=2)
     assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
+
+
+def test_every_float16_is_told_from_those_that_are_no_finite_number() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    assert [all_finite(every[at : at + 1]) for at in range(len(every))] == np.isfinite(every).tolist()
+    finite = every[np.isfinite(every)].reshape(2, -1)
+    assert all_finite(finite)
+    for value in (np.inf, -np.inf, np.nan):
+        spoilt = finite.copy()
+        spoilt[1, 17] = value
+        assert not all_finite(spoilt)
 
 
 def test_a_value_beyond_float16_fails_its_clip(

@@ -42,12 +42,14 @@ SECONDS_WITHOUT_WORKERS = 120
 WORKER_BYTES = 3 << 29
 
 # A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use, an
-# equal share of what the machine or its container has.
+# equal share of what the machine or its container has. The event loop shares a core with the backbone, so it does
+# without the profiler that looks at the stack a hundred times a second.
 LOCAL_CONFIG = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.profile.enabled": False,
     "distributed.worker.daemon": True,
     "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     "distributed.scheduler.allowed-failures": 2,
