@@ -144,7 +144,6 @@ def main() -> None:
             weights=options.weights,
             num_draws=0,
             num_workers=cores,
-            block_clips=16,
             compile_mode="inductor",
             rebuild=True,
         )
