@@ -1,8 +1,8 @@
 """Recipes: every choice of an experiment on which paper, published code and sound practice differ, as plain data.
 
 A recipe only names choices. `FrameChoices` act on frames and belong to `extract` (and to `finetune`, which reads
-frames too); `HeadChoices` go to the head's constructor; `TrainingChoices` to the training loop. `docs/recipes.md`
-explains each against the paper and its published code.
+frames too); `HeadChoices` go to the head's constructor; `TrainingChoices` to the training loop.
+`docs/paper-and-code.md` explains each against the paper and its published code.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ class TrainingChoices:
         patience_epochs, then stops (Sec. 3.5); `steps` divides at step_epochs; `cosine` falls to zero over epochs.
     patience_epochs: of `plateau`.
     step_epochs: of `steps`.
+    warmup_epochs: over so many epochs the rate rises in a straight line from zero to what the schedule says; 0 starts
+        with the full rate (paper). A fitted head and a backbone that starts to move can lose each other without.
     epochs: at most this many.
     batch_size: clips in a training step.
     label_smoothing: share of the target that is spread over all classes.
@@ -108,6 +110,7 @@ class TrainingChoices:
     schedule: Literal["plateau", "steps", "cosine"] = "plateau"
     patience_epochs: int = 5
     step_epochs: tuple[int, ...] = (20, 30)
+    warmup_epochs: float = 0.0
     epochs: int = 60
     batch_size: int = 32
     label_smoothing: float = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,15 @@ def test_cosine_falls_to_zero_over_the_epochs() -> None:
     assert schedule.factor(2) == pytest.approx(0.5)
     assert schedule.factor(1, 0.5) == pytest.approx(0.5 * (1 + math.cos(math.pi * 1.5 / 4)))
     assert schedule.factor(3, 1.0) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("kind", ["plateau", "steps", "cosine"])
+def test_a_warm_up_rises_in_a_straight_line_under_any_schedule(kind: Any) -> None:
+    without = Schedule(TrainingChoices(schedule=kind, epochs=10))
+    schedule = Schedule(TrainingChoices(schedule=kind, epochs=10, warmup_epochs=2.5))
+    moments = [(0, 0.0), (0, 0.25), (1, 0.0), (1, 0.5), (2, 0.25), (2, 0.5), (2, 0.75), (7, 0.5)]
+    shares = [schedule.factor(*moment) / without.factor(*moment) for moment in moments]
+    assert shares == pytest.approx([0, 0.1, 0.4, 0.6, 0.9, 1, 1, 1])
 
 
 def test_no_epochs_are_over_at_once() -> None:

@@ -28,7 +28,10 @@ HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "val_loss"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the history. Epochs count from 1; epoch 0 is the untrained model, listed with `epochs` 0 alone."""
+    """One line of the history; `lr` is the rate at the start of the epoch.
+
+    Epochs count from 1; epoch 0 is the model as it came, listed by `finetune`, and by `fit-head` with `epochs` 0 alone.
+    """
 
     epoch: int
     lr: float

@@ -21,7 +21,7 @@ class Schedule:
 
     `plateau` divides the rate by ten each time the validation loss has not improved for `patience_epochs`, twice, and
     stops the third time. `steps` divides it by ten after each of `step_epochs` epochs. `cosine` falls from 1 to 0
-    along half a wave over all epochs.
+    along half a wave over all epochs. Each is multiplied by a warm-up, which rises from 0 to 1 over `warmup_epochs`.
 
     Source: paper, Sec. 3.6: the rate is divided by ten twice, each time the validation loss has converged.
     """
@@ -31,6 +31,7 @@ class Schedule:
         self._num_epochs = choices.epochs
         self._patience_epochs = choices.patience_epochs
         self._step_epochs = choices.step_epochs
+        self._warmup_epochs = choices.warmup_epochs
         self._best_loss = math.inf
         self._num_bad_epochs = 0
         self._num_drops = 0
@@ -38,6 +39,11 @@ class Schedule:
 
     def factor(self, epoch: int, fraction: float = 0.0) -> float:
         """The factor in epoch `epoch`, counted from 0, of which the share `fraction` is done."""
+        done_epochs = epoch + fraction
+        warmup = min(1.0, done_epochs / self._warmup_epochs) if self._warmup_epochs else 1.0
+        return warmup * self._scheduled(epoch, fraction)
+
+    def _scheduled(self, epoch: int, fraction: float) -> float:
         if self._kind == "plateau":
             return float(DROP_FACTOR**self._num_drops)
         if self._kind == "steps":
