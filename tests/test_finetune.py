@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -15,15 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch._dynamo.utils import counters
 
 from pipeline.analysis.cells import read_cell
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
+from pipeline.extraction.compute import has_compiler
+from pipeline.manifest import read_manifest
 from pipeline.model import load_model, load_spec
-from pipeline.recipe import named_recipe
+from pipeline.recipe import FrameChoices, named_recipe
 from pipeline.training import finetune as finetune_module
+from pipeline.training.clips import FIRST_FRESH_DRAW
 from pipeline.training.finetune_model import (
     EndToEnd,
     check_recomputes,
@@ -34,6 +40,7 @@ from pipeline.training.finetune_model import (
     set_training_mode,
 )
 from pipeline.training.optimiser import plan_parameters
+from pipeline.video.views import drawn_view, render
 from stages.extract import extract
 from stages.finetune import finetune
 from stages.fit_head import fit_head
@@ -129,6 +136,55 @@ def test_training_moves_backbone_and_head(model: Path, trained: Path) -> None:
     assert all(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
 
 
+def test_the_weights_are_those_of_a_plain_loop(manifest: Path, model: Path, tmp_path: Path) -> None:
+    """Against torch alone: SGD of two groups, the mean loss, one clipped norm, a warm-up under a cosine by hand."""
+    lr, backbone_lr, clip_norm, epochs, batch_size = 0.05, 0.01, 2.2, 2, 3
+    switches = {"lr": lr, "backbone_lr": backbone_lr, "clip_norm": clip_norm, "schedule": "cosine", **PLAIN}
+    settings = {**QUICK, "epochs": epochs, "batch_size": batch_size, "switches": {**switches, "warmup_epochs": 0.5}}
+    finetune(manifest=manifest, init=model, out=tmp_path, keep_checkpoints=1, **settings)
+    (last,) = (path for path in (tmp_path / CELL / "checkpoints").iterdir() if not path.name.startswith("best"))
+    found = torch.load(last, weights_only=True)["state"]["model"]
+
+    clips = [clip for clip in read_manifest(manifest).clips if clip.split == "train"]
+    root = read_manifest(manifest).root
+    choices, network = FrameChoices(), load_model(model).train()
+    groups = [
+        {"params": network.backbone.parameters(), "lr": backbone_lr, "start": backbone_lr},
+        {"params": network.head.parameters(), "lr": lr, "start": lr},
+    ]
+    optimiser = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4)
+    num_steps = math.ceil(len(clips) / batch_size)
+    norms = []
+    for epoch in range(epochs):
+        order = np.random.default_rng([0, epoch]).permutation(len(clips))
+        for step in range(num_steps):
+            done_epochs = epoch + step / num_steps
+            factor = min(1, done_epochs / 0.5) * (1 + math.cos(math.pi * done_epochs / epochs)) / 2
+            for group in optimiser.param_groups:
+                group["lr"] = factor * group["start"]
+            batch = [clips[index] for index in order[step * batch_size : (step + 1) * batch_size]]
+            pixels = []
+            for clip in batch:
+                paths = sorted((root / clip.path).iterdir())
+                frames = np.stack([np.asarray(Image.open(path)) for path in paths])
+                height, width = frames.shape[1:3]
+                view = drawn_view(
+                    FIRST_FRESH_DRAW + epoch, clip_id=clip.clip_id, seed=0, num_frames=len(frames), height=height,
+                    width=width, num_segments=T, choices=choices,
+                )  # fmt: skip
+                pixels.append(render(frames[list(view.frame_indices)], view.crop, view.flip))
+            labels = torch.tensor([CLASSES.index(clip.label) for clip in batch])
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(network(torch.stack(pixels)), labels).backward()
+            norms.append(float(nn.utils.clip_grad_norm_(network.parameters(), clip_norm)))
+            optimiser.step()
+    assert max(norms) > clip_norm > min(norms)
+    difference = max(float((value - found[name]).abs().max()) for name, value in network.state_dict().items())
+    before = load_file(model)
+    change = max(float((value - before[name]).abs().max()) for name, value in network.state_dict().items())
+    assert difference < 1e-5 < 1e-3 < change
+
+
 def test_a_second_run_gives_the_same_bytes(manifest: Path, model: Path, trained: Path, tmp_path: Path) -> None:
     finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "workers": 1})
     assert (tmp_path / CELL / "predictions.csv").read_bytes() == (trained / "predictions.csv").read_bytes()
@@ -190,6 +246,25 @@ def test_computing_activations_again_changes_nothing(
 ) -> None:
     finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "checkpointing": True})
     assert largest_difference(trained, tmp_path / CELL) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, of what it imports
+@pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("switches", [{}, {"checkpointing": True}, {"freeze_until": "features.7"}])
+def test_a_compiled_backbone_trains_alike(
+    manifest: Path, model: Path, tmp_path: Path, switches: dict[str, Any]
+) -> None:
+    settings = {**QUICK, "epochs": 2, **switches}
+    finetune(manifest=manifest, init=model, out=tmp_path / "plain", **settings)
+    torch._dynamo.reset()
+    counters.clear()
+    finetune(manifest=manifest, init=model, out=tmp_path / "compiled", **settings, compile=True)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert not counters["graph_break"]
+    plain, compiled = tmp_path / "plain" / CELL, tmp_path / "compiled" / CELL
+    assert largest_difference(plain, compiled) < 1e-5 < largest_change(model, plain)
+    assert load_model(compiled / "model.safetensors").spec.classes == CLASSES
 
 
 def test_augmentation_on_the_device_trains_alike(manifest: Path, model: Path, trained: Path, tmp_path: Path) -> None:
