@@ -166,8 +166,10 @@ def _classifier(
 ) -> tuple[Classifier, Recipe]:
     """The model to start from, and the recipe with the choices of its head."""
     if init == NONE:
+        if head is None:
+            raise PipelineError(f"`init` none starts from a fresh head: name it with --head ({', '.join(HEAD_NAMES)}).")
         if head not in HEAD_NAMES:
-            raise unknown_name("head", str(head), HEAD_NAMES)
+            raise unknown_name("head", head, HEAD_NAMES)
         classifier = fresh_classifier(
             head, backbone, weights, clips.classes, num_segments, recipe, seed, allow_squeezenet_weights
         )
@@ -226,6 +228,9 @@ def _begin(
         say(f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else ""))
         return start
     report = cache_against_clips(cached, start)
+    if report is None:
+        say(f"start: top-1 {top1:.2f} on the clips, none of which the model's {MODEL_FILE} was validated on")
+        return start
     if world.is_main:
         click.echo(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
         click.echo(
@@ -237,12 +242,12 @@ def _begin(
     return start
 
 
-def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int]:
-    """How far the scores from the clips are from those from the cache, over all clips that both have."""
+def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int] | None:
+    """How far the scores from the clips are from those from the cache, over all clips that both have; None: over none."""
     place_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
     pairs = [(place_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in place_of]
     if not pairs:
-        raise PipelineError("No validation clip of the manifest stands in the predictions of the model to start from.")
+        return None
     before = cached.scores[0][[first for first, _ in pairs]]
     after = now.scores[[second for _, second in pairs]]
     labels = now.labels[[second for _, second in pairs]]

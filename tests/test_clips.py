@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -52,6 +53,16 @@ def same(one: Sample, other: Sample) -> bool:
     assert one.pixels is not None
     assert other.pixels is not None
     return one.request == other.request and one.label == other.label and torch.equal(one.pixels, other.pixels)
+
+
+def test_as_many_files_may_be_open_as_clips_are_under_way() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with ClipLoader(1, 2):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_training_sample_is_the_view_of_seed_clip_and_epoch(clips: tuple[LabelledClip, ...]) -> None:

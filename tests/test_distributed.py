@@ -134,6 +134,22 @@ def test_one_process_is_a_world_without_any_traffic(monkeypatch: pytest.MonkeyPa
         assert world.wrapped(model, torch.device("cpu")) is model
 
 
+@pytest.mark.parametrize(("has_gpu", "backend"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])
+def test_nccl_is_asked_for_only_where_there_is_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, has_gpu: bool, backend: str
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", started.append)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with joined_world() as world:
+        assert (world.rank, world.size) == (1, 2)
+    assert started == [backend]
+
+
 def test_a_half_set_environment_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)

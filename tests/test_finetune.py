@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -25,13 +26,14 @@ from pipeline.analysis.cells import read_cell
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.extraction.compute import has_compiler
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import FrameChoices, named_recipe
 from pipeline.training import finetune as finetune_module
 from pipeline.training.clips import FIRST_FRESH_DRAW
 from pipeline.training.finetune_model import (
     EndToEnd,
+    Precision,
     check_recomputes,
     choose_precision,
     default_parts,
@@ -324,7 +326,23 @@ def test_from_scratch_needs_no_model(manifest: Path, tmp_path: Path) -> None:
     assert (tmp_path / "squeezenet-tsn" / "model.safetensors").is_file()
 
 
+def test_a_model_can_be_trained_on_other_clips_of_its_classes(
+    manifest: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = read_manifest(manifest)
+    others = [dataclasses.replace(clip, clip_id=f"other-{clip.clip_id}") for clip in found.clips]
+    write_manifest(tmp_path / "others.csv", others, CLASSES)
+    metrics = finetune(
+        manifest=tmp_path / "others.csv", root=found.root, init=trained / "model.safetensors", out=tmp_path,
+        **{**QUICK, "epochs": 0},
+    )  # fmt: skip
+    assert metrics["start"] is None
+    assert "none of which the model" in capsys.readouterr().err
+
+
 def test_from_scratch_needs_a_head(manifest: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"name it with --head \(mlp, "):
+        finetune(manifest=manifest, weights="random", out=tmp_path, **QUICK)
     with pytest.raises(PipelineError, match=r"Unknown head 'ltsm'. Did you mean 'lstm'"):
         finetune(manifest=manifest, head="ltsm", weights="random", out=tmp_path, **QUICK)
 
@@ -379,7 +397,7 @@ def test_a_model_of_other_classes_is_refused(manifest: Path, tmp_path: Path) -> 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_without_a_gpu_the_way_out_is_named(manifest: Path, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"no GPU to train on .*--device cpu"):
+    with pytest.raises(PipelineError, match=r"there is no GPU .*--device cpu"):
         finetune(manifest=manifest, init=model, out=tmp_path, device="cuda", **QUICK)
 
 
@@ -392,6 +410,18 @@ def test_too_little_memory_names_what_to_lower(
     monkeypatch.setattr(finetune_module, "collate", full)
     with pytest.raises(PipelineError, match=r"3 clips of 2 segments.*Raise --accumulate \(=1\).*--checkpointing"):
         finetune(manifest=manifest, init=model, out=tmp_path, **QUICK)
+
+
+def test_float16_refuses_gradients_that_pile_up(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = Precision(torch.device("cpu"), "float16")
+    monkeypatch.setattr("stages.finetune.choose_precision", lambda *_: half)
+    with pytest.raises(PipelineError, match="--precision float32, or --clip-scope trained"):
+        finetune(
+            manifest=manifest, head="lstm", weights="random", num_segments=T, out=tmp_path, recipe="published-code",
+            **QUICK,
+        )  # fmt: skip
 
 
 def test_a_loss_that_diverges_is_a_sentence(manifest: Path, model: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 RANKS = {
     "pipeline": 6,  # the few names that a notebook needs
     "pipeline.errors": 0,
+    "pipeline.devices": 0,
     "pipeline.files": 0,
     "pipeline.progress": 0,
     "pipeline.registry": 0,

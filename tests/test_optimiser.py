@@ -124,6 +124,24 @@ def test_one_sgd_step_by_hand() -> None:
     assert module.weight.item() == pytest.approx(1.43)
 
 
+def test_a_first_step_that_the_loss_scaler_skips_leaves_no_trace() -> None:
+    module = nn.Linear(64, 64)
+    before = module.weight.detach().clone()
+    choices = TrainingChoices(optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+    waste = [torch.full((64, 64), torch.nan) for _ in range(50)]
+    del waste  # freed memory that is no number: what a velocity must not begin with
+    optimiser = build_optimiser(plan_parameters({"head": (module, 0.1)}, choices), choices)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient in (torch.inf, 1.0):
+        module.weight.grad = torch.full_like(module.weight, gradient)
+        module.bias.grad = torch.zeros_like(module.bias)
+        scaler.scale(torch.ones(()))
+        scaler.step(optimiser)
+        scaler.update()
+    # The second gradient, 1, was scaled by half of 4: its velocity is a half, and the step a twentieth.
+    torch.testing.assert_close(module.weight.detach(), before - 0.05)
+
+
 def gradients_after_two_steps(scope: str) -> tuple[float, float | None]:
     head = build_head("lstm", **SIZES)
     choices = TrainingChoices(recurrent_parameters="weight_ih_l0", clip_norm=1.0, clip_scope=scope)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.extraction import compute as extraction_compute
 from pipeline.extraction.forward import Forward
@@ -41,7 +42,7 @@ class Scorer:
         self, classifier: Classifier, device: str = "cpu", dtype: str = "auto", compile_mode: str = "eager"
     ) -> None:
         self.spec = classifier.spec
-        self.device = head_compute.find_device(device)
+        self.device = find_device(device)
         self.dtype = _chosen_dtype(dtype, self.spec.compute_dtype, device)
         # `auto` follows training; a type that is asked for holds for the head too.
         trained = str(self.spec.extra.get("precision", "auto"))

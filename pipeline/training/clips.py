@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections import deque
@@ -173,6 +174,7 @@ class ClipLoader:
 
     def __enter__(self) -> ClipLoader:
         if self.num_workers:
+            _allow_many_files()
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
         else:
@@ -202,8 +204,9 @@ class ClipLoader:
                 yield sample
         except BrokenProcessPool as error:
             raise PipelineError(
-                f"One of the {self.num_workers} processes that decode clips was killed, most often for want of memory. "
-                "Lower --workers or --batch-size, and run the same command again: it goes on from its last checkpoint."
+                f"One of the {self.num_workers} processes that decode clips was killed, most often for want of memory, "
+                "or more clips were under way than this process may have files open (`ulimit -n`). Lower --workers or "
+                "--batch-size, and run the same command again: it goes on from its last checkpoint."
             ) from error
         except RuntimeError as error:
             if "shared memory" not in str(error) and "shm" not in str(error):
@@ -232,6 +235,14 @@ def _view(request: SampleRequest, settings: SampleSettings, num_frames: int, hei
         choices=settings.choices,
         crop_fraction=settings.crop_fraction,
     )
+
+
+def _allow_many_files() -> None:
+    # Each clip on its way from a worker is an open file here, and a batch with those behind it soon more than the 1,024
+    # that many systems allow at first.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _start_worker() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
+from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 
@@ -72,23 +73,6 @@ def has_convolutions(head_name: str) -> bool:
     with torch.device("meta"):
         head = build_head(head_name, in_channels=1, num_segments=8, num_classes=2)
     return any(isinstance(m, _ConvNd) for name, m in head.named_modules() if name != "projection")
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        PipelineError: torch knows no such device, or the machine has none.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise PipelineError(f"`device` (={name!r}) must be cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PipelineError(
-            "There is no CUDA device here. Pass --device cpu; heads on cached features train well on it."
-        )
-    return device
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -107,7 +107,9 @@ def joined_world() -> Iterator[World]:
         ) from None
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
     # Figures travel over gloo on the CPU, so that they never wait for a GPU; gradients on GPUs over NCCL.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo")
+    # NCCL refuses to start where torch has it and the machine has no GPU.
+    has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo")
     try:
         yield World(rank, size, local_rank, local_size)
     finally:

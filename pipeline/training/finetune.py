@@ -78,8 +78,15 @@ class Finetuner:
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
         self.scaler = precision.scaler()
+        if self.scaler.is_enabled() and self.choices.clip_scope == "all" and self.plan.left_out:
+            raise PipelineError(
+                "clip_scope=all lets the gradients of untrained parameters pile up, which float16 with its scaled loss "
+                "cannot do. Pass --precision float32, or --clip-scope trained."
+            )
         self.trained = world.wrapped(self.network, self.device)
         self.class_weights = self._class_weights()
+        # On this side too: a look at the device's copy would wait for all that the device has to do.
+        self.weight_of_label: list[float] = self.class_weights.tolist()
         self.epoch = 0
         self.sums = EpochSums()
         self.history: list[EpochRecord] = []
@@ -120,7 +127,7 @@ class Finetuner:
         size = self._part_size()
         if self.device.type == "cpu":
             size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
-        with self._progress("validation", len(self.data.val)) as progress, self._memory_explained():
+        with self._progress("validation", len(self.world.part(self.data.val))) as progress, self._memory_explained():
             return score_clips(
                 self.network,
                 self.data.val,
@@ -228,7 +235,7 @@ class Finetuner:
         """
         sound = [sample for sample in samples if sample.fault is None]
         faults = [sample.fault for sample in samples if sample.fault is not None]
-        weight = sum(float(self.class_weights[sample.label]) for sample in sound)
+        weight = sum(self.weight_of_label[sample.label] for sample in sound)
         asks = is_due and self.world.is_main
         figures = self.world.summed(torch.tensor([weight, len(sound), len(faults), asks], dtype=torch.float64))
         total_weight, num_sound, num_faults, is_agreed = figures.tolist()

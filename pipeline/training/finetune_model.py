@@ -16,12 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.backbones import build_backbone
 from pipeline.backbones.backbone import Backbone
+from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 from pipeline.model import Classifier, ModelSpec, load_model
 from pipeline.recipe import HeadChoices, Recipe, TrainingChoices
 from pipeline.registry import unknown_name
-from pipeline.training.compute import find_device, has_bfloat16
+from pipeline.training.compute import has_bfloat16
 from pipeline.training.optimiser import freeze_norms
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -58,13 +59,11 @@ def choose_precision(device: str, precision: str = "auto", local_rank: int | Non
     """
     if precision not in PRECISIONS:
         raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees none"
-        raise PipelineError(
-            f"`device` is {device}, but there is no GPU to train on ({why}). Run with --device cpu; with --epochs 1 "
-            "and a small data set it takes minutes."
-        )
-    if device == "cuda" and local_rank is not None:
+    if local_rank is not None and device.startswith("cuda"):
+        if device != "cuda":
+            raise PipelineError(
+                f"`device` is {device}: of several processes each takes its own GPU. Pass --device cuda."
+            )
         device = f"cuda:{local_rank}"
     chosen = find_device(device)
     if precision == "auto":

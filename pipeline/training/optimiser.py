@@ -119,7 +119,12 @@ def build_optimiser(plan: ParameterPlan, choices: TrainingChoices) -> Optimizer:
     ]
     # One kernel updates all values of a parameter; the plain form walks over them once for each operation.
     if choices.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=choices.lr, momentum=choices.momentum, fused=True)
+        optimiser = torch.optim.SGD(groups, lr=choices.lr, momentum=choices.momentum, fused=True)
+        # torch would begin the momentum with memory that nobody has written, and leave it so where the loss scaler
+        # skips the first step. From zeros the first velocity is the gradient, as in the plain form.
+        for parameter in (parameter for group in plan.groups for parameter in group.parameters.values()):
+            optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimiser
     return torch.optim.AdamW(groups, lr=choices.lr, fused=True)
 
 
