@@ -43,6 +43,12 @@ class PipelineGroup(click.Group):
             return super().invoke(ctx)
         except PipelineError as error:
             raise Failure(str(error), getattr(error, "exit_code", 1)) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has gone; click knows what to do
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise Failure(f"{error.filename}: {error.strerror}.", 1) from error
 
 
 class SwitchOption(click.Option):

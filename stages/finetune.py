@@ -243,7 +243,7 @@ def _begin(
 
 
 def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int] | None:
-    """How far the scores from the clips are from those from the cache, over all clips that both have; None: over none."""
+    """How far the scores from the clips are from those from the cache, over all clips that both have, if any."""
     place_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
     pairs = [(place_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in place_of]
     if not pairs:

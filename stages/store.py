@@ -11,13 +11,15 @@ import click
 from pipeline.errors import PipelineError
 from pipeline.extraction import ExtractionRequest, extract_features
 from pipeline.extraction.compute import device_like
-from pipeline.extraction.recheck import differing_clips
+from pipeline.extraction.provenance import ABSENT, state_of
+from pipeline.extraction.recheck import recheck
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.hdf5 import export_hdf5, import_hdf5
 from pipeline.store.info import StoreInfo, describe
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.verify import Damage, find_damage, forget_damaged
+from pipeline.store.record import FAILED
+from pipeline.store.verify import Damage, find_damage
 
 NUM_SHOWN = 20
 
@@ -55,6 +57,10 @@ def store_verify(
     num_objects = sum(len(record.objects) for record in opened.records.values())
     blocks = sorted({item.block for item in damage if item.block >= 0})
     click.echo(f"{store}: {num_objects:,} objects of {len(opened.records):,} blocks, {len(damage)} damaged.")
+    num_done = opened.num_clips - opened.num_failed - opened.num_pending
+    click.echo(
+        f"{opened.num_clips:,} clips: {num_done:,} done, {opened.num_failed:,} failed, {opened.num_pending:,} pending."
+    )
     if damage and not repair:
         raise PipelineError(
             f"{len(damage)} objects of {store} are damaged (blocks {', '.join(map(str, blocks)) or 'none'}). "
@@ -126,7 +132,9 @@ def _repair(
         raise PipelineError("The manifest of this store is not where it was; name it with --manifest to repair.")
     settings = store.settings
     num_draws = sum(view != TEST_VIEW for view in store.views_made())
-    blocks = forget_damaged(store, damage)
+    blocks = {item.block for item in damage if item.block >= 0}
+    _check_clips_are_there(store, source, blocks)
+    num_failed = store.num_failed
     request = ExtractionRequest(
         backbone=settings.backbone,
         weights=weights,
@@ -143,21 +151,53 @@ def _repair(
         allow_squeezenet_weights=True,
         num_workers=workers,
     )
-    summary = extract_features(source, store.place.location, request)
+    summary = extract_features(source, store.place.location, request, damage=damage)
     click.echo(f"Made {len(blocks)} blocks anew ({summary.num_computed} clips).")
     left = find_damage(FeatureStore.open(store.place.location, "r+"))
     if left:
         raise PipelineError(f"Still damaged after the repair: {', '.join(item.key for item in left[:NUM_SHOWN])}.")
+    if len(summary.failed) > num_failed:
+        clip = summary.failed[-1]
+        raise PipelineError(
+            f"{len(summary.failed) - num_failed} clips of the damaged blocks could not be made again (the last: "
+            f"'{clip.clip_id}', {clip.kind}: {clip.reason}). `pipeline store info` lists them."
+        )
+
+
+def _check_clips_are_there(store: FeatureStore, source: Manifest, blocks: set[int]) -> None:
+    """Before a damaged block is forgotten, see that it can be made again.
+
+    Raises:
+        PipelineError: the file of one of its clips is not there.
+    """
+    location_of = {clip.clip_id: source.locate(clip) for clip in source.clips}
+    needed = [clip for clip in store.table() if clip.block in blocks and clip.status != FAILED]
+    absent = [clip for clip in needed if state_of(location_of.get(clip.clip_id, "")) == ABSENT]
+    if absent:
+        where = location_of.get(absent[0].clip_id, "not in the manifest")
+        raise PipelineError(
+            f"{len(absent)} clips of the damaged blocks are not where they were (the first: '{absent[0].clip_id}', "
+            f"{where}), so the blocks cannot be made again. Nothing has been changed. Name the place of the clips with "
+            "--root, or their manifest with --manifest."
+        )
 
 
 def _recheck(store: FeatureStore, source: Manifest | None, weights: str, samples: int) -> None:
     if source is None:
         click.echo("No clip was computed again: the manifest is not where it was (name it with --manifest).")
         return
-    others, num_tried, tolerance = differing_clips(store, source, weights=weights, num_clips=samples)
-    if others:
+    found = recheck(store, source, weights=weights, num_clips=samples)
+    if found.agreeing:
+        click.echo(f"{len(found.agreeing)} clips computed again from their files agree (tolerance {found.tolerance}).")
+    if found.absent:
+        click.echo(f"Not computed again: {', '.join(found.absent)}, whose files are not where they were.")
+    if found.changed:
         raise PipelineError(
-            f"Computed again, {', '.join(others)} come out otherwise than {store.place.location} has them "
-            f"(tolerance {tolerance}): decoder, weights or transform are not those of the extraction."
+            f"The files of {', '.join(found.changed)} are not those that {store.place.location} was made from. "
+            "`pipeline extract` computes them anew."
         )
-    click.echo(f"{num_tried} clips computed again from their files agree (tolerance {tolerance}).")
+    if found.differing:
+        raise PipelineError(
+            f"Computed again, {', '.join(found.differing)} come out otherwise than {store.place.location} has them "
+            f"(tolerance {found.tolerance}): decoder, weights or transform are not those of the extraction."
+        )

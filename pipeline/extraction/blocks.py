@@ -12,13 +12,14 @@ from pipeline.extraction.provenance import ABSENT, digest_of, state_of
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.record import FAILED, ClipRecord
+from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 from pipeline.video.views import train_view_name
 
 # A failure of the engine's, which says nothing sure about the clip: it is tried again by the next extraction.
 KILLED_WORKER = "killed-worker"
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -75,51 +76,61 @@ def _plan_block(
     store: FeatureStore, block: int, rows: Sequence[TableRow], location_of: dict[str, str], num_draws: int
 ) -> BlockJob | None:
     record = store.records.get(block)
-    wanted = views_of(rows[0].split, num_draws)
+    wanted = views_of(rows[0].split, 0 if store.settings.frames == "all" else num_draws)
     if record is None:
         return BlockJob(block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), ())
     known = {clip.offset: clip for clip in record.clips}
-    stale = {row.row for row in rows if is_stale(known.get(row.row % store.block_clips), row, location_of[row.clip_id])}
-    if stale and store.settings.frames == "all":
-        # One array holds the frames of the whole block.
-        stale = {row.row for row in rows}
-    missing = tuple(view for view in wanted if view not in record.views)
-    if not stale and not missing:
-        return None
-    # A changed clip is done again in every view that the block has or gets; the others only in what is missing.
-    every = (*record.views, *missing)
-    views = every if stale else missing
-    clips, kept = (
-        [],
-        [clip for clip in record.clips if clip.offset not in {row.row % store.block_clips for row in rows}],
-    )
+    every = (*record.views, *(view for view in wanted if view not in record.views))
+    listed = {row.row % store.block_clips for row in rows}
+    clips, kept = [], [clip for clip in record.clips if clip.offset not in listed]
     for row in rows:
-        before = known.get(row.row % store.block_clips)
-        if row.row in stale or before is None:
+        offset, location = row.row % store.block_clips, location_of[row.clip_id]
+        before = known.get(offset)
+        if before is None or is_stale(before, row, location):
+            # In every view that the block has or gets: the old ones show another file.
             clips.append(_job(store, row, location_of, every))
-        elif before.status == FAILED or not missing:
+            continue
+        has = record.views_of(offset)
+        missing = tuple(view for view in wanted if view not in has)
+        if before.status == FAILED or not missing or state_of(location) == ABSENT:
             kept.append(before)
         else:
             clips.append(_job(store, row, location_of, missing))
+    if not clips:
+        return None
+    views = tuple(view for view in every if any(view in clip.views for clip in clips))
     return BlockJob(block, views, tuple(clips), tuple(kept))
 
 
 def is_stale(before: ClipRecord | None, row: TableRow, location: str) -> bool:
-    """Whether a clip is to be done again: never done, relabelled, or its file is another than it was."""
+    """Whether a clip is to be done again: never done, relabelled, or its file is another than it was.
+
+    A finished clip whose file is not there any more is not: its features say what the file showed.
+    """
     if before is None or before.clip_id != row.clip_id or before.label != row.label:
         return True
-    if before.kind == KILLED_WORKER:
+    # What failed without a byte read (no right to, a disk that did not answer) may be readable now.
+    if before.kind == KILLED_WORKER or (before.kind == UNREADABLE and not before.digest):
         return True
     state = state_of(location)
     if (state.size, state.modified_ns) == (before.size, before.modified_ns):
         return False
-    if state.size != before.size or state == ABSENT:
+    if state == ABSENT:
+        return before.status == FAILED
+    if state.size != before.size:
         return True
     # Same size, another time: copied or touched, or changed; only its bytes tell.
     try:
         return digest_of(location) != before.digest
     except ClipError:
         return True
+
+
+def absent_clips(store: FeatureStore, manifest: Manifest) -> list[str]:
+    """Ids of finished clips whose files are not where the manifest says."""
+    location_of = {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}
+    done = (clip.clip_id for clip in store.table() if clip.status == DONE)
+    return [clip_id for clip_id in done if clip_id in location_of and state_of(location_of[clip_id]) == ABSENT]
 
 
 def sample_of_done(store: FeatureStore, jobs: Iterable[BlockJob], num_clips: int) -> list[BlockJob]:
@@ -138,7 +149,7 @@ def _sample(store: FeatureStore, row: int) -> BlockJob:
     block, offset = divmod(row, store.block_clips)
     record = store.records[block]
     clip = next(clip for clip in record.clips if clip.offset == offset)
-    views = record.views[:2]
+    views = record.views_of(offset)[:2]
     # The location is filled in by whoever has the manifest.
     return BlockJob(block, views, (ClipJob(offset, clip.clip_id, "", clip.label, views),), ())
 

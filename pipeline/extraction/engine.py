@@ -46,6 +46,14 @@ class Tally:
             PipelineError: more clips have failed than are allowed.
         """
         self.num_bytes += result.num_bytes
+        self.check()
+
+    def check(self) -> None:
+        """Hold the failed clips, those of earlier runs among them, against what is allowed.
+
+        Raises:
+            PipelineError: there are more.
+        """
         num_failed = self.num_failed_before + len(self.failed)
         if self.max_failed is not None and num_failed > self.max_failed:
             last = self.failed[-1] if self.failed else None

@@ -12,24 +12,33 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, WeightsRecord, build_backbone
+from pipeline.devices import find_device
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extraction import compute as computing
-from pipeline.extraction.blocks import BlockJob, located, plan_blocks, sample_of_done, views_of
+from pipeline.extraction.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
 from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.compute import Compute
 from pipeline.extraction.engine import Engine, InProcess, Tally
+from pipeline.extraction.provenance import ABSENT, state_of
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.registry import WEIGHTS_NAMES
-from pipeline.store import layout
-from pipeline.store.feature_store import FeatureStore
+from pipeline.store.feature_store import FeatureStore, refuse_strangers
 from pipeline.store.locks import writer_lock
 from pipeline.store.places import Phase, no_phase, place_of
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
-from pipeline.store.verify import find_damage
-from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
+from pipeline.store.verify import Damage, find_damage, forget_damaged
+from pipeline.store.writer import (
+    TRAIN_SPLIT,
+    WantedClip,
+    default_block_clips,
+    ensure_views,
+    forget,
+    lay_out,
+    remove_store,
+)
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
 from pipeline.video.views import TRANSFORM_VERSION, render, test_view
@@ -99,27 +108,40 @@ class ExtractionSummary:
 
 
 def extract_features(
-    manifest: Manifest, location: str, request: ExtractionRequest, on_phase: Phase = no_phase
+    manifest: Manifest,
+    location: str,
+    request: ExtractionRequest,
+    on_phase: Phase = no_phase,
+    damage: Sequence[Damage] = (),
 ) -> ExtractionSummary:
     """Fill a store with the features of a manifest's clips; what it has already is left as it is.
+
+    `damage` is what `find_damage` found in the store and what is therefore to be made anew.
 
     Raises:
         PipelineError: another setting than the store's, another writer, too many failed clips, a full disk, or
             finished clips that come out otherwise when they are computed again.
     """
     started_at_seconds = time.monotonic()
-    location = location if "://" in location else str(Path(location).absolute())
     place = place_of(location)
+    if "://" not in location:
+        location = str(Path(location).absolute())
+        place = place_of(location)
     with writer_lock(place):
-        place.remove_parts()
-        if request.rebuild:
-            remove_store(location)
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
-        store = FeatureStore.open(location, "r+") if place.get("zarr.json") is not None else None
+        is_there = place.get("zarr.json") is not None
+        if not is_there:
+            refuse_strangers(place)
+        place.remove_parts()
+        store = FeatureStore.open(location, "r+") if is_there and not request.rebuild else None
         setup, said = settle(manifest, location, request, backbone, weights, store)
-        if store is None:
+        if store is not None:
+            forget_damaged(store, damage)
+        else:
+            # Nothing is taken away before all that can be wrong with the request has been looked at.
+            remove_store(place)
             size = request.block_clips or default_block_clips(len(manifest.clips))
             provenance = {
                 # Absolute: whoever repairs the store may stand in another folder.
@@ -136,13 +158,15 @@ def extract_features(
         ensure_views(store, _needed_views(manifest, num_draws))
         jobs = plan_blocks(store, manifest, num_draws)
         jobs, samples = _with_samples(store, manifest, jobs, num_draws)
-        num_workers = choose_num_workers(request, setup.settings, jobs)
+        num_workers = choose_num_workers(request, setup.settings, jobs) if jobs else 0
         tally = _tally_of(store, jobs, request.max_failed)
+        tally.check()
         if jobs:
             num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
             # Those of workers that were killed on the way: a finished store has none.
             place.remove_parts()
         store.reload()
+        said += _about_absent(store, manifest)
     return ExtractionSummary(
         location=location,
         settings=setup.settings,
@@ -177,6 +201,7 @@ def settle(
     num_draws = 0 if is_all else request.num_draws
     num_train = sum(clip.split == TRAIN_SPLIT for clip in manifest.clips)
     num_frames = (len(manifest.clips) + num_train * num_draws) * (num_segments or 40)
+    find_device(request.device)
     dtype, compile_mode = request.dtype, request.compile_mode
     if store is not None:
         dtype = store.settings.compute_dtype if dtype == "auto" else dtype
@@ -254,24 +279,6 @@ def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Se
         )
 
 
-def remove_store(location: str) -> None:
-    """Take a store away, for `--rebuild`.
-
-    Raises:
-        PipelineError: something else lies there.
-    """
-    place = place_of(location)
-    if place.get("zarr.json") is None:
-        return
-    if layout.read_attributes(place).get("format", "").rpartition(" ")[0] != layout.FORMAT.rpartition(" ")[0]:
-        raise PipelineError(f"{location} is not a feature store; --rebuild does not delete what it did not make.")
-    # The root first: without it there is no store, and a kill leaves none that looks whole.
-    place.delete("zarr.json")
-    for key in place.sizes():
-        if not key.startswith("."):
-            place.delete(key)
-
-
 def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
     """How many processes to start: as asked, else all that fit, or none where starting them costs more."""
     if request.scheduler is not None:
@@ -330,7 +337,8 @@ def _with_samples(
     """The jobs, damaged blocks among them, and a few finished clips to be computed again before anything is added."""
     if not jobs or not store.records:
         return jobs, []
-    samples = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
+    known = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
+    samples = [job for job in known if state_of(job.clips[0].location) != ABSENT]
     damaged = {job.block for job in samples if find_damage(store, [job.block])}
     if damaged:
         for block in damaged:
@@ -338,6 +346,17 @@ def _with_samples(
         store.reload()
         jobs = plan_blocks(store, manifest, num_draws)
     return jobs, [job for job in samples if job.block not in damaged]
+
+
+def _about_absent(store: FeatureStore, manifest: Manifest) -> tuple[str, ...]:
+    absent = absent_clips(store, manifest)
+    if not absent:
+        return ()
+    clip = next(clip for clip in manifest.clips if clip.clip_id == absent[0])
+    return (
+        f"{len(absent):,} finished clips are not where they were (the first: {manifest.locate(clip)}). Their features "
+        "are kept as they are; views that they lack cannot be added.",
+    )
 
 
 def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ def state_of(location: str) -> FileState:
         sizes, changes = 0, 0
         with os.scandir(file) as entries:
             for entry in entries:
+                if entry.is_dir():
+                    continue
                 found = entry.stat()
                 sizes, changes = sizes + found.st_size, max(changes, found.st_mtime_ns)
         return FileState(sizes, changes)
@@ -54,7 +56,8 @@ def digest_of(location: str) -> str:
         if member:
             _add_member(file, member, digest.update)
         elif os.path.isdir(file):
-            for name in sorted(os.listdir(file)):
+            # Its own files: no clip reads those of a folder within.
+            for name in sorted(entry.name for entry in os.scandir(file) if not entry.is_dir()):
                 digest.update(f"{name}\0".encode())
                 digest.update(Path(file, name).read_bytes())
         else:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from pipeline.errors import ClipError
 from pipeline.extraction.blocks import located, sample_of_done
 from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.compute import Compute, capability_of, device_like, has_bfloat16, has_compiler
+from pipeline.extraction.provenance import ABSENT, digest_of, state_of
 from pipeline.extraction.worker import Worker
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
@@ -15,13 +19,21 @@ from pipeline.video.flips import swapped_labels
 TOLERANCES = {"bfloat16": 0.05, "float32": 0.002}
 
 
-def differing_clips(
-    store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int
-) -> tuple[list[str], int, float]:
-    """Compute a sample of finished clips again.
+class Recheck(NamedTuple):
+    """What came of computing finished clips again, by their ids.
 
-    Returns the ids of those that come out otherwise, how many were tried, and the tolerance: 0 on a machine like the
-    store's, else that of its number type.
+    tolerance: 0 on a machine like the store's, else that of its number type.
+    """
+
+    agreeing: tuple[str, ...]
+    differing: tuple[str, ...]
+    changed: tuple[str, ...]
+    absent: tuple[str, ...]
+    tolerance: float
+
+
+def recheck(store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int) -> Recheck:
+    """Compute a sample of finished clips again, those whose files are what they were.
 
     Raises:
         PipelineError: the weights are not those of the store.
@@ -32,16 +44,27 @@ def differing_clips(
     is_same = (compute.capability, compute.compile_mode, compute.dtype) == as_stored
     tolerance = 0.0 if is_same else TOLERANCES[settings.compute_dtype]
     known = {clip.clip_id for clip in manifest.clips}
-    samples = [job for job in sample_of_done(store, (), num_clips) if job.clips[0].clip_id in known]
-    if not samples:
-        return [], 0, tolerance
-    worker = worker_like(store, weights)
-    others = [
-        job.clips[0].clip_id
-        for job in (located(sample, manifest) for sample in samples)
-        if not worker.agrees(job, tolerance)
-    ]
-    return others, len(samples), tolerance
+    samples = (job for job in sample_of_done(store, (), num_clips) if job.clips[0].clip_id in known)
+    digests = {clip.clip_id: clip.digest for clip in store.table()}
+    ids: dict[str, list[str]] = {"agreeing": [], "differing": [], "changed": [], "absent": []}
+    worker: Worker | None = None
+    for job in (located(sample, manifest) for sample in samples):
+        clip = job.clips[0]
+        if state_of(clip.location) == ABSENT:
+            ids["absent"].append(clip.clip_id)
+        elif _digest(clip.location) != digests[clip.clip_id]:
+            ids["changed"].append(clip.clip_id)
+        else:
+            worker = worker or worker_like(store, weights)
+            ids["agreeing" if worker.agrees(job, tolerance) else "differing"].append(clip.clip_id)
+    return Recheck(**{name: tuple(found) for name, found in ids.items()}, tolerance=tolerance)
+
+
+def _digest(location: str) -> str:
+    try:
+        return digest_of(location)
+    except ClipError:
+        return "unreadable"
 
 
 def compute_like(settings: StoreSettings) -> Compute:

@@ -146,7 +146,7 @@ class Worker:
         """
         clip = job.clips[0]
         row = job.block * self.setup.block_clips + clip.offset
-        store = FeatureStore.open(self.setup.location)
+        store = FeatureStore.open(self.setup.location, "r+")
         found = self.features(clip)
         if found.record.status != DONE:
             return False

@@ -28,6 +28,20 @@ NUM_READ_THREADS = min(4, os.cpu_count() or 1)
 PENDING = "pending"
 
 
+def refuse_strangers(place: Place) -> None:
+    """Refuse a place where something lies that no store has made.
+
+    Raises:
+        PipelineError: there is such a thing.
+    """
+    strangers = sorted(name for name in place.names() if not layout.is_own(name))
+    if strangers:
+        raise PipelineError(
+            f"{place.location} is no feature store, and not empty ('{strangers[0]}' lies there). A store needs a "
+            "folder of its own: name a new one with --store."
+        )
+
+
 class FeatureStore:
     """A store that is there. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
 
@@ -72,7 +86,8 @@ class FeatureStore:
             count = len(store.damaged_records)
             raise PipelineError(
                 f"{store.damaged_records[0]} {f'and {count - 1} more records ' if count > 1 else ''}of the store "
-                f"{location} damaged. Run `pipeline store verify --repair`, or `pipeline extract` again."
+                f"{location} {'are' if count > 1 else 'is'} damaged. Run `pipeline store verify --repair`, or "
+                "`pipeline extract` again."
             )
         return store
 
@@ -146,8 +161,7 @@ class FeatureStore:
 
     def views_made(self) -> tuple[str, ...]:
         """Every view that has arrays, whether or not a block of it is done."""
-        views = self.group().get("views")
-        return tuple(sorted(views.group_keys())) if isinstance(views, zarr.Group) else ()
+        return tuple(sorted(self.place.names("views") - {"zarr.json"}))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -248,7 +262,7 @@ class FeatureStore:
         counts = np.zeros(self.block_clips, dtype=np.int64)
         for clip in record.clips if record else ():
             counts[clip.offset] = clip.num_frames if clip.status == DONE else 0
-        data = self.place.get(f"{layout.frames_path(block)}/c/0/0") if counts.any() else None
+        data = self.place.get(layout.frames_key(block)) if counts.any() else None
         if data is None:
             counts[:] = 0
         frames: Float16 = np.empty((int(counts.sum()), self.settings.channels), dtype=np.float16)
@@ -272,7 +286,8 @@ class FeatureStore:
         if found is None:
             return ClipRow(*known, PENDING, "", "", 0, "", 0, 0, 0, ())
         what = (found.status, found.kind, found.reason, found.size, found.digest)
-        return ClipRow(*known, *what, found.num_frames, found.height, found.width, self.records[block].views)
+        views = self.records[block].views_of(found.offset)
+        return ClipRow(*known, *what, found.num_frames, found.height, found.width, views)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

@@ -13,6 +13,7 @@ Clips that are not done stand in `clips` and in no view.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.store import layout
-from pipeline.store.feature_store import FeatureStore
+from pipeline.store.feature_store import FeatureStore, refuse_strangers
 from pipeline.store.locks import writer_lock
+from pipeline.store.places import place_of
 from pipeline.store.record import DONE, ClipRecord
 from pipeline.store.settings import settings_from_dict
 from pipeline.store.table import ClipRow
-from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, write_block
+from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, remove_store, write_block
 
 FORMAT = "st-pipeline features in HDF5 1"
 TEXT_COLUMNS = ("clip_id", "path", "label", "split", "status", "kind", "reason", "digest")
@@ -36,8 +38,13 @@ PENDING = "pending"
 
 
 def export_hdf5(store: FeatureStore, path: Path) -> int:
-    """Write the whole store to one file; the number of clips in it."""
+    """Write the whole store to one file; the number of clips in it.
+
+    Raises:
+        PipelineError: there is no room for it.
+    """
     clips = store.table()
+    _check_room(store, path)
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
         file.attrs["format"] = FORMAT
         file.attrs["settings"] = json.dumps(store.settings.as_dict())
@@ -68,15 +75,36 @@ def import_hdf5(path: Path, location: str) -> int:
     with file:
         if file.attrs.get("format") != FORMAT:
             raise PipelineError(f"{path} is not an exported feature store ({FORMAT}).")
-        store = FeatureStore.create(
-            location,
-            settings_from_dict(json.loads(file.attrs["settings"])),
-            json.loads(file.attrs["classes"]),
-            int(file.attrs["block_clips"]),
-            json.loads(file.attrs["provenance"]),
+        place = place_of(location)
+        if place.get("zarr.json") is not None:
+            raise PipelineError(f"There is a store at {location} already. Import into another --store, or delete it.")
+        refuse_strangers(place)
+        with writer_lock(place):
+            try:
+                store = FeatureStore.create(
+                    location,
+                    settings_from_dict(json.loads(file.attrs["settings"])),
+                    json.loads(file.attrs["classes"]),
+                    int(file.attrs["block_clips"]),
+                    json.loads(file.attrs["provenance"]),
+                )
+                return _fill(store, file)
+            except BaseException:
+                # Half a store would look like one that an extraction has to finish.
+                remove_store(place)
+                raise
+
+
+def _check_room(store: FeatureStore, path: Path) -> None:
+    # Before the first byte: the HDF5 library takes the whole process down when a file that it closes has no room.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_bytes = sum(record.num_bytes for record in store.records.values())
+    num_free_bytes = shutil.disk_usage(path.parent).free
+    if num_free_bytes < num_bytes:
+        raise PipelineError(
+            f"{path} will take about {num_bytes / 1e6:,.0f} MB, and {path.parent} has room for "
+            f"{num_free_bytes / 1e6:,.0f} MB. Make room, or name another place with --out."
         )
-        with writer_lock(store.place):
-            return _fill(store, file)
 
 
 def _fill(store: FeatureStore, file: h5py.File) -> int:
@@ -93,15 +121,15 @@ def _fill(store: FeatureStore, file: h5py.File) -> int:
     index_of_row = {row.row: index for index, row in enumerate(store.rows)}
     place_in = {view: {int(clip): at for at, clip in enumerate(file[f"views/{view}/clip"])} for view in views}
     for block in sorted({row // store.block_clips for row in index_of_row}):
-        rows = [row for row in sorted(index_of_row) if row // store.block_clips == block]
-        known = [row for row in rows if columns["status"][index_of_row[row]] != PENDING]
-        if len(known) < len(rows):
+        here = (row for row in sorted(index_of_row) if row // store.block_clips == block)
+        rows = [row for row in here if columns["status"][index_of_row[row]] != PENDING]
+        if not rows:
             continue
-        here = tuple(view for view in views if any(index_of_row[row] in place_in[view] for row in rows))
-        builder = BlockBuilder(store.settings, block, store.block_clips, here)
+        views_here = tuple(view for view in views if any(index_of_row[row] in place_in[view] for row in rows))
+        builder = BlockBuilder(store.settings, block, store.block_clips, views_here)
         for row in rows:
             index, offset = index_of_row[row], row % store.block_clips
-            for view in here:
+            for view in views_here:
                 if index in place_in[view]:
                     _copy_row(builder, file[f"views/{view}"], place_in[view][index], offset, view)
             if "frames" in file:
@@ -154,9 +182,9 @@ def _write_view(group: h5py.Group, store: FeatureStore, view: str, members: list
         group.create_dataset("pooled", data=store.read_pooled(view, rows))
     if "spatial" in store.settings.maps:
         shape = layout.row_shape(store.settings, "spatial")
-        maps = group.create_dataset(
-            "spatial", (len(rows), *shape), "float16", chunks=(1, *shape), compression="gzip", compression_opts=1
-        )
+        # HDF5 has no chunks of an array without rows.
+        packed = {"chunks": (1, *shape), "compression": "gzip", "compression_opts": 1} if rows else {}
+        maps = group.create_dataset("spatial", (len(rows), *shape), "float16", **packed)
         for at, row in enumerate(rows):
             maps[at] = store.read_spatial(view, row)
 

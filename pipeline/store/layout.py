@@ -14,6 +14,7 @@ A row that is not done reads as NaN (as -1 in `sampling`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
+from pipeline.errors import PipelineError
 from pipeline.store.places import Place
 from pipeline.store.settings import StoreSettings
 
@@ -32,6 +34,11 @@ TEST_VIEW = "test"
 ZSTD_LEVEL = 1
 SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
 COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
+
+
+def is_own(name: str) -> bool:
+    """Whether something at the top of a store's place belongs to it: its objects, its locks."""
+    return name in ("zarr.json", TABLE_KEY, "records", "views", "frames") or name.startswith(".")
 
 
 def record_key(block: int) -> str:
@@ -60,6 +67,11 @@ def frames_path(block: int) -> str:
     return f"frames/{block:06d}"
 
 
+def frames_key(block: int) -> str:
+    """The key of the one object that holds every frame of a block."""
+    return f"{frames_path(block)}/c/0/0"
+
+
 def row_shape(settings: StoreSettings, kind: str) -> tuple[int, ...]:
     """The shape of one clip in an array."""
     segments, channels, size = settings.num_segments, settings.channels, settings.map_size
@@ -81,23 +93,49 @@ def create_group(place: Place, attributes: dict[str, Any]) -> None:
 
 
 def read_attributes(place: Place) -> dict[str, Any]:
-    """The attributes of the root group."""
-    group = zarr.open_group(place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+    """The attributes of the root group.
+
+    Raises:
+        PipelineError: its metadata is damaged.
+    """
+    try:
+        group = zarr.open_group(place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"zarr.json of {place.location} is damaged ({error}): without it nobody knows what the store holds. "
+            "Put a copy of it back, or extract anew with --rebuild."
+        ) from error
     return dict(group.attrs)
 
 
 def ensure_view(place: Place, settings: StoreSettings, view: str, num_rows: int, block_clips: int) -> None:
-    """Make the arrays of a view, or make them longer, so that they have `num_rows` rows."""
-    group = zarr.open_group(place.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
-    group.require_group("views").require_group(view)
-    for kind in kinds_of(settings):
-        path = array_path(view, kind)
-        if path not in group:
-            group.create_array(path, **_array_options(settings, kind, num_rows, block_clips))
-            continue
-        array = group[path]
-        if isinstance(array, zarr.Array) and array.shape[0] < num_rows:
-            array.resize((num_rows, *array.shape[1:]))
+    """Make the arrays of a view, or make them longer, so that they have `num_rows` rows.
+
+    Raises:
+        PipelineError: the metadata of one that is there is damaged.
+    """
+    try:
+        group = zarr.open_group(place.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
+        group.require_group("views").require_group(view)
+        for kind in kinds_of(settings):
+            path = array_path(view, kind)
+            if path not in group:
+                group.create_array(path, **_array_options(settings, kind, num_rows, block_clips))
+                continue
+            array = group[path]
+            if isinstance(array, zarr.Array) and array.shape[0] < num_rows:
+                array.resize((num_rows, *array.shape[1:]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise PipelineError(
+            f"The metadata of view '{view}' of the store {place.location} is damaged ({error}). "
+            "Run `pipeline store verify --repair`."
+        ) from error
+
+
+def group_keys(views: Iterable[str]) -> list[str]:
+    """Where the metadata of the groups below the root stand."""
+    found = [f"views/{view}/zarr.json" for view in views]
+    return ["views/zarr.json", *found] if found else []
 
 
 def array_metadata(settings: StoreSettings, kind: str, num_rows: int, block_clips: int) -> dict[str, Any]:

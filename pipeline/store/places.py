@@ -65,6 +65,10 @@ class Place(ABC):
         """The size in bytes of every object whose key starts with `prefix`."""
 
     @abstractmethod
+    def names(self, under: str = "") -> set[str]:
+        """What lies at the top of the place, or directly under a part of it."""
+
+    @abstractmethod
     def remove_parts(self) -> None:
         """Remove what a killed writer left half written. Only for whoever holds the store's lock."""
 
@@ -136,6 +140,10 @@ class LocalPlace(Place):
                     found[key] = os.stat(path).st_size
         return found
 
+    def names(self, under: str = "") -> set[str]:
+        folder = self.root / under
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+
     def remove_parts(self) -> None:
         for folder, _, names in os.walk(self.root):
             for name in names:
@@ -175,6 +183,12 @@ class RemotePlace(Place):
 
         return sync(all_sizes())
 
+    def names(self, under: str = "") -> set[str]:
+        async def found() -> set[str]:
+            return {key.rpartition("/")[2] async for key in self._store.list_dir(under)}
+
+        return sync(found())
+
     def remove_parts(self) -> None:
         """Nothing: an object that was not put whole is not there."""
 
@@ -207,8 +221,17 @@ class RemotePlace(Place):
 
 
 def place_of(location: str | Path) -> Place:
-    """The place that a path or URL names."""
+    """The place that a path or URL names.
+
+    Raises:
+        PipelineError: it names none, or what it needs is not installed.
+    """
     text = str(location)
+    if not text.strip():
+        raise PipelineError("The store has no name. Give a folder or a URL with --store.")
     if "://" in text and not text.startswith("file://"):
-        return RemotePlace(text.rstrip("/"))
+        try:
+            return RemotePlace(text.rstrip("/"))
+        except (ValueError, ImportError) as error:
+            raise PipelineError(f"{text} cannot be reached: {error}.") from error
     return LocalPlace(Path(text.removeprefix("file://")))

@@ -38,12 +38,23 @@ class ClipRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """The clips of a block, the views that are done, and length and SHA-256 of each of its objects."""
+    """The clips of a block, the views that are done, and length and SHA-256 of each of its objects.
+
+    lacking: by view, the offsets of clips that are done but not in this view: those that the manifest did not have, or
+    whose file was not there, when the view was made.
+    """
 
     block: int
     clips: tuple[ClipRecord, ...]
     views: tuple[str, ...]
     objects: dict[str, tuple[int, str]] = field(default_factory=dict)
+    lacking: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def views_of(self, offset: int) -> tuple[str, ...]:
+        """The views that a finished clip of the block has."""
+        if not self.lacking:
+            return self.views
+        return tuple(view for view in self.views if offset not in self.lacking.get(view, ()))
 
     @property
     def num_failed(self) -> int:
@@ -62,7 +73,13 @@ def checksum(data: bytes) -> tuple[int, str]:
 def write_record(record: BlockRecord) -> bytes:
     """The record as JSON with a checksum of its own; clips by column: a hundred thousand open in under a second."""
     columns = {name: [clip[at] for clip in record.clips] for at, name in enumerate(ClipRecord._fields)}
-    value = {"block": record.block, "views": record.views, "clips": columns, "objects": record.objects}
+    value = {
+        "block": record.block,
+        "views": record.views,
+        "lacking": record.lacking,
+        "clips": columns,
+        "objects": record.objects,
+    }
     body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     digest = hashlib.sha256(body).hexdigest()
     return b'{"sha256": "%s",\n"record": %s}\n' % (digest.encode(), body)
@@ -82,4 +99,5 @@ def read_record(data: bytes, key: str) -> BlockRecord:
     columns = value["clips"]
     clips = tuple(map(ClipRecord, *(columns[name] for name in ClipRecord._fields)))
     objects = {name: tuple(stated) for name, stated in value["objects"].items()}
-    return BlockRecord(value["block"], clips, tuple(value["views"]), objects)
+    lacking = {view: tuple(offsets) for view, offsets in value.get("lacking", {}).items()}
+    return BlockRecord(value["block"], clips, tuple(value["views"]), objects, lacking)

@@ -62,14 +62,20 @@ def read_table(data: bytes | None, location: str) -> tuple[TableRow, ...]:
     """The rows that `write_table` wrote.
 
     Raises:
-        PipelineError: there is no table, or another header.
+        PipelineError: there is no table, or it is damaged.
     """
-    lines = csv.reader(io.StringIO("" if data is None else data.decode(), newline=""))
+    lines = csv.reader(io.StringIO("" if data is None else data.decode(errors="replace"), newline=""))
     if tuple(next(lines, ())) != COLUMNS:
         raise PipelineError(
             f"{location} has no table of clips; it is not a whole feature store. Pass --rebuild to make it anew."
         )
-    return tuple(
-        TableRow(int(row), clip_id, path, label, split, listed == "1")
-        for row, clip_id, path, label, split, listed in lines
-    )
+    try:
+        return tuple(
+            TableRow(int(row), clip_id, path, label, split, listed == "1")
+            for row, clip_id, path, label, split, listed in lines
+        )
+    except ValueError as error:
+        raise PipelineError(
+            f"The table of clips of {location} is damaged in line {lines.line_num} ({error}): without it nobody knows "
+            "which row is which clip. Put a copy of clips.csv back, or extract anew with --rebuild."
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -66,7 +67,11 @@ def _damaged_records(store: FeatureStore) -> list[Damage]:
 def _damaged_arrays(store: FeatureStore) -> list[Damage]:
     if store.settings.frames == "all":
         return []
-    found = []
+    found = [
+        Damage(-1, key, "is not the metadata of a group")
+        for key in layout.group_keys(store.views)
+        if not _is_group(store.place.get(key))
+    ]
     num_blocks = max((row.row // store.block_clips for row in store.rows), default=-1) + 1
     group = store.group()
     for kind in layout.kinds_of(store.settings):
@@ -83,6 +88,14 @@ def _damaged_arrays(store: FeatureStore) -> list[Damage]:
             if what:
                 found.append(Damage(-1, f"{path}/zarr.json", what))
     return found
+
+
+def _is_group(data: bytes | None) -> bool:
+    try:
+        value = json.loads(data or b"")
+    except ValueError:
+        return False
+    return isinstance(value, dict) and (value.get("node_type"), value.get("zarr_format")) == ("group", 3)
 
 
 def _comparable(metadata: Mapping[str, Any]) -> str:

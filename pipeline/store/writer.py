@@ -12,7 +12,7 @@ from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.places import Phase, Place, no_phase
-from pipeline.store.record import BlockRecord, ClipRecord, checksum, read_record, write_record
+from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, read_record, write_record
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
 
@@ -117,6 +117,12 @@ class BlockBuilder:
         """
         self._frames[offset] = frames
 
+    def offsets_in(self, view: str) -> set[int]:
+        """The clips that have been added in a view."""
+        if self.settings.frames == "all":
+            return set(self._frames)
+        return {offset for kind, of_view, offset in self._rows if (kind, of_view) == ("sampling", view)}
+
     def drop(self, offset: int) -> None:
         """Forget what was added for a clip: it has failed."""
         self._frames.pop(offset, None)
@@ -131,7 +137,12 @@ class BlockBuilder:
         Raises:
             PipelineError: the objects of the block are damaged.
         """
+        lacking = record.lacking.get(view, ())
+        offsets = [offset for offset in offsets if offset not in lacking]
         if view not in record.views or not offsets:
+            return
+        if self.settings.frames == "all":
+            self._copy_frames(place, record, set(offsets))
             return
         for kind in layout.kinds_of(self.settings):
             data = sound_object(place, record, layout.chunk_key(view, kind, self.block))
@@ -142,6 +153,15 @@ class BlockBuilder:
             rows = self._empty_rows(kind)
             decode_chunk(data, rows)
             self._rows.update({(kind, view, at): rows[at] for at in offsets})
+
+    def _copy_frames(self, place: Place, record: BlockRecord, offsets: set[int]) -> None:
+        done = [clip for clip in record.clips if clip.status == DONE]
+        frames = np.empty((sum(clip.num_frames for clip in done), self.settings.channels), dtype=np.float16)
+        decode_chunk(sound_object(place, record, layout.frames_key(self.block)), frames)
+        starts = np.cumsum([0, *(clip.num_frames for clip in done)])
+        for clip, start in zip(done, starts, strict=False):
+            if clip.offset in offsets:
+                self._frames[clip.offset] = frames[start : start + clip.num_frames]
 
     def encoded(self) -> dict[str, bytes]:
         """The objects of the block by key."""
@@ -171,7 +191,7 @@ class BlockBuilder:
         channels = self.settings.channels
         frames = np.concatenate([np.empty((0, channels), dtype=np.float16), *parts])
         objects = {f"{path}/zarr.json": layout.frames_metadata(len(frames), channels)}
-        return {**objects, f"{path}/c/0/0": encode_chunk(frames)} if len(frames) else objects
+        return {**objects, layout.frames_key(self.block): encode_chunk(frames)} if len(frames) else objects
 
     def _empty_rows(self, kind: str) -> np.ndarray:
         return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(kind))
@@ -207,7 +227,17 @@ def write_block(
     for key, data in builder.encoded().items():
         place.put(key, data, on_phase)
         objects[key] = checksum(data)
-    record = BlockRecord(builder.block, tuple(clips), tuple(views), objects)
+    done = [clip.offset for clip in clips if clip.status == DONE]
+    lacking = {}
+    for view in views:
+        if view in builder.views:
+            has = builder.offsets_in(view)
+            without = [offset for offset in done if offset not in has]
+        else:
+            without = [offset for offset in done if before and offset in before.lacking.get(view, ())]
+        if without:
+            lacking[view] = tuple(without)
+    record = BlockRecord(builder.block, tuple(clips), tuple(views), objects, lacking)
     key = layout.record_key(builder.block)
     on_phase("mark", key)
     place.put(key, write_record(record))
@@ -227,3 +257,26 @@ def current_record(place: Place, block: int) -> BlockRecord | None:
 def forget(place: Place, block: int) -> None:
     """Take the mark of a block away, so that the next extraction makes it anew."""
     place.delete(layout.record_key(block))
+
+
+def remove_store(place: Place) -> None:
+    """Take away every object of a store, and nothing else that lies there.
+
+    Raises:
+        PipelineError: something else lies there.
+    """
+    if place.get("zarr.json") is None:
+        return
+    try:
+        stated = str(layout.read_attributes(place).get("format", ""))
+    except PipelineError:
+        # Damaged; the table beside it tells a store all the same.
+        stated = layout.FORMAT if place.get(layout.TABLE_KEY) is not None else ""
+    if stated.rpartition(" ")[0] != layout.FORMAT.rpartition(" ")[0]:
+        raise PipelineError(f"{place.location} is not a feature store; --rebuild does not delete what it did not make.")
+    # The root first: without it there is no store, and a kill leaves none that looks whole.
+    place.delete("zarr.json")
+    for key in place.sizes():
+        name = key.partition("/")[0]
+        if layout.is_own(name) and not name.startswith("."):
+            place.delete(key)
