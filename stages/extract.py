@@ -87,8 +87,8 @@ def summary_text(summary: ExtractionSummary) -> str:
         f"{summary.location}: {summary.num_clips:,} clips, {len(summary.failed)} failed; "
         f"{settings.backbone} ({settings.weights['name']}), {segments}, {settings.compute_dtype}, "
         f"{settings.compile_mode}; views {', '.join(summary.views) or 'none'}.",
-        f"Computed {summary.num_computed:,} clips, {summary.num_frames:,} frames, {summary.num_bytes / 1e6:,.1f} MB in "
-        f"{summary.seconds:,.1f} s ({summary.num_computed / max(summary.seconds, 1e-9):,.1f} clips/s, "
+        f"Computed {summary.num_computed:,} clips, {summary.num_frames:,} frames, {summary.num_bytes / 1e6:+,.1f} "
+        f"MB in the store, {summary.seconds:,.1f} s ({summary.num_computed / max(summary.seconds, 1e-9):,.1f} clips/s, "
         f"{summary.num_workers or 'no'} worker processes); {summary.num_checked_again} finished ones checked again.",
     ]
     for kind, count in Counter(clip.kind for clip in summary.failed).most_common():

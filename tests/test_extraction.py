@@ -294,6 +294,11 @@ def test_a_damaged_block_met_on_the_way_is_made_again(manifest: Manifest, tmp_pa
     assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
 
 
+def test_workers_of_its_own_and_a_cluster_are_one_too_many() -> None:
+    with pytest.raises(PipelineError, match="give one of both"):
+        dataclasses.replace(REQUEST, num_workers=2, scheduler="tcp://host:8786")
+
+
 def test_every_float16_is_told_from_those_that_are_no_finite_number() -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     assert [all_finite(every[at : at + 1]) for at in range(len(every))] == np.isfinite(every).tolist()

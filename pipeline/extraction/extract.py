@@ -85,6 +85,8 @@ class ExtractionRequest:
         unknown = [kind for kind in self.maps if kind not in MAP_KINDS]
         if unknown or not self.maps:
             raise PipelineError(f"`maps` (={','.join(self.maps)}) must be some of {', '.join(MAP_KINDS)}.")
+        if self.scheduler is not None and self.num_workers is not None:
+            raise PipelineError("--workers starts processes here, --scheduler uses a cluster's: give one of both.")
         if self.frames not in ("segments", "all"):
             raise PipelineError(f"`frames` (={self.frames!r}) must be 'segments' or 'all'.")
 
