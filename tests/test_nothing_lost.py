@@ -192,6 +192,32 @@ def test_a_store_is_not_made_among_other_files(manifest: Manifest, location: Pat
         run(manifest, Path(" "))
 
 
+def test_folders_with_the_names_of_a_stores_are_strangers_too(manifest: Manifest, tmp_path: Path) -> None:
+    for names in (["frames"], ["clips.csv", "frames"]):
+        folder = tmp_path / "-".join(names)
+        folder.mkdir()
+        (folder / "frames").mkdir()
+        (folder / "frames" / "0.jpg").write_bytes(b"mine")
+        if "clips.csv" in names:
+            (folder / "clips.csv").write_text("clip_id,path,label,split\n")
+        for rebuild in (False, True):
+            with pytest.raises(PipelineError, match="A store needs a folder of its own"):
+                run(manifest, folder, rebuild=rebuild)
+        assert (folder / "frames" / "0.jpg").read_bytes() == b"mine"
+
+
+def test_what_a_killed_rebuild_left_is_not_taken_for_done(manifest: Manifest, location: Path, tmp_path: Path) -> None:
+    (location / "zarr.json").unlink()  # the first object that goes
+    assert run(manifest, location, num_segments=3).num_computed == 5
+    run(manifest, tmp_path / "fresh.zarr", num_segments=3)
+    assert arrays_of(location) == arrays_of(tmp_path / "fresh.zarr")
+    assert records_of(location) == records_of(tmp_path / "fresh.zarr")
+    export_hdf5(FeatureStore.open(location), tmp_path / "s.h5")
+    (location / "zarr.json").unlink()
+    import_hdf5(tmp_path / "s.h5", str(location))
+    assert arrays_of(location) == arrays_of(tmp_path / "fresh.zarr")
+
+
 def test_too_many_failed_clips_stay_too_many(manifest: Manifest, tmp_path: Path) -> None:
     for name in ("c0", "c4"):
         shutil.rmtree(manifest.root / name)

@@ -24,21 +24,14 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.registry import WEIGHTS_NAMES
-from pipeline.store.feature_store import FeatureStore, refuse_strangers
+from pipeline.store.clearing import refuse_strangers, remove_store
+from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
 from pipeline.store.places import Phase, no_phase, place_of
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.verify import Damage, find_damage, forget_damaged
-from pipeline.store.writer import (
-    TRAIN_SPLIT,
-    WantedClip,
-    default_block_clips,
-    ensure_views,
-    forget,
-    lay_out,
-    remove_store,
-)
+from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
 from pipeline.video.views import TRANSFORM_VERSION, render, test_view

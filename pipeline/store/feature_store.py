@@ -28,20 +28,6 @@ NUM_READ_THREADS = min(4, os.cpu_count() or 1)
 PENDING = "pending"
 
 
-def refuse_strangers(place: Place) -> None:
-    """Refuse a place where something lies that no store has made.
-
-    Raises:
-        PipelineError: there is such a thing.
-    """
-    strangers = sorted(name for name in place.names() if not layout.is_own(name))
-    if strangers:
-        raise PipelineError(
-            f"{place.location} is no feature store, and not empty ('{strangers[0]}' lies there). A store needs a "
-            "folder of its own: name a new one with --store."
-        )
-
-
 class FeatureStore:
     """A store that is there. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
 

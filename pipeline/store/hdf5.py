@@ -23,13 +23,14 @@ import numpy as np
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.store import layout
-from pipeline.store.feature_store import FeatureStore, refuse_strangers
+from pipeline.store.clearing import refuse_strangers, remove_store
+from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
 from pipeline.store.places import place_of
 from pipeline.store.record import DONE, ClipRecord
 from pipeline.store.settings import settings_from_dict
 from pipeline.store.table import ClipRow
-from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, remove_store, write_block
+from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, write_block
 
 FORMAT = "st-pipeline features in HDF5 1"
 TEXT_COLUMNS = ("clip_id", "path", "label", "split", "status", "kind", "reason", "digest")
@@ -80,6 +81,7 @@ def import_hdf5(path: Path, location: str) -> int:
             raise PipelineError(f"There is a store at {location} already. Import into another --store, or delete it.")
         refuse_strangers(place)
         with writer_lock(place):
+            remove_store(place)
             try:
                 store = FeatureStore.create(
                     location,

@@ -36,11 +36,6 @@ SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
 COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
 
 
-def is_own(name: str) -> bool:
-    """Whether something at the top of a store's place belongs to it: its objects, its locks."""
-    return name in ("zarr.json", TABLE_KEY, "records", "views", "frames") or name.startswith(".")
-
-
 def record_key(block: int) -> str:
     """Where the record of a block stands."""
     return f"records/{block:06d}.json"

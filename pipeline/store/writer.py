@@ -257,26 +257,3 @@ def current_record(place: Place, block: int) -> BlockRecord | None:
 def forget(place: Place, block: int) -> None:
     """Take the mark of a block away, so that the next extraction makes it anew."""
     place.delete(layout.record_key(block))
-
-
-def remove_store(place: Place) -> None:
-    """Take away every object of a store, and nothing else that lies there.
-
-    Raises:
-        PipelineError: something else lies there.
-    """
-    if place.get("zarr.json") is None:
-        return
-    try:
-        stated = str(layout.read_attributes(place).get("format", ""))
-    except PipelineError:
-        # Damaged; the table beside it tells a store all the same.
-        stated = layout.FORMAT if place.get(layout.TABLE_KEY) is not None else ""
-    if stated.rpartition(" ")[0] != layout.FORMAT.rpartition(" ")[0]:
-        raise PipelineError(f"{place.location} is not a feature store; --rebuild does not delete what it did not make.")
-    # The root first: without it there is no store, and a kill leaves none that looks whole.
-    place.delete("zarr.json")
-    for key in place.sizes():
-        name = key.partition("/")[0]
-        if layout.is_own(name) and not name.startswith("."):
-            place.delete(key)
