@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -10,6 +13,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError, ShapeError
 from pipeline.video.encode import write_frame_folder, write_video
+from tests.conftest import REPOSITORY
 
 
 def moving_square(num_frames: int = 12, height: int = 60, width: int = 80) -> np.ndarray:
@@ -22,6 +26,24 @@ def moving_square(num_frames: int = 12, height: int = 60, width: int = 80) -> np
 def plain_decode(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+WRITE = """
+import sys
+from pipeline.video.encode import write_video
+from tests.test_encode import moving_square
+for suffix, codec in ((".webm", "libvpx-vp9"), (".mp4", "libx264"), (".mkv", "ffv1"), (".avi", "mpeg4")):
+    write_video(sys.argv[1] + suffix, moving_square(), 12, codec)
+"""
+
+
+def test_the_bytes_do_not_depend_on_what_the_memory_held(tmp_path: Path) -> None:
+    written = []
+    for held in ("0", "85"):
+        environment = {**os.environ, "MALLOC_PERTURB_": held}  # glibc fills with it what it hands out
+        subprocess.run([sys.executable, "-c", WRITE, str(tmp_path / held)], check=True, env=environment, cwd=REPOSITORY)
+        written.append([(tmp_path / held).with_suffix(s).read_bytes() for s in (".webm", ".mp4", ".mkv", ".avi")])
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(
