@@ -22,6 +22,7 @@ from typing import Any, cast
 import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+from distributed.comm.core import CommClosedError
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import silence_logging_cmgr
 
@@ -180,7 +181,7 @@ class OnDask(Engine):
                 for future in self._finished(list(job_of)):
                     self._count(future, job_of.pop(future), tally)
                 self._top_up(waiting, job_of)
-        except CancelledError as error:
+        except (CancelledError, CommClosedError) as error:
             raise PipelineError(
                 "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
             ) from error
@@ -200,7 +201,8 @@ class OnDask(Engine):
         Raises:
             PipelineError: there has been none for long.
         """
-        num_workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
+        # Of a scheduler that has gone there is nothing.
+        num_workers = len(self.client.scheduler_info(n_workers=-1).get("workers", ()))
         self.num_workers = max(self.num_workers, num_workers)
         now_seconds = time.monotonic()
         if num_workers:
