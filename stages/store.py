@@ -11,7 +11,7 @@ import click
 from pipeline.errors import PipelineError
 from pipeline.extraction import ExtractionRequest, extract_features
 from pipeline.extraction.compute import device_like
-from pipeline.extraction.provenance import ABSENT, state_of
+from pipeline.extraction.provenance import is_there
 from pipeline.extraction.recheck import recheck
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.store.feature_store import FeatureStore
@@ -172,7 +172,7 @@ def _check_clips_are_there(store: FeatureStore, source: Manifest, blocks: set[in
     """
     location_of = {clip.clip_id: source.locate(clip) for clip in source.clips}
     needed = [clip for clip in store.table() if clip.block in blocks and clip.status != FAILED]
-    absent = [clip for clip in needed if state_of(location_of.get(clip.clip_id, "")) == ABSENT]
+    absent = [clip for clip in needed if not is_there(location_of.get(clip.clip_id, ""))]
     if absent:
         where = location_of.get(absent[0].clip_id, "not in the manifest")
         raise PipelineError(

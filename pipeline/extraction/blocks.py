@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ClipError
-from pipeline.extraction.provenance import ABSENT, digest_of, state_of
+from pipeline.extraction.provenance import ABSENT, digest_of, is_there, state_of
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
@@ -130,7 +130,7 @@ def absent_clips(store: FeatureStore, manifest: Manifest) -> list[str]:
     """Ids of finished clips whose files are not where the manifest says."""
     location_of = {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}
     done = (clip.clip_id for clip in store.table() if clip.status == DONE)
-    return [clip_id for clip_id in done if clip_id in location_of and state_of(location_of[clip_id]) == ABSENT]
+    return [clip_id for clip_id in done if clip_id in location_of and not is_there(location_of[clip_id])]
 
 
 def sample_of_done(store: FeatureStore, jobs: Iterable[BlockJob], num_clips: int) -> list[BlockJob]:

@@ -19,7 +19,7 @@ from pipeline.extraction.blocks import BlockJob, absent_clips, located, plan_blo
 from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.compute import Compute
 from pipeline.extraction.engine import Engine, InProcess, Tally
-from pipeline.extraction.provenance import ABSENT, state_of
+from pipeline.extraction.provenance import is_there
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
@@ -333,7 +333,7 @@ def _with_samples(
     if not jobs or not store.records:
         return jobs, []
     known = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
-    samples = [job for job in known if state_of(job.clips[0].location) != ABSENT]
+    samples = [job for job in known if is_there(job.clips[0].location)]
     damaged = {job.block for job in samples if find_damage(store, [job.block])}
     if damaged:
         for block in damaged:

@@ -44,6 +44,11 @@ def state_of(location: str) -> FileState:
         return ABSENT
 
 
+def is_there(location: str) -> bool:
+    """Whether there is a file or folder for a clip; one look, where `state_of` looks at every frame of a folder."""
+    return os.path.exists(location.partition(HDF5_SEPARATOR)[0])
+
+
 def digest_of(location: str) -> str:
     """SHA-256 over the bytes of a clip: of the file, of the names and bytes of a folder, of a member of an HDF5 file.
 

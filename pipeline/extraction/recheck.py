@@ -8,7 +8,7 @@ from pipeline.errors import ClipError
 from pipeline.extraction.blocks import located, sample_of_done
 from pipeline.extraction.clip_steps import WorkerSetup
 from pipeline.extraction.compute import Compute, capability_of, device_like, has_bfloat16, has_compiler
-from pipeline.extraction.provenance import ABSENT, digest_of, state_of
+from pipeline.extraction.provenance import digest_of, is_there
 from pipeline.extraction.worker import Worker
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
@@ -50,7 +50,7 @@ def recheck(store: FeatureStore, manifest: Manifest, *, weights: str, num_clips:
     worker: Worker | None = None
     for job in (located(sample, manifest) for sample in samples):
         clip = job.clips[0]
-        if state_of(clip.location) == ABSENT:
+        if not is_there(clip.location):
             ids["absent"].append(clip.clip_id)
         elif _digest(clip.location) != digests[clip.clip_id]:
             ids["changed"].append(clip.clip_id)
