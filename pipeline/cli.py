@@ -18,7 +18,6 @@ from pipeline.cli_options import (
     PipelineGroup,
     extract_block,
     required,
-    root_of_manifest,
     settings_of_heads,
     split_switches,
     switch_options,
@@ -49,7 +48,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(cls=PipelineCommand, subject=("dataset", "out"))
 @click.argument("dataset", type=click.Choice(DATASET_NAMES))
 @click.argument("root", type=click.Path(path_type=Path), required=False)
 @click.argument("lists", type=click.Path(path_type=Path), nargs=-1)
@@ -105,7 +104,7 @@ def check(**options: Any) -> None:
     run(**options)
 
 
-@cli.command(cls=PipelineCommand)
+@cli.command(cls=PipelineCommand, subject=("manifest",))
 @click.option("--manifest", type=click.Path(path_type=Path), help="The manifest, data_manifests/NAME.csv.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
 @click.option("--store", help="The feature store to fill: a folder, or a URL such as s3://bucket/name.zarr.")
@@ -143,7 +142,6 @@ def extract(ctx: click.Context, /, **options: Any) -> None:
         --manifest data_manifests/jester.csv --store cache/jester/squeezenet.zarr
     """
     required(ctx, manifest=options["manifest"], store=options["store"])
-    options["root"] = root_of_manifest(ctx, options["root"])
     switches = split_switches(options)
     store = filled_in(options.pop("store"), options)
     from stages.extract import extract as run
@@ -151,7 +149,7 @@ def extract(ctx: click.Context, /, **options: Any) -> None:
     run(store=store, switches=switches, **options)
 
 
-@cli.command("fit-head", cls=PipelineCommand)
+@cli.command("fit-head", cls=PipelineCommand, subject=("store",))
 @click.option("--store", help="The feature store that `pipeline extract` filled.")
 @click.option("--backbone", default="squeezenet", help="Fills {backbone} in the store's path.")
 @click.option("--head", type=NameList(), default="all", help=f"all, or some of {','.join(HEAD_NAMES)}.")
@@ -185,10 +183,10 @@ def fit_head(ctx: click.Context, /, **options: Any) -> None:
     options.pop("backbone")
     from stages.fit_head import fit_head as run
 
-    run(store=store, switches=switches, head_settings=settings_of_heads(ctx), **options)
+    run(store=store, switches=switches, head_settings=settings_of_heads(ctx, options["head"]), **options)
 
 
-@cli.command(cls=PipelineCommand)
+@cli.command(cls=PipelineCommand, subject=("manifest",))
 @click.option("--manifest", type=click.Path(path_type=Path), help="The manifest, data_manifests/NAME.csv.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
 @click.option("--init", help="Model file of a fitted head, or none to train from scratch.")
@@ -232,7 +230,6 @@ def finetune(ctx: click.Context, /, **options: Any) -> None:
         --manifest data_manifests/jester.csv --out results/finetune --device cuda
     """
     required(ctx, manifest=options["manifest"], out=options["out"], init=options["init"])
-    options["root"] = root_of_manifest(ctx, options["root"])
     switches = split_switches(options)
     init = filled_in(options.pop("init"), options, extract_block(ctx))
     from stages.finetune import finetune as run
@@ -240,7 +237,7 @@ def finetune(ctx: click.Context, /, **options: Any) -> None:
     run(init=init, switches=switches, **options)
 
 
-@cli.command()
+@cli.command(cls=PipelineCommand, subject=("dirs", "manifest"))
 @click.argument("dirs", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for table, plots and report.")
 @click.option("--against", metavar="REV", help="Compare with the committed metrics of this Git revision.")
@@ -263,7 +260,6 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
       pipeline compare results --against main --max-drop 1.0
     """
     required(ctx, dirs=options["dirs"])
-    options["root"] = root_of_manifest(ctx, options["root"])
     from stages.compare import compare as run
 
     run(**options)

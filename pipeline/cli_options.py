@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.params import block_of, head_blocks, read_params
+from pipeline.params import block_of, head_blocks, read_params, same_subject, settings_text
 from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
+from pipeline.registry import unknown_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Key of `ctx.meta`: the block of params.yaml is for another subject.
+_PASSED_OVER = f"{__name__}.passed_over"
 
 
 class Failure(click.ClickException):
@@ -56,15 +60,96 @@ class SwitchOption(click.Option):
 
 
 class PipelineCommand(click.Command):
-    """A command whose help lists the switches of the recipe apart from its own options."""
+    """A command that takes defaults from its block of `./params.yaml`, and lists the recipe's switches apart.
+
+    The block applies to the subject that it names: the values of the parameters in `subject`, such as the manifest of
+    `extract`. When another subject is typed, the command takes nothing from the block and says so.
+    """
+
+    def __init__(self, *args: Any, subject: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.subject = subject
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        block = dict(ctx.default_map or {})
+        other = self._other_subject(ctx, args, block) if block else None
+        if other is not None:
+            ctx.default_map = None
+            ctx.meta[_PASSED_OVER] = True
+            if not {"-h", "--help"} & set(args):
+                click.echo(
+                    f"params.yaml: the block `{_block_name(ctx)}` is for {settings_text({other: block[other]})}; "
+                    "nothing is taken from it.",
+                    err=True,
+                )
+        else:
+            self._check_keys(ctx, block)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        taken = {
+            parameter.name: ctx.params[parameter.name]
+            for parameter in self.get_params(ctx)
+            if parameter.name and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.DEFAULT_MAP
+        }
+        if taken:
+            click.echo(f"From params.yaml, block `{_block_name(ctx)}`: {settings_text(taken)}.", err=True)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        block = dict(ctx.default_map or {})
+        ctx.default_map = None  # so that click shows the built-in default, which the block's value then replaces
         for is_switch, title in ((False, "Options"), (True, "Switches of the recipe (each wins over --recipe)")):
             parameters = [p for p in self.get_params(ctx) if isinstance(p, SwitchOption) is is_switch]
-            records = [record for record in (p.get_help_record(ctx) for p in parameters) if record is not None]
+            records = [record for record in (_help_record(p, ctx, block) for p in parameters) if record is not None]
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+        named = {name: block[name] for name in self.subject if name in block}
+        if named:
+            with formatter.section("Settings"):
+                formatter.write_text(
+                    f"Defaults are those of the block `{_block_name(ctx)}` of ./params.yaml. They apply to "
+                    f"{settings_text(named)}; with another value there, nothing is taken from the block."
+                )
+
+    def _other_subject(self, ctx: click.Context, args: list[str], block: dict[str, Any]) -> str | None:
+        """Return the parameter in which the typed subject differs from the block's, if any."""
+        try:
+            typed, _, _ = self.make_parser(ctx).parse_args(list(args))
+        except click.UsageError:
+            return None  # click reports it when it parses the arguments itself
+        typed = {name: value for name, value in typed.items() if isinstance(value, (str, list, tuple)) and value}
+        built_in = {p.name: p.default for p in self.params if p.name and isinstance(p.default, (str, int))}
+        sources = (typed, block, built_in, extract_block(ctx))
+        for name in self.subject:
+            if name in typed and block.get(name) is not None and not same_subject(typed[name], block[name], sources):
+                return name
+        return None
+
+    def _check_keys(self, ctx: click.Context, block: dict[str, Any]) -> None:
+        known = [parameter.name for parameter in self.params if parameter.name]
+        for key in block:
+            if key not in known:
+                spelled = [name.replace("_", "-") for name in known]
+                error = unknown_name(
+                    f"setting in the block `{_block_name(ctx)}` of params.yaml:", key.replace("_", "-"), spelled
+                )
+                raise Failure(str(error), 1)
+
+
+def _block_name(ctx: click.Context) -> str:
+    return (ctx.info_name or "").replace("-", "_")
+
+
+def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str, Any]) -> tuple[str, str] | None:
+    """Return option and help text, with the block's value as the one default where the block has one."""
+    record = parameter.get_help_record(ctx)
+    if record is None or block.get(parameter.name or "") is None:
+        return record
+    shown = f"default: {settings_text({'': block[parameter.name or '']})}"
+    text, num_replaced = re.subn(r"default: [^;\]]*", lambda _: shown, record[1])
+    return record[0], text if num_replaced else f"{text}  [{shown}]"
 
 
 class NameList(click.ParamType[Any]):
@@ -153,18 +238,22 @@ def given_on_command_line(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def settings_of_heads(ctx: click.Context) -> dict[str, dict[str, Any]]:
-    """The `heads.<name>` blocks, less what was typed: an option on the command line wins."""
-    return {
+def settings_of_heads(ctx: click.Context, heads: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the `heads.<name>` blocks of `heads` without what was typed, and print them.
+
+    They belong to the subject of the block `fit_head`: nothing is taken for another store.
+    """
+    if ctx.meta.get(_PASSED_OVER):
+        return {}
+    blocks = {
         head: {name: value for name, value in block.items() if not given_on_command_line(ctx, name)}
         for head, block in head_blocks(ctx.obj or {}).items()
+        if head in heads or "all" in heads
     }
-
-
-def root_of_manifest(ctx: click.Context, root: Any) -> Any:
-    """The root that belongs to the manifest: that of `params.yaml` does not belong to one that was typed."""
-    is_typed = given_on_command_line(ctx, "manifest") and not given_on_command_line(ctx, "root")
-    return None if is_typed else root
+    lines = [f"{head} {settings_text(block)}" for head, block in blocks.items() if block]
+    if lines:
+        click.echo(f"From params.yaml, block `heads`: {'; '.join(lines)}.", err=True)
+    return blocks
 
 
 def extract_block(ctx: click.Context) -> dict[str, Any]:

@@ -6,8 +6,10 @@ that name, or the value of the `extract` block, so that a store's path carries t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,9 @@ def python_names(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def filled_in(template: str, *sources: Mapping[str, Any]) -> str:
-    """`template` with each ``{name}`` replaced by the value of that name in the first source that has one.
+    """Replace each ``{name}`` of `template` by the value of that name in the first source that has one.
+
+    A value that is a path, such as a weight file, gives its stem, so that it stays one part of the file name.
 
     Raises:
         PipelineError: a name that no source has.
@@ -78,8 +82,45 @@ def filled_in(template: str, *sources: Mapping[str, Any]) -> str:
         value = next((source[key] for source in sources if source.get(key) is not None), None)
         if value is None:
             raise PipelineError(f"'{template}' needs a value for {{{name}}}: give --{name.replace('_', '-')}.")
-        pieces.append(str(value))
+        pieces.append(_as_file_name(str(value)))
     return "".join(pieces)
+
+
+def same_subject(typed: Any, in_block: Any, sources: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether two values name the same files or the same data set.
+
+    typed, in_block: a name, path or URL, or a list of them; ``{name}`` is filled in from `sources`.
+    """
+    return _resolved(typed, sources) == _resolved(in_block, sources)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as they are spelt as options: ``num-segments=8, maps=pooled,spatial``."""
+    return ", ".join(
+        (f"{name.replace('_', '-')}=" if name else "") + _value_text(value) for name, value in settings.items()
+    )
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _resolved(value: Any, sources: Sequence[Mapping[str, Any]]) -> set[str]:
+    paths = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
+    return {_resolved_path(path, sources) for path in paths}
+
+
+def _resolved_path(text: str, sources: Sequence[Mapping[str, Any]]) -> str:
+    with contextlib.suppress(PipelineError, ValueError):
+        text = filled_in(text, *sources)
+    return text.rstrip("/") if "://" in text else os.path.realpath(text)
+
+
+def _as_file_name(value: str) -> str:
+    """Return a value as part of a file name: of a path, such as that of a weight file, its stem."""
+    return Path(value).stem if "/" in value or os.sep in value else value
 
 
 def _mapping(params: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -57,7 +57,7 @@ def compare(
     dirs: result folders, or folders above them.
     out: where table.csv, table.md, comparison.json, timing.json, plots and report.html are written; None writes none.
     against, max_drop: a Git revision, and the points of top-1 that a cell may lose against it.
-    pairs: `a:b` texts, labels that are each other's reverse in time.
+    pairs: `a:b` texts, labels that are each other's reverse in time; pairs of other classes are left out.
     paper: the data set of Table 3 to compare with: auto, jester or something.
     manifest, root: where the clips are, for links and contact sheets in the report.
     latency: measure each head on this machine. report: write report.html.
@@ -85,7 +85,7 @@ def compare(
     clips = None if manifest is None else read_manifest(manifest, root)
     comparison = compare_cells(
         cells,
-        pairs=parse_pairs(pairs, known_labels),
+        pairs=_known_pairs(pairs, known_labels),
         paper=paper,
         costs=_measured(cells) if latency else {},
     )
@@ -99,6 +99,20 @@ def compare(
         click.echo(f"Written to {out}.", err=True)
     _print_gate(gate)
     return comparison
+
+
+def _known_pairs(texts: Sequence[str], labels: set[str]) -> list[tuple[str, str]]:
+    """Return the pairs whose labels the results have; name the others."""
+    pairs = parse_pairs(texts)
+    known = [pair for pair in pairs if labels.issuperset(pair)]
+    if len(known) < len(pairs):
+        absent = sorted({label for pair in pairs for label in pair} - labels)
+        click.echo(
+            f"{len(pairs) - len(known)} of {len(pairs)} pairs are left out, because these results have no class "
+            f"{', '.join(repr(label) for label in absent)}.",
+            err=True,
+        )
+    return known
 
 
 def _print_gate(gate: GateReport | None) -> None:

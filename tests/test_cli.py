@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from pipeline.cli import cli
@@ -69,19 +71,72 @@ def test_defaults_come_from_params_yaml(run: CliRunner) -> None:
 
 
 def test_the_command_line_wins_over_params_yaml(run: CliRunner) -> None:
-    Path("params.yaml").write_text("fit_head: {store: cache/mine.zarr, out: results/mine, head: lstm}\n")
-    result = run.invoke(cli, ["fit-head", "--store", "cache/{backbone}-other.zarr", "--backbone", "bninception"])
+    Path("params.yaml").write_text(
+        "fit_head: {store: 'cache/{backbone}.zarr', out: results/mine, backbone: squeezenet}\n"
+    )
+    result = run.invoke(cli, ["fit-head", "--backbone", "bninception"])
     assert result.exit_code == 1
-    assert "cache/bninception-other.zarr" in result.stderr
+    assert "cache/bninception.zarr" in result.stderr
+    assert "From params.yaml, block `fit_head`: store=cache/{backbone}.zarr, out=results/mine." in result.stderr
 
 
-def test_the_root_of_params_yaml_does_not_belong_to_a_typed_manifest(run: CliRunner) -> None:
-    Path("params.yaml").write_text("extract: {manifest: other.csv, root: elsewhere, store: s.zarr}\n")
+def test_a_block_is_not_taken_for_another_manifest(run: CliRunner) -> None:
+    Path("params.yaml").write_text("extract: {manifest: other.csv, root: elsewhere, store: other.zarr, views: 99}\n")
     Path("m.csv").write_text("clip_id,path,label,split\na,a.webm,x,train\n")
     Path("m.classes.csv").write_text("class_id,label\n0,x\n")
     Path("a.webm").write_bytes(b"")
-    result = run.invoke(cli, ["extract", "--manifest", "m.csv", "--weights", "random", "--workers", "0"])
+    arguments = ["extract", "--manifest", "m.csv", "--weights", "random", "--workers", "0"]
+    result = run.invoke(cli, [*arguments, "--store", "s.zarr"])
     assert "a.webm is empty" in result.output  # found beside the manifest, not in `elsewhere`
+    assert "the block `extract` is for manifest=other.csv; nothing is taken from it." in result.stderr
+    # Neither is the store: features of these clips do not belong beside those of the others.
+    result = run.invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert "Missing option --store" in result.stderr
+
+
+SUBJECTS = [
+    ("extract", {"manifest": "m.csv", "store": "s.zarr"}, ["--manifest", "./x/../m.csv"], ["--manifest", "n.csv"]),
+    ("finetune", {"manifest": "m.csv", "init": "i", "out": "o"}, ["--manifest", "m.csv"], ["--manifest", "n.csv"]),
+    (
+        "fit-head",
+        {"store": "c/{backbone}-{num-segments}.zarr", "out": "o"},
+        ["--store", "c/bninception-4.zarr", "--backbone", "bninception", "--num-segments", "4"],
+        ["--store", "c/squeezenet-8.zarr", "--num-segments", "4"],
+    ),
+    ("compare", {"dirs": ["a", "b"], "out": "o"}, ["b", "a/"], ["a"]),
+    ("prepare", {"dataset": "csv", "root": "r", "out": "m.csv"}, ["csv", "--out", "m.csv"], ["folders"]),
+    ("prepare", {"dataset": "csv", "root": "r", "out": "m.csv"}, ["csv"], ["csv", "--out", "n.csv"]),
+]
+
+
+@pytest.mark.parametrize(("command", "block", "same", "other"), SUBJECTS)
+def test_a_block_applies_to_the_subject_that_it_names(
+    run: CliRunner, command: str, block: dict[str, object], same: list[str], other: list[str]
+) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump({command.replace("-", "_"): block}))
+    for typed, applies in ((same, True), ([], True), (other, False)):
+        said = run.invoke(cli, [command, *typed]).stderr
+        assert ("From params.yaml, block" in said) is applies, (typed, said)
+        assert ("nothing is taken from it" in said) is not applies, (typed, said)
+
+
+def test_an_option_shows_one_default(run: CliRunner) -> None:
+    Path("params.yaml").write_text("extract: {manifest: m.csv, root: clips, views: 7, workers: 3, recipe: paper}\n")
+    text = " ".join(run.invoke(cli, ["extract", "--help"]).output.split())
+    options = re.split(r" (?=--[a-z])", text)
+    assert all(option.count("default:") <= 1 for option in options), options
+    for name, shown in {"root": "clips", "views": "7", "workers": "3", "recipe": "paper"}.items():
+        assert any(option.startswith(f"--{name} ") and f"default: {shown}" in option for option in options), name
+    assert "They apply to manifest=m.csv" in text
+
+
+def test_a_misspelt_setting_is_named(run: CliRunner) -> None:
+    Path("params.yaml").write_text("extract: {manifest: m.csv, num-segmets: 8}\n")
+    result = run.invoke(cli, ["extract"])
+    assert result.exit_code == 1
+    assert "num-segmets" in result.stderr
+    assert "num-segments" in result.stderr
 
 
 def test_a_broken_params_yaml_is_a_sentence(run: CliRunner) -> None:

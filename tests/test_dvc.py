@@ -110,7 +110,7 @@ class TestDVC:
         assert stages_run(sh(project, "dvc", "repro")) == ["fit_head@squeezenet-mlp", "compare"]
 
     def test_more_views_extend_the_store(self, project: Path) -> None:
-        store = project / "cache" / "gestures" / "squeezenet-bundled-8seg.zarr"
+        store = project / "cache" / "gestures" / "squeezenet-8seg.zarr"
         before = {path: path.stat().st_ino for path in (store / "views" / "test").rglob("*") if path.is_file()}
         change(project, "extract", "views", to=2)
         assert stages_run(sh(project, "dvc", "repro"))[0] == "extract@squeezenet"
@@ -123,7 +123,7 @@ class TestDVC:
         change(project, "extract", "num-segments", to=4)
         sh(project, "dvc", "repro")
         stores = {path.name for path in (project / "cache" / "gestures").iterdir()}
-        assert {"squeezenet-bundled-8seg.zarr", "squeezenet-bundled-4seg.zarr"} <= stores
+        assert {"squeezenet-8seg.zarr", "squeezenet-4seg.zarr"} <= stores
 
     def test_an_experiment_sets_one_heads_rate(self, project: Path) -> None:
         sh(project, "git", "add", "--all")

@@ -36,3 +36,8 @@ def test_the_first_source_with_a_value_fills_a_name() -> None:
 def test_a_name_without_a_value_says_which_option_to_give() -> None:
     with pytest.raises(PipelineError, match="give --num-segments"):
         filled_in("c/{num-segments}.zarr", {})
+
+
+def test_a_path_gives_its_stem_to_a_name() -> None:
+    weights = {"weights": "/data/weights/mine.v2.pth", "backbone": "torchvision:resnet18"}
+    assert filled_in("c/{backbone}-{weights}.zarr", weights) == "c/torchvision:resnet18-mine.v2.zarr"

@@ -20,6 +20,7 @@ from pipeline.manifest import Manifest, read_manifest
 from tests.conftest import REPOSITORY
 
 PROFILES = {"jester": "off", "something-v2": "swap"}
+OWN_CLIPS = "mine"
 
 
 def loaded(path: Path) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def test_the_stages_are_the_demos_but_for_the_clips_themselves() -> None:
     assert own == demo, "Copy the change of dvc.yaml to profiles/*/dvc.yaml."
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_a_profile_has_the_papers_settings_in_options_that_there_are(name: str) -> None:
+@pytest.mark.parametrize("name", [*PROFILES, OWN_CLIPS])
+def test_a_profile_has_the_same_stages_and_known_options(name: str) -> None:
     folder = REPOSITORY / "profiles" / name
     jester = REPOSITORY / "profiles" / "jester"
     assert (folder / "dvc.yaml").read_bytes() == (jester / "dvc.yaml").read_bytes()
@@ -47,6 +48,11 @@ def test_a_profile_has_the_papers_settings_in_options_that_there_are(name: str) 
         options = {parameter.name for parameter in command.params}
         block = params.get((command.name or "").replace("-", "_"), {})
         assert {key.replace("-", "_") for key in block} <= options, command.name
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_has_the_papers_settings(name: str) -> None:
+    params = loaded(REPOSITORY / "profiles" / name / "params.yaml")
     extract = params["extract"]
     assert (extract["weights"], extract["num-segments"], extract["recipe"]) == ("imagenet", 8, "paper")
     assert {params[stage]["flip"] for stage in ("extract", "fit_head", "finetune")} == {PROFILES[name]}

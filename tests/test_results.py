@@ -215,7 +215,7 @@ def test_other_weights_than_the_stores_are_refused() -> None:
 
 def test_cell_names_are_those_of_the_matrix() -> None:
     assert cell_name("squeezenet", "trn") == "squeezenet-trn"
-    assert cell_name("torchvision:resnet18", "tsn") == "torchvision_resnet18-tsn"
+    assert cell_name("torchvision:resnet18", "tsn") == "torchvision:resnet18-tsn"
 
 
 @pytest.mark.cuda

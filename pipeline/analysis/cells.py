@@ -254,21 +254,17 @@ def pair_correct(predictions: Predictions, pairs: Sequence[tuple[str, str]]) -> 
     return np.asarray((own > other) + 0.5 * (own == other))
 
 
-def parse_pairs(texts: Sequence[str], known: Iterable[str]) -> list[tuple[str, str]]:
-    """`a:b` texts as pairs of labels.
+def parse_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Read `a:b` texts as pairs of labels.
 
     Raises:
-        PipelineError: a text is not two labels with a colon between them, or a label is not known.
+        PipelineError: a text is not two labels with a colon between them.
     """
-    known = set(known)
     pairs: list[tuple[str, str]] = []
     for text in texts:
         one, colon, other = (part.strip() for part in text.partition(":"))
         if not (one and colon and other) or one == other:
             raise PipelineError(f"The pair '{text}' must be two labels with a colon between them, such as left:right.")
-        for label in (one, other):
-            if label not in known:
-                raise PipelineError(f"The pair '{text}' names '{label}', which is no class of these results.")
         pairs.append((one, other))
     return pairs
 

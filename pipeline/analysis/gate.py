@@ -6,9 +6,10 @@ per-clip predictions are of the same clips, each change comes with the interval 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,8 @@ def compare_with_revision(
 
 def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell]:
     try:
-        files = dvc.api.DVCFileSystem(str(root), rev=revision)
-        found = sorted({path for place in places for path in files.find(f"/{place}")})
+        with _files_at(root, revision) as files:
+            return _read_cells(files, revision, places)
     except RevError as error:
         raise UnknownRevisionError(
             f"Git knows no revision '{revision}' here. Name a branch, tag or commit that has been fetched, "
@@ -190,6 +191,22 @@ def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell
             f"DVC cannot read its own files at revision '{revision}': {error}. Compare with a revision whose dvc.yaml "
             "files are valid (links are not)."
         ) from error
+
+
+@contextlib.contextmanager
+def _files_at(root: Path, revision: str) -> Iterator[dvc.api.DVCFileSystem]:
+    files = dvc.api.DVCFileSystem(str(root), rev=revision)
+    try:
+        yield files
+    finally:
+        # DVC closes its index, but not the views of it that were read, each of which holds a connection to SQLite.
+        for view in vars(files.repo.index).get("data", {}).values():
+            view.close()
+        files.close()
+
+
+def _read_cells(files: dvc.api.DVCFileSystem, revision: str, places: Sequence[str]) -> list[PastCell]:
+    found = sorted({path for place in places for path in files.find(f"/{place}")})
     past = []
     for path in found:
         if posixpath.basename(path) != METRICS_FILE:

@@ -60,8 +60,8 @@ class SeedResult:
 
 
 def cell_name(backbone: str, head: str) -> str:
-    """The folder of a cell, as DVC's matrix names it: `squeezenet-trn`."""
-    return f"{backbone.replace(':', '_')}-{head}"
+    """Return the folder of a cell, as DVC's matrix names it: `squeezenet-trn`, `torchvision:resnet18-trn`."""
+    return f"{backbone}-{head}"
 
 
 def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
