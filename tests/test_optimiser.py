@@ -87,13 +87,12 @@ def test_no_bias_decays_where_the_switch_says_so() -> None:
 def test_published_code_leaves_out_scale_and_shift_behind_the_first_norm_of_the_network(
     num_norms_before: int, num_trained: int
 ) -> None:
-    plan = plan_parameters({"head": (build_head("fcn2d", **SIZES), 1e-3)}, PUBLISHED, num_norms_before)
-    # The norms of 2D-FCN stand behind its ReLU on the input: layers 2, 5, 8, 11 and 14.
-    expected = {
-        f"head.layers.{layer}.{name}" for layer in (2, 5, 8, 11, 14)[num_trained:] for name in ("weight", "bias")
-    }
-    assert set(plan.left_out) == expected
-    assert names(plan).get("head, norms", set()) == {f"head.layers.2.{n}" for n in ("weight", "bias") if num_trained}
+    head = build_head("fcn2d", **SIZES, choices=named_recipe("published-code").head)
+    plan = plan_parameters({"head": (head, 1e-3)}, PUBLISHED, num_norms_before)
+    # After a ReLU, each convolution is followed by its norm and a ReLU.
+    norms = [{f"head.layers.{layer}.{name}" for name in ("weight", "bias")} for layer in (2, 5, 8, 11, 14)]
+    assert set(plan.left_out) == set().union(*norms[num_trained:])
+    assert names(plan).get("head, norms", set()) == set().union(*norms[:num_trained])
     (line,) = (line for line in plan.lines() if "NOT trained" in line)
     assert "partial_bn=backbone_and_head" in line
 
