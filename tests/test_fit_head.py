@@ -206,15 +206,6 @@ def test_balanced_weights_by_hand() -> None:
     assert weights.tolist() == pytest.approx([4 / 9, 4 / 3, 0.0])
 
 
-def test_class_weights_and_smoothing_reach_the_loss(tmp_path: Path) -> None:
-    data = pooled_data(tmp_path)
-    losses = {
-        fit_head(data, "mlp", RECIPE.changed(epochs=1, **switch), 0, CPU).history[0].train_loss
-        for switch in ({}, {"label_smoothing": 0.2})
-    }
-    assert len(losses) == 2
-
-
 def test_heads_without_convolutions_run_in_float32_on_one_thread() -> None:
     assert choose_compute("lstm").precision == "float32"
     assert choose_compute("trn").threads == 1
