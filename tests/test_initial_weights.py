@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.heads import HEADS, build_head
+from pipeline.heads import build_head
 from pipeline.recipe import PUBLISHED_CODE
-from tests.published_code import Network
+from tests.published_code import BLOCKS, Network
 
 NUM_SEEDS = 8
 SIZES = {"in_channels": 16, "num_segments": 8, "num_classes": 27}
@@ -29,7 +29,7 @@ def drawn(name: str, is_published: bool) -> dict[str, Tensor]:
     return {key: torch.stack([state[key] for state in states]).double() for key in states[0]}
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_initial_weights_spread_as_those_of_the_published_layers(name: str) -> None:
     found, published = drawn(name, is_published=False), drawn(name, is_published=True)
     for key, values in published.items():

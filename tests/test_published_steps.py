@@ -36,7 +36,7 @@ NUM_SEGMENTS = 2  # of the clips that finetune reads
 RECIPE = named_recipe("published-code").changed(
     dropout=0.0, mlp_dropout=0.0, epochs=NUM_EPOCHS, step_epochs=(LAST_DROP,), batch_size=2
 )
-CELLS = [*((name, "squeezenet") for name in HEADS), ("fcn2d", "bninception")]
+CELLS = [*((name, "squeezenet") for name in published_code.BLOCKS), ("fcn2d", "bninception")]
 NUM_NORMS = {"squeezenet": 0, "bninception": 69}
 # Random backbones give smaller gradients than the published norm of 20 would clip.
 FINETUNE_RECIPE = RECIPE.changed(clip_norm=1.5)
