@@ -75,16 +75,18 @@ class TrainingChoices:
     backbone_lr: learning rate of the backbone at the start (finetune).
     momentum: of `sgd`.
     weight_decay: of all parameters, unless weight_decay_groups says otherwise.
-    weight_decay_groups: `all` parameters decay (paper), or `no_bias_no_norm`: biases and norms do not decay and
-        convolution biases learn at twice the rate (published code).
+    weight_decay_groups: `all` parameters decay (paper); `no_conv_bias_no_norm`: norms and the biases of convolutions
+        do not decay, and the latter learn at twice the rate (published code); `no_bias_no_norm`: the same, and the
+        biases of linear and recurrent layers do not decay either.
     recurrent_parameters: `all`, or `weight_ih_l0`: the published code gives the optimiser the first parameter of
         each recurrent layer only, so the others stay at their random start.
     clip_norm: total norm to which gradients are clipped; 0 clips nothing.
     clip_scope: the norm is over the `trained` parameters, or over `all`, the gradients of untrained ones piling up
         (published code).
-    partial_bn: which batch norm layers but the backbone's first are frozen: of the `backbone`, of
-        `backbone_and_head` (published code, whose count runs on into the head), or none (`off`). On cached features,
-        where the backbone is frozen whole, only what it says of the head has an effect.
+    partial_bn: `backbone` freezes the backbone's batch norms but the first; `backbone_and_head` also leaves scale and
+        shift of the head's 2D batch norms untrained, except in the first one of a network whose backbone has none
+        (published code, whose count of batch norms runs on into the head); `off` freezes none. The head's norms use
+        batch statistics in training with each of them.
     schedule: `plateau` divides the rate by ten, twice, each time the validation loss has not improved for
         patience_epochs, then stops (Sec. 3.5); `steps` divides at step_epochs; `cosine` falls to zero over epochs.
     patience_epochs: of `plateau`.
@@ -92,7 +94,7 @@ class TrainingChoices:
     warmup_epochs: over so many epochs the rate rises in a straight line from zero to what the schedule says; 0 starts
         with the full rate (paper). A fitted head and a backbone that starts to move can lose each other without.
     epochs: at most this many.
-    batch_size: clips in a training step.
+    batch_size: clips in a training step; 128 in the published code, whose README says 16.
     label_smoothing: share of the target that is spread over all classes.
     class_weights: `none`, or `balanced`: the loss of a class weighs as the inverse of its clips.
     """
@@ -102,7 +104,7 @@ class TrainingChoices:
     backbone_lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    weight_decay_groups: Literal["all", "no_bias_no_norm"] = "all"
+    weight_decay_groups: Literal["all", "no_conv_bias_no_norm", "no_bias_no_norm"] = "all"
     recurrent_parameters: Literal["all", "weight_ih_l0"] = "all"
     clip_norm: float = 20.0
     clip_scope: Literal["trained", "all"] = "trained"
@@ -195,13 +197,14 @@ PUBLISHED_CODE = Recipe(
         fcn_input_relu=True,
     ),
     training=TrainingChoices(
-        weight_decay_groups="no_bias_no_norm",
+        weight_decay_groups="no_conv_bias_no_norm",
         recurrent_parameters="weight_ih_l0",
         clip_scope="all",
         partial_bn="backbone_and_head",
         schedule="steps",
         step_epochs=(20, 30),
         epochs=40,
+        batch_size=128,
     ),
 )
 

@@ -38,7 +38,7 @@ def test_contract_holds(name: str) -> None:
     backbone, record = build_backbone(name, "random", seed=3)
     contract = backbone_contract(name)
     assert (backbone.name, record.name, record.note) == (name, "random", "seed 3")
-    assert (backbone.channels, backbone.map_size, backbone.preprocessing) == contract
+    assert (backbone.channels, backbone.map_size, backbone.preprocessing) == contract[:3]
     batch = frames(size=contract.preprocessing.input_size)
     maps = backbone(batch)
     assert maps.shape == (2, contract.channels, contract.map_size, contract.map_size)
@@ -61,6 +61,12 @@ def test_contracts_are_those_of_the_paper() -> None:
         "squeezenet_bypass": (512, 13),
         "bninception": (1024, 7),
         "torchvision:resnet18": (512, 7),
+    }
+    assert {name: backbone_contract(name).num_norms for name in NAMES} == {
+        "squeezenet": 0,
+        "squeezenet_bypass": 0,
+        "bninception": 69,  # one behind each of its 69 convolutions
+        "torchvision:resnet18": 20,  # one behind each of its 17 convolutions and 3 shortcuts
     }
     assert backbone_contract("bninception").preprocessing == Preprocessing("BGR", 1.0, (104, 117, 128), (1, 1, 1))
 

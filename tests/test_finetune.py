@@ -288,8 +288,9 @@ def test_an_unknown_layer_is_named_with_its_neighbour() -> None:
         freeze_up_to(backbone, "features.99")
 
 
-def test_partial_batch_norm_freezes_all_but_the_first_of_the_backbone_and_none_of_the_head() -> None:
-    recipe = named_recipe("paper")
+@pytest.mark.parametrize("name", ["paper", "published-code"])
+def test_partial_batch_norm_freezes_all_but_the_first_of_the_backbone_and_none_of_the_head(name: str) -> None:
+    recipe = named_recipe(name)
     classifier = fresh_classifier("fcn2d", "bninception", "random", CLASSES, T, recipe, seed=0)
     set_training_mode(classifier, recipe.training)
 
@@ -298,10 +299,7 @@ def test_partial_batch_norm_freezes_all_but_the_first_of_the_backbone_and_none_o
         return [name for name, layer in norms if layer.training and layer.weight.requires_grad]
 
     assert training(classifier.backbone) == ["conv1_7x7_s2_bn"]
-    assert len(training(classifier.head)) >= 2
-    published = recipe.changed(partial_bn="backbone_and_head")
-    set_training_mode(classifier, published.training)
-    assert training(classifier.head) == []
+    assert len(training(classifier.head)) == 5
 
 
 def test_backbone_and_head_have_rates_of_their_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from pipeline.training.optimiser import (
     check_plan,
     clear_gradients,
     clip_gradients,
-    freeze_norms,
+    freeze_later_norms,
     plan_parameters,
     set_rates,
 )
@@ -32,8 +34,13 @@ def names(plan: ParameterPlan) -> dict[str, set[str]]:
 def test_published_code_trains_only_the_input_weights_of_the_lstm() -> None:
     plan = plan_parameters({"head": (build_head("lstm", **SIZES), 1e-3)}, PUBLISHED)
     assert names(plan) == {
-        "head, weights": {"head.projection.weight", "head.lstm.weight_ih_l0", "head.classifier.weight"},
-        "head, biases": {"head.projection.bias", "head.classifier.bias"},
+        "head, weights and linear biases": {
+            "head.projection.weight",
+            "head.projection.bias",
+            "head.lstm.weight_ih_l0",
+            "head.classifier.weight",
+            "head.classifier.bias",
+        },
     }
     assert set(plan.left_out) == {"head.lstm.weight_hh_l0", "head.lstm.bias_ih_l0", "head.lstm.bias_hh_l0"}
     assert any("NOT trained" in line and "head.lstm.weight_hh_l0" in line for line in plan.lines())
@@ -58,10 +65,42 @@ def test_convolution_biases_learn_twice_as_fast_without_decay_in_the_published_c
     plan = plan_parameters({"head": (build_head("fcn3d", **SIZES), 1e-3)}, PUBLISHED)
     rates = {group.name: (group.lr, group.weight_decay) for group in plan.groups}
     assert rates == {
-        "head, weights": (1e-3, 5e-4),
+        "head, weights and linear biases": (1e-3, 5e-4),
         "head, convolution biases": (2e-3, 0.0),
         "head, norms": (1e-3, 0.0),
     }
+
+
+def test_no_bias_decays_where_the_switch_says_so() -> None:
+    choices = dataclasses.replace(PUBLISHED, weight_decay_groups="no_bias_no_norm")
+    plan = plan_parameters({"head": (build_head("lstm", **SIZES), 1e-3)}, choices)
+    assert {name: group.weight_decay for group in plan.groups for name in group.parameters} == {
+        "head.projection.weight": 5e-4,
+        "head.projection.bias": 0.0,
+        "head.lstm.weight_ih_l0": 5e-4,
+        "head.classifier.weight": 5e-4,
+        "head.classifier.bias": 0.0,
+    }
+
+
+@pytest.mark.parametrize(("num_norms_before", "num_trained"), [(0, 1), (69, 0)])
+def test_published_code_leaves_out_scale_and_shift_behind_the_first_norm_of_the_network(
+    num_norms_before: int, num_trained: int
+) -> None:
+    head = build_head("fcn2d", **SIZES, choices=named_recipe("published-code").head)
+    plan = plan_parameters({"head": (head, 1e-3)}, PUBLISHED, num_norms_before)
+    # After a ReLU, each convolution is followed by its norm and a ReLU.
+    norms = [{f"head.layers.{layer}.{name}" for name in ("weight", "bias")} for layer in (2, 5, 8, 11, 14)]
+    assert set(plan.left_out) == set().union(*norms[num_trained:])
+    assert names(plan).get("head, norms", set()) == set().union(*norms[:num_trained])
+    (line,) = (line for line in plan.lines() if "NOT trained" in line)
+    assert "partial_bn=backbone_and_head" in line
+
+
+def test_published_code_trains_the_norms_of_3d_fcn() -> None:
+    plan = plan_parameters({"head": (build_head("fcn3d", **SIZES), 1e-3)}, PUBLISHED, num_norms_before=69)
+    assert len(names(plan)["head, norms"]) == 6
+    assert not plan.left_out
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -168,13 +207,11 @@ def test_gradients_of_untrained_parameters_pile_up_only_in_the_published_code() 
     assert norm == pytest.approx((trained + left_out * (1 + remainder) ** 2) ** 0.5, rel=1e-4)
 
 
-def test_frozen_norms_keep_their_statistics() -> None:
-    head = build_head("fcn2d", **SIZES)
-    head.train()
-    frozen = freeze_norms(head)
-    assert frozen
-    before = {name: value.clone() for name, value in head.state_dict().items() if "running" in name}
-    head(torch.randn(4, 8, 8, 1, 1))
-    after = head.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert not any(dict(head.named_parameters())[f"{name}.weight"].requires_grad for name in frozen)
+def test_all_norms_but_the_first_keep_their_statistics() -> None:
+    network = nn.Sequential(*(nn.BatchNorm2d(3) for _ in range(3))).train()
+    freeze_later_norms(network)
+    before = {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+    network(torch.randn(4, 3, 2, 2))
+    changed = {name for name, value in before.items() if not torch.equal(value, network.state_dict()[name])}
+    assert changed == {"0.running_mean", "0.running_var"}
+    assert [name for name, parameter in network.named_parameters() if parameter.requires_grad] == ["0.weight", "0.bias"]

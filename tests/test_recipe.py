@@ -25,8 +25,9 @@ def test_published_code_differs_where_the_code_does() -> None:
     assert (head.projection_init, head.trn_train_tuples, head.trn_eval_tuples) == ("normal_0.001", "sampled", "sampled")
     assert head.fcn_score_relu
     assert (training.recurrent_parameters, training.clip_scope, training.clip_norm) == ("weight_ih_l0", "all", 20)
-    assert (training.weight_decay_groups, training.partial_bn) == ("no_bias_no_norm", "backbone_and_head")
+    assert (training.weight_decay_groups, training.partial_bn) == ("no_conv_bias_no_norm", "backbone_and_head")
     assert (training.schedule, training.step_epochs, training.epochs) == ("steps", (20, 30), 40)
+    assert (training.lr, training.momentum, training.weight_decay, training.batch_size) == (1e-3, 0.9, 5e-4, 128)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.backbones.batch_norm import calibrate_batch_norm
@@ -36,11 +37,12 @@ TORCHVISION_PREFIX = "torchvision:"
 
 
 class BackboneContract(NamedTuple):
-    """What a backbone's maps look like and how its frames are prepared."""
+    """What a backbone's maps look like, how its frames are prepared, and how many 2D batch norms it has."""
 
     channels: int
     map_size: int
     preprocessing: Preprocessing
+    num_norms: int
 
 
 def build_backbone(
@@ -60,13 +62,14 @@ def build_backbone(
 
 
 def backbone_contract(name: str) -> BackboneContract:
-    """Channels, map size and preprocessing of a backbone, without any weight file.
+    """Return the contract of a backbone, without any weight file.
 
     Raises:
         PipelineError: unknown backbone.
     """
     backbone = _make(name)
-    return BackboneContract(backbone.channels, backbone.map_size, backbone.preprocessing)
+    num_norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in backbone.modules())
+    return BackboneContract(backbone.channels, backbone.map_size, backbone.preprocessing, num_norms)
 
 
 def _make(name: str) -> Backbone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class ConvLSTMHead(Head):
         gates = 4 * NUM_FEATURES  # input, forget, candidate, output
         self.input_convolution = nn.Conv2d(NUM_FEATURES, gates, KERNEL, padding=KERNEL // 2)
         self.hidden_convolution = nn.Conv2d(NUM_FEATURES, gates, KERNEL, padding=KERNEL // 2, bias=False)
+        with torch.no_grad():
+            # As one convolution over input and hidden state would start: its fan-in is twice that of each part.
+            for parameter in (*self.input_convolution.parameters(), *self.hidden_convolution.parameters()):
+                parameter.mul_(math.sqrt(0.5))
         self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
 
     def macs(self, map_size: int) -> int:

@@ -63,7 +63,7 @@ class CachedData:
         if isinstance(train, FrameFeatures) and isinstance(val, FrameFeatures):
             train, val = train.drawn_by(choices), val.drawn_by(choices)
         settings = self.source.settings
-        return HeadData(train, val, len(self.source.classes), self.num_segments, settings.channels)
+        return HeadData(train, val, len(self.source.classes), self.num_segments, settings.channels, settings.backbone)
 
     def check_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe as it can be followed on this store: its choices of frames must be those of the store.

@@ -23,7 +23,7 @@ from pipeline.model import Classifier, ModelSpec, load_model
 from pipeline.recipe import HeadChoices, Recipe, TrainingChoices
 from pipeline.registry import unknown_name
 from pipeline.training.compute import has_bfloat16
-from pipeline.training.optimiser import freeze_norms
+from pipeline.training.optimiser import freeze_later_norms
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 STAGE = "finetune"
@@ -92,12 +92,12 @@ class EndToEnd(nn.Module):
             return self.classifier.features(frames)
 
     def scores(self, features: Tensor) -> Tensor:
-        """The head's scores of features. Shape: (B, K), float32."""
+        """The head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
         # As in fit-head: pooled features are few, so a head of theirs keeps full precision.
         pooled = self.classifier.head.maps == "pooled"
         with nullcontext() if pooled else self.precision.autocast():
             scores: Tensor = self.classifier.head(features)
-        return scores.float()
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.scores(self.features(frames))
@@ -224,15 +224,13 @@ def default_parts(classifier: Classifier, choices: TrainingChoices, device: torc
 
 
 def set_training_mode(classifier: Classifier, choices: TrainingChoices) -> None:
-    """Training mode with partial batch norm: frozen in the backbone but for its first layer, as the recipe says.
+    """Set training mode with partial batch norm: frozen in the backbone but for its first layer, never in the head.
 
     A batch norm whose parameters are frozen for another reason keeps its statistics too.
     """
     classifier.train()
     if choices.partial_bn != "off":
-        freeze_norms(classifier.backbone, skip_first=1)
-    if choices.partial_bn == "backbone_and_head":
-        freeze_norms(classifier.head)
+        freeze_later_norms(classifier.backbone)
     for layer in classifier.backbone.modules():
         if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
             layer.eval()

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.backbones import backbone_contract
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
@@ -27,7 +28,6 @@ from pipeline.training.optimiser import (
     build_optimiser,
     clear_gradients,
     clip_gradients,
-    freeze_norms,
     plan_parameters,
     set_rates,
 )
@@ -45,13 +45,14 @@ CHECKPOINT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class HeadData:
-    """Features of the training and the validation clips, and the sizes of a head that reads them."""
+    """Features of the training and the validation clips, the sizes of a head that reads them, and their backbone."""
 
     train: ClipFeatures
     val: ClipFeatures
     num_classes: int
     num_segments: int
     in_channels: int
+    backbone: str
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class _Fit:
         if recipe.head.input_scaling != "none":
             head.set_input_scaling(*data.train.channel_statistics())
         self.head: Head = head.to(compute.device)
-        self._set_training_mode()
-        self.plan = plan_parameters({"head": (self.head, self.choices.lr)}, self.choices)
+        parts: dict[str, tuple[nn.Module, float]] = {"head": (self.head, self.choices.lr)}
+        self.plan = plan_parameters(parts, self.choices, _num_norms(data, self.choices))
         if watcher.plan is not None:
             for line in self.plan.lines():
                 watcher.plan(f"  {line}")
@@ -160,14 +161,15 @@ class _Fit:
         draw = self.data.train.training_draw(self.seed, self.epoch)
         losses = torch.zeros(num_steps, device=self.compute.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self.compute.device)
-        self._set_training_mode()
+        self.head.train()
         loaded = batches(self.data.train, draw, self.choices.batch_size, self.compute.num_loaders)
         for step, batch in enumerate(loaded):
             set_rates(self.optimiser, self.schedule.factor(self.epoch, step / num_steps))
             labels = batch.labels.to(self.compute.device)
             clear_gradients(self.plan, self.choices)
             with self.compute.autocast():
-                scores = self.head(self.compute.moved(batch.features)).float()
+                scores = self.head(self.compute.moved(batch.features))
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
             loss = self.criterion(scores, labels)
             loss.backward()
             clip_gradients(self.plan, self.choices)
@@ -187,12 +189,6 @@ class _Fit:
                 f"{DIVERGENCE_FACTOR:g} times the {start:.3g} of its start. Lower lr (={self.choices.lr:g})."
             )
         return mean_loss, 100.0 * int(num_right) / num_clips
-
-    def _set_training_mode(self) -> None:
-        self.head.train()
-        if self.choices.partial_bn == "backbone_and_head":
-            # The published count of batch norm layers runs on into the head.
-            freeze_norms(self.head)
 
     def _check_finite(self, losses: Tensor) -> None:
         if not torch.isfinite(losses).all():
@@ -282,6 +278,11 @@ class _Fit:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started_at_seconds
+
+
+def _num_norms(data: HeadData, choices: TrainingChoices) -> int:
+    """The number of the backbone's batch norms, looked up only where it decides what is trained."""
+    return backbone_contract(data.backbone).num_norms if choices.partial_bn == "backbone_and_head" else 0
 
 
 def _criterion(data: HeadData, choices: TrainingChoices, compute: Compute) -> nn.CrossEntropyLoss:

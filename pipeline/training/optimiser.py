@@ -41,48 +41,62 @@ class ParameterGroup:
 
 @dataclass
 class ParameterPlan:
-    """What the optimiser gets and what the recipe leaves at its random start."""
+    """What the optimiser gets and what the recipe leaves as it starts.
+
+    left_out_by: the switch of the recipe that leaves a parameter out, by the parameter's name.
+    """
 
     groups: list[ParameterGroup]
     left_out: dict[str, nn.Parameter]
+    left_out_by: dict[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.groups for parameter in group.parameters.values()]
 
     def lines(self) -> list[str]:
-        """The plan for a reader: a line a group, and one that names what is left out."""
+        """The plan for a reader: a line a group, and one for each switch that leaves parameters out."""
         lines = [group.describe() for group in self.groups]
-        if self.left_out:
-            num_values = sum(parameter.numel() for parameter in self.left_out.values())
+        for switch in dict.fromkeys(self.left_out_by.values()):
+            names = [name for name in self.left_out if self.left_out_by[name] == switch]
+            num_values = sum(self.left_out[name].numel() for name in names)
             lines.append(
-                f"NOT trained, as in the published code (recurrent_parameters={TRAINED_RECURRENT_PARAMETER}): "
-                f"{', '.join(self.left_out)} ({num_values:,} values stay at their random start)"
+                f"NOT trained, as in the published code ({switch}): {', '.join(names)} ({num_values:,} values stay as "
+                "they start)"
             )
         return lines
 
 
-def plan_parameters(parts: Mapping[str, tuple[nn.Module, float]], choices: TrainingChoices) -> ParameterPlan:
+def plan_parameters(
+    parts: Mapping[str, tuple[nn.Module, float]], choices: TrainingChoices, num_norms_before: int = 0
+) -> ParameterPlan:
     """Put every trainable parameter of the named modules into a group. `parts` gives a module and its rate by name.
+
+    `num_norms_before` is the number of 2D batch norms of a backbone that is not among `parts`: with
+    `partial_bn="backbone_and_head"` scale and shift are trained in the first 2D batch norm of the whole network only.
 
     Raises:
         PipelineError: a trainable parameter that no rule puts into a group, or that two modules share at two rates.
     """
     groups: dict[str, ParameterGroup] = {}
     left_out: dict[str, nn.Parameter] = {}
+    left_out_by: dict[str, str] = {}
+    norms = [layer for module, _ in parts.values() for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    later_norms = norms if num_norms_before else norms[1:]
     for part, (module, lr) in parts.items():
         for name, owner, parameter in _own_parameters(part, module):
             if not parameter.requires_grad:
                 continue
-            if _is_left_out(owner, name, choices):
-                left_out[name] = parameter
+            switch = _left_out_by(owner, name, owner in later_norms, choices)
+            if switch is not None:
+                left_out[name], left_out_by[name] = parameter, switch
                 continue
             kind, lr_factor, decays = _kind_of(owner, name, choices)
             label = f"{part}, {kind}"
             decay = choices.weight_decay if decays else 0.0
             group = groups.setdefault(label, ParameterGroup(label, lr * lr_factor, decay))
             group.parameters[name] = parameter
-    plan = ParameterPlan(list(groups.values()), left_out)
+    plan = ParameterPlan(list(groups.values()), left_out, left_out_by)
     check_plan(plan, {part: module for part, (module, _) in parts.items()})
     return plan
 
@@ -157,17 +171,15 @@ def clear_gradients(plan: ParameterPlan, choices: TrainingChoices) -> None:
             parameter.grad = None
 
 
-def freeze_norms(module: nn.Module, skip_first: int = 0, dimensions: type[nn.Module] = nn.BatchNorm2d) -> list[str]:
-    """Freeze batch norm layers: evaluation mode, scale and shift not trained. Returns their names.
+def freeze_later_norms(backbone: nn.Module) -> None:
+    """Freeze the 2D batch norms of a backbone but the first: evaluation mode, scale and shift not trained.
 
-    Call it before the optimiser is built and again after each `module.train()`. `skip_first` layers stay as they are
-    (partial BN keeps the first of the backbone).
+    Call it before the optimiser is built and again after each `backbone.train()`.
     """
-    norms = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, dimensions)]
-    for _, layer in norms[skip_first:]:
+    norms = [layer for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms[1:]:
         layer.eval()
         layer.requires_grad_(False)
-    return [name for name, _ in norms[skip_first:]]
 
 
 def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
@@ -180,10 +192,14 @@ def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Modu
                 yield ".".join(filter(None, (part, path, name))), owner, parameter
 
 
-def _is_left_out(owner: nn.Module, name: str, choices: TrainingChoices) -> bool:
-    if choices.recurrent_parameters == "all" or not isinstance(owner, nn.RNNBase):
-        return False
-    return name.rpartition(".")[2] != TRAINED_RECURRENT_PARAMETER
+def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: TrainingChoices) -> str | None:
+    """The switch that leaves a parameter out of the optimiser, or None where it is trained."""
+    if choices.partial_bn == "backbone_and_head" and is_later_norm:
+        return f"partial_bn={choices.partial_bn}"
+    is_first = name.rpartition(".")[2] == TRAINED_RECURRENT_PARAMETER
+    if choices.recurrent_parameters != "all" and isinstance(owner, nn.RNNBase) and not is_first:
+        return f"recurrent_parameters={choices.recurrent_parameters}"
+    return None
 
 
 def _kind_of(owner: nn.Module, name: str, choices: TrainingChoices) -> tuple[str, float, bool]:
@@ -196,9 +212,11 @@ def _kind_of(owner: nn.Module, name: str, choices: TrainingChoices) -> tuple[str
     if isinstance(owner, _ConvNd) and last == "bias":
         return "convolution biases", 2.0, False
     if isinstance(owner, (_ConvNd, nn.Linear, nn.RNNBase)):
+        if choices.weight_decay_groups == "no_conv_bias_no_norm":
+            return "weights and linear biases", 1.0, True
         return ("biases", 1.0, False) if last.startswith("bias") else ("weights", 1.0, True)
     raise PipelineError(
-        f"weight_decay_groups=no_bias_no_norm has no rule for '{name}', a parameter of {type(owner).__name__} "
-        f"with the shape {tuple(owner.get_parameter(last).shape)}. Build it from convolution, linear, recurrent or "
-        "norm layers, or choose weight_decay_groups=all."
+        f"weight_decay_groups={choices.weight_decay_groups} has no rule for '{name}', a parameter of "
+        f"{type(owner).__name__} with the shape {tuple(owner.get_parameter(last).shape)}. Build it from convolution, "
+        "linear, recurrent or norm layers, or choose weight_decay_groups=all."
     )
