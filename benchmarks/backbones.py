@@ -29,7 +29,8 @@ from torch import Tensor
 
 from pipeline.backbones import Backbone, build_backbone, calibrate_batch_norm, pooled
 from pipeline.extraction.allocator import keep_memory_between_batches
-from pipeline.video.views import centre_crop, render
+from pipeline.video.crops import centre_crop
+from pipeline.video.render import render
 
 Form = Callable[[Tensor], Tensor]
 

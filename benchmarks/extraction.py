@@ -40,7 +40,8 @@ from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore
 from pipeline.video.decode import open_clip
 from pipeline.video.encode import write_frame_folder, write_video
-from pipeline.video.views import render, test_view
+from pipeline.video.render import render
+from pipeline.video.views import test_view
 
 NUM_SEGMENTS = 8
 SECONDS_MEASURED = 5.0

@@ -19,18 +19,23 @@ from pipeline.registry import look_up, unknown_name
 class FrameChoices:
     """Which pixels of a clip are seen.
 
-    sampler: how training draws one frame of each segment. `covering` segments reach from the first frame to the
-        last; `floor` segments have L // N frames each, so the last L mod N frames are never seen (published code).
+    sampler: how training draws one frame of each segment. `covering` segments are L / N frames long, so every frame
+        is drawn equally often; `floor` segments have L // N frames each, so the last L mod N frames are never seen
+        (published code).
     short_clip: test frames of a clip with at most N frames. `formula` uses int(L/2N + k L/N) for every length;
         `first` takes the first frame for every segment (published code).
-    crops: `multiscale` draws one of the 50 crops (Sec. 3.5); `centre` always takes the test crop.
+    test_frames: arithmetic of that formula. `exact` uses whole numbers; `float` uses floating point (published code),
+        which gives the frame before in some clips where N is not a power of two.
+    crops: `multiscale` draws one of 50 crops with exact sides and places (Sec. 3.5); `published` draws one of the 50
+        crops of the published code, rounded to whole pixels; `centre` always takes the test crop.
     flip: `off`; `swap` mirrors half of the training views and swaps the labels of left and right; `plain` mirrors
         them and keeps every label (later versions of the published code).
     """
 
     sampler: Literal["covering", "floor"] = "covering"
     short_clip: Literal["formula", "first"] = "formula"
-    crops: Literal["multiscale", "centre"] = "multiscale"
+    test_frames: Literal["exact", "float"] = "exact"
+    crops: Literal["multiscale", "published", "centre"] = "multiscale"
     flip: Literal["off", "swap", "plain"] = "off"
 
 
@@ -188,7 +193,7 @@ PAPER = Recipe(name="paper")
 
 PUBLISHED_CODE = Recipe(
     name="published-code",
-    frames=FrameChoices(sampler="floor", short_clip="first", crops="multiscale", flip="off"),
+    frames=FrameChoices(sampler="floor", short_clip="first", test_frames="float", crops="published", flip="off"),
     head=HeadChoices(
         projection_init="normal_0.001",
         trn_train_tuples="sampled",

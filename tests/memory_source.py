@@ -24,7 +24,7 @@ def settings(**changes: Any) -> StoreSettings:
         "capability": "AVX2",
         "compile_mode": "eager",
         "batch_frames": 16,
-        "transform_version": 1,
+        "transform_version": 2,
         "frame_choices": FrameChoices(),
         "num_segments": T,
         "seed": 0,

@@ -13,7 +13,6 @@ import textwrap
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -30,10 +29,10 @@ from pipeline.training.clips import (
     SampleSettings,
     collate,
     load_sample,
-    render_on_device,
 )
 from pipeline.video.decode import open_clip
-from pipeline.video.views import drawn_view, render, test_view
+from pipeline.video.render import render
+from pipeline.video.views import drawn_view, test_view
 from tests.conftest import REPOSITORY
 from tests.small_clips import CLASSES, T, write_clips
 
@@ -167,14 +166,6 @@ def test_augmentation_on_the_device_equals_that_of_the_workers(clips: tuple[Labe
     assert int(difference.max()) <= 1
     assert float(difference.float().mean()) < 0.03
     assert torch.equal(found.labels.cpu(), expected.labels)
-
-
-def test_a_large_box_is_shrunk_with_antialiasing_on_the_device() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (1, 150, 200, 3)).astype(np.uint8)
-    box = test_view(1, 150, 200, 1, FrameChoices()).crop
-    expected = render(frames, box, False, 48).permute(0, 2, 3, 1)
-    found = render_on_device(torch.from_numpy(frames), box, False, 48)
-    assert int((found.int() - expected.int()).abs().max()) <= 1
 
 
 def test_a_killed_worker_is_a_sentence(clips: tuple[LabelledClip, ...]) -> None:

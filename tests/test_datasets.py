@@ -251,7 +251,25 @@ def test_frame_lists_with_any_template(tmp_path: Path, template: str, first: int
         "3,3,up,val,4\nabsent,absent,down,val,9\n"
     )
     assert "3: frame-count: 3 has 2 frames, 4 by" in result.stderr
+    assert f"absent: missing: {root}/absent does not exist" in result.stderr
     assert "2 of 4 clips cannot be used" in result.stderr
+
+
+def test_frame_lists_without_a_clip_on_disk_are_a_manifest_of_missing_clips(tmp_path: Path) -> None:
+    root = tmp_path / "frames"
+    root.mkdir()
+    write(tmp_path / "category.txt", "up\ndown\n")
+    write(tmp_path / "train_videofolder.txt", "a 3 1\nb 2 0\n")
+    result = prepare(tmp_path, "frame-lists", root, tmp_path / "train_videofolder.txt")
+    assert result.exit_code == 0, result.output
+    assert manifest_of(tmp_path) == "clip_id,path,label,split,num_frames\na,a,down,train,3\nb,b,up,train,2\n"
+    assert "2 of 2 clips cannot be used" in result.stderr
+    # The same word and reason as those of `check` and `extract`, which open clips.
+    for clip in ("a", "b"):
+        with pytest.raises(ClipError) as opened:
+            open_clip(root / clip)
+        assert f"{clip}: {opened.value.kind}: {opened.value}" in result.stderr
+        assert opened.value.kind == "missing"
 
 
 def test_frame_lists_count_classes_from_one_where_the_last_index_says_so(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.model import load_model, save_model
 from pipeline.prediction.evaluation import class_rows
 from pipeline.prediction.scorer import Scorer
 from pipeline.prediction.seen import plan_of, see
+from pipeline.recipe import recipe_from_dict
 from pipeline.training.results import SeedResult
 from stages.evaluate import evaluate
 from tests.fitted_models import HEADS, Fitted, fitted_in
@@ -85,10 +86,10 @@ def test_crops_lie_at_the_ends_of_the_long_side(fitted: Fitted) -> None:
     plan = plan_of(load_model(fitted.model("lstm")).spec, 3)
     wide = [view.crop for view in plan.views("c", 10, 100, 200)]
     tall = [view.crop for view in plan.views("c", 10, 200, 100)]
-    assert [(crop.top, crop.left) for crop in wide] == [(6, 56), (6, 0), (6, 113)]
-    assert [(crop.left, crop.top) for crop in tall] == [(6, 56), (6, 0), (6, 113)]
+    assert [(crop.top, crop.left) for crop in wide] == [(6.25, 56.25), (6.25, 0), (6.25, 112.5)]
+    assert [(crop.left, crop.top) for crop in tall] == [(6.25, 56.25), (6.25, 0), (6.25, 112.5)]
     five = [view.crop for view in replace(plan, num_crops=5).views("c", 10, 100, 200)]
-    assert [(crop.top, crop.left) for crop in five[1:]] == [(0, 0), (0, 113), (13, 0), (13, 113)]
+    assert [(crop.top, crop.left) for crop in five[1:]] == [(0, 0), (0, 112.5), (12.5, 0), (12.5, 112.5)]
 
 
 def test_a_bad_clip_is_counted_and_an_unlabelled_one_left_out(fitted: Fitted, tmp_path: Path) -> None:
@@ -153,9 +154,12 @@ def test_what_cannot_be_evaluated_is_a_sentence(fitted: Fitted, options: dict[st
         evaluate(model=fitted.model("lstm"), **given)
 
 
-def test_a_store_of_other_weights_or_a_finetuned_backbone_is_refused(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_store_of_other_frames_or_weights_or_a_finetuned_backbone_is_refused(fitted: Fitted, tmp_path: Path) -> None:
     model = load_model(fitted.model("lstm"))
+    recipe = recipe_from_dict(dict(model.spec.recipe))
     for changes, words in (
+        ({"recipe": recipe.changed(short_clip="first").as_dict()}, "made with short_clip=formula"),
+        ({"recipe": recipe.changed(test_frames="float").as_dict()}, "made with test_frames=exact"),
         ({"stage": "finetune"}, "finetuned"),
         ({"weights": {"name": "w", "sha256": "0"}}, "made with weights="),
         ({"classes": ("swipe_left", "swipe_right", "other")}, "does not know 1 of the 3 classes"),

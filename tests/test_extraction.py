@@ -31,10 +31,11 @@ from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore, layout
+from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.encode import write_frame_folder
+from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
-from pipeline.video.views import centre_crop, render
 from stages.extract import extract, summary_text
 
 CLASSES = ("swipe left", "swipe right")
@@ -108,21 +109,22 @@ def test_a_drawn_view_is_what_its_numbers_say(manifest: Manifest, tmp_path: Path
     run(manifest, tmp_path / "s.zarr", num_draws=2, frame_choices=FrameChoices(flip="plain"))
     store = FeatureStore.open(tmp_path / "s.zarr")
     backbone, _ = build_backbone("squeezenet", "random", seed=0)
-    flips = set()
+    flips, sides = set(), set()
     for view in ("train-0", "train-1"):
         for clip in store.clips("train", view):
             *indices, top, left, height, width, flip, label = store.read_sampling(view, [clip.row])[0].tolist()
             flips.add(flip)
             assert label == clip.class_index
             with open_clip(str(tmp_path / clip.path)) as reader:
-                frames = reader.read(indices)[:, top : top + height, left : left + width]
-            box = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)
-            pixels = torch.nn.functional.interpolate(box, size=(224, 224), mode="bilinear", antialias=True)
+                frames = reader.read([int(index) for index in indices])
+            pixels = render(frames, CropBox(top, left, height, width), flip=False)
             with torch.no_grad():
                 maps = backbone(pixels.flip(3) if flip else pixels)
             stored = torch.from_numpy(store.read_spatial(view, clip.row)).float().permute(0, 3, 1, 2)
             torch.testing.assert_close(stored, maps, rtol=1e-3, atol=1e-4)
+            sides.update((height, width))
     assert flips == {0, 1}
+    assert any(side != int(side) for side in sides)
 
 
 def test_a_mirrored_view_has_the_other_sides_label(manifest: Manifest, tmp_path: Path) -> None:
@@ -259,6 +261,20 @@ def test_other_settings_are_refused_by_name(
         run(manifest, tmp_path / "s.zarr", maps=("pooled",), **change)
     with pytest.raises(PipelineError, match="maps=pooled, asked for maps=pooled,spatial"):
         run(manifest, tmp_path / "s.zarr")
+
+
+def test_a_store_of_an_older_transform_is_read_and_not_extended(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.extraction.extract.TRANSFORM_VERSION", 1)
+    run(manifest, tmp_path / "s.zarr", maps=("pooled",))
+    monkeypatch.undo()
+    with pytest.raises(PipelineError, match=r"transform_version=1, asked for.*transform_version=2"):
+        run(manifest, tmp_path / "s.zarr", maps=("pooled",))
+    store = FeatureStore.open(tmp_path / "s.zarr")
+    rows = [clip.row for clip in store.clips("train")]
+    assert store.read_sampling("test", rows).dtype == np.int32
+    assert store.labels_of("test", rows).tolist() == [clip.class_index for clip in store.clips("train")]
 
 
 def test_rebuild_makes_a_store_of_the_new_settings(manifest: Manifest, tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ from pipeline.training.finetune_model import (
     set_training_mode,
 )
 from pipeline.training.optimiser import plan_parameters
-from pipeline.video.views import drawn_view, render
+from pipeline.video.render import render
+from pipeline.video.views import drawn_view
 from stages.extract import extract
 from stages.finetune import finetune
 from stages.fit_head import fit_head

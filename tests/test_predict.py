@@ -23,10 +23,11 @@ from pipeline.prediction.scorer import Scorer, ranked
 from pipeline.prediction.seen import in_order, plan_of, see
 from pipeline.prediction.timeline import slide
 from pipeline.store import FeatureStore
+from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.encode import write_frame_folder
+from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
-from pipeline.video.views import centre_crop, render
 from tests.fitted_models import HEADS, Fitted, fitted_in
 from tests.small_clips import CLASSES, T
 

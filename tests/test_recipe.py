@@ -17,11 +17,13 @@ def test_paper_recipe_is_section_3_5() -> None:
     assert (training.recurrent_parameters, training.clip_scope) == ("all", "trained")
     assert PAPER.head.dropout == 0.3
     assert (PAPER.frames.sampler, PAPER.frames.crops) == ("covering", "multiscale")
+    assert PAPER.frames.test_frames == "exact"
 
 
 def test_published_code_differs_where_the_code_does() -> None:
     frames, head, training = PUBLISHED_CODE.frames, PUBLISHED_CODE.head, PUBLISHED_CODE.training
     assert (frames.sampler, frames.short_clip) == ("floor", "first")
+    assert (frames.test_frames, frames.crops) == ("float", "published")
     assert (head.projection_init, head.trn_train_tuples, head.trn_eval_tuples) == ("normal_0.001", "sampled", "sampled")
     assert head.fcn_score_relu
     assert (training.recurrent_parameters, training.clip_scope, training.clip_norm) == ("weight_ih_l0", "all", 20)

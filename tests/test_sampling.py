@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -53,9 +51,72 @@ def frames_seen(num_frames: int, sampler: str, num_draws: int = 400) -> list[set
 
 
 def test_covering_segments_reach_from_the_first_frame_to_the_last() -> None:
-    # 37 frames in 8 segments by hand: edges 0 4 9 13 18 23 27 32 37.
-    edges = [0, 4, 9, 13, 18, 23, 27, 32, 37]
-    assert frames_seen(37, "covering") == [set(range(a, b)) for a, b in itertools.pairwise(edges)]
+    # 37 frames in 8 segments by hand: edges 0 4.625 9.25 13.875 18.5 23.125 27.75 32.375 37. A frame across an edge
+    # belongs to both segments.
+    edges = [(0, 5), (4, 10), (9, 14), (13, 19), (18, 24), (23, 28), (27, 33), (32, 37)]
+    assert frames_seen(37, "covering") == [set(range(first, stop)) for first, stop in edges]
+
+
+@pytest.mark.parametrize(("num_frames", "num_segments"), [(20, 8), (37, 8), (12, 8), (70, 16), (5, 8), (10, 3)])
+def test_covering_draws_every_frame_equally_often(num_frames: int, num_segments: int) -> None:
+    generator, num_draws = np.random.default_rng(4), 20_000
+    draws = np.stack([drawn_frame_indices(num_frames, num_segments, generator) for _ in range(num_draws)])
+    counts = np.bincount(draws.ravel(), minlength=num_frames)
+    expected = num_draws * num_segments / num_frames
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+    # Segments of whole frames, the rule before, draw the frames of a short segment up to half as often again.
+    assert 5 * np.sqrt(expected) < 0.1 * expected
+
+
+def test_covering_frames_are_those_of_mmaction2() -> None:
+    for num_frames in (1, 5, 8, 20, 37):
+        drawn = drawn_frame_indices(num_frames, 8, np.random.default_rng(5))
+        # `SampleFrames._get_train_clips` with `keep_tail_frames`: the offsets are np.random.uniform(0, interval).
+        interval = num_frames / 8
+        offsets = np.random.default_rng(5).random(8) * interval
+        assert drawn.tolist() == (np.arange(8) * interval + offsets).astype(int).tolist()
+
+
+class LargestNumbers(np.random.Generator):
+    """Draws the largest number below 1 every time."""
+
+    def random(self, size: int) -> np.ndarray:  # type: ignore[override]
+        return np.full(size, np.nextafter(1.0, 0.0))
+
+
+def test_the_largest_draw_stays_in_the_clip() -> None:
+    generator = LargestNumbers(np.random.PCG64(0))
+    for num_frames in (1, 3, 8, 37):
+        assert drawn_frame_indices(num_frames, 8, generator)[-1] == num_frames - 1
+
+
+def published_test_indices(num_frames: int, num_segments: int) -> list[int]:
+    """`TSNDataSet._get_test_indices` of the published code for RGB frames, counted from 0."""
+    if num_frames > num_segments:
+        tick = num_frames / float(num_segments)
+        return [int(tick / 2.0 + tick * x) for x in range(num_segments)]
+    return [0] * num_segments
+
+
+def test_the_float_formula_is_that_of_the_published_code() -> None:
+    for num_segments in range(1, 33):
+        for num_frames in range(1, 1001):
+            found = test_frame_indices(num_frames, num_segments, "first", "float").tolist()
+            assert found == published_test_indices(num_frames, num_segments)
+
+
+def test_the_float_formula_gives_the_frame_before_in_some_clips() -> None:
+    differing: dict[int, int] = {}
+    for num_segments in range(1, 33):
+        for num_frames in range(1, 1001):
+            exact = test_frame_indices(num_frames, num_segments)
+            difference = exact - test_frame_indices(num_frames, num_segments, "formula", "float")
+            if difference.any():
+                # A middle that is a whole number was rounded down.
+                assert set(difference.tolist()) == {0, 1}
+                differing[num_segments] = differing.get(num_segments, 0) + 1
+    assert set(differing) == {7, *range(9, 16), *range(18, 32)}
+    assert sum(differing.values()) == 1415
 
 
 def test_floor_segments_never_reach_the_last_frames() -> None:
@@ -70,7 +131,11 @@ def test_as_many_frames_as_segments_gives_each_frame_once(sampler: str) -> None:
 
 def test_a_short_clip_repeats_frames_in_order_when_covering_and_is_its_first_frame_with_floor() -> None:
     generator = np.random.default_rng(0)
-    assert drawn_frame_indices(3, 8, generator, "covering").tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    # Edges by hand: 0 0.375 0.75 1.125 1.5 1.875 2.25 2.625 3.
+    choices = [{0}, {0}, {0, 1}, {1}, {1}, {1, 2}, {2}, {2}]
+    for _ in range(50):
+        indices = drawn_frame_indices(3, 8, generator, "covering").tolist()
+        assert all(index in allowed for index, allowed in zip(indices, choices, strict=True))
     assert drawn_frame_indices(3, 8, generator, "floor").tolist() == [0] * 8
 
 
@@ -94,5 +159,7 @@ def test_unknown_choices_are_named() -> None:
         drawn_frame_indices(8, 8, np.random.default_rng(0), "middle")
     with pytest.raises(PipelineError, match="'repeat'"):
         test_frame_indices(8, 8, "repeat")
+    with pytest.raises(PipelineError, match="'double'"):
+        test_frame_indices(8, 8, "first", "double")
     with pytest.raises(PipelineError, match="num_segments"):
         test_frame_indices(8, 0)

@@ -43,7 +43,7 @@ SETTINGS = StoreSettings(
     capability="none",
     compile_mode="eager",
     batch_frames=2,
-    transform_version=1,
+    transform_version=2,
     frame_choices=FrameChoices(),
     num_segments=2,
     seed=0,
@@ -63,7 +63,7 @@ def features_of(clip_id: str, view: str) -> tuple[np.ndarray, np.ndarray, np.nda
     """Arrays that depend on clip and view alone, with many zeros, as maps after a ReLU have them."""
     rng = np.random.default_rng(sum(f"{clip_id} {view}".encode()))
     spatial = np.maximum(rng.standard_normal((2, 3, 3, 5)), 0).astype(np.float16)
-    sampling = np.array([1, 4, 0, 0, 9, 9, 0, int(clip_id[1:]) % 2], dtype=np.int32)
+    sampling = np.array([1, 4, 0.25, 0, 9, 9.5, 0, int(clip_id[1:]) % 2])
     return spatial.mean((1, 2), dtype=np.float32).astype(np.float16), spatial, sampling
 
 
@@ -124,6 +124,9 @@ def test_zarr_alone_reads_the_same_and_nan_where_nothing_is_done(store: FeatureS
             if clip.status == "done" and view in clip.views:
                 np.testing.assert_array_equal(spatial, features_of(clip.clip_id, view)[1])
                 np.testing.assert_array_equal(pooled, features_of(clip.clip_id, view)[0])
+                np.testing.assert_array_equal(
+                    store.read_sampling(view, [clip.row])[0], features_of(clip.clip_id, view)[2]
+                )
             else:
                 assert np.isnan(spatial).all()
                 assert np.isnan(pooled).all()
@@ -210,7 +213,7 @@ def test_failed_clips_are_counted_and_never_offered(store: FeatureStore) -> None
         ({"num_segments": 16}, "num_segments"),
         ({"compute_dtype": "bfloat16"}, "compute_dtype"),
         ({"preprocessing": {"mean": (0.0, 0.5, 0.5)}}, "preprocessing"),
-        ({"transform_version": 2}, "transform_version"),
+        ({"transform_version": 3}, "transform_version"),
     ],
 )
 def test_a_difference_is_named_by_its_field(change: dict[str, object], field: str) -> None:

@@ -15,12 +15,14 @@ from pipeline.extraction.blocks import ClipJob
 from pipeline.extraction.compute import Compute
 from pipeline.extraction.forward import Forward, Pending
 from pipeline.extraction.provenance import digest_of, state_of
-from pipeline.store.layout import TEST_VIEW
+from pipeline.store.layout import TEST_VIEW, row_dtype
 from pipeline.store.places import Phase
 from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.settings import StoreSettings
+from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
-from pipeline.video.views import View, centre_crop, drawn_view, render, test_view
+from pipeline.video.render import render
+from pipeline.video.views import View, drawn_view, test_view
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class ClipSteps:
         if view.flip and index >= 0 and self.setup.swapped_labels:
             index = self.setup.swapped_labels[index]
         box = (view.crop.top, view.crop.left, view.crop.height, view.crop.width)
-        return np.array((*view.frame_indices, *box, int(view.flip), index), dtype=np.int32)
+        return np.array((*view.frame_indices, *box, int(view.flip), index), dtype=row_dtype(self.settings, "sampling"))
 
     def _views(self, clip: ClipJob, num_frames: int, height: int, width: int) -> list[View]:
         settings, fraction = self.settings, self._preprocessing.crop_fraction
@@ -175,6 +177,7 @@ class ClipSteps:
                 num_segments=settings.num_segments,
                 choices=settings.frame_choices,
                 crop_fraction=fraction,
+                input_size=self._preprocessing.input_size,
             )
             views.append(view)
         return views

@@ -34,7 +34,8 @@ from pipeline.store.verify import Damage, find_damage, forget_damaged
 from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
-from pipeline.video.views import TRANSFORM_VERSION, render, test_view
+from pipeline.video.render import render
+from pipeline.video.views import TRANSFORM_VERSION, test_view
 
 NUM_CHECKED_AGAIN = 3
 PACKAGES = ("torch", "torchvision", "av", "numpy", "zarr", "numcodecs", "simplejpeg", "pillow")

@@ -239,14 +239,15 @@ def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
         raise PipelineError(
             f"The backbone of this model was finetuned, so the features in {where} are not its own. Give --manifest."
         )
+    choices = recipe_from_dict(dict(spec.recipe)).frames
     pairs = {
         "backbone": (spec.backbone, settings.backbone),
         "weights": (spec.weights["sha256"], settings.weights["sha256"]),
         "num_segments": (spec.num_segments, spec.num_segments if settings.frames == "all" else settings.num_segments),
-        "short_clip": (spec.recipe["frames"]["short_clip"], settings.frame_choices.short_clip),
     }
-    if settings.frames == "all":
-        del pairs["short_clip"]  # its frames are chosen here
+    if settings.frames != "all":  # else the frames are chosen here
+        pairs["short_clip"] = (choices.short_clip, settings.frame_choices.short_clip)
+        pairs["test_frames"] = (choices.test_frames, settings.frame_choices.test_frames)
     for name, (wanted, held) in pairs.items():
         if wanted != held:
             raise PipelineError(

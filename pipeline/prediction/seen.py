@@ -15,8 +15,10 @@ from torch import Tensor
 from pipeline.errors import PipelineError
 from pipeline.model import ModelSpec
 from pipeline.recipe import FrameChoices, recipe_from_dict
+from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip
-from pipeline.video.views import CropBox, View, centre_crop, drawn_view, render, test_view
+from pipeline.video.render import render
+from pipeline.video.views import View, drawn_view, test_view
 
 NUM_CROPS = (1, 3, 5)
 MAX_DECODING_THREADS = 4

@@ -21,8 +21,8 @@ from pipeline.files import write_text, written_aside
 from pipeline.prediction.scorer import Scorer
 from pipeline.prediction.seen import crop_of, plan_of
 from pipeline.video.decode import open_clip
+from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
-from pipeline.video.views import render
 
 NUM_DRAWN_CLASSES = 6
 SCORE_DECIMALS = 4
@@ -74,7 +74,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
         raise PipelineError(f"`window` (={window_frames}) and `stride` (={stride}) must be at least 1 frame.")
     with open_clip(clip) as reader:
         window = min(window_frames, reader.num_frames)
-        offsets = test_frame_indices(window, plan.num_segments, plan.choices.short_clip)
+        offsets = test_frame_indices(window, plan.num_segments, plan.choices.short_clip, plan.choices.test_frames)
         starts = np.arange(0, reader.num_frames - window + 1, stride, dtype=np.int64)
         wanted = np.unique(starts[:, None] + offsets[None, :])
         crop = crop_of(reader.height, reader.width, plan)

@@ -102,5 +102,5 @@ def split_shard(shard: bytes, num_chunks: int) -> list[bytes | None]:
 
 
 def filled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """An array of what an absent row reads as: NaN, or -1 for integers."""
-    return np.full(shape, -1 if dtype.kind == "i" else np.nan, dtype=dtype)
+    """An array of what an absent row reads as: NaN in features, -1 in `sampling`."""
+    return np.full(shape, np.nan if dtype == np.float16 else -1, dtype=dtype)

@@ -209,13 +209,14 @@ class FeatureStore:
                 self._read_map(view, int(row), place)
         return out
 
-    def read_sampling(self, view: str, rows: Rows) -> npt.NDArray[np.int32]:
+    def read_sampling(self, view: str, rows: Rows) -> npt.NDArray[np.float64]:
         """Which frames, crop box (top, left, height, width in pixels of the frame), flip and label each row has.
 
         Shape:
-            returns: (len(rows), T + 6), int32; columns as in `layout.SAMPLING_COLUMNS` behind the T frame numbers.
+            returns: (len(rows), T + 6), float64 (int32 in stores of transform version 1); the T frame numbers, then the
+                columns of `layout.SAMPLING_COLUMNS`.
         """
-        found: npt.NDArray[np.int32] = self._read_chunks(view, "sampling", np.asarray(rows, dtype=np.int64))
+        found: npt.NDArray[np.float64] = self._read_chunks(view, "sampling", np.asarray(rows, dtype=np.int64))
         return found
 
     def label_of(self, view: str, row: int) -> int:
@@ -289,7 +290,7 @@ class FeatureStore:
 
     def _read_chunks(self, view: str, kind: str, rows: npt.NDArray[np.int64]) -> Any:
         self._check_kind(kind)
-        shape, dtype = layout.row_shape(self.settings, kind), layout.row_dtype(kind)
+        shape, dtype = layout.row_shape(self.settings, kind), layout.row_dtype(self.settings, kind)
         out = np.empty((len(rows), *shape), dtype=dtype)
         blocks = np.unique(rows // self.block_clips)
         chunk = np.empty((self.block_clips, *shape), dtype=dtype)

@@ -5,7 +5,7 @@
     records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects
     views/test/pooled                (clip, T, C)        float16, one chunk a block
     views/test/spatial               (clip, T, H, W, C)  float16, one shard a block, one chunk a clip
-    views/test/sampling              (clip, T + 6)       int32: frame numbers, crop box, flip, label
+    views/test/sampling              (clip, T + 6)       float64: frame numbers, crop box, flip, label
     views/train-0/…                  the same for each training draw
     frames/000012                    (frame, C)          float16, with `--frames all`: block 12, its clips in order
 
@@ -77,9 +77,11 @@ def row_shape(settings: StoreSettings, kind: str) -> tuple[int, ...]:
     }[kind]
 
 
-def row_dtype(kind: str) -> np.dtype[Any]:
-    """The type of one array's elements."""
-    return np.dtype("int32" if kind == "sampling" else "float16")
+def row_dtype(settings: StoreSettings, kind: str) -> np.dtype[Any]:
+    """The type of one array's elements. Before transform version 2, crop boxes were whole pixels."""
+    if kind == "sampling":
+        return np.dtype("int32" if settings.transform_version < 2 else "float64")
+    return np.dtype("float16")
 
 
 def create_group(place: Place, attributes: dict[str, Any]) -> None:
@@ -143,7 +145,7 @@ def _array_options(settings: StoreSettings, kind: str, num_rows: int, block_clip
     shape, is_spatial = row_shape(settings, kind), kind == "spatial"
     return {
         "shape": (num_rows, *shape),
-        "dtype": row_dtype(kind),
+        "dtype": row_dtype(settings, kind),
         "chunks": (1 if is_spatial else block_clips, *shape),
         "shards": (block_clips, *shape) if is_spatial else None,
         "fill_value": -1 if kind == "sampling" else float("nan"),

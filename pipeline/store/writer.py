@@ -99,7 +99,7 @@ class BlockBuilder:
         Shape:
             pooled:   (T, C), float16.
             spatial:  (T, H, W, C), float16, or None where the store keeps no maps.
-            sampling: (T + 6,), int32.
+            sampling: (T + 6,), float64.
         """
         if "pooled" in self.settings.maps:
             self._rows["pooled", view, offset] = pooled
@@ -194,7 +194,7 @@ class BlockBuilder:
         return {**objects, layout.frames_key(self.block): encode_chunk(frames)} if len(frames) else objects
 
     def _empty_rows(self, kind: str) -> np.ndarray:
-        return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(kind))
+        return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(self.settings, kind))
 
 
 def sound_object(place: Place, record: BlockRecord, key: str) -> bytes:

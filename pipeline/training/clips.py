@@ -23,12 +23,13 @@ from typing import NamedTuple
 import torch
 import torch.multiprocessing  # teaches the pickler of processes to hand tensors over in shared memory
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.errors import ClipError, PipelineError
 from pipeline.recipe import FrameChoices
+from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
-from pipeline.video.views import CropBox, View, drawn_view, render, test_view
+from pipeline.video.render import render, render_on_device
+from pipeline.video.views import View, drawn_view, test_view
 
 # The draws of a feature store count up from 0: from here on, a draw is one that no fitted head has seen.
 FIRST_FRESH_DRAW = 1_000_000
@@ -119,23 +120,6 @@ def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
         return Sample(request, label, torch.from_numpy(frames), view.crop, view.flip)
     pixels = render(frames, view.crop, view.flip, settings.input_size).permute(0, 2, 3, 1)  # no copy: channels last
     return Sample(request, label, pixels, view.crop, view.flip)
-
-
-def render_on_device(frames: Tensor, crop: CropBox, flip: bool, size: int) -> Tensor:
-    """What `render` does, on whichever device the frames are; a pixel may differ by rounding, by 1 of 255.
-
-    Shape:
-        frames: (T, H, W, 3) uint8. returns: (T, size, size, 3) uint8.
-    """
-    box = frames[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    pixels = box.permute(0, 3, 1, 2).float()  # (T, 3, h, w)
-    # Along the rows, rounded to bytes, then along the columns: the order and the rounding of the kernel for bytes.
-    for sides in ((crop.height, size), (size, size)):
-        resized = F.interpolate(pixels, size=sides, mode="bilinear", align_corners=False, antialias=True)
-        pixels = resized.add_(0.5).floor_()
-    if flip:
-        pixels = pixels.flip(3)
-    return pixels.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.device) -> ClipBatch:
@@ -234,6 +218,7 @@ def _view(request: SampleRequest, settings: SampleSettings, num_frames: int, hei
         num_segments=settings.num_segments,
         choices=settings.choices,
         crop_fraction=settings.crop_fraction,
+        input_size=settings.input_size,
     )
 
 

@@ -203,7 +203,12 @@ class FrameFeatures(ClipFeatures):
 
     def plain_draw(self) -> Draw:
         frames = np.stack(
-            [test_frame_indices(int(n), self._num_segments, self._choices.short_clip) for n in self._num_frames]
+            [
+                test_frame_indices(
+                    int(num_frames), self._num_segments, self._choices.short_clip, self._choices.test_frames
+                )
+                for num_frames in self._num_frames
+            ]
         )
         clips = np.arange(self.num_clips)
         return Draw(clips, np.zeros_like(clips), self._starts[:, None] + frames)

@@ -71,6 +71,8 @@ def numbered_images(folder: Path) -> tuple[str, ...]:
     """
     try:
         names = os.listdir(folder)
+    except FileNotFoundError as error:
+        raise ClipError("missing", f"{folder} does not exist.") from error
     except OSError as error:
         raise ClipError("unreadable", f"{folder} cannot be read ({error.strerror}).") from error
     by_number: dict[int, str] = {}
