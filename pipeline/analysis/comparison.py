@@ -112,8 +112,8 @@ class Group:
         """Say which row is best, or why no row can be called better.
 
         The best row is named where each of its paired tests is below 5 % by itself. That needs no adjustment for the
-        number of rows: the claim is false only if one certain test, that against the true best row, is wrong. "Better
-        than the other 3" picks rows by their results, so those are adjusted over all pairs.
+        number of rows: the claim is false only if the test against the true best row is wrong. "Better than the other
+        3" picks rows by their results, so those are adjusted over all pairs.
 
         Source: Gutmann and Maymin, Is the selected population the best?, 1987.
         """
