@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.evaluation.metrics import hits
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe
 from pipeline.training.cached_data import CachedData
 from pipeline.training.compute import choose_compute
 from pipeline.training.fit import fit_head
-from pipeline.training.metrics import hits
 
 
 def right_clips(data: CachedData, head: str, recipe: Recipe, seed: int) -> np.ndarray:

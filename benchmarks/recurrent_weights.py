@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.fits import right_clips
 from benchmarks.heads import machine
-from pipeline.analysis.statistics import paired_difference
+from pipeline.evaluation.statistics import paired_difference
 from pipeline.files import write_text
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.store import FeatureStore
@@ -87,7 +87,7 @@ def main(
         f"{torch.__version__}; {opened.settings.backbone}, weights {opened.settings.weights['name']}. Top-1 in "
         f"percent, mean over {seeds} seeds ± the standard deviation over seeds; then what training all recurrent "
         "weights gains (first column less second) and what the paper's recipe gains over the whole published code "
-        "(first less third), paired by seed and clip, with 95 % bootstrap intervals over clips and seeds.",
+        "(first less third), paired by clip, with 95 % intervals over clips and seeds.",
         "",
         f"| head | {' | '.join(arms)} | trained less untrained | paper less published code |",
         f"|---|{'---|' * len(arms)}---|---|",

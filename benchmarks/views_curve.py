@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.fits import right_clips
 from benchmarks.heads import machine
-from pipeline.analysis.statistics import Interval, accuracy_interval
+from pipeline.evaluation.statistics import Interval, accuracy_interval
 from pipeline.extraction.blocks import views_of
 from pipeline.files import write_text
 from pipeline.recipe import Recipe, named_recipe

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import pipeline.backbones
+import pipeline.evaluation
 import pipeline.heads
 import pipeline.training
 import pipeline.video
@@ -341,7 +342,8 @@ def _digest(
     digest.update(json.dumps(values, sort_keys=True).encode())
     for name, tensor in sorted(classifier.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    for package in (pipeline.backbones, pipeline.heads, pipeline.training, pipeline.video):
+    packages = (pipeline.backbones, pipeline.evaluation, pipeline.heads, pipeline.training, pipeline.video)
+    for package in packages:
         for file in sorted(Path(package.__path__[0]).glob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import top1
 from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.training import fit as fit_module
@@ -17,7 +18,6 @@ from pipeline.training.compute import Compute, choose_compute, has_convolutions
 from pipeline.training.features import labelled_rows, load_pooled
 from pipeline.training.fit import FitResult, HeadData, balanced_weights, fit_head
 from pipeline.training.map_features import MapCache, open_spatial
-from pipeline.training.metrics import top1
 from tests.memory_source import C, T, make_source
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)

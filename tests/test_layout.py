@@ -29,6 +29,7 @@ RANKS = {
     "pipeline.store": 2,
     "pipeline.video": 2,
     "pipeline.datasets": 3,
+    "pipeline.evaluation": 3,  # metrics and statistics
     "pipeline.extraction": 3,
     "pipeline.model": 3,
     "pipeline.training": 4,

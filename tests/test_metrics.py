@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.training import metrics
+from pipeline.evaluation import metrics
 
 SCORES = np.array(
     [
@@ -72,24 +72,6 @@ def test_ece_by_hand() -> None:
 
 def test_ece_of_certain_right_answers_is_zero() -> None:
     assert metrics.ece(np.array([[50.0, 0.0], [0.0, 50.0]]), np.array([0, 1])) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_bootstrap_interval_is_that_of_the_binomial() -> None:
-    right = np.zeros((1, 400), dtype=bool)
-    right[0, :300] = True
-    interval = metrics.bootstrap_interval(right)
-    half = 1.96 * 100 * math.sqrt(0.75 * 0.25 / 400)
-    assert interval.low == pytest.approx(75 - half, abs=0.5)
-    assert interval.high == pytest.approx(75 + half, abs=0.5)
-    assert interval == metrics.bootstrap_interval(right)
-
-
-def test_bootstrap_interval_grows_with_the_spread_of_seeds() -> None:
-    alike = np.zeros((2, 100), dtype=bool)
-    alike[:, :50] = True
-    apart = np.stack([np.ones(100, dtype=bool), np.zeros(100, dtype=bool)])
-    narrow, wide = metrics.bootstrap_interval(alike), metrics.bootstrap_interval(apart)
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
 
 
 def test_unlabelled_clips_are_refused() -> None:

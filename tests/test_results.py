@@ -18,6 +18,7 @@ from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
+from pipeline.training import cells
 from pipeline.training.cached_data import CachedData
 from pipeline.training.cells import Cell, CellOutcome, backbone_of_store, fit_cell
 from pipeline.training.compute import Compute
@@ -81,6 +82,15 @@ def test_every_figure_comes_again_from_the_predictions(tmp_path: Path, backbone:
     assert val["loss"] == pytest.approx(sum(losses) / 2, abs=1e-4)
     assert val["top5"] == 100
     assert val["top1_low"] <= val["top1"] <= val["top1_high"]
+
+
+def test_the_code_of_metrics_decides_whether_a_cell_is_fitted_again(
+    tmp_path: Path, backbone: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr(cells, "_code_digest", lambda packages: hashed.extend(p.__name__ for p in packages))
+    fitted(tmp_path, backbone)
+    assert {"pipeline.evaluation", "pipeline.heads", "pipeline.training"} <= set(hashed)
 
 
 def test_metrics_have_the_keys_of_the_contract(tmp_path: Path, backbone: nn.Module) -> None:

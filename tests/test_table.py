@@ -28,6 +28,8 @@ from pipeline.analysis.table import (
 )
 from pipeline.errors import PipelineError
 from pipeline.registry import HEAD_NAMES
+from pipeline.training.results import SeedResult, write_results
+from stages.fit_head import table_text
 from tests.result_folders import CLASSES, write_cell, write_json
 
 
@@ -149,8 +151,9 @@ def test_columns_that_do_not_fit_are_named_with_the_width_that_shows_all(tmp_pat
 
 def test_the_judgement_names_lead_cost_and_recipe(tmp_path: Path) -> None:
     for seed, (head, accuracy) in enumerate({"fcn3d": 0.95, "lstm": 0.6, "tsn": 0.3}.items()):
-        write_cell(tmp_path / f"fit_head/squeezenet-{head}", head=head, accuracy=accuracy, num_clips=200, seed=seed)
-    write_cell(tmp_path / "finetune/squeezenet-lstm", accuracy=0.6, num_clips=200, recipe="paper", seed=7)
+        folder = tmp_path / f"fit_head/squeezenet-{head}"
+        write_cell(folder, head=head, accuracy=accuracy, num_clips=200, num_seeds=3, seed=seed)
+    write_cell(tmp_path / "finetune/squeezenet-lstm", accuracy=0.6, num_clips=200, num_seeds=3, recipe="paper", seed=7)
     (group,) = comparison_of(tmp_path).groups
     best, second = group.rows[:2]
     text = " ".join(remarks_of(group))
@@ -192,18 +195,99 @@ def test_only_cells_on_the_same_clips_are_tested_against_each_other(tmp_path: Pa
 
 
 def test_better_is_only_said_when_a_paired_test_says_so(tmp_path: Path) -> None:
-    write_cell(tmp_path / "a/squeezenet-fcn3d", head="fcn3d", accuracy=0.9, num_clips=200)
-    write_cell(tmp_path / "a/squeezenet-convlstm", head="convlstm", accuracy=0.89, num_clips=200, seed=1)
-    write_cell(tmp_path / "a/squeezenet-tsn", head="tsn", accuracy=0.3, num_clips=200, seed=2)
+    for seed, (head, accuracy) in enumerate({"fcn3d": 0.9, "convlstm": 0.89, "tsn": 0.3}.items()):
+        folder = tmp_path / f"a/squeezenet-{head}"
+        write_cell(folder, head=head, accuracy=accuracy, num_clips=200, num_seeds=3, seed=seed)
     group = comparison_of(tmp_path).groups[0]
     first, second = group.rows[:2]
     assert f"{first.label} has the highest top-1, {first.top1.value:.1f} %; " in group.verdict()
-    assert f"not told apart from it (paired tests, Holm, 5 %): {second.label}." in group.verdict()
+    assert f"not told apart from it (paired tests, 5 %, Holm over all pairs): {second.label}." in group.verdict()
     assert "It is better than the one other row." in group.verdict()
     assert first.label != second.label
-    write_cell(tmp_path / "b/squeezenet-gru", head="gru", accuracy=0.5, num_clips=40)
-    write_cell(tmp_path / "b/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=40, seed=1)
+    write_cell(tmp_path / "b/squeezenet-gru", head="gru", accuracy=0.5, num_clips=40, num_seeds=2)
+    write_cell(tmp_path / "b/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=40, num_seeds=2, seed=1)
     assert "No row is better" in comparison_of(tmp_path / "b").groups[0].verdict()
+
+
+def claims(comparison: Comparison) -> list[str]:
+    """What is called better in a comparison of one group: the sentence's claims, and pairs of the grid."""
+    (group,) = comparison.groups
+    found = [f"{test.a.label}, {test.b.label}" for test in group.tests if test.is_significant]
+    if "is better than" in group.verdict().replace("No row is better than", ""):
+        found.append(group.verdict())
+    return found
+
+
+def test_with_one_seed_nothing_is_called_better(tmp_path: Path) -> None:
+    write_cell(tmp_path / "squeezenet-fcn3d", head="fcn3d", accuracy=0.95, num_clips=200)
+    write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200)
+    comparison = comparison_of(tmp_path)
+    assert claims(comparison) == []
+    assert "One seed: what another start would change is not known" in comparison.groups[0].verdict()
+    (test,) = as_json(comparison)["groups"][0]["tests"]
+    assert (test["test"], test["knows_seeds"]) == ("McNemar", False)
+    assert 0 < test["p"] < 1e-20
+    write_cell(tmp_path / "squeezenet-lstm", head="lstm", accuracy=0.97, num_clips=200, num_seeds=3)
+    write_cell(tmp_path / "squeezenet-gru", head="gru", accuracy=0.5, num_clips=200, num_seeds=3)
+    verdict = comparison_of(tmp_path).groups[0].verdict()
+    assert verdict.startswith("lstm is better than every other row of several seeds (paired tests, 5 %)")
+    assert verdict.endswith(
+        "above the next, gru. One seed, so that what another start would change is not known: fcn3d; tsn."
+    )
+
+
+@pytest.mark.parametrize("num_clips", [1, 5])
+@pytest.mark.parametrize("num_seeds", [2, 5])
+def test_few_clips_give_no_verdict(tmp_path: Path, num_clips: int, num_seeds: int) -> None:
+    for head, accuracy in {"fcn3d": 1.5, "tsn": -0.5}.items():
+        folder = tmp_path / f"squeezenet-{head}"
+        write_cell(folder, head=head, accuracy=accuracy, num_clips=num_clips, num_seeds=num_seeds)
+    comparison = comparison_of(tmp_path)
+    assert [row.top1.value for row in comparison.rows] == [100, 0]
+    assert claims(comparison) == []
+    assert "Fewer than 6 clips are too few to call a row better." in comparison.groups[0].verdict()
+
+
+def test_the_best_of_60_rows_is_named(tmp_path: Path) -> None:
+    for number in range(60):
+        accuracy = 0.97 if number == 17 else 0.88 - 0.01 * number
+        folder = tmp_path / f"squeezenet-{number:02d}"
+        write_cell(folder, head="lstm", accuracy=accuracy, num_clips=300, num_seeds=3, seed=number)
+    comparison = comparison_of(tmp_path)
+    (group,) = comparison.groups
+    assert len(group.tests) == 60 * 59 / 2
+    assert group.rows[0].cell.name.endswith("squeezenet-17")
+    assert group.verdict().startswith(f"{group.rows[0].label} is better than every other row (paired tests, 5 %)")
+    tests = as_json(comparison)["groups"][0]["tests"]
+    assert min(test["p"] for test in tests) > 0
+
+
+def test_one_certain_head_is_better_than_22_at_chance(tmp_path: Path) -> None:
+    for number in range(23):
+        folder = tmp_path / f"squeezenet-{number:02d}"
+        write_cell(folder, accuracy=1.5 if number == 5 else 1 / 3, num_clips=210, num_seeds=3, seed=number)
+    (group,) = comparison_of(tmp_path).groups
+    assert group.verdict().startswith(f"{group.rows[0].label} is better than every other row")
+
+
+def test_one_accuracy_has_one_interval(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    results = []
+    for seed in range(3):
+        scores = np.eye(3)[labels] + generator.normal(0, 0.7, (90, 3)).round(4)
+        ids = tuple(f"clip{clip:02d}" for clip in range(90))
+        results.append(SeedResult(seed, (), 1, ids, labels, scores, {"shuffled": scores}, 1.0))
+    about = {"head": "lstm", "backbone": "squeezenet", "weights": {"name": "bundled", "sha256": ""}, "num_segments": 8}
+    folder = tmp_path / "fit_head/squeezenet-lstm"
+    val = write_results(folder, {**about, "recipe": {"name": "cached"}}, CLASSES, results, {})["val"]
+    comparison = comparison_of(tmp_path)
+    (row,) = csv.DictReader(io.StringIO(csv_table(comparison)))
+    assert [row["top1_low"], row["top1_high"]] == [str(val["top1_low"]), str(val["top1_high"])]
+    assert f"{val['top1_low']:.1f} to {val['top1_high']:.1f}" in table_text(
+        [json.loads((folder / "metrics.json").read_text())]
+    )
+    assert f"[{val['top1_low']:.1f}, {val['top1_high']:.1f}]" in terminal_table(comparison, 120)
 
 
 def test_pairs_count_only_which_of_the_two_is_higher(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.training.metrics import mean_class_accuracy, top1, top5
+from pipeline.evaluation.metrics import mean_class_accuracy, top1, top5
 from pipeline.training.results import HISTORY_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, TIMING_FILE
 
 SCORE_PREFIX = "score:"

@@ -13,8 +13,15 @@ from pipeline.analysis.cells import Cell, pair_correct
 from pipeline.analysis.complexity import describe_heads
 from pipeline.analysis.latency import HeadCost
 from pipeline.analysis.paper import RankAgreement, paper_column, rank_agreement
-from pipeline.analysis.statistics import Difference, Interval, accuracy_interval, holm, paired_difference
 from pipeline.backbones import backbone_contract
+from pipeline.evaluation.statistics import (
+    MIN_CLIPS_OF_A_TEST,
+    Difference,
+    Interval,
+    accuracy_interval,
+    holm,
+    paired_difference,
+)
 from pipeline.heads import HEADS
 from pipeline.model import load_spec
 
@@ -55,7 +62,11 @@ class Row:
 
 @dataclass(frozen=True)
 class PairTest:
-    """A paired test of two rows of a group; `p_adjusted` is Holm's, over all pairs of the group."""
+    """A paired test of two rows of a group.
+
+    `p_adjusted` is Holm's, over all pairs of the group whose rows have several seeds; pairs with a row of one seed are
+    adjusted among themselves.
+    """
 
     a: Row
     b: Row
@@ -63,8 +74,9 @@ class PairTest:
     p_adjusted: float
 
     @property
-    def is_told_apart(self) -> bool:
-        return self.p_adjusted < SIGNIFICANCE
+    def is_significant(self) -> bool:
+        """Whether one row may be called better than the other; never where a row has one seed."""
+        return self.difference.knows_seeds and self.p_adjusted < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
@@ -97,28 +109,47 @@ class Group:
         return "Recipe: " + "; ".join(stage + ", ".join(names) for stage, names in of_stage.items() if names) + "."
 
     def verdict(self) -> str:
-        """Which row is best, and which the paired tests cannot tell from it."""
-        best = self.rows[0]
-        if len(self.rows) == 1:
+        """Say which row is best, or why no row can be called better.
+
+        The best row is named where each of its paired tests is below 5 % by itself. That needs no adjustment for the
+        number of rows: the claim is false only if the test against the true best row is wrong. "Better than the other
+        3" picks rows by their results, so those are adjusted over all pairs.
+
+        Source: Gutmann and Maymin, Is the selected population the best?, 1987.
+        """
+        best, others = self.rows[0], self.rows[1:]
+        if not others:
             return f"{best.label} stands alone: there is nothing to compare it with."
-        against_best = {
-            id(test.b if test.a is best else test.a): test for test in self.tests if best in (test.a, test.b)
-        }
-        level = [row for row in self.rows[1:] if not against_best[id(row)].is_told_apart]
-        tests = f"paired tests, Holm, {100 * SIGNIFICANCE:.0f} %"
-        if not level:
-            second = self.rows[1]
+        highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
+        tests = [self.test_of(best, row) for row in others]
+        tested = [(row, test) for row, test in zip(others, tests, strict=True) if test.difference.knows_seeds]
+        not_known = "what another start would change is not known"
+        if len(best.top1_of_seeds) == 1:
+            return f"{highest}. One seed: {not_known}, so it is not called better."
+        one_seed = [row.label for row in others if len(row.top1_of_seeds) == 1]
+        unknown = f" One seed, so that {not_known}: {'; '.join(one_seed)}." if one_seed else ""
+        if not tested:
+            return f"{highest}.{unknown}"
+        if len(best.cell.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
+            return f"{highest}. Fewer than {MIN_CLIPS_OF_A_TEST} clips are too few to call a row better.{unknown}"
+        rule = f"paired tests, {100 * SIGNIFICANCE:.0f} %"
+        if all(test.difference.p_value < SIGNIFICANCE for _, test in tested):
+            second = tested[0][0]
+            whom = "every other row" + (" of several seeds" if one_seed else "")
             lead = f"{best.top1.value - second.top1.value:.1f} points above the next, {second.label}"
-            return f"{best.label} is better than every other row ({tests}): top-1 {best.top1.value:.1f} %, {lead}."
-        num_worse = len(self.rows) - 1 - len(level)
+            return f"{best.label} is better than {whom} ({rule}): top-1 {best.top1.value:.1f} %, {lead}.{unknown}"
+        level = [row.label for row, test in tested if not test.is_significant]
+        num_worse = len(tested) - len(level)
         rest = ""
         if num_worse:
             rest = f" It is better than {'the one other row' if num_worse == 1 else f'the other {num_worse}'}."
-        elif not any(test.is_told_apart for test in self.tests):
+        elif not any(test.is_significant for test in self.tests):
             rest = " No row is better than another one here."
-        names = "; ".join(row.label for row in level)
-        highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
-        return f"{highest}; not told apart from it ({tests}): {names}.{rest}"
+        return f"{highest}; not told apart from it ({rule}, Holm over all pairs): {'; '.join(level)}.{rest}{unknown}"
+
+    def test_of(self, a: Row, b: Row) -> PairTest:
+        """Return the test of two rows, in whichever order it has them."""
+        return next(test for test in self.tests if {id(test.a), id(test.b)} == {id(a), id(b)})
 
     def front(self) -> list[Row]:
         """The Pareto front: rows that no other beats in top-1 at the same or a lower number of MACs, cheapest first."""
@@ -174,7 +205,7 @@ def compare_cells(
                 first.weights,
                 first.num_segments,
                 tuple(rows),
-                tuple(_tests(rows)),
+                tuple(pair_tests(rows)),
                 tuple(_agreements(rows, paper)),
             )
         )
@@ -246,10 +277,15 @@ def _row(
     )
 
 
-def _tests(rows: Sequence[Row]) -> Iterable[PairTest]:
+def pair_tests(rows: Sequence[Row]) -> list[PairTest]:
+    """Test every pair of rows, which must be scored on the same clips."""
     pairs = list(itertools.combinations(rows, 2))
     found = [paired_difference(a.cell.predictions.correct, b.cell.predictions.correct) for a, b in pairs]
-    adjusted = holm([difference.p_value for difference in found])
+    adjusted = [1.0] * len(pairs)
+    for knows_seeds in (True, False):
+        family = [index for index, difference in enumerate(found) if difference.knows_seeds == knows_seeds]
+        for index, p_value in zip(family, holm([found[index].p_value for index in family]), strict=True):
+            adjusted[index] = p_value
     return [PairTest(a, b, difference, p) for (a, b), difference, p in zip(pairs, found, adjusted, strict=True)]
 
 

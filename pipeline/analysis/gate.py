@@ -1,7 +1,7 @@
 """The metric gate: the metrics of a Git revision against those that lie here, and whether any got worse.
 
 The revision is read through DVC's file system, so that results count whether Git holds them or DVC does. Where its
-per-clip predictions are of the same clips, each change comes with the interval of a paired bootstrap.
+per-clip predictions are of the same clips, each change comes with its interval over paired clips and seeds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dvc.exceptions import DvcException
 from dvc.scm import RevError, SCMError
 
 from pipeline.analysis.cells import Cell, Predictions, read_predictions_text
-from pipeline.analysis.statistics import Interval, paired_difference
 from pipeline.errors import PipelineError
+from pipeline.evaluation.statistics import Interval, paired_difference
 from pipeline.training.results import METRICS_FILE, PREDICTIONS_FILE
 
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "class"}

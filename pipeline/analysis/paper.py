@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from pipeline.analysis.statistics import rank_correlation
+from pipeline.evaluation.statistics import rank_correlation
 from pipeline.registry import unknown_name
 
 DATA_SETS = ("jester", "something")

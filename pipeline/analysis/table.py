@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.analysis.comparison import Comparison, Group, Row
-from pipeline.analysis.statistics import Interval
+from pipeline.evaluation.statistics import Interval
 
 GAP = "  "
 
@@ -48,7 +48,7 @@ COLUMNS = (
 LEGEND = {
     "maps": "what the head reads of each frame: one pooled vector, or the spatial map",
     "params, MACs": "parameters, and multiply-accumulates for one clip, of the spatiotemporal (ST) block alone",
-    "top-1": "percent of clips that are right, mean over seeds, with its 95 % bootstrap interval over clips and seeds",
+    "top-1": "percent of clips that are right, mean over seeds, with its 95 % interval over clips and seeds",
     "seeds": "number of trainings, from different starts, of which the row is the mean",
     "top-5": "percent of clips whose label is among the five highest scores",
     "class": "mean class accuracy in percent, every class weighing the same",
@@ -157,8 +157,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                         "low": _rounded(test.difference.points.low),
                         "high": _rounded(test.difference.points.high),
                         "test": test.difference.test,
-                        "p": _rounded(test.difference.p_value, 6),
-                        "p_adjusted": _rounded(test.p_adjusted, 6),
+                        "knows_seeds": test.difference.knows_seeds,
+                        "p": _significant(test.difference.p_value),
+                        "p_adjusted": _significant(test.p_adjusted),
                     }
                     for test in group.tests
                 ],
@@ -286,6 +287,11 @@ def _record(row: Row) -> dict[str, Any]:
 def _rounded(value: float | None, digits: int = 4) -> float | None:
     # Adding zero turns -0.0 into 0.0.
     return None if value is None else round(float(value), digits) + 0.0
+
+
+def _significant(p_value: float) -> float:
+    """Round to six significant digits, so that no p-value becomes 0."""
+    return float(f"{p_value:.6g}")
 
 
 def _escaped(text: str) -> str:

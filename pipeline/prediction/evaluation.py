@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import ClipError, PipelineError
+from pipeline.evaluation.metrics import confusion_matrix
 from pipeline.manifest import Clip, Manifest
 from pipeline.model import ModelSpec
 from pipeline.prediction.scorer import Scorer
@@ -24,7 +25,6 @@ from pipeline.training.evaluation import probe_scores, rounded, score_features
 from pipeline.training.features import TEST_VIEW, ClipFeatures, Draw, labelled_rows, load_frames, load_pooled
 from pipeline.training.finetune_model import STAGE as FINETUNE
 from pipeline.training.map_features import default_map_cache, open_spatial
-from pipeline.training.metrics import confusion_matrix
 from pipeline.training.probes import PROBES, probe_of
 from pipeline.training.results import SeedResult
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+import pipeline.evaluation
 import pipeline.heads
 import pipeline.training
 from pipeline.backbones import WeightsRecord, build_backbone
@@ -180,7 +181,7 @@ def _spec(cell: Cell, data: CachedData, result: FitResult) -> ModelSpec:
 
 
 def _digest(cell: Cell, data: CachedData) -> str:
-    """Of everything that decides the metrics of a cell, the code of heads and training among it."""
+    """Of everything that decides the metrics of a cell, the code of heads, training and metrics among it."""
     compute = cell.compute
     values = {
         "head": cell.head,
@@ -188,7 +189,7 @@ def _digest(cell: Cell, data: CachedData) -> str:
         "seeds": cell.seeds,
         "compute": [str(compute.device), compute.precision, compute.threads],
         "data": data.digest,
-        "code": _code_digest([pipeline.heads, pipeline.training]),
+        "code": _code_digest([pipeline.evaluation, pipeline.heads, pipeline.training]),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.training import metrics
+from pipeline.evaluation import metrics
 from pipeline.training.compute import Compute
 from pipeline.training.features import ClipFeatures, Draw, batches
 from pipeline.training.probes import PROBES, probe_of

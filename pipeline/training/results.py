@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation import metrics
+from pipeline.evaluation.statistics import accuracy_interval
 from pipeline.files import sha256_of_file, write_json, write_text
-from pipeline.training import metrics
 from pipeline.training.evaluation import SCORE_DECIMALS, figures
 
 METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE = "metrics.json", "history.csv", "predictions.csv"
@@ -68,14 +69,14 @@ def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
     """`val`, `probes` and `ece` of a cell: means over its seeds, and how sure its top-1 is.
 
     `top1_std` is over the seeds (n - 1 in the denominator; there with several seeds only). `top1_low` and `top1_high`
-    bound the 95 % bootstrap interval over clips and seeds, over clips alone with one seed. `ece` is in percent.
+    bound its 95 % interval over clips and seeds, over clips alone with one seed. `ece` is in percent.
     """
     of_seeds = [figures(result.scores, result.labels) for result in results]
     val = {name: _mean(of_seed[name] for of_seed in of_seeds) for name in of_seeds[0]}
     if len(results) > 1:
         val["top1_std"] = _rounded(float(np.std([of_seed["top1"] for of_seed in of_seeds], ddof=1)))
     right = np.stack([metrics.hits(result.scores, result.labels) for result in results])
-    interval = metrics.bootstrap_interval(right)
+    interval = accuracy_interval(right)
     val["top1_low"], val["top1_high"] = _rounded(interval.low), _rounded(interval.high)
     probes = {
         probe: _mean(metrics.top1(result.probes[probe], result.labels) for result in results)

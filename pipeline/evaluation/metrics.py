@@ -8,8 +8,6 @@ The best class of a clip is the one with the highest score; among equal scores t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
@@ -18,8 +16,6 @@ from pipeline.errors import PipelineError
 from pipeline.shapes import check_shape
 
 NUM_CALIBRATION_BINS = 15
-NUM_RESAMPLES = 2_000
-INTERVAL_PERCENT = 95.0
 
 Scores = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -90,42 +86,6 @@ def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
     num_classes = scores.shape[1]
     cells = labels.astype(np.int64) * num_classes + predicted_classes(scores)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A bootstrap interval of top-1, in percent."""
-
-    low: float
-    high: float
-
-
-def bootstrap_interval(
-    right: NDArray[np.bool_],
-    num_resamples: int = NUM_RESAMPLES,
-    percent: float = INTERVAL_PERCENT,
-    seed: int = 0,
-) -> Interval:
-    """The interval of mean top-1 under drawing clips and seeds again, with replacement.
-
-    Each resample draws clips, the same for every seed, since the seeds share them, and draws seeds; with one seed it
-    is over clips alone. The interval is that of the percentiles.
-
-    Shape:
-        right: (S, N), whether seed s classifies clip n rightly.
-    """
-    sizes = check_shape("right", right, "S N")
-    generator = np.random.default_rng(seed)
-    num_seeds, num_clips = sizes["S"], sizes["N"]
-    means = np.empty(num_resamples)
-    values = right.astype(np.float64)
-    for resample in range(num_resamples):
-        clips = np.bincount(generator.integers(0, num_clips, num_clips), minlength=num_clips)
-        of_seeds = values @ clips  # (S,): right answers of each seed among the drawn clips
-        means[resample] = of_seeds[generator.integers(0, num_seeds, num_seeds)].mean() / num_clips
-    tail = (100.0 - percent) / 2
-    low, high = np.percentile(100.0 * means, [tail, 100.0 - tail])
-    return Interval(float(low), float(high))
 
 
 def _percent(right: NDArray[np.bool_]) -> float:

@@ -1,0 +1,175 @@
+"""Question: how often does `pipeline compare` call a head better that is not, and how often do its intervals hold?
+
+Heads of equal accuracy are drawn, compared, and every claim in the printed verdict is counted as a false alarm. A clip
+is hard for all heads alike, for one head, or by chance of one fit; the accuracy of a seed is drawn around that of its
+head, with a standard deviation of 0, 1 or 4 points. So both the clips and the seeds are new in every trial.
+
+    python -m benchmarks.verdicts                 # the tables of docs/compare.md, about 15 minutes on 2 cores
+    python -m benchmarks.verdicts --trials 200    # a quick look
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from pipeline.analysis.cells import Cell, Predictions
+from pipeline.analysis.comparison import Group, Row, pair_tests
+from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_difference
+from pipeline.training.compute import num_cores
+
+SEEDS = (1, 2, 3, 5)
+CLIPS = (20, 56, 210, 5_000)
+# Points between seeds of each head, one after the other; the last repeats.
+SPREADS: Mapping[str, tuple[float, ...]] = {"0": (0,), "1": (1,), "4": (4,), "0 and 4": (0, 4)}
+ACCURACIES = (70.0, 90.0)
+INTERVAL_CLIPS, INTERVAL_ACCURACIES = (20, 33, 210), (50.0, 90.0, 99.0)
+# Shares of what makes a clip hard: for every head, for one head. The rest is chance of a single fit.
+SHARED, OWN = 0.5, 0.25
+NO_CLAIM = "No row is better than another one here."
+
+BoolArray = NDArray[np.bool_]
+
+
+def draw_rows(
+    generator: np.random.Generator,
+    accuracies: Sequence[float],
+    spreads: Sequence[float],
+    num_seeds: int,
+    num_clips: int,
+) -> list[BoolArray]:
+    """Draw which clips each head has right; its expected accuracy over clips and seeds is the one given, in percent.
+
+    Shape:
+        returns: (S, N) for each head.
+    """
+    shared = generator.standard_normal(num_clips)
+    rows = []
+    for accuracy, spread in zip(accuracies, spreads, strict=True):
+        own = generator.standard_normal(num_clips)
+        chance = generator.standard_normal((num_seeds, num_clips))
+        hardness = np.sqrt(SHARED) * shared + np.sqrt(OWN) * own + np.sqrt(1 - SHARED - OWN) * chance
+        share = accuracy / 100
+        of_seeds = np.full(num_seeds, share)
+        if spread > 0:
+            # The beta distribution with this mean and standard deviation.
+            size = share * (1 - share) / (spread / 100) ** 2 - 1
+            of_seeds = generator.beta(share * size, (1 - share) * size, num_seeds)
+        rows.append(hardness < ndtri(of_seeds)[:, None])
+    return rows
+
+
+def judged(rows: Sequence[BoolArray]) -> Group:
+    """Compare drawn rows as `pipeline compare` does."""
+    num_seeds, num_clips = rows[0].shape
+    clip_ids, labels = tuple(map(str, range(num_clips))), np.zeros(num_clips, dtype=np.int64)
+    drawn = []
+    for index, correct in enumerate(rows):
+        predictions = Predictions(("a", "b"), clip_ids, labels, np.empty((num_seeds, 0, 2)), 1 - correct.astype(int))
+        of_seeds = tuple(100 * correct.mean(axis=1))
+        drawn.append(
+            Row(
+                cell=Cell(Path(f"row{index}"), {}, predictions, None, None),
+                label=f"row{index}",
+                complexity=None,
+                top1=Interval(float(np.mean(of_seeds)), 0, 100),  # the verdict reads the value alone
+                top1_of_seeds=of_seeds,
+                top5=100,
+                mean_class_accuracy=0,
+                pairs=None,
+                probe_drops={},
+                paper_top1=None,
+            )
+        )
+    drawn.sort(key=lambda row: (-row.top1.value, row.label))
+    return Group("drawn", "none", 1, tuple(drawn), tuple(pair_tests(drawn)), ())
+
+
+def is_alarm(group: Group) -> bool:
+    """Whether anything is called better: by the sentence or in the grid of pairs."""
+    sentence = group.verdict().replace(NO_CLAIM, "")
+    return "is better than" in sentence or any(test.is_significant for test in group.tests)
+
+
+def alarm_rate(num_rows: int, accuracy: float, spread: str, num_seeds: int, num_clips: int, trials: int) -> float:
+    """Percent of tables of equal heads in which one is called better; by McNemar's test alone with one seed."""
+    generator = np.random.default_rng([num_rows, int(accuracy), len(spread), num_seeds, num_clips])
+    pattern = SPREADS[spread]
+    spreads = [pattern[index % len(pattern)] for index in range(num_rows)]
+    alarms = 0
+    for _ in range(trials):
+        rows = draw_rows(generator, [accuracy] * num_rows, spreads, num_seeds, num_clips)
+        alarms += paired_difference(rows[0], rows[1]).p_value < 0.05 if num_seeds == 1 else is_alarm(judged(rows))
+    return 100 * alarms / trials
+
+
+def coverage(accuracy: float, spread: float, num_seeds: int, num_clips: int, trials: int) -> float:
+    """Percent of intervals that hold the accuracy from which clips and seeds were drawn."""
+    generator = np.random.default_rng([int(accuracy), int(spread), num_seeds, num_clips])
+    held = 0
+    for _ in range(trials):
+        (correct,) = draw_rows(generator, [accuracy], [spread], num_seeds, num_clips)
+        interval = accuracy_interval(correct)
+        held += interval.low <= accuracy <= interval.high
+    return 100 * held / trials
+
+
+def table(
+    pool: ProcessPoolExecutor, header: Sequence[str], rows: Sequence[tuple[Sequence[str], Callable[..., float], list]]
+) -> str:
+    """A table in Markdown, its cells worked out side by side: each row has its names, a function and its arguments."""
+    pending = [(names, [pool.submit(function, *each) for each in arguments]) for names, function, arguments in rows]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
+    for names, cells in pending:
+        lines.append("| " + " | ".join([*names, *(f"{cell.result():.1f}" for cell in cells)]) + " |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--trials", default=2_000, show_default=True, help="Of two rows and of intervals; a tenth with 11 rows.")
+@click.option("--jobs", default=num_cores(), help="Processes.  [default: one a core]")
+def main(trials: int, jobs: int) -> None:
+    """Print false alarms and coverage in percent."""
+    columns = [(accuracy, spread) for accuracy in ACCURACIES for spread in SPREADS]
+    names = [f"{accuracy:.0f} %, {spread}" for accuracy, spread in columns]
+
+    def alarm_rows(num_rows: int, seeds: Sequence[int], clips: Sequence[int], trials: int) -> list:
+        return [
+            ([str(s), f"{n:,}"], alarm_rate, [(num_rows, *column, s, n, trials) for column in columns])
+            for s in seeds
+            for n in clips
+        ]
+
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        header = ["seeds", "clips", *names]
+        click.echo(f"False alarms of the verdict on two equal heads, percent of {trials:,} tables\n")
+        click.echo(table(pool, header, alarm_rows(2, SEEDS[1:], CLIPS, trials)))
+        click.echo("\nWith one seed each no verdict is given. McNemar's test alone would give\n")
+        click.echo(table(pool, header, alarm_rows(2, (1,), CLIPS, trials)))
+        click.echo(f"\nEleven equal heads, any claim in sentence or grid, percent of {trials // 10:,} tables\n")
+        click.echo(table(pool, header, alarm_rows(11, SEEDS[1:], (210,), trials // 10)))
+        click.echo(f"\nCoverage of the 95 % interval, percent of {trials:,} intervals\n")
+        points = [(accuracy, spread) for accuracy in INTERVAL_ACCURACIES for spread in (0.0, 1.0, 4.0)]
+        # An accuracy of 99 % cannot differ by 4 points between seeds.
+        points = [point for point in points if point != (99.0, 4.0)]
+        rows = [
+            (
+                [str(s), str(n)],
+                coverage,
+                [(accuracy, spread if s > 1 else 0.0, s, n, trials) for accuracy, spread in points],
+            )
+            for s in SEEDS
+            for n in INTERVAL_CLIPS
+        ]
+        click.echo(table(pool, ["seeds", "clips", *(f"{a:.0f} %, {s:.0f}" for a, s in points)], rows))
+
+
+if __name__ == "__main__":
+    main()
