@@ -4,7 +4,7 @@ Heads of equal accuracy are drawn, compared, and every claim in the printed verd
 is hard for all heads alike, for one head, or by chance of one fit; the accuracy of a seed is drawn around that of its
 head, with a standard deviation of 0, 1 or 4 points. So both the clips and the seeds are new in every trial.
 
-    python -m benchmarks.verdicts                 # the tables of docs/compare.md, about 15 minutes on 2 cores
+    python -m benchmarks.verdicts                 # the tables of docs/compare.md, about 25 minutes on 2 cores
     python -m benchmarks.verdicts --trials 200    # a quick look
 """
 
@@ -133,7 +133,7 @@ def table(
 
 
 @click.command()
-@click.option("--trials", default=2_000, show_default=True, help="Of two rows and of intervals; a tenth with 11 rows.")
+@click.option("--trials", default=4_000, show_default=True, help="A cell; a twentieth of it with 11 rows.")
 @click.option("--jobs", default=num_cores(), help="Processes.  [default: one a core]")
 def main(trials: int, jobs: int) -> None:
     """Print false alarms and coverage in percent."""
@@ -153,8 +153,8 @@ def main(trials: int, jobs: int) -> None:
         click.echo(table(pool, header, alarm_rows(2, SEEDS[1:], CLIPS, trials)))
         click.echo("\nWith one seed each no verdict is given. McNemar's test alone would give\n")
         click.echo(table(pool, header, alarm_rows(2, (1,), CLIPS, trials)))
-        click.echo(f"\nEleven equal heads, any claim in sentence or grid, percent of {trials // 10:,} tables\n")
-        click.echo(table(pool, header, alarm_rows(11, SEEDS[1:], (210,), trials // 10)))
+        click.echo(f"\nEleven equal heads, any claim in sentence or grid, percent of {trials // 20:,} tables\n")
+        click.echo(table(pool, header, alarm_rows(11, SEEDS[1:], (210,), trials // 20)))
         click.echo(f"\nCoverage of the 95 % interval, percent of {trials:,} intervals\n")
         points = [(accuracy, spread) for accuracy in INTERVAL_ACCURACIES for spread in (0.0, 1.0, 4.0)]
         # An accuracy of 99 % cannot differ by 4 points between seeds.

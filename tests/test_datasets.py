@@ -255,21 +255,31 @@ def test_frame_lists_with_any_template(tmp_path: Path, template: str, first: int
     assert "2 of 4 clips cannot be used" in result.stderr
 
 
-def test_frame_lists_without_a_clip_on_disk_are_a_manifest_of_missing_clips(tmp_path: Path) -> None:
+def test_frame_lists_without_a_clip_on_disk_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "frames"
     root.mkdir()
     write(tmp_path / "category.txt", "up\ndown\n")
     write(tmp_path / "train_videofolder.txt", "a 3 1\nb 2 0\n")
     result = prepare(tmp_path, "frame-lists", root, tmp_path / "train_videofolder.txt")
+    assert result.exit_code == 1, result.output
+    assert f"Not one of the 2 clips in the lists is below {root}" in result.stderr
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_missing_clips_of_frame_lists_are_named_as_check_and_extract_name_them(tmp_path: Path) -> None:
+    root = tmp_path / "frames"
+    write(root / "b" / "1.jpg")
+    write(root / "b" / "2.jpg")
+    write(tmp_path / "category.txt", "up\ndown\n")
+    write(tmp_path / "train_videofolder.txt", "a 3 1\nb 2 0\n")
+    result = prepare(tmp_path, "frame-lists", root, tmp_path / "train_videofolder.txt")
     assert result.exit_code == 0, result.output
     assert manifest_of(tmp_path) == "clip_id,path,label,split,num_frames\na,a,down,train,3\nb,b,up,train,2\n"
-    assert "2 of 2 clips cannot be used" in result.stderr
-    # The same word and reason as those of `check` and `extract`, which open clips.
-    for clip in ("a", "b"):
-        with pytest.raises(ClipError) as opened:
-            open_clip(root / clip)
-        assert f"{clip}: {opened.value.kind}: {opened.value}" in result.stderr
-        assert opened.value.kind == "missing"
+    assert "1 of 2 clips cannot be used" in result.stderr
+    with pytest.raises(ClipError) as opened:
+        open_clip(root / "a")
+    assert opened.value.kind == "missing"
+    assert f"a: {opened.value.kind}: {opened.value}" in result.stderr
 
 
 def test_frame_lists_count_classes_from_one_where_the_last_index_says_so(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from scipy.integrate import quad
 from benchmarks.verdicts import coverage, draw_rows
 from pipeline.errors import PipelineError, ShapeError
 from pipeline.evaluation.statistics import accuracy_interval, holm, paired_difference, rank_correlation, sign_test
-from pipeline.evaluation.variance import MeanVariance, seed_variance
+from pipeline.evaluation.variance import MeanVariance, seed_variance, summed_seeds
 
 
 def drawn(accuracy: float, num_seeds: int, num_clips: int, seed: int) -> np.ndarray:
@@ -83,6 +83,15 @@ def test_variance_of_seeds_by_hand() -> None:
     assert seed_variance(np.array([[1.0, 1, 0, 0], [1, 0, 0, 0]])) == 0
     # Means 1 and 0.25 vary by 0.28125. Residuals are ±0.375 once and ±0.125 thrice: 0.375 / 3 / 4 = 0.03125.
     assert seed_variance(np.array([[1.0, 1, 1, 1], [1, 0, 0, 0]])) == pytest.approx((0.28125 - 0.03125) / 2)
+
+
+def test_both_sides_of_a_difference_get_the_larger_spread_of_seeds() -> None:
+    uneven, steady = np.array([[1.0, 1, 1, 1], [0, 0, 0, 0]]), np.array([[1.0, 1, 0, 0]] * 3)
+    # One seed of the uneven row varies by 0.5; 0.5 / 2 + 0.5 / 3 in all. What is known of it has one degree of freedom.
+    assert summed_seeds(uneven, steady) == summed_seeds(steady, uneven) == pytest.approx((0.5 / 2 + 0.5 / 3, 1))
+    # A row of one seed adds nothing that is known.
+    assert summed_seeds(uneven, steady[:1]) == pytest.approx((0.25, 1))
+    assert summed_seeds(steady, steady) == (0, math.inf)
 
 
 @pytest.mark.parametrize("distance", [0.5, 3.0, 40.0])

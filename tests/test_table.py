@@ -237,7 +237,7 @@ def test_with_one_seed_nothing_is_called_better(tmp_path: Path) -> None:
 
 
 def test_two_seeds_give_no_verdict(tmp_path: Path) -> None:
-    # They may agree by chance, and then seem to leave nothing to chance: 7.8 % false alarms in a simulation.
+    # They may agree by chance, and then seem to leave nothing to chance.
     write_cell(tmp_path / "squeezenet-fcn3d", head="fcn3d", accuracy=0.95, num_clips=200, num_seeds=2)
     write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200, num_seeds=3)
     comparison = comparison_of(tmp_path)

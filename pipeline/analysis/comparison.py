@@ -25,8 +25,7 @@ from pipeline.evaluation.statistics import (
 from pipeline.heads import HEADS
 from pipeline.model import load_spec
 
-# With two seeds a head whose seeds differ by 4 points was called better by chance in 7.8 % of tables of 5,000 clips
-# (`python -m benchmarks.verdicts`): two seeds may agree by chance, and then seem to leave nothing to chance.
+# Two seeds may agree by chance, and then seem to leave nothing to chance (`python -m benchmarks.verdicts`).
 MIN_SEEDS = 3
 SIGNIFICANCE = 0.05
 

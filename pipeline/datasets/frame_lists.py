@@ -57,6 +57,12 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     refuse_doubled(rows)
     counts = count_frames(request.root, {entry.path: entry.path for entry in entries})
     faulty = faults_of(counts)
+    if len(faulty) == len(counts) and all(reason.startswith("missing") for reason in faulty.values()):
+        first_path = entries[0].path
+        raise PipelineError(
+            f"Not one of the {len(entries):,} clips in the lists is below {request.root}; the first would be "
+            f"{request.root / first_path} (missing). Give the folder that the paths in the lists start from."
+        )
     for entry in entries:
         counted = counts[entry.path]
         if isinstance(counted, int) and counted != entry.num_frames:

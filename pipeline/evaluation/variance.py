@@ -82,16 +82,21 @@ def seed_variance(values: FloatArray) -> float:
 
 
 def summed_seeds(a: FloatArray, b: FloatArray) -> tuple[float, float]:
-    """Return the seeds' variance of the difference of two means, and its degrees of freedom by Welch's rule.
+    """Estimate the seeds' variance of the difference of two means, and its degrees of freedom by Welch's rule.
+
+    Both sides are given the larger of their two variances of a single seed: the smaller one of two or three seeds is
+    often small by chance, and the sum of both would raise more than 6 % false alarms. A side of one seed adds nothing.
 
     Shape:
         a, b: (S, N) and (R, N), seeds by clips.
     """
-    parts = [(seed_variance(side), len(side) - 1) for side in (a, b)]
+    parts = [(seed_variance(side), len(side)) for side in (a, b) if len(side) > 1]
     total = sum(variance for variance, _ in parts)
     if total == 0:
         return 0.0, math.inf
-    return total, total**2 / sum(variance**2 / degrees for variance, degrees in parts if variance > 0)
+    degrees = total**2 / sum(variance**2 / (num_seeds - 1) for variance, num_seeds in parts)
+    of_one_seed = max(variance * num_seeds for variance, num_seeds in parts)
+    return of_one_seed * sum(1 / num_seeds for _, num_seeds in parts), degrees
 
 
 def padded_clips(of_clips: FloatArray, added: float, added_squares: float) -> tuple[float, float]:
