@@ -211,13 +211,16 @@ def maps_of(frames: np.ndarray) -> torch.Tensor:
         returns: (T, C, h, w)
     """
     num_frames, height, width, _ = frames.shape
-    side = max(1, int(min(height, width) * 0.875))
-    top, left = (height - side) // 2, (width - side) // 2
+    side = min(height, width) * 0.875
+    left, top = (width - side) / 2, (height - side) / 2
     chosen = [int(num_frames * (2 * segment + 1) / (2 * T)) for segment in range(T)]
-    boxes = frames[chosen, top : top + side, left : left + side].copy()
-    pixels = torch.nn.functional.interpolate(
-        torch.from_numpy(boxes).permute(0, 3, 1, 2), size=(224, 224), mode="bilinear", antialias=True
-    )
+    resized = [
+        Image.fromarray(frames[index]).resize(
+            (224, 224), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
+        )
+        for index in chosen
+    ]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in resized])).permute(0, 3, 1, 2)
     backbone, _ = build_backbone("squeezenet", "random", seed=0)
     with torch.no_grad():
         return backbone.eval()(pixels)

@@ -331,7 +331,7 @@ def test_places_that_cannot_be_are_sentences(manifest: Manifest, tmp_path: Path)
         command = ["extract", "--manifest", str(manifest.path), "--root", str(manifest.root), "--weights", "random"]
         result = CliRunner().invoke(cli, [*command, "--store", str(tmp_path / store) if "://" not in store else store])
         assert result.exit_code == 1, store
-        assert result.output.startswith("Error: "), result.output
+        assert "\nError: " in "\n" + result.output, result.output
         assert isinstance(result.exception, SystemExit), result.exception
 
 
