@@ -88,6 +88,7 @@ def metrics_below(folder: Path) -> dict[str, object]:
     }
 
 
+@pytest.mark.timeout(900)
 def test_a_study_gives_the_same_numbers_in_the_repository_and_in_an_empty_folder(home: Path, tmp_path: Path) -> None:
     set_up, study = blocks(README, "Your own data")
     assert set_up.split("#")[0].strip() == "make setup"
@@ -106,6 +107,7 @@ def test_a_study_gives_the_same_numbers_in_the_repository_and_in_an_empty_folder
     } == committed
 
 
+@pytest.mark.timeout(900)
 def test_own_clips_of_the_quick_start(home: Path, tmp_path: Path) -> None:
     (script,) = blocks(QUICK_START, "Your own clips")
     type_in(script, tmp_path, home)
