@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.params import block_of, head_blocks, read_params, same_subject, settings_text
+from pipeline.params import block_of, head_blocks, read_params, same_subject, settings_text, value_text
 from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
 from pipeline.registry import unknown_name
 
@@ -145,9 +145,10 @@ def _block_name(ctx: click.Context) -> str:
 def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str, Any]) -> tuple[str, str] | None:
     """Return option and help text, with the block's value as the one default where the block has one."""
     record = parameter.get_help_record(ctx)
-    if record is None or block.get(parameter.name or "") is None:
+    value = block.get(parameter.name or "")
+    if record is None or value is None:
         return record
-    shown = f"default: {settings_text({'': block[parameter.name or '']})}"
+    shown = f"default: {value_text(value)}"
     text, num_replaced = re.subn(r"default: [^;\]]*", lambda _: shown, record[1])
     return record[0], text if num_replaced else f"{text}  [{shown}]"
 

@@ -96,12 +96,11 @@ def same_subject(typed: Any, in_block: Any, sources: Sequence[Mapping[str, Any]]
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """Return settings as they are spelt as options: ``num-segments=8, maps=pooled,spatial``."""
-    return ", ".join(
-        (f"{name.replace('_', '-')}=" if name else "") + _value_text(value) for name, value in settings.items()
-    )
+    return ", ".join(f"{name.replace('_', '-')}={value_text(value)}" for name, value in settings.items())
 
 
-def _value_text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return one setting as it is typed: a list with commas, `true` for True."""
     if isinstance(value, (list, tuple)):
         return ",".join(str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.repository_copy import copy_repository
 
 FAST_HEADS = ["mlp", "tsn"]
 
@@ -44,18 +43,9 @@ def change(project: Path, *keys: str, to: object) -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in a Git repository of its own, after its first `dvc repro`."""
-    project = tmp_path_factory.mktemp("dvc") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
+    project = copy_repository(
+        tmp_path_factory.mktemp("dvc") / "project", leave_out=("results/", "dvc.lock", "ci/dvc.lock")
     )
-    for name in listed.stdout.splitlines():
-        if (REPOSITORY / name).is_file() and not name.startswith(("results/", "dvc.lock", "ci/dvc.lock")):
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, project / name, follow_symlinks=False)
     for command in (
         ("git", "init", "--quiet"),
         ("git", "config", "user.email", "test@example.org"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from pipeline.video.encode import write_video
 from tests.conftest import REPOSITORY
+from tests.repository_copy import copy_repository
 
 README, QUICK_START, OWN_DATA = (
     REPOSITORY / name for name in ("README.md", "docs/quick-start.md", "docs/your-own-data.md")
@@ -37,19 +37,6 @@ def write_class_folders(folder: Path) -> None:
             frames[:, 8:24, 4 + 20 * place : 20 + 20 * place] = 220
             (folder / label).mkdir(parents=True, exist_ok=True)
             write_video(folder / label / f"{number:02d}.mp4", frames, fps=12)
-
-
-def copy_of_repository(folder: Path) -> Path:
-    """Copy the files that Git tracks or would track, as a clone after `make repro` has them beside its own outputs."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in listed.stdout.splitlines():
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +79,7 @@ def metrics_below(folder: Path) -> dict[str, object]:
 def test_a_study_gives_the_same_numbers_in_the_repository_and_in_an_empty_folder(home: Path, tmp_path: Path) -> None:
     set_up, study = blocks(README, "Your own data")
     assert set_up.split("#")[0].strip() == "make setup"
-    inside, empty = copy_of_repository(tmp_path / "repository"), tmp_path / "empty"
+    inside, empty = copy_repository(tmp_path / "repository"), tmp_path / "empty"
     empty.mkdir()
     committed = metrics_below(inside / "results")
     printed = type_in(study, inside, home)
@@ -118,7 +105,7 @@ def test_own_clips_of_the_quick_start(home: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_own_data_step_by_step(home: Path, tmp_path: Path) -> None:
     (script,) = blocks(OWN_DATA, "Step by step")
-    type_in(script, copy_of_repository(tmp_path / "repository"), home)
+    type_in(script, copy_repository(tmp_path / "repository"), home)
     assert len(metrics_below(tmp_path / "repository" / "results" / "mine")) == 9
 
 
@@ -126,7 +113,7 @@ def test_own_data_step_by_step(home: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_the_demo_by_hand(home: Path, tmp_path: Path) -> None:
     (script,) = blocks(QUICK_START, "The same steps by hand")
-    type_in(script, copy_of_repository(tmp_path / "repository"), home)
+    type_in(script, copy_repository(tmp_path / "repository"), home)
 
 
 @pytest.mark.slow
@@ -135,7 +122,7 @@ def test_the_demo_by_hand(home: Path, tmp_path: Path) -> None:
     ("backbone", "weights"), [("squeezenet", "bundled"), ("torchvision:resnet18", "random"), ("squeezenet", "file")]
 )
 def test_own_data_with_dvc(home: Path, tmp_path: Path, backbone: str, weights: str) -> None:
-    repository = copy_of_repository(tmp_path / "repository")
+    repository = copy_repository(tmp_path / "repository")
     type_in(
         "git init --quiet && git add . && git -c user.name=a -c user.email=a@b commit --quiet -m a", repository, home
     )

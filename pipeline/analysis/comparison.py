@@ -16,6 +16,7 @@ from pipeline.analysis.paper import RankAgreement, paper_column, rank_agreement
 from pipeline.backbones import backbone_contract
 from pipeline.evaluation.statistics import (
     MIN_CLIPS_OF_A_TEST,
+    MIN_SEEDS,
     Difference,
     Interval,
     accuracy_interval,
@@ -25,8 +26,6 @@ from pipeline.evaluation.statistics import (
 from pipeline.heads import HEADS
 from pipeline.model import load_spec
 
-# Two seeds may agree by chance, and then seem to leave nothing to chance (`python -m benchmarks.verdicts`).
-MIN_SEEDS = 3
 SIGNIFICANCE = 0.05
 
 
@@ -81,14 +80,9 @@ class PairTest:
     p_adjusted: float
 
     @property
-    def knows_seeds(self) -> bool:
-        """Whether both rows have enough seeds to say what another start would change."""
-        return self.a.knows_seeds and self.b.knows_seeds
-
-    @property
     def is_significant(self) -> bool:
         """Whether one row may be called better than the other; never where a row has too few seeds."""
-        return self.knows_seeds and self.p_adjusted < SIGNIFICANCE
+        return self.difference.knows_seeds and self.p_adjusted < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
@@ -134,14 +128,13 @@ class Group:
             return f"{best.label} stands alone: there is nothing to compare it with."
         highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
         tests = [self.test_of(best, row) for row in others]
-        tested = [(row, test) for row, test in zip(others, tests, strict=True) if test.knows_seeds]
+        tested = [(row, test) for row, test in zip(others, tests, strict=True) if test.difference.knows_seeds]
         not_known = "what another start would change is not known"
         if not best.knows_seeds:
-            seeds = "One seed" if len(best.top1_of_seeds) == 1 else f"Fewer than {MIN_SEEDS} seeds"
-            return f"{highest}. {seeds}: {not_known}, so it is not called better."
+            return f"{highest}. {_few_seeds_text([best])}: {not_known}, so it is not called better."
         few_seeds = [row for row in others if not row.knows_seeds]
-        seeds = "One seed" if all(len(row.top1_of_seeds) == 1 for row in few_seeds) else f"Fewer than {MIN_SEEDS} seeds"
-        unknown = f" {seeds}, so that {not_known}: {'; '.join(row.label for row in few_seeds)}." if few_seeds else ""
+        labels = "; ".join(row.label for row in few_seeds)
+        unknown = f" {_few_seeds_text(few_seeds)}, so that {not_known}: {labels}." if few_seeds else ""
         if not tested:
             return f"{highest}.{unknown}"
         if len(best.cell.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
@@ -291,13 +284,17 @@ def _row(
     )
 
 
+def _few_seeds_text(rows: Sequence[Row]) -> str:
+    return "One seed" if all(len(row.top1_of_seeds) == 1 for row in rows) else f"Fewer than {MIN_SEEDS} seeds"
+
+
 def pair_tests(rows: Sequence[Row]) -> list[PairTest]:
     """Test every pair of rows, which must be scored on the same clips."""
     pairs = list(itertools.combinations(rows, 2))
     found = [paired_difference(a.cell.predictions.correct, b.cell.predictions.correct) for a, b in pairs]
     adjusted = [1.0] * len(pairs)
     for knows_seeds in (True, False):
-        family = [index for index, (a, b) in enumerate(pairs) if (a.knows_seeds and b.knows_seeds) == knows_seeds]
+        family = [index for index, difference in enumerate(found) if difference.knows_seeds == knows_seeds]
         for index, p_value in zip(family, holm([found[index].p_value for index in family]), strict=True):
             adjusted[index] = p_value
     return [PairTest(a, b, difference, p) for (a, b), difference, p in zip(pairs, found, adjusted, strict=True)]

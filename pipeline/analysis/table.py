@@ -157,7 +157,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                         "low": _rounded(test.difference.points.low),
                         "high": _rounded(test.difference.points.high),
                         "test": test.difference.test,
-                        "knows_seeds": test.knows_seeds,
+                        "knows_seeds": test.difference.knows_seeds,
                         "p": _significant(test.difference.p_value),
                         "p_adjusted": _significant(test.p_adjusted),
                     }

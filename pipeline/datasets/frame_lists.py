@@ -14,7 +14,7 @@ from pipeline.datasets.directory_scan import count_frames
 from pipeline.datasets.label_files import find_file, read_labels, read_lines
 from pipeline.datasets.listing import Listing, ListingRequest, ordered, split_named
 from pipeline.datasets.locating import NUM_FRAMES_COLUMN, Row, faults_of, refuse_doubled
-from pipeline.errors import PipelineError
+from pipeline.errors import ClipError, PipelineError
 from pipeline.manifest import Clip
 
 CATEGORY_FILES = ("category.txt", "categories.txt", "classes.txt")
@@ -57,11 +57,10 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     refuse_doubled(rows)
     counts = count_frames(request.root, {entry.path: entry.path for entry in entries})
     faulty = faults_of(counts)
-    if len(faulty) == len(counts) and all(reason.startswith("missing") for reason in faulty.values()):
-        first_path = entries[0].path
+    if all(isinstance(count, ClipError) and count.kind == "missing" for count in counts.values()):
         raise PipelineError(
             f"Not one of the {len(entries):,} clips in the lists is below {request.root}; the first would be "
-            f"{request.root / first_path} (missing). Give the folder that the paths in the lists start from."
+            f"{request.root / entries[0].path} (missing). Give the folder that the paths in the lists start from."
         )
     for entry in entries:
         counted = counts[entry.path]

@@ -24,6 +24,8 @@ from pipeline.shapes import check_shape
 LEVEL = 0.95
 # The least number of clips with which a sign test can reach 5 %: 2 / 2**6 is below it, 2 / 2**5 is not.
 MIN_CLIPS_OF_A_TEST = 6
+# Two seeds may agree by chance, and then seem to leave nothing to chance (`python -m benchmarks.verdicts`).
+MIN_SEEDS = 3
 # Differences of mean correctness below this are rounding: a clip counts as equally often right on both sides.
 _TIE = 1e-9
 
@@ -44,9 +46,9 @@ class Interval:
 class Difference:
     """Accuracy of `a` minus accuracy of `b` on the same clips, in points, with its interval and a test.
 
-    `knows_seeds` is true where both sides have several seeds. Without it, `p_value` and `points` leave out what another
-    start of the side with one seed would change. `only_a` and `only_b` count the clips that one side has right more
-    often than the other, over its seeds.
+    `knows_seeds` is true where both sides have at least `MIN_SEEDS` seeds. Without it, too little is known of what
+    another start would change. `only_a` and `only_b` count the clips that one side has right more often than the other,
+    over its seeds.
     """
 
     points: Interval
@@ -132,7 +134,7 @@ def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, l
     else:
         points = _interval(value, mean, variance.half_width(level), -1.0)
     test = "McNemar" if is_single else "clips and seeds"
-    return Difference(points, p_value, test, min(len(a), len(b)) > 1, only_a, only_b)
+    return Difference(points, p_value, test, min(len(a), len(b)) >= MIN_SEEDS, only_a, only_b)
 
 
 def sign_test(num_plus: int, num_minus: int) -> float:
