@@ -80,7 +80,7 @@ def ratio(store: str, heads: tuple[str, ...], precision: str, pairs: int, loader
     recipe = named_recipe("cached")
     for name in heads:
         data = CachedData(FeatureStore.open(store), Path("."), click.echo, cache=MapCache(0))
-        from_store = data.of(HEADS[name].maps, recipe.frames)
+        from_store = data.of(HEADS[name].maps, recipe)
         from_ram = replace(from_store, train=TensorsInRam(from_store.train))
         compute = choose_compute(name, precision=precision, num_loaders=loaders)
         epochs = [_training(each, name, recipe, compute) for each in (from_store, from_ram)]
@@ -116,7 +116,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
     data = CachedData(opened, Path("."), click.echo)
     fits = {}
     for head in heads:
-        head_data = data.of(HEADS[head].maps, recipe.frames)
+        head_data = data.of(HEADS[head].maps, recipe)
         one_core = replace(choose_compute(head), threads=1)
         fits[head] = _training(head_data, head, recipe, one_core), head_data.train.num_clips, one_core.precision
     extracting: list[float] = []
@@ -156,7 +156,7 @@ def heads(store: str, heads: tuple[str, ...], epochs: int, device: str) -> None:
     data = CachedData(FeatureStore.open(store), Path("."), click.echo)
     for name in heads:
         compute = choose_compute(name, device)
-        head_data = data.of(HEADS[name].maps, recipe.frames)
+        head_data = data.of(HEADS[name].maps, recipe)
         train = _training(head_data, name, recipe, compute)
         seconds = statistics.median([_seconds(train) for _ in range(epochs + 1)][1:])
         click.echo(
@@ -173,7 +173,7 @@ def jester(clips: int) -> None:
     recipe = named_recipe("cached").changed(epochs=1)
     data = CachedData(source, Path("."), click.echo)
     started_at_seconds = time.monotonic()
-    head_data = data.of("pooled", recipe.frames)
+    head_data = data.of("pooled", recipe)
     load_seconds = time.monotonic() - started_at_seconds
     seconds = _seconds(_training(head_data, "mlp", recipe, choose_compute("mlp")))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

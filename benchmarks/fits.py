@@ -1,18 +1,28 @@
-"""What several studies ask of a fit: which validation clips a head gets right."""
+"""What several studies read from a fit: its top-1 on the selection clips, and which reported clips are right."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluation.metrics import hits
+from pipeline.evaluation.metrics import hits, top1
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe
 from pipeline.training.cached_data import CachedData
 from pipeline.training.compute import choose_compute
-from pipeline.training.fit import fit_head
+from pipeline.training.fit import FitResult, fit_head
 
 
 def right_clips(data: CachedData, head: str, recipe: Recipe, seed: int) -> np.ndarray:
-    """Which validation clips a head gets right at its best epoch. Shape: (N,), bool."""
-    result = fit_head(data.of(HEADS[head].maps, recipe.frames), head, recipe, seed, choose_compute(head))
+    """Return which reported clips a head gets right at its best epoch. Shape: (N,), bool."""
+    result = _fit(data, head, recipe, seed)
     return hits(result.scores, result.labels, 1)
+
+
+def selection_top1(data: CachedData, head: str, recipe: Recipe, seed: int) -> float:
+    """Return top-1 in percent on the selection clips at the best epoch: what settings may be chosen by."""
+    result = _fit(data, head, recipe, seed)
+    return top1(result.scores, result.labels) if result.selection is None else result.selection.top1
+
+
+def _fit(data: CachedData, head: str, recipe: Recipe, seed: int) -> FitResult:
+    return fit_head(data.of(HEADS[head].maps, recipe), head, recipe, seed, choose_compute(head))

@@ -2,7 +2,8 @@
 
 Both roads start from the same backbone weights and the same clips. One extracts features, fits a head on them and
 finetunes briefly; the other trains end to end from the first minute, for as many epochs as fit into the time that the
-first road took. What is drawn is validation top-1 after each epoch against wall time, start-up of each stage included.
+first road took. What is drawn is top-1 of the selection clips after each epoch against wall time, start-up of each
+stage included.
 
     python -m benchmarks.two_roads --manifest data_manifests/gestures.csv --root data/gestures --weights bundled
 """
@@ -40,7 +41,7 @@ def points_of_finetune(cell: Path, began_at_seconds: float) -> list[Point]:
     """Wall time and top-1 at the end of each epoch."""
     timing = json.loads((cell / "timing.json").read_text())
     return [
-        (began_at_seconds + times["seconds_at_end"], float(row["val_top1"]))
+        (began_at_seconds + times["seconds_at_end"], float(row["select_top1"]))
         for times, row in zip(timing["epochs"], history_of(cell), strict=True)
     ]
 
@@ -60,7 +61,7 @@ def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any
     epochs = history_of(out / "fit_head" / cell)
     # The epochs of a fit are alike: they share its time.
     points = [
-        (seconds["extract"] + seconds["fit_head"] * (index + 1) / len(epochs), float(row["val_top1"]))
+        (seconds["extract"] + seconds["fit_head"] * (index + 1) / len(epochs), float(row["select_top1"]))
         for index, row in enumerate(epochs)
     ]
     began_at_seconds = clock.seconds()
@@ -107,7 +108,9 @@ def draw(path: Path, roads: dict[str, list[Point]], title: str) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for (name, points), marker in zip(roads.items(), ("o", "s"), strict=True):
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
-    axes.set(xlabel="wall time in seconds", ylabel="validation top-1 in percent", title=title, xlim=(0, None))
+    axes.set(
+        xlabel="wall time in seconds", ylabel="top-1 of the selection clips in percent", title=title, xlim=(0, None)
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -72,7 +72,7 @@ def draw(path: Path, points: Sequence[Point], title: str) -> None:
             places, [each.low for each in found], [each.high for each in found], color=line.get_color(), alpha=0.12
         )
     axes.set_xticks(places, [f"{point.name}\n{point.num_bytes / 1e6:.1f} MB" for point in points])
-    axes.set(xlabel="training views in the store", ylabel="validation top-1 in percent", title=title)
+    axes.set(xlabel="training views in the store", ylabel="top-1 in percent", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Date": None})

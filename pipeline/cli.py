@@ -64,6 +64,11 @@ def cli() -> None:
 @click.option("--frames", type=click.Choice(["webm", "jpg"]), default="webm", help="gestures: videos or JPG folders.")
 @click.option("--train-clips", type=click.IntRange(1), default=30, help="gestures: training clips of each class.")
 @click.option("--val-clips", type=click.IntRange(1), default=15, help="gestures: validation clips of each class.")
+@click.option(
+    "--test-clips",
+    type=click.IntRange(0),
+    help="gestures: test clips of each class.  [default: as many as --val-clips]",
+)
 @click.option("--seed", type=int, default=0, help="Same seed, same pixels, same splits.")
 @click.option("--workers", type=click.IntRange(0), help="Processes.  [default: the cores]")
 @click.pass_context
@@ -303,7 +308,7 @@ def predict(**options: Any) -> None:
 @click.option("--store", help="Score cached features of this store.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="Or decode the clips of this manifest.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
-@click.option("--split", default="val", help="Which clips.")
+@click.option("--split", help="Split to score.  [default: the split of the model's own metrics]")
 @click.option("--crops", type=click.Choice(["1", "3", "5"]), default="1", help="manifest: crops averaged.")
 @click.option("--draws", type=click.IntRange(0), default=0, help="Random draws of frames averaged with the test view.")
 @click.option("--seed", type=int, default=0, help="Of the draws.")

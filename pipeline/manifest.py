@@ -20,17 +20,23 @@ from pipeline.files import write_text
 
 COLUMNS = ("clip_id", "path", "label", "split")
 HDF5_SEPARATOR = "::"
+# Optional column: clips that belong together, such as those of one person or of one recording.
+GROUP_COLUMN = "group"
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row of a manifest. `path` stands as in the file; `Manifest.locate` makes it absolute."""
+    """One row of a manifest. `Manifest.locate` makes `path` absolute.
+
+    extra: values of the further columns, in their order; group: the value of the column `group` among them.
+    """
 
     clip_id: str
     path: str
     label: str
     split: str
     extra: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def is_labelled(self) -> bool:
@@ -101,6 +107,7 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
     extra_positions = [index for index, column in enumerate(header) if column not in COLUMNS]
     classes = read_classes(classes_path(path))
     known_labels = {"", *classes}
+    group_position = header.index(GROUP_COLUMN) if GROUP_COLUMN in header else None
     clips: list[Clip] = []
     seen: dict[str, int] = {}
     for line, row in rows:
@@ -121,7 +128,9 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
             )
         _check_inside_root(where, clip_id, clip_path)
         seen[clip_id] = line
-        clips.append(Clip(clip_id, clip_path, label, split, tuple(row[position] for position in extra_positions)))
+        extra = tuple(row[position] for position in extra_positions)
+        group = "" if group_position is None else row[group_position]
+        clips.append(Clip(clip_id, clip_path, label, split, extra, group))
     if not clips:
         raise PipelineError(f"{path} has no clips: a manifest needs at least one row below its header.")
     extra_columns = tuple(header[position] for position in extra_positions)

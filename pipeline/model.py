@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,26 @@ from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import recipe_from_dict
 from pipeline.shapes import check_shape
+from pipeline.video.views import TRANSFORM_VERSION
 
 HEADER_KEY = "st_pipeline"
-FORMAT_VERSION = 1
+# Goes up with the fields of the header. Format 1 (version 0.1) says neither how frames were rendered nor which clips
+# selected the epoch.
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that a model file says about itself, as plain data.
+    """Everything that a model file says about itself, as plain data.
 
-    `preprocessing` and `weights` are those of the backbone; `recipe` is `Recipe.as_dict()`; `stage` is the stage that
-    made the model; `compute_dtype` is the dtype in which its features were computed; `extra` is for the reader only.
+    preprocessing, weights: of the backbone.
+    recipe: `Recipe.as_dict()`.
+    stage: the stage that made the model.
+    compute_dtype: dtype in which the backbone computed the features. precision: of the head in training.
+    transform_version: version of the resampling that rendered the frames.
+    best_epoch, selected_on: the epoch whose weights these are, and the split that selected it.
+    reported_on: the split of the metrics beside the file.
+    init: the model file that training started from; "none" without one.
     """
 
     head: str
@@ -51,7 +60,12 @@ class ModelSpec:
     seed: int
     stage: str
     compute_dtype: str = "float32"
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "auto"
+    transform_version: int = TRANSFORM_VERSION
+    best_epoch: int = 0
+    selected_on: str = "none"
+    reported_on: str = "val"
+    init: str = "none"
 
     @property
     def num_classes(self) -> int:
@@ -137,7 +151,12 @@ def load_spec(path: Path | str) -> ModelSpec:
     values = json.loads(header)
     version = values.pop("format", None)
     if version != FORMAT_VERSION:
-        raise PipelineError(f"{path} has the model format {version}; this version reads {FORMAT_VERSION}.")
+        raise PipelineError(
+            f"{path} has the model format {version}; this version reads {FORMAT_VERSION}. Frames are resampled "
+            "otherwise since format 2, so that the scores of older models would be wrong: train it again."
+            if isinstance(version, int) and version < FORMAT_VERSION
+            else f"{path} has the model format {version}; this version reads {FORMAT_VERSION}. Install a newer version."
+        )
     known = {field.name for field in dataclasses.fields(ModelSpec)}
     if values.keys() != known:
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
@@ -161,6 +180,11 @@ def load_model(path: Path | str) -> Classifier:
         # The fresh parameters are all replaced; drawing them must not move the caller's random numbers.
         backbone, _ = build_backbone(spec.backbone, weights="random")
         head = head_of_spec(spec)
+    if spec.transform_version != TRANSFORM_VERSION:
+        raise PipelineError(
+            f"{path} was trained on frames of transform version {spec.transform_version}, this version renders "
+            f"{TRANSFORM_VERSION}. Its scores would be wrong; train it again."
+        )
     declared = json.loads(json.dumps(backbone.preprocessing.as_dict()))
     if declared != spec.preprocessing:
         raise PipelineError(

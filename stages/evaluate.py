@@ -17,6 +17,7 @@ from pipeline.prediction.scorer import open_scorer
 from pipeline.progress import Progress
 from pipeline.store import FeatureStore
 from pipeline.training.results import metrics_of, write_results
+from pipeline.training.selection import SELECTED_ON_REPORTED_NOTE, is_marked
 
 NUM_SHOWN_FAULTS = 10
 
@@ -27,7 +28,7 @@ def evaluate(
     store: str | None = None,
     manifest: str | Path | None = None,
     root: str | Path | None = None,
-    split: str = "val",
+    split: str | None = None,
     crops: int | str = 1,
     draws: int = 0,
     seed: int = 0,
@@ -37,7 +38,9 @@ def evaluate(
     dtype: str = "auto",
     compile: str = "eager",
 ) -> dict[str, Any]:
-    """Score a split, print what came of it, and with `out` write it as a result folder. Returns the metrics.
+    """Score a split, print its metrics, and with `out` write them as a result folder. Returns the metrics.
+
+    split: the split to score; without it, the one that the model's own metrics are of.
 
     Raises:
         PipelineError: neither store nor manifest or both, or anything that the user can mend in them.
@@ -47,6 +50,7 @@ def evaluate(
     if store is not None and int(crops) != 1:
         raise PipelineError(f"`crops` (={crops}) needs pixels: a store holds the centre crop alone. Give --manifest.")
     scorer = open_scorer(model, device, dtype, compile)
+    split = scorer.spec.reported_on if split is None else split
     if store is not None:
         with tempfile.TemporaryDirectory() as scratch:
             opened = FeatureStore.open(store)
@@ -61,7 +65,7 @@ def evaluate(
         source = {"manifest": str(manifest), "num_crops": int(crops), "num_draws": draws}
     values = about(scorer, found, split, source)
     if out is None:
-        metrics = {**values, "num_seeds": 1, "num_val": len(found.result.labels), **metrics_of([found.result])}
+        metrics = {**values, "num_seeds": 1, "num_report": len(found.result.labels), **metrics_of([found.result])}
     else:
         timing = {"total_seconds": round(found.result.seconds, 3)}
         metrics = write_results(Path(out), values, scorer.classes, [found.result], timing)
@@ -75,17 +79,18 @@ def evaluate(
 
 def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Metrics and the table of classes in lines for a person."""
-    val, probes = metrics["val"], metrics["probes"]
+    report, probes = metrics["report"], metrics["probes"]
     weights = " (random)" if metrics["weights"]["name"] == "random" else ""
     lines = [
-        f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['split']}: {metrics['num_val']} clips, "
+        f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['reported_on']}: {metrics['num_report']} clips, "
         f"{metrics['num_failed']} failed, {metrics['num_unlabelled']} unlabelled; views: {metrics['num_views']}",
-        f"  top-1        {val['top1']:6.2f} %   95 % interval {val['top1_low']:.2f} to {val['top1_high']:.2f}",
-        f"  top-5        {val['top5']:6.2f} %",
-        f"  class mean   {val['mean_class_accuracy']:6.2f} %",
-        f"  loss         {val['loss']:6.3f}",
+        f"  top-1        {report['top1']:6.2f} %   95 % interval {report['top1_low']:.2f} to {report['top1_high']:.2f}",
+        f"  top-5        {report['top5']:6.2f} %",
+        f"  class mean   {report['mean_class_accuracy']:6.2f} %",
+        f"  loss         {report['loss']:6.3f}",
         f"  calibration  {metrics['ece']:6.2f} %   expected error of the confidence (ECE)",
         "  order        " + ", ".join(f"{probe} {top1:.2f} %" for probe, top1 in probes.items()),
+        *([SELECTED_ON_REPORTED_NOTE] if is_marked(metrics) else []),
         "",
     ]
     width = max(len("class"), *(len(row["label"]) for row in rows))

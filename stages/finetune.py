@@ -45,6 +45,7 @@ from pipeline.training.finetune_model import (
 from pipeline.training.finetune_scoring import ScoredClips
 from pipeline.training.finetune_settings import CHECKPOINT_SECONDS, ClipData, FinetuneSettings
 from pipeline.training.results import MODEL_FILE, cell_name, write_results
+from pipeline.training.selection import TRAIN, plan_splits
 from pipeline.video.flips import swapped_labels
 
 NONE = "none"
@@ -123,7 +124,7 @@ def finetune(
         folder = Path(out) / cell_name(spec.backbone, spec.head)
         num_workers = _num_workers(workers, where.device, world)
         num_threads = threads or max(1, num_cores() // world.local_size)
-        what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips, {len(data.val):,} to validate"
+        what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips; {data.plan.sentence()}"
         say(
             f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads, and "
             f"{num_workers} each that decode; recipe {chosen.name}"
@@ -138,15 +139,16 @@ def finetune(
             tuner = Finetuner(classifier, data, settings, where, loader, checkpoints, world, say)
             start = _begin(tuner, classifier, str(init), world, say, force)
             tuner.run()
+            scored, best_epoch = (start, 0) if chosen.training.epochs == 0 else tuner.take_best()
             if not world.is_main:
                 return {}
-            scored, best_epoch = (start, 0) if chosen.training.epochs == 0 else tuner.take_best()
             assert scored is not None
             metrics = _write(folder, tuner, scored, best_epoch, str(init), where.name)
-        val = metrics["val"]
+        report = metrics["report"]
         click.echo(
-            f"{folder}: top-1 {val['top1']:.2f} ({val['top1_low']:.1f} to {val['top1_high']:.1f}), top-5 "
-            f"{val['top5']:.2f}, epoch {best_epoch}; {metrics['num_failed']} clips failed; {tuner.seconds():.1f} s"
+            f"{folder}: {metrics['reported_on']} top-1 {report['top1']:.2f} ({report['top1_low']:.1f} to "
+            f"{report['top1_high']:.1f}), top-5 {report['top5']:.2f}, epoch {best_epoch}; "
+            f"{metrics['num_failed']} clips failed; {tuner.seconds():.1f} s"
         )
         for clip_id, (_, kind, reason) in list(tuner.faults.of_clip.items())[:5]:
             click.echo(f"  failed: {clip_id}, {kind}: {reason}")
@@ -183,17 +185,14 @@ def _classifier(
 
 
 def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, seed: int, on_device: bool) -> ClipData:
+    plan = plan_splits(clips.clips, recipe.training, str(clips.path))
     parts = {
-        split: tuple(
+        part: tuple(
             LabelledClip(clip.clip_id, clips.locate(clip), clips.class_index(clip.label))
-            for clip in clips.in_split(split)
-            if clip.is_labelled
+            for clip in plan.clips_of(part, clips.clips)
         )
-        for split in ("train", "val")
+        for part in dict.fromkeys((TRAIN, plan.selected_on, plan.reported_on))
     }
-    for split, found in parts.items():
-        if not found:
-            raise PipelineError(f"{clips.path} has no labelled clip in split '{split}'; finetune needs some.")
     preprocessing = classifier.backbone.preprocessing
     samples = SampleSettings(
         num_segments=classifier.spec.num_segments,
@@ -204,7 +203,7 @@ def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, seed: int, on
         swapped_labels=tuple(swapped_labels(clips.classes)) if recipe.frames.flip == "swap" else (),
         on_device=on_device,
     )
-    return ClipData(parts["train"], parts["val"], samples)
+    return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
 
 
 def _begin(
@@ -221,8 +220,16 @@ def _begin(
     if frames is not None:
         # Exactly the frames of the cache, also where the recipe looks at short clips otherwise.
         samples = dataclasses.replace(samples, choices=FrameChoices(**frames))
-    start = tuner.score(samples)
-    tuner.start(start)
+    data = tuner.data
+    if tuner.choices.epochs == 0:
+        start = tuner.score(data.report, samples)
+        tuner.start_without_epochs(start)
+    else:
+        start = tuner.score(data.select, samples)
+        tuner.start(start)
+        if data.report is not data.select and init != NONE:
+            # The scores that `fit-head` wrote are of the reported clips. They decide nothing here.
+            start = tuner.score(data.report, samples)
     top1 = start.figures()["top1"]
     cached = _cached_predictions(Path(init).parent) if init != NONE else None
     if cached is None:
@@ -275,14 +282,20 @@ def _write(
     folder: Path, tuner: Finetuner, scored: ScoredClips, best_epoch: int, init: str, precision: str
 ) -> dict[str, Any]:
     """Write model, metrics and times."""
-    classifier, recipe = tuner.classifier, tuner.settings.recipe
+    classifier, recipe, plan = tuner.classifier, tuner.settings.recipe, tuner.data.plan
+    init_selected_on = classifier.spec.selected_on
+    # Without an epoch, the model is that of `init`, and so is its selection.
+    selected_on = plan.selected_on if tuner.choices.epochs > 0 else init_selected_on
     spec = dataclasses.replace(
         classifier.spec,
         recipe=recipe.as_dict(),
         seed=tuner.settings.seed,
         stage=STAGE,
         compute_dtype=precision,
-        extra={"init": init, "best_epoch": best_epoch},
+        best_epoch=best_epoch,
+        selected_on=selected_on,
+        reported_on=plan.reported_on,
+        init=init,
     )
     save_model(folder / MODEL_FILE, spec, classifier.head, classifier.backbone)
     about = {
@@ -292,6 +305,9 @@ def _write(
         "weights": dict(spec.weights),
         "init": init,
         "init_sha256": sha256_of_file(Path(init)) if init != NONE else None,
+        "init_selected_on": init_selected_on,
+        "selected_on": selected_on,
+        "reported_on": plan.reported_on,
         "recipe": recipe.as_dict(),
         "num_segments": spec.num_segments,
         "num_classes": spec.num_classes,
@@ -337,7 +353,7 @@ def _digest(
 ) -> str:
     """Of everything that decides the final weights, the code among it: no other checkpoint is taken up."""
     digest = hashlib.sha256()
-    clips = [[clip.clip_id, clip.label] for clip in (*data.train, *data.val)]
+    clips = [[clip.clip_id, clip.label] for clip in (*data.train, *data.select, *data.report)]
     values = [recipe.as_dict(), seed, precision, frozen, dataclasses.asdict(data.samples), clips]
     digest.update(json.dumps(values, sort_keys=True).encode())
     for name, tensor in sorted(classifier.state_dict().items()):

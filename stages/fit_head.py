@@ -18,6 +18,7 @@ from pipeline.training.cached_data import CachedData
 from pipeline.training.cells import Cell, CellOutcome, backbone_of_store, fit_cell
 from pipeline.training.compute import choose_compute, num_cores
 from pipeline.training.parallel import CellTask, StoreRequest, TaskResult, fit_side_by_side
+from pipeline.training.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE, is_marked
 
 ALL = "all"
 # Settings of `heads.<name>` that are not switches of the recipe.
@@ -67,6 +68,7 @@ def fit_head(
     tasks: list[CellTask] = []
     for chosen in recipes:
         changed = named_recipe(chosen).changed(**(switches or {}))
+        _say(f"{chosen}: {data.plan(changed.training).sentence()}")
         for name in names:
             common = {"seeds": seeds, "seed": seed, "precision": precision, "threads": threads}
             cell = _cell(name, changed, dict((head_settings or {}).get(name, {})), common, device, loaders)
@@ -117,34 +119,53 @@ def _reported(results: Iterable[TaskResult]) -> Iterator[TaskResult]:
         elif result.outcome.was_finished:
             _say(f"{result.outcome.folder} was finished with these settings; --force fits it again.")
         else:
-            _say(f"{result.outcome.folder}: val top-1 {result.outcome.metrics['val']['top1']:.1f} %")
+            _say(f"{result.outcome.folder}: {_reported_text(result.outcome.metrics)}")
         yield result
 
 
 def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
     """The table of some cells, shares in percent."""
-    header = ["backbone", "head", "recipe", "seeds", "top-1", "95 % interval", "top-5", "class mean", "shuffled"]
+    header = [
+        "backbone",
+        "head",
+        "recipe",
+        "seeds",
+        "selected on",
+        "reported on",
+        "top-1",
+        "95 % interval",
+        "top-5",
+        "class mean",
+        "shuffled",
+    ]
     rows = [header]
     for values in metrics:
-        val = values["val"]
+        report = values["report"]
         backbone = values["backbone"] + (" (random)" if values["weights"]["name"] == "random" else "")
         rows.append(
             [
                 backbone,
-                values["head"],
+                values["head"] + (f" {SELECTED_ON_REPORTED_MARK}" if is_marked(values) else ""),
                 values["recipe"]["name"],
                 str(values["num_seeds"]),
-                f"{val['top1']:.1f}" + (f" ± {val['top1_std']:.1f}" if "top1_std" in val else ""),
-                f"{val['top1_low']:.1f} to {val['top1_high']:.1f}",
-                f"{val['top5']:.1f}",
-                f"{val['mean_class_accuracy']:.1f}",
+                values["selected_on"],
+                values["reported_on"],
+                f"{report['top1']:.1f}" + (f" ± {report['top1_std']:.1f}" if "top1_std" in report else ""),
+                f"{report['top1_low']:.1f} to {report['top1_high']:.1f}",
+                f"{report['top5']:.1f}",
+                f"{report['mean_class_accuracy']:.1f}",
                 f"{values['probes']['shuffled']:.1f}",
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if any(is_marked(values) for values in metrics):
+        lines.append(SELECTED_ON_REPORTED_NOTE)
+    return "\n".join(lines)
+
+
+def _reported_text(metrics: Mapping[str, Any]) -> str:
+    return f"{metrics['reported_on']} top-1 {metrics['report']['top1']:.1f} %"
 
 
 def _names(head: str | Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 CLASSES = ("swipe_left", "swipe_right", "still")
+PROBE_DROPS = {"shuffled": 20, "reversed": 40, "repeated": 50}
 
 
 def write_cell(
@@ -50,7 +51,7 @@ def write_cell(
         writer.writerow(["clip_id", "label", "predicted", "seed", *(f"score:{label}" for label in classes)])
         writer.writerows(rows)
     values = [_metrics(scores, labels) for scores in scores_of_seeds]
-    val = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
+    report = {name: float(np.mean([value[name] for value in values])) for name in values[0]}
     write_json(
         folder / "metrics.json",
         {
@@ -61,17 +62,19 @@ def write_cell(
             "num_segments": num_segments,
             "num_seeds": num_seeds,
             "num_train": 3 * num_clips,
-            "num_val": num_clips,
+            "selected_on": "dev",
+            "reported_on": "val",
+            "num_report": num_clips,
             "num_failed": 0,
-            "val": {**val, "loss": 0.5},
-            "probes": {"shuffled": val["top1"] - 20, "reversed": val["top1"] - 40, "repeated": val["top1"] - 50},
+            "report": {**report, "loss": 0.5},
+            "probes": {probe: report["top1"] - drop for probe, drop in PROBE_DROPS.items()},
             "ece": 4.0,
             **metrics,
         },
     )
     with open(folder / "history.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seed", "epoch", "train_loss", "val_loss", "val_top1", "lr"])
+        writer.writerow(["seed", "epoch", "train_loss", "select_loss", "select_top1", "lr"])
         for fit in range(num_seeds):
             for epoch in range(1, 6):
                 loss = 1.0 / epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,12 @@ def write_clips(folder: Path, num_train: int = 7, num_val: int = 5) -> Path:
     return path
 
 
-def write_model(path: Path, head: str = "mlp", backbone: str = "squeezenet", **switches: Any) -> Path:
+def write_model(
+    path: Path, head: str = "mlp", backbone: str = "squeezenet", selected_on: str = "none", **switches: Any
+) -> Path:
     """A model file with random weights."""
     recipe = named_recipe("paper").changed(**{**PLAIN, **switches})
     classifier = fresh_classifier(head, backbone, "random", CLASSES, T, recipe, seed=3)
-    save_model(path, classifier.spec, classifier.head, classifier.backbone)
+    spec = dataclasses.replace(classifier.spec, selected_on=selected_on)
+    save_model(path, spec, classifier.head, classifier.backbone)
     return path

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import cli
 from pipeline.datasets.directory_scan import find_clips
-from pipeline.datasets.splitting import stratified_split
 from pipeline.errors import ClipError
 from pipeline.manifest import read_manifest
+from pipeline.splitting import LabelledId, stratified_split
 from pipeline.video.decode import open_clip
 from pipeline.video.encode import write_frame_folder
 from tests.conftest import REPOSITORY
@@ -343,14 +343,14 @@ def test_folders_of_splits_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_drawn_split_changes_with_its_seed_and_hardly_with_new_clips() -> None:
-    clips = [(f"{label}{number}", label) for label in "ab" for number in range(100)]
+    clips = [LabelledId(f"{label}{number}", label) for label in "ab" for number in range(100)]
     split = stratified_split(clips, 0.2, 0)
     assert sum(value == "val" for value in split.values()) == 40
     assert split != stratified_split(clips, 0.2, 1)
-    wider = stratified_split([*clips, ("a100", "a")], 0.2, 0)
+    wider = stratified_split([*clips, LabelledId("a100", "a")], 0.2, 0)
     assert sum(wider[clip] != split[clip] for clip in split) <= 1
-    assert set(stratified_split([("x", "c"), ("y", "c")], 0.1, 0).values()) == {"train", "val"}
-    assert stratified_split([("x", "c")], 0.5, 0) == {"x": "train"}
+    assert set(stratified_split([LabelledId("x", "c"), LabelledId("y", "c")], 0.1, 0).values()) == {"train", "val"}
+    assert stratified_split([LabelledId("x", "c")], 0.5, 0) == {"x": "train"}
     assert set(stratified_split(clips, 0.0, 0).values()) == {"train"}
 
 

@@ -65,12 +65,12 @@ def test_two_processes_train_and_score_like_one(tmp_path: Path) -> None:
     assert largest_difference(one, two) < 1e-4 * largest_change(model, one)
     found, expected = read_cell(two), read_cell(one)
     assert found.predictions.clip_ids == expected.predictions.clip_ids
-    assert found.metrics["num_val"] == 5
+    assert found.metrics["num_report"] == 5
     assert abs(found.predictions.scores - expected.predictions.scores).max() < 1e-3
-    assert found.metrics["val"]["top1"] == expected.metrics["val"]["top1"]
+    assert found.metrics["report"]["top1"] == expected.metrics["report"]["top1"]
     assert found.history is not None
     assert expected.history is not None
-    for column in ("train_loss", "train_top1", "val_loss"):
+    for column in ("train_loss", "train_top1", "select_loss"):
         assert found.history[column][1:].to_numpy() == pytest.approx(expected.history[column][1:].to_numpy(), rel=1e-4)
     assert CELL in said[0]
     assert said[1] == ""
@@ -99,7 +99,7 @@ def test_a_fault_in_one_process_is_known_to_all(tmp_path: Path) -> None:
         (tmp_path / "clips" / name).rename(tmp_path / name)
     run_two({**QUICK, "manifest": str(manifest), "init": str(model), "out": str(tmp_path / "two")})
     metrics = json.loads((tmp_path / "two" / CELL / "metrics.json").read_text())
-    assert (metrics["num_failed"], metrics["num_train"], metrics["num_val"]) == (3, 5, 4)
+    assert (metrics["num_failed"], metrics["num_train"], metrics["num_report"]) == (3, 5, 4)
 
 
 @pytest.mark.slow

@@ -49,11 +49,27 @@ def test_a_store_gives_the_figures_of_the_fit_again(fitted: Fitted, head: str, t
     metrics = evaluate(model=fitted.model(head), store=str(fitted.store), out=tmp_path)
     before = json.loads((fitted.cell(head) / "metrics.json").read_text())
     assert metrics["probes"] == pytest.approx(before["probes"])
-    assert metrics["val"] == pytest.approx(before["val"], abs=1e-3)
+    assert metrics["report"] == pytest.approx(before["report"], abs=1e-3)
     assert metrics["ece"] == pytest.approx(before["ece"], abs=1e-2)
     was, now = read_scores(fitted.cell(head)), read_scores(tmp_path)
     assert list(was) == list(now)
     np.testing.assert_allclose(np.stack(list(now.values())), np.stack(list(was.values())), atol=2e-4)
+
+
+def test_the_split_is_that_of_the_model_where_none_is_named(fitted: Fitted, tmp_path: Path) -> None:
+    """A model that was fitted with a test split is evaluated on it, not on the clips that selected its epoch."""
+    model = load_model(fitted.model("lstm"))
+    assert (model.spec.selected_on, model.spec.reported_on) == ("dev", "val")
+    save_model(tmp_path / "m.safetensors", replace(model.spec, reported_on="train"), model.head, model.backbone)
+    metrics = evaluate(model=tmp_path / "m.safetensors", store=str(fitted.store))
+    assert (metrics["reported_on"], metrics["selected_on"], metrics["num_report"]) == ("train", "dev", 7)
+
+
+def test_scores_of_the_selection_clips_are_marked(fitted: Fitted, tmp_path: Path) -> None:
+    model = load_model(fitted.model("lstm"))
+    save_model(tmp_path / "m.safetensors", replace(model.spec, selected_on="val"), model.head, model.backbone)
+    outputs = [run(path, "--store", fitted.store).output for path in (tmp_path / "m.safetensors", fitted.model("lstm"))]
+    assert ["Selected on the reported clips" in output for output in outputs] == [True, False]
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -100,7 +116,7 @@ def test_a_bad_clip_is_counted_and_an_unlabelled_one_left_out(fitted: Fitted, tm
     result = run(fitted.model("lstm"), "--manifest", tmp_path / "m.csv", "--root", fitted.folder, "--json")
     assert result.exit_code == 0, result.output
     metrics = json.loads(result.stdout)
-    assert (metrics["num_val"], metrics["num_failed"], metrics["num_unlabelled"]) == (3, 1, 1)
+    assert (metrics["num_report"], metrics["num_failed"], metrics["num_unlabelled"]) == (3, 1, 1)
     assert "clips/absent does not exist" in result.stderr
 
 
@@ -115,7 +131,16 @@ def test_the_text_has_every_figure_and_class(fitted: Fitted) -> None:
 def test_classes_with_their_confusions() -> None:
     labels = np.array([0, 0, 0, 1])
     scores = np.eye(3)[[0, 2, 2, 1]]
-    result = SeedResult(0, (), 0, ("a", "b", "c", "d"), labels, scores, {}, 0.0)
+    result = SeedResult(
+        seed=0,
+        history=(),
+        best_epoch=0,
+        clip_ids=("a", "b", "c", "d"),
+        labels=labels,
+        scores=scores,
+        probes={},
+        seconds=0.0,
+    )
     rows = class_rows(result, ("x", "y", "z"))
     assert rows[0] == {
         "label": "x", "clips": 3, "recall": 33.3, "precision": 100.0, "taken_for": "z", "taken_for_clips": 2,
@@ -133,7 +158,7 @@ def test_draws_of_frames_from_a_store_of_all_frames(tmp_path: Path) -> None:
     assert list(one) == list(other)
     assert not np.array_equal(np.stack(list(one.values())), np.stack(list(other.values())))
     again = evaluate(model=fitted.model("lstm"), manifest=fitted.manifest.path, out=tmp_path / "decoded")
-    assert again["val"]["loss"] == pytest.approx(plain["val"]["loss"], abs=1e-3)
+    assert again["report"]["loss"] == pytest.approx(plain["report"]["loss"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import FrameChoices, named_recipe
 from pipeline.training import features as module
 from pipeline.training.cached_data import CachedData
 from pipeline.training.features import ClipFeatures, batches, labelled_rows, load_frames, load_pooled
@@ -180,7 +180,7 @@ def test_a_store_without_training_views_trains_on_the_test_view(tmp_path: Path) 
 def test_fewer_views_take_the_first_ones(tmp_path: Path) -> None:
     data = CachedData(make_source(num_views=3), tmp_path, print, num_views=1)
     assert data.views == ("train-0",)
-    assert data.of("pooled", FrameChoices()).train.num_views == 1
+    assert data.of("pooled", named_recipe("cached")).train.num_views == 1
 
 
 def test_clips_that_lack_a_view_leave_it_out_for_all() -> None:

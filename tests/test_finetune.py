@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import math
@@ -29,6 +30,7 @@ from pipeline.extraction.compute import has_compiler
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import FrameChoices, named_recipe
+from pipeline.store import FeatureStore
 from pipeline.training import finetune as finetune_module
 from pipeline.training.clips import FIRST_FRESH_DRAW
 from pipeline.training.finetune_model import (
@@ -42,6 +44,7 @@ from pipeline.training.finetune_model import (
     set_training_mode,
 )
 from pipeline.training.optimiser import plan_parameters
+from pipeline.training.selection import plan_splits
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
 from stages.extract import extract
@@ -115,7 +118,7 @@ def test_it_starts_as_the_model_that_the_cache_was_fitted_for(
     assert float(np.abs(cached.scores[0] - now.scores[0]).max()) <= bound
     assert metrics["start"]["largest_difference"] <= bound
     assert metrics["start"]["cached_top1"] == pytest.approx(metrics["start"]["top1"])
-    assert metrics["val"]["top1"] == pytest.approx(metrics["start"]["top1"])
+    assert metrics["report"]["top1"] == pytest.approx(metrics["start"]["top1"])
     assert "cached top-1" in said
     assert "cache against end-to-end: 5 clips" in said
 
@@ -123,7 +126,7 @@ def test_it_starts_as_the_model_that_the_cache_was_fitted_for(
 def test_the_result_folder_is_that_of_a_cell(trained: Path) -> None:
     cell = read_cell(trained)  # checks metrics.json against predictions.csv
     assert cell.is_finetuned
-    for key in ("head", "backbone", "weights", "recipe", "num_segments", "num_seeds", "num_train", "num_val", "ece"):
+    for key in ("head", "backbone", "weights", "recipe", "num_segments", "num_seeds", "num_train", "num_report", "ece"):
         assert key in cell.metrics
     assert cell.metrics["num_failed"] == 0
     assert set(cell.metrics["probes"]) == {"shuffled", "reversed", "repeated"}
@@ -351,7 +354,7 @@ def test_other_heads_train_in_the_short_type(manifest: Path, tmp_path: Path, hea
     short = {**QUICK, "precision": "bfloat16", "batch_size": 4}
     metrics = finetune(manifest=manifest, head=head, weights="random", num_segments=T, out=tmp_path, **short)
     assert metrics["precision"] == "bfloat16"
-    assert np.isfinite(metrics["val"]["loss"])
+    assert np.isfinite(metrics["report"]["loss"])
 
 
 def bad_manifest(folder: Path) -> Path:
@@ -365,7 +368,7 @@ def bad_manifest(folder: Path) -> Path:
 def test_missing_clips_are_recorded_and_not_replaced(model: Path, tmp_path: Path) -> None:
     metrics = finetune(manifest=bad_manifest(tmp_path), init=model, out=tmp_path / "out", **{**QUICK, "epochs": 2})
     assert metrics["num_failed"] == 2
-    assert (metrics["num_train"], metrics["num_val"]) == (6, 4)
+    assert (metrics["num_train"], metrics["num_report"]) == (6, 4)
     predictions = (tmp_path / "out" / CELL / "predictions.csv").read_text()
     assert "clip08" in predictions
     assert "clip09" not in predictions
@@ -482,3 +485,64 @@ def test_a_gpu_trains_like_the_cpu(manifest: Path, model: Path, trained: Path, t
 def test_a_gpu_of_this_process_is_chosen() -> None:
     assert choose_precision("cuda", local_rank=0).device == torch.device("cuda:0")
     assert os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def with_splits(manifest: Path, folder: Path, **split_of: str) -> Path:
+    """The clips of a manifest under other splits."""
+    read = read_manifest(manifest)
+    clips = [dataclasses.replace(clip, split=split_of.get(clip.clip_id, clip.split)) for clip in read.clips]
+    path = folder / "splits.csv"
+    write_manifest(path, clips, read.classes)
+    return path
+
+
+def reported_clips(folder: Path) -> set[str]:
+    with open(folder / "predictions.csv", newline="") as file:
+        return {row["clip_id"] for row in csv.DictReader(file)}
+
+
+def select_top1(folder: Path) -> list[float]:
+    with open(folder / "history.csv", newline="") as file:
+        return [float(row["select_top1"]) for row in csv.DictReader(file)]
+
+
+def test_a_labelled_test_split_is_reported_and_val_selects(manifest: Path, model: Path, tmp_path: Path) -> None:
+    tested = with_splits(manifest, manifest.parent, clip10="test", clip11="test")
+    metrics = finetune(manifest=tested, init=model, out=tmp_path, **{**QUICK, "epochs": 2})
+    assert (metrics["selected_on"], metrics["reported_on"]) == ("val", "test")
+    assert (metrics["num_train"], metrics["num_select"], metrics["num_report"]) == (7, 3, 2)
+    assert reported_clips(tmp_path / CELL) == {"clip10", "clip11"}
+    of_epochs = select_top1(tmp_path / CELL)
+    assert metrics["select"]["top1"] == pytest.approx(of_epochs[metrics["best_epoch"]], abs=1e-3)
+    spec = load_spec(tmp_path / CELL / "model.safetensors")
+    assert (spec.selected_on, spec.reported_on, spec.best_epoch) == ("val", "test", metrics["best_epoch"])
+
+
+def test_held_out_training_clips_select_and_val_is_reported(manifest: Path, model: Path, tmp_path: Path) -> None:
+    switches = {**QUICK["switches"], "select_on": "dev", "dev_share": 0.3}
+    metrics = finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "switches": switches})
+    assert (metrics["selected_on"], metrics["reported_on"]) == ("dev", "val")
+    assert metrics["num_train"] + metrics["num_select"] == 7
+    assert metrics["num_select"] == 3  # at least one clip of each of three classes
+    assert reported_clips(tmp_path / CELL) == {f"clip{number:02d}" for number in range(7, 12)}
+
+
+def test_the_same_clips_are_held_out_as_by_fit_head(manifest: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store.zarr"
+    extract(
+        manifest=manifest, store=store, weights="random", num_segments=T, views=1, maps="pooled", compile="eager",
+        dtype="float32", workers=0,
+    )  # fmt: skip
+    training = named_recipe("cached").training
+    in_store = plan_splits(FeatureStore.open(store).table(), training, "store")
+    assert in_store == plan_splits(read_manifest(manifest).clips, training, "manifest")
+    assert in_store.dev_ids
+
+
+def test_without_epochs_the_selection_is_that_of_the_fitted_head(manifest: Path, tmp_path: Path) -> None:
+    """Such a row is as clean as its head: a head that was selected on the reported clips marks it."""
+    for selected_on, is_marked_row in (("dev", False), ("val", True)):
+        init = write_model(tmp_path / f"{selected_on}.safetensors", selected_on=selected_on)
+        metrics = finetune(manifest=manifest, init=init, out=tmp_path / selected_on, **{**QUICK, "epochs": 0})
+        assert metrics["selected_on"] == metrics["init_selected_on"] == selected_on
+        assert read_cell(tmp_path / selected_on / CELL).is_selected_on_reported == is_marked_row

@@ -29,7 +29,7 @@ def pooled_data(tmp_path: Path, **sizes: int) -> HeadData:
     views = [view for view in source.maps if view != "test"]
     train = load_pooled(source, labelled_rows(source, "train", views), tmp_path, print)
     val = load_pooled(source, labelled_rows(source, "val", ["test"]), tmp_path, print)
-    return HeadData(train, val, len(source.classes), T, C, source.settings.backbone)
+    return HeadData(train, val, val, len(source.classes), T, C, source.settings.backbone)
 
 
 def spatial_data(cache_bytes: int = 0) -> HeadData:
@@ -37,7 +37,7 @@ def spatial_data(cache_bytes: int = 0) -> HeadData:
     cache = MapCache(cache_bytes)
     train = open_spatial(source, labelled_rows(source, "train", ["train-0", "train-1"]), cache)
     val = open_spatial(source, labelled_rows(source, "val", ["test"]), cache)
-    return HeadData(train, val, len(source.classes), T, C, source.settings.backbone)
+    return HeadData(train, val, val, len(source.classes), T, C, source.settings.backbone)
 
 
 def same(one: FitResult, other: FitResult) -> bool:
@@ -165,9 +165,9 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path) -> None:
 
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     result = fit_head(pooled_data(tmp_path), "rnn_relu", RECIPE.changed(lr=1e-2), 0, CPU)
-    ranks = [(record.val_top1, -record.val_loss, -record.epoch) for record in result.history]
+    ranks = [(record.select_top1, -record.select_loss, -record.epoch) for record in result.history]
     assert result.best_epoch == result.history[ranks.index(max(ranks))].epoch
-    assert top1(result.scores, result.labels) == max(record.val_top1 for record in result.history)
+    assert top1(result.scores, result.labels) == max(record.select_top1 for record in result.history)
 
 
 def test_plateau_stops_early(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_scaled_inputs_are_the_same_function_with_another_projection(tmp_path: P
     state["projection.bias"] = state["projection.bias"] - (state["projection.weight"] * scale) @ mean
     state["projection.weight"] = state["projection.weight"] * scale
     plain.load_state_dict(state)
-    features = data.val.gather(data.val.plain_draw()).float()
+    features = data.select.gather(data.select.plain_draw()).float()
     with torch.inference_mode():
         torch.testing.assert_close(head(features), plain.eval()(features), atol=1e-5, rtol=1e-4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -94,6 +96,32 @@ def test_a_drop_within_the_tolerance_passes(project: Path) -> None:
     gate(project, max_drop=drop).check()
     with pytest.raises(GateError):
         gate(project, max_drop=drop - 0.1).check()
+
+
+def test_results_of_another_split_are_neither_a_drop_nor_a_gain(project: Path) -> None:
+    """A study that gets a test split reports other clips: the two figures cannot be compared."""
+    write_cell(
+        project / "results/fit_head/squeezenet-lstm",
+        head="lstm", accuracy=0.5, num_clips=150, selected_on="val", reported_on="test",
+    )  # fmt: skip
+    report = gate(project)
+    report.check()
+    (change,) = [change for change in report.changes if change.name.endswith("lstm")]
+    assert (change.verdict, change.drop, change.interval) == ("other split", None, None)
+    (line,) = [line for line in report.markdown().splitlines() if "squeezenet-lstm" in line]
+    assert "other split" in line
+    assert not re.search(r"[+-]\d", line)
+
+
+def test_metrics_of_version_0_1_can_be_the_revision(project: Path) -> None:
+    place = project / "results/fit_head/squeezenet-lstm/metrics.json"
+    metrics = json.loads(place.read_text())
+    present = json.dumps(metrics)
+    old = {key: value for key, value in metrics.items() if key not in ("selected_on", "reported_on", "report")}
+    place.write_text(json.dumps({**old, "val": metrics["report"]}))
+    git(project, "commit", "--quiet", "-am", "as version 0.1 wrote it")
+    place.write_text(present)
+    assert [change.verdict for change in gate(project).changes] == ["same", "same"]
 
 
 def test_without_a_tolerance_only_a_vanished_cell_fails(project: Path) -> None:

@@ -84,7 +84,7 @@ def test_looks_do_not_depend_on_the_gesture(monkeypatch: pytest.MonkeyPatch) -> 
 def test_validation_backgrounds_are_of_kinds_that_training_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not set(TRAIN_KINDS) & set(HELD_OUT_KINDS)
     assert set(TRAIN_KINDS) | set(HELD_OUT_KINDS) == set(KINDS)
-    seen: dict[str, set[tuple[str, ...]]] = {"train": set(), "val": set()}
+    seen: dict[str, set[tuple[str, ...]]] = {"train": set(), "val": set(), "test": set()}
     draw = module.draw_background
     for split, kinds_seen in seen.items():
 
@@ -100,7 +100,7 @@ def test_validation_backgrounds_are_of_kinds_that_training_never_shows(monkeypat
 
         monkeypatch.setattr(module, "draw_background", note_kinds)
         draw_gesture(SMALL, GESTURES[0], split, "key")
-    assert seen == {"train": {TRAIN_KINDS}, "val": {HELD_OUT_KINDS}}
+    assert seen == {"train": {TRAIN_KINDS}, "val": {HELD_OUT_KINDS}, "test": {HELD_OUT_KINDS}}
 
 
 def poses_as_numbers(gesture: Gesture, key: str, num_frames: int = 20) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_manifest_is_valid_and_true_whatever_the_number_of_processes(tmp_path: P
 
     manifest = read_manifest(tmp_path / "1.csv", tmp_path / "clips1")
     assert manifest.classes == tuple(gesture.label for gesture in GESTURES)
-    assert manifest.splits == ("train", "val")
+    assert manifest.splits == ("train", "val", "test")
     assert manifest.extra_columns == ("pair", "num_frames")
     for split in manifest.splits:
         assert sorted(clip.label for clip in manifest.in_split(split)) == sorted(manifest.classes)
@@ -232,7 +232,7 @@ def test_a_second_run_draws_only_what_is_missing(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.webm")}
     first_rows = out.read_text().splitlines()
     next(iter(sorted(before))).unlink()
-    write_gestures(out, root, replace(settings, val_clips=2), 1)
+    write_gestures(out, root, replace(settings, val_clips=2, test_clips=1), 1)
     after = {path: path.stat().st_mtime_ns for path in root.rglob("*.webm")}
     assert len(after) == len(before) + len(GESTURES)
     assert sum(after[path] != time for path, time in before.items()) == 1
@@ -279,9 +279,9 @@ def test_prepare_stage_writes_and_reads_back(tmp_path: Path, capsys: pytest.Capt
         max_frames=2,
         workers=1,
     )
-    assert len(manifest.clips) == 2 * len(GESTURES)
+    assert len(manifest.clips) == 3 * len(GESTURES)
     assert all(Path(manifest.locate(clip)).is_file() for clip in manifest.clips)
-    assert "28 clips (train 14, val 14)" in capsys.readouterr().out
+    assert "42 clips (train 14, val 14, test 14)" in capsys.readouterr().out
 
 
 def test_prepare_stage_refuses_what_it_cannot_do(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ RANKS = {
     "pipeline.manifest": 1,
     "pipeline.params": 1,
     "pipeline.recipe": 1,
+    "pipeline.splitting": 1,
     "pipeline.backbones": 2,
     "pipeline.heads": 2,
     "pipeline.store": 2,

@@ -22,6 +22,7 @@ from pipeline.training.finetune import Finetuner
 from pipeline.training.finetune_model import Precision, fresh_classifier
 from pipeline.training.finetune_settings import ClipData, FinetuneSettings
 from pipeline.training.fit import HeadData, fit_head
+from pipeline.training.selection import SplitPlan
 from tests.memory_source import C, T, make_source
 from tests.small_clips import CLASSES, write_clips
 
@@ -67,7 +68,7 @@ def test_fit_head_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
     source = make_source(num_train=NUM_CLIPS, num_val=3)
     parts = [labelled_rows(source, split, ["test"]) for split in ("train", "val")]
     train, val = (load_pooled(source, rows, tmp_path, print) for rows in parts)
-    data = HeadData(train, val, 3, T, C, source.settings.backbone)
+    data = HeadData(train, val, val, 3, T, C, source.settings.backbone)
     torch.manual_seed(0)
     start = build_head("tsn", in_channels=C, num_segments=T, num_classes=3).state_dict()
     result = fit_head(data, "tsn", RECIPE.changed(**switches), 0, Compute(CPU, "float32", threads=1))
@@ -94,7 +95,7 @@ def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
             vectors = classifier.features(batch.frames).double().mean(dim=1)[..., 0, 0].numpy()
         # In two parts, of four and of three clips.
         settings, checkpoints = FinetuneSettings(recipe, accumulate=2), CheckpointFolder(tmp_path / "checkpoints", "")
-        data = ClipData(train, val, samples)
+        data = ClipData(train, val, val, samples, SplitPlan("val", "val"))
         tuner = Finetuner(classifier, data, settings, Precision(CPU, "float32"), loader, checkpoints, World(), print)
         tuner.run()
     loss, bias = expected(vectors, start, batch.labels.numpy(), switches)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.backbones import build_backbone
@@ -99,10 +100,26 @@ def test_a_header_of_another_version_is_a_sentence(tmp_path: Path) -> None:
     spec = json.loads(classifier("tsn").spec.as_json())
     tensors = {"head.projection.weight": torch.zeros(1)}
     for change, message in (
-        ({**spec, "format": 2}, "has the model format 2"),
+        ({**spec, "format": 3}, "has the model format 3"),
         ({**spec, "colour": "blue"}, "lacks nothing and has the unknown fields colour"),
         ({name: spec[name] for name in spec if name != "stage"}, "lacks stage and has the unknown fields none"),
     ):
         save_file(tensors, tmp_path / "m.safetensors", metadata={HEADER_KEY: json.dumps(change)})
         with pytest.raises(PipelineError, match=message):
             load_spec(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"format": 1}, "model format 1.*train it again"), ({"format": 99}, "newer version"),
+     ({"transform_version": 1}, "transform version 1.*train it again")],
+)  # fmt: skip
+def test_a_model_that_saw_other_pixels_is_refused(tmp_path: Path, change: dict[str, int], message: str) -> None:
+    """Version 0.1 rounded the test crop to whole pixels: its models would be shown frames they were not trained on."""
+    save(tmp_path / "model.safetensors", classifier("tsn"))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        header = json.loads(file.metadata()[HEADER_KEY])
+    save_file(tensors, tmp_path / "other.safetensors", metadata={HEADER_KEY: json.dumps({**header, **change})})
+    with pytest.raises(PipelineError, match=message):
+        load_model(tmp_path / "other.safetensors")

@@ -142,7 +142,7 @@ def test_the_whole_way_in_miniature(name: str, tmp_path: Path) -> None:
     results = repository / "results" / name
     for head in ("tsn", "fcn3d"):
         metrics = json.loads((results / "fit_head" / f"squeezenet-{head}" / "metrics.json").read_text())
-        assert (metrics["num_train"], metrics["num_val"], metrics["num_failed"]) == (
+        assert (metrics["num_train"], metrics["num_report"], metrics["num_failed"]) == (
             num_clips * 2 // 3,
             num_clips // 3,
             2,

@@ -25,6 +25,7 @@ from pipeline.training.finetune_model import Precision, fresh_classifier
 from pipeline.training.finetune_settings import ClipData, FinetuneSettings
 from pipeline.training.fit import HeadData, fit_head
 from pipeline.training.map_features import MapCache, open_spatial
+from pipeline.training.selection import SplitPlan
 from tests import published_code
 from tests.memory_source import C, T, make_source
 from tests.small_clips import CLASSES, write_clips
@@ -77,10 +78,10 @@ def head_data(name: str, backbone: str, folder: Path) -> HeadData:
         cache = MapCache(0)
         train = open_spatial(source, labelled_rows(source, "train", ["train-0"]), cache)
         val = open_spatial(source, labelled_rows(source, "val", ["test"]), cache)
-        return HeadData(train, val, 3, T, C, backbone)
+        return HeadData(train, val, val, 3, T, C, backbone)
     rows = [labelled_rows(source, split, [view]) for split, view in (("train", "train-0"), ("val", "test"))]
     train, val = (load_pooled(source, of_split, folder, print) for of_split in rows)
-    return HeadData(train, val, 3, T, C, backbone)
+    return HeadData(train, val, val, 3, T, C, backbone)
 
 
 @pytest.mark.parametrize(("name", "backbone"), CELLS)
@@ -126,7 +127,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> ClipData:
         )
         for split in ("train", "val")
     )
-    return ClipData(train, val, SampleSettings(NUM_SEGMENTS, RECIPE.frames, seed=0, input_size=64))
+    return ClipData(
+        train, val, val, SampleSettings(NUM_SEGMENTS, RECIPE.frames, seed=0, input_size=64), SplitPlan("val", "val")
+    )
 
 
 def batches_of_frames(data: ClipData, epoch: int) -> list[tuple[Tensor, Tensor]]:

@@ -201,7 +201,7 @@ def test_the_front_has_no_row_that_another_beats(comparison: Comparison) -> None
 
 def test_a_head_without_epochs_has_no_curves(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
-    (folder / "history.csv").write_text("seed,epoch,lr,train_loss,train_top1,val_loss,val_top1\n")
+    (folder / "history.csv").write_text("seed,epoch,lr,train_loss,train_top1,select_loss,select_top1\n")
     cell = read_cell(folder)
     assert training_curves(cell) is None
     write_report(tmp_path / "report.html", compare_cells([cell]))

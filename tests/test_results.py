@@ -75,7 +75,7 @@ def test_every_figure_comes_again_from_the_predictions(tmp_path: Path, backbone:
             )
             / len(of_seed)
         )
-    val = outcome.metrics["val"]
+    val = outcome.metrics["report"]
     assert val["top1"] == pytest.approx(sum(accuracies) / 2, abs=1e-4)
     assert val["top1_std"] == pytest.approx(np.std(accuracies, ddof=1), abs=1e-4)
     assert val["mean_class_accuracy"] == pytest.approx(sum(of_class) / 2, abs=1e-4)
@@ -98,12 +98,14 @@ def test_metrics_have_the_keys_of_the_contract(tmp_path: Path, backbone: nn.Modu
     written = json.loads((outcome.folder / "metrics.json").read_text())
     assert written == json.loads(json.dumps(outcome.metrics))
     assert outcome.folder == tmp_path / "squeezenet-lstm"
-    for key in ("head", "backbone", "weights", "recipe", "num_segments", "num_seeds", "ece", "val", "probes"):
+    for key in ("head", "backbone", "weights", "recipe", "num_segments", "num_seeds", "ece", "report", "probes"):
         assert key in written
     assert set(written["probes"]) == {"shuffled", "reversed", "repeated"}
     assert written["weights"] == {"name": "random", "sha256": ""}
     assert written["recipe"]["name"] == "cached"
-    assert (written["num_train"], written["num_val"], written["num_failed"], written["num_seeds"]) == (60, 30, 2, 2)
+    assert (written["num_report"], written["num_failed"], written["num_seeds"]) == (30, 2, 2)
+    assert (written["selected_on"], written["reported_on"]) == ("dev", "val")
+    assert (written["num_train"], written["num_select"]) == (54, 6)  # a tenth of the 20 clips of each of three classes
     assert not any("second" in key for key in written)
 
 
@@ -113,7 +115,7 @@ def test_unlabelled_clips_are_neither_trained_on_nor_scored(tmp_path: Path, back
     unlabelled = {row.clip_id for row in source.rows if row.class_index < 0}
     assert unlabelled
     assert not unlabelled & {row["clip_id"] for row in read_rows(outcome.folder / "predictions.csv")}
-    assert outcome.metrics["num_train"] == 60
+    assert outcome.metrics["num_train"] + outcome.metrics["num_select"] == 60
 
 
 def test_confusion_counts_the_clips_of_all_seeds(tmp_path: Path, backbone: nn.Module) -> None:

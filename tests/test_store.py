@@ -175,6 +175,21 @@ def test_rows_are_found_again_by_id_whatever_the_order(store: FeatureStore) -> N
     assert {clip.status for clip in store.table() if clip.clip_id != "t1"} == {"done"}
 
 
+def test_groups_are_kept_and_a_store_without_any_has_no_column(store: FeatureStore, tmp_path: Path) -> None:
+    assert b"group" not in (store.place.get(layout.TABLE_KEY) or b"")
+    clips = [dataclasses.replace(clip, group=f"person{number % 2}") for number, clip in enumerate(wanted(6, 3))]
+    lay_out(store, clips)
+    reopened = FeatureStore.open(store.place.location)
+    assert {clip.clip_id: clip.group for clip in reopened.table()} == {clip.clip_id: clip.group for clip in clips}
+    export_hdf5(reopened, tmp_path / "s.h5")
+    import_hdf5(tmp_path / "s.h5", str(tmp_path / "copy.zarr"))
+    assert [clip.group for clip in FeatureStore.open(str(tmp_path / "copy.zarr")).table()] == [
+        clip.group for clip in reopened.table()
+    ]
+    lay_out(reopened, wanted(6, 3))
+    assert b"group" not in (store.place.get(layout.TABLE_KEY) or b"")
+
+
 def test_new_clips_get_new_blocks_and_leave_old_rows_alone(store: FeatureStore) -> None:
     before = {clip.clip_id: clip.row for clip in store.table()}
     lay_out(store, wanted(train=7, val=4))

@@ -15,7 +15,8 @@ from pipeline.analysis.cells import find_cells, pair_correct, parse_pairs, read_
 from pipeline.analysis.comparison import Comparison, compare_cells
 from pipeline.analysis.latency import measure_head
 from pipeline.analysis.paper import paper_column, rank_agreement, table3
-from pipeline.analysis.plots import against_paper
+from pipeline.analysis.plots import against_paper, training_curves
+from pipeline.analysis.report import write_report
 from pipeline.analysis.table import (
     as_json,
     count_text,
@@ -60,9 +61,9 @@ def test_every_accuracy_in_the_table_comes_from_the_predictions(tmp_path: Path) 
 def test_metrics_that_contradict_the_predictions_are_an_error_naming_the_cell(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["val"]["top1"] += 1
+    metrics["report"]["top1"] += 1
     write_json(folder / "metrics.json", metrics)
-    with pytest.raises(PipelineError, match=r"fit_head/squeezenet-lstm: metrics.json states val.top1"):
+    with pytest.raises(PipelineError, match=r"fit_head/squeezenet-lstm: metrics.json states report.top1"):
         read_cell(folder)
 
 
@@ -286,10 +287,28 @@ def test_one_accuracy_has_one_interval(tmp_path: Path) -> None:
     for seed in range(3):
         scores = np.eye(3)[labels] + generator.normal(0, 0.7, (90, 3)).round(4)
         ids = tuple(f"clip{clip:02d}" for clip in range(90))
-        results.append(SeedResult(seed, (), 1, ids, labels, scores, {"shuffled": scores}, 1.0))
-    about = {"head": "lstm", "backbone": "squeezenet", "weights": {"name": "bundled", "sha256": ""}, "num_segments": 8}
+        results.append(
+            SeedResult(
+                seed=seed,
+                history=(),
+                best_epoch=1,
+                clip_ids=ids,
+                labels=labels,
+                scores=scores,
+                probes={"shuffled": scores},
+                seconds=1.0,
+            )
+        )
+    about = {
+        "head": "lstm",
+        "backbone": "squeezenet",
+        "weights": {"name": "bundled", "sha256": ""},
+        "num_segments": 8,
+        "selected_on": "dev",
+        "reported_on": "val",
+    }
     folder = tmp_path / "fit_head/squeezenet-lstm"
-    val = write_results(folder, {**about, "recipe": {"name": "cached"}}, CLASSES, results, {})["val"]
+    val = write_results(folder, {**about, "recipe": {"name": "cached"}}, CLASSES, results, {})["report"]
     comparison = comparison_of(tmp_path)
     (row,) = csv.DictReader(io.StringIO(csv_table(comparison)))
     assert [row["top1_low"], row["top1_high"]] == [str(val["top1_low"]), str(val["top1_high"])]
@@ -297,6 +316,71 @@ def test_one_accuracy_has_one_interval(tmp_path: Path) -> None:
         [json.loads((folder / "metrics.json").read_text())]
     )
     assert f"[{val['top1_low']:.1f}, {val['top1_high']:.1f}]" in terminal_table(comparison, 120)
+
+
+def test_rows_that_were_selected_on_the_reported_clips_are_marked_in_every_table(tmp_path: Path) -> None:
+    write_cell(tmp_path / "fit_head/squeezenet-lstm", head="lstm", selected_on="val", recipe="paper")
+    write_cell(tmp_path / "fit_head/squeezenet-mlp", head="mlp", selected_on="dev", recipe="paper")
+    write_cell(
+        tmp_path / "finetune/squeezenet-gru", head="gru", recipe="paper", stage="finetune", init_selected_on="val"
+    )
+    comparison = comparison_of(tmp_path)
+    metrics = [json.loads((row.cell.folder / "metrics.json").read_text()) for row in comparison.rows]
+    write_report(tmp_path / "report.html", comparison)
+    html = re.sub(r"<svg.*?</svg>|<[^>]+>", " ", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    texts = {
+        "terminal": terminal_table(comparison, 100),
+        "markdown": markdown_table(comparison),
+        "fit-head": table_text(
+            [
+                {
+                    **values,
+                    "recipe": {"name": "paper"},
+                    "report": {**values["report"], "top1_low": 0.0, "top1_high": 99.0},
+                }
+                for values in metrics
+            ]
+        ),
+        "report": html,
+    }
+    for name, text in texts.items():
+        marked = {head for head in ("lstm", "mlp", "gru") if re.search(rf"{head}(, finetuned)? †", text)}
+        assert marked == {"lstm", "gru"}, name
+        assert "Selected on the reported clips" in " ".join(text.split()), name
+    rows = {row["head"]: row for row in csv.DictReader(io.StringIO(csv_table(comparison)))}
+    assert {head: row["selected_on_reported"] for head, row in rows.items()} == {
+        "lstm": "True",
+        "mlp": "False",
+        "gru": "True",
+    }
+
+
+def test_without_such_rows_nothing_is_marked(tmp_path: Path) -> None:
+    write_cell(tmp_path / "fit_head/squeezenet-lstm", head="lstm")
+    comparison = comparison_of(tmp_path)
+    assert "†" not in terminal_table(comparison, 200) + markdown_table(comparison)
+    assert "of val, 3 classes" in terminal_table(comparison, 200)
+
+
+def test_results_of_version_0_1_are_read_and_marked(tmp_path: Path) -> None:
+    folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    old = {key: value for key, value in metrics.items() if key not in ("selected_on", "reported_on", "report")}
+    write_json(folder / "metrics.json", {**old, "val": metrics["report"], "num_val": old.pop("num_report")})
+    history = (folder / "history.csv").read_text().replace("select_", "val_")
+    (folder / "history.csv").write_text(history)
+    cell = read_cell(folder)
+    assert (cell.selected_on, cell.reported_on, cell.metrics["num_report"]) == ("val", "val", 60)
+    assert cell.is_selected_on_reported
+    assert training_curves(cell) is not None
+    assert cell.history is not None
+    assert "select_top1" in cell.history
+
+
+def test_rows_of_different_splits_are_not_compared(tmp_path: Path) -> None:
+    write_cell(tmp_path / "fit_head/squeezenet-lstm", head="lstm")
+    write_cell(tmp_path / "fit_head/squeezenet-gru", head="gru", num_clips=45, reported_on="test", selected_on="val")
+    assert sorted(group.reported_on for group in comparison_of(tmp_path).groups) == ["test", "val"]
 
 
 def test_pairs_count_only_which_of_the_two_is_higher(tmp_path: Path) -> None:
@@ -307,7 +391,7 @@ def test_pairs_count_only_which_of_the_two_is_higher(tmp_path: Path) -> None:
     lines += ["c,swipe_left,swipe_left,3.0,3.0,0.0", "d,still,still,0.0,0.0,1.0"]
     (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["val"] = {"top1": 50.0, "top5": 100.0, "mean_class_accuracy": 50.0}
+    metrics["report"] = {"top1": 50.0, "top5": 100.0, "mean_class_accuracy": 50.0}
     write_json(folder / "metrics.json", metrics)
     found = pair_correct(read_cell(folder).predictions, [("swipe_left", "swipe_right")])
     assert found is not None

@@ -23,8 +23,12 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import mean_class_accuracy, top1, top5
 from pipeline.training.results import HISTORY_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, TIMING_FILE
+from pipeline.training.selection import VAL, is_marked
 
 SCORE_PREFIX = "score:"
+REQUIRED_KEYS = (
+    "head", "backbone", "weights", "recipe", "num_segments", "selected_on", "reported_on", "report",
+)  # fmt: skip
 # metrics.json is rounded to four decimals; one clip more or less moves an accuracy further in up to 500,000 clips.
 TOLERANCE_POINTS = 0.0002
 
@@ -117,6 +121,19 @@ class Cell:
         return str(stage) == "finetune" if stage is not None else self.folder.absolute().parent.name == "finetune"
 
     @property
+    def selected_on(self) -> str:
+        return str(self.metrics["selected_on"])
+
+    @property
+    def reported_on(self) -> str:
+        return str(self.metrics["reported_on"])
+
+    @property
+    def is_selected_on_reported(self) -> bool:
+        """Whether the reported clips also selected the epoch, which makes the accuracy too high."""
+        return is_marked(self.metrics)
+
+    @property
     def model_path(self) -> Path:
         return self.folder / MODEL_FILE
 
@@ -159,7 +176,9 @@ def read_cell(folder: Path) -> Cell:
         PipelineError: a file is missing or malformed, or metrics.json states another accuracy than predictions.csv.
     """
     metrics = _read_json(folder / METRICS_FILE)
-    missing = [key for key in ("head", "backbone", "weights", "recipe", "num_segments", "val") if key not in metrics]
+    if "report" not in metrics and "val" in metrics:
+        metrics = with_splits(metrics)
+    missing = [key for key in REQUIRED_KEYS if key not in metrics]
     if missing:
         raise PipelineError(f"{folder / METRICS_FILE} lacks {', '.join(missing)}. Fit the head again.")
     predictions_path = folder / PREDICTIONS_FILE
@@ -170,11 +189,23 @@ def read_cell(folder: Path) -> Cell:
         folder=folder,
         metrics=metrics,
         predictions=read_predictions(predictions_path, str(predictions_path)),
-        history=_read_csv(history_path, str(history_path)) if history_path.is_file() else None,
+        history=_read_history(history_path) if history_path.is_file() else None,
         timing=_read_json(timing_path) if timing_path.is_file() else None,
     )
     _check_against_metrics(cell)
     return cell
+
+
+def with_splits(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics of version 0.1, which selected the epoch on `val` and reported `val`, in the present form."""
+    others = {key: value for key, value in metrics.items() if key not in ("val", "num_val")}
+    return {
+        "selected_on": VAL,
+        "reported_on": VAL,
+        "num_report": metrics.get("num_val"),
+        **others,
+        "report": metrics["val"],
+    }
 
 
 def read_predictions(source: Path | IO[str], name: str) -> Predictions:
@@ -271,12 +302,17 @@ def parse_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def _check_against_metrics(cell: Cell) -> None:
     for name, value in cell.recomputed().items():
-        stated = cell.metrics["val"].get(name)
+        stated = cell.metrics["report"].get(name)
         if stated is None or abs(float(stated) - value) > TOLERANCE_POINTS:
             raise PipelineError(
-                f"{cell.name}: metrics.json states val.{name} = {stated}, but predictions.csv gives {value:.4f}. "
+                f"{cell.name}: metrics.json states report.{name} = {stated}, but predictions.csv gives {value:.4f}. "
                 "The two files are not of the same run; fit the head again."
             )
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    # Version 0.1 selected on `val` alone and named the columns so.
+    return _read_csv(path, str(path)).rename(columns={"val_loss": "select_loss", "val_top1": "select_top1"})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

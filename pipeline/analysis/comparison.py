@@ -97,13 +97,18 @@ class Group:
     agreements: tuple[RankAgreement, ...]
 
     @property
+    def reported_on(self) -> str:
+        """Name of the split whose clips are reported."""
+        return self.rows[0].cell.reported_on
+
+    @property
     def title(self) -> str:
         cell = self.rows[0].cell
         num_clips = len(cell.predictions.clip_ids)
         num_classes = len(cell.predictions.classes)
         return (
             f"{self.backbone}, weights {self.weights}, {self.num_segments} segments: "
-            f"{num_clips:,} clips, {num_classes} classes"
+            f"{num_clips:,} clips of {self.reported_on}, {num_classes} classes"
         )
 
     def recipes(self) -> str:

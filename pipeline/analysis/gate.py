@@ -18,7 +18,7 @@ import dvc.api
 from dvc.exceptions import DvcException
 from dvc.scm import RevError, SCMError
 
-from pipeline.analysis.cells import Cell, Predictions, read_predictions_text
+from pipeline.analysis.cells import Cell, Predictions, read_predictions_text, with_splits
 from pipeline.errors import PipelineError
 from pipeline.evaluation.statistics import Interval, paired_difference
 from pipeline.training.results import METRICS_FILE, PREDICTIONS_FILE
@@ -43,7 +43,8 @@ class PastCell:
     """A cell as a revision has it."""
 
     name: str
-    val: dict[str, float]
+    reported_on: str
+    figures: dict[str, float]
     predictions: Predictions | None
 
 
@@ -56,11 +57,14 @@ class Change:
     after: dict[str, float] | None
     interval: Interval | None
     max_drop: float | None
+    is_same_split: bool = True
 
     @property
     def drop(self) -> float | None:
-        """Points of top-1 lost; negative for a gain."""
-        return None if self.before is None or self.after is None else self.before["top1"] - self.after["top1"]
+        """Points of top-1 lost; negative for a gain. None where the two are of different splits."""
+        if self.before is None or self.after is None or not self.is_same_split:
+            return None
+        return self.before["top1"] - self.after["top1"]
 
     @property
     def fault(self) -> str | None:
@@ -84,6 +88,8 @@ class Change:
             return "**vanished**" if self.after is None else "**drop**"
         if self.before is None:
             return "new"
+        if not self.is_same_split:
+            return "other split"
         return "same" if self.drop is not None and abs(self.drop) < 0.005 else "ok"
 
     def _interval_text(self) -> str:
@@ -170,7 +176,14 @@ def compare_with_revision(
                 same_seeds = a.num_seeds == b.num_seeds
                 interval = paired_difference(a.correct, b.correct, same_seeds=same_seeds).points
         changes.append(
-            Change(name, before.val if before else None, after.recomputed() if after else None, interval, max_drop)
+            Change(
+                name,
+                before.figures if before else None,
+                after.recomputed() if after else None,
+                interval,
+                max_drop,
+                is_same_split=before is None or after is None or before.reported_on == after.reported_on,
+            )
         )
     return GateReport(revision, max_drop, tuple(changes))
 
@@ -214,16 +227,17 @@ def _read_cells(files: dvc.api.DVCFileSystem, revision: str, places: Sequence[st
         folder = posixpath.dirname(path)
         name = folder.lstrip("/")
         metrics = _parsed(files.read_text(path, encoding="utf-8"), f"{name}/{METRICS_FILE} at {revision}")
-        if not isinstance(metrics.get("val"), dict) or "top1" not in metrics["val"]:
+        if "report" not in metrics and isinstance(metrics.get("val"), dict):
+            metrics = with_splits(metrics)
+        if not isinstance(metrics.get("report"), dict) or "top1" not in metrics["report"]:
             # Another stage's metrics, or another tool's: no head was scored there.
             continue
         predictions = None
         if f"{folder}/{PREDICTIONS_FILE}" in found:
             text = files.read_text(f"{folder}/{PREDICTIONS_FILE}", encoding="utf-8")
             predictions = read_predictions_text(text, f"{name}/{PREDICTIONS_FILE} at {revision}")
-        past.append(
-            PastCell(name, {key: float(metrics["val"][key]) for key in METRICS if key in metrics["val"]}, predictions)
-        )
+        figures = {key: float(metrics["report"][key]) for key in METRICS if key in metrics["report"]}
+        past.append(PastCell(name, str(metrics["reported_on"]), figures, predictions))
     return past
 
 
@@ -258,7 +272,7 @@ def _value(val: dict[str, float] | None, metric: str) -> str:
 
 
 def _difference(change: Change, metric: str) -> str:
-    if change.before is None or change.after is None or metric not in change.before:
+    if change.drop is None or change.before is None or change.after is None or metric not in change.before:
         return ""
     # Adding zero turns -0.0 into 0.0.
     return f"{round(change.after[metric] - change.before[metric], 2) + 0.0:+.2f}"

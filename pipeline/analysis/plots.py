@@ -127,14 +127,14 @@ def training_curves(cell: Cell, palette: Palette = LIGHT) -> Figure | None:
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes in (top, bottom):
         _style(axes, palette)
-    if "val_top1" in by_epoch:
+    if "select_top1" in by_epoch:
         if "seed" in history:
             for _, of_seed in history.groupby("seed"):
-                top.plot(of_seed["epoch"], of_seed["val_top1"], color=palette.main, linewidth=0.7, alpha=0.35)
-        top.plot(by_epoch.index, by_epoch["val_top1"], color=palette.main, linewidth=1.6, marker=".", markersize=4)
+                top.plot(of_seed["epoch"], of_seed["select_top1"], color=palette.main, linewidth=0.7, alpha=0.35)
+        top.plot(by_epoch.index, by_epoch["select_top1"], color=palette.main, linewidth=1.6, marker=".", markersize=4)
     for column, name, style, colour in (
         ("train_loss", "training", (0, (3, 2)), palette.muted),
-        ("val_loss", "validation", "solid", palette.second),
+        ("select_loss", "selection", "solid", palette.second),
     ):
         if column in by_epoch:
             bottom.plot(by_epoch.index, by_epoch[column], color=colour, linestyle=style, linewidth=1.4, label=name,

@@ -18,7 +18,7 @@ from pipeline.analysis.cells import Cell
 from pipeline.analysis.comparison import Comparison, Group, PairTest, Row
 from pipeline.analysis.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.analysis.gate import GateReport
-from pipeline.analysis.table import Column, legend_of, points_text, remarks_of, used_columns
+from pipeline.analysis.table import Column, legend_of, marked_label, points_text, remarks_of, used_columns
 from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
@@ -74,6 +74,7 @@ def write_report(
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["points"] = points_text
+    environment.filters["marked"] = marked_label
     template = environment.from_string(resources.files("pipeline.analysis").joinpath(TEMPLATE).read_text("utf-8"))
     folder = path.absolute().parent
     pages = [_group_page(index, group, manifest, folder) for index, group in enumerate(comparison.groups)]
@@ -150,7 +151,7 @@ def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest
 
 def _settings(cell: Cell) -> dict[str, str]:
     """Where a row comes from: every value of metrics.json that is not a result, by its dotted name."""
-    results = {"val", "probes", "ece", "start"}
+    results = {"report", "select", "probes", "ece", "start"}
     metrics = {key: value for key, value in cell.metrics.items() if key not in results}
     values = {"folder": str(cell.folder), **dict(_flat(metrics))}
     if cell.metrics.get("ece") is not None:

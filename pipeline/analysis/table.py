@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.analysis.comparison import Comparison, Group, Row
 from pipeline.evaluation.statistics import Interval
+from pipeline.training.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE
 
 GAP = "  "
 
@@ -27,11 +28,12 @@ class Column:
 
 
 COLUMNS = (
-    Column("head", lambda row: row.label, 0, align="<"),
+    Column("head", lambda row: marked_label(row), 0, align="<"),
     Column("maps", lambda row: row.complexity.maps if row.complexity else "", 6, align="<"),
     Column("params", lambda row: count_text(row.complexity.parameters if row.complexity else None), 1),
     Column("MACs", lambda row: count_text(row.complexity.macs if row.complexity else None), 1),
     Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
+    Column("selected on", lambda row: row.cell.selected_on, 7, align="<"),
     Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
     Column("top-5", lambda row: f"{row.top5:.1f}", 4),
     Column("class", lambda row: f"{row.mean_class_accuracy:.1f}", 5),
@@ -49,6 +51,7 @@ LEGEND = {
     "maps": "what the head reads of each frame: one pooled vector, or the spatial map",
     "params, MACs": "parameters, and multiply-accumulates for one clip, of the spatiotemporal (ST) block alone",
     "top-1": "percent of clips that are right, mean over seeds, with its 95 % interval over clips and seeds",
+    "selected on": "split whose clips selected the epoch; dev: training clips that were held out",
     "seeds": "number of trainings, from different starts, of which the row is the mean",
     "top-5": "percent of clips whose label is among the five highest scores",
     "class": "mean class accuracy in percent, every class weighing the same",
@@ -70,6 +73,11 @@ def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int 
         if any(header.startswith(part) for part in term.split(", ") for header in headers)
         and (with_measured or term not in _MEASURED_TERMS)
     }
+
+
+def marked_label(row: Row) -> str:
+    """The row's label, with a mark where the reported clips selected the epoch."""
+    return f"{row.label} {SELECTED_ON_REPORTED_MARK}" if row.cell.is_selected_on_reported else row.label
 
 
 def interval_text(interval: Interval) -> str:
@@ -203,6 +211,8 @@ def remarks_of(group: Group) -> list[str]:
     if len(front) > 1:
         remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
+    if any(row.cell.is_selected_on_reported for row in group.rows):
+        remarks.append(SELECTED_ON_REPORTED_NOTE)
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
     return remarks
@@ -267,7 +277,10 @@ def _record(row: Row) -> dict[str, Any]:
         "parameters": complexity.parameters if complexity else None,
         "macs": complexity.macs if complexity else None,
         "num_seeds": len(row.top1_of_seeds),
-        "num_val": len(cell.predictions.clip_ids),
+        "selected_on": cell.selected_on,
+        "reported_on": cell.reported_on,
+        "selected_on_reported": cell.is_selected_on_reported,
+        "num_report": len(cell.predictions.clip_ids),
         "num_failed": cell.metrics.get("num_failed"),
         "top1": _rounded(row.top1.value),
         "top1_low": _rounded(row.top1.low),

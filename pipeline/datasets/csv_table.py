@@ -12,10 +12,10 @@ from pipeline.datasets.frame_lists import split_of_name
 from pipeline.datasets.label_files import find_file, read_labels, read_table
 from pipeline.datasets.listing import Listing, ListingRequest, ordered, split_named
 from pipeline.datasets.locating import Row, refuse_doubled
-from pipeline.datasets.splitting import stratified_split
 from pipeline.errors import PipelineError
-from pipeline.manifest import COLUMNS, Clip
+from pipeline.manifest import COLUMNS, GROUP_COLUMN, Clip
 from pipeline.registry import unknown_name
+from pipeline.splitting import LabelledId, stratified_split
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "file_name", "video_path", "filepath", "clip_path", "video"),
@@ -37,6 +37,8 @@ class _Table:
 
 def list_csv(request: ListingRequest) -> Listing:
     """Read one CSV or several; the split is a column, or follows from a file's name, or is drawn.
+
+    A drawn split keeps the clips of one value of the column `group` (a person, a recording) on one side.
 
     Classes are in the order of `classes.txt` or `category.txt` beside the CSV, else of their first row.
 
@@ -66,9 +68,13 @@ def list_csv(request: ListingRequest) -> Listing:
         for table in tables
     )
     if not any(row.split for row in rows):
-        drawn = stratified_split(((row.clip_id, row.label) for row in rows), request.val_share, request.seed)
+        position = extra.index(GROUP_COLUMN) if GROUP_COLUMN in extra else None
+        groups = ["" if position is None else values[position] for values in extras]
+        named = [LabelledId(row.clip_id, row.label, group) for row, group in zip(rows, groups, strict=True)]
+        drawn = stratified_split(named, request.val_share, request.seed)
         rows = [Row(row.clip_id, row.label, drawn[row.clip_id], row.where) for row in rows]
         layout += f"; a share of {request.val_share:g} drawn for validation, seed {request.seed}"
+        layout += "" if position is None else f", whole groups of the column '{GROUP_COLUMN}'"
     classes_file = find_file([path.parent for path in request.lists], ("classes.txt", "category.txt"))
     labels = [row.label for row in rows if row.label]
     classes = ordered(labels if classes_file is None else read_labels(classes_file), request.class_order)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pipeline.datasets.directory_scan import is_image_name, is_video_name, list_folders
 from pipeline.datasets.listing import SPLIT_NAMES, Listing, ListingRequest, ordered
-from pipeline.datasets.splitting import stratified_split
 from pipeline.errors import PipelineError
 from pipeline.manifest import Clip
+from pipeline.splitting import LabelledId, stratified_split
 
 
 def list_folders_of_classes(request: ListingRequest) -> Listing:
@@ -32,7 +32,7 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
         layout = f"folders of splits ({', '.join(tops)}) with a folder for each class"
     else:
         clips = _clips_in_classes(request.root, {label: ("", label) for label in tops})
-        split_of = stratified_split(((c.clip_id, c.label) for c in clips), request.val_share, request.seed)
+        split_of = stratified_split((LabelledId(c.clip_id, c.label) for c in clips), request.val_share, request.seed)
         clips = [Clip(c.clip_id, c.path, c.label, split_of[c.clip_id]) for c in clips]
         layout = f"a folder for each class; a share of {request.val_share:g} drawn for validation, seed {request.seed}"
     if not any(clip.is_labelled for clip in clips):

@@ -33,18 +33,21 @@ EXTRA_COLUMNS = ("pair", "num_frames")
 # Goes up whenever the same settings give other pixels.
 DRAWING_VERSION = 1
 RECORD_NAME = "drawn.json"
+COUNTS = ("train_clips", "val_clips", "test_clips")
 
 
 @dataclass(frozen=True)
 class GestureSettings:
     """What decides the pixels: seed, counts for each class, size of the frames, length of the clips.
 
-    A clip has at least `min_frames` and at most `max_frames`; `fps` is what a player is told.
+    Without `test_clips` there are as many test clips as validation clips. A clip has at least `min_frames` and at most
+    `max_frames`; `fps` is what a player is told.
     """
 
     seed: int = 0
     train_clips: int = 30
     val_clips: int = 15
+    test_clips: int | None = None
     width: int = 160
     height: int = 120
     min_frames: int = 20
@@ -58,12 +61,18 @@ class GestureSettings:
         for name in ("train_clips", "val_clips", "width", "height", "min_frames", "fps"):
             if getattr(self, name) < 1:
                 raise PipelineError(f"`{name}` (={getattr(self, name)}) must be at least 1.")
+        if self.test_clips is not None and self.test_clips < 0:
+            raise PipelineError(f"`test_clips` (={self.test_clips}) must be at least 0.")
         if self.frames == "webm" and (self.width % 2 or self.height % 2):
             raise PipelineError(f"Video needs an even width and height, not {self.width}x{self.height}.")
         if self.min_frames > self.max_frames:
             raise PipelineError(
                 f"`min_frames` (={self.min_frames}) must not be above `max_frames` (={self.max_frames})."
             )
+
+    @property
+    def num_test_clips(self) -> int:
+        return self.val_clips if self.test_clips is None else self.test_clips
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class DrawnClip:
 
 def list_clips(settings: GestureSettings) -> list[DrawnClip]:
     """All clips of the data set, training clips first."""
-    counts = {"train": settings.train_clips, "val": settings.val_clips}
+    counts = {"train": settings.train_clips, "val": settings.val_clips, "test": settings.num_test_clips}
     return [
         DrawnClip(f"{gesture.label.lower().replace(' ', '-')}-{split}-{number:04d}", gesture, split, number)
         for split, count in counts.items()
@@ -131,7 +140,7 @@ def write_gestures(
     clips = list_clips(settings)
     record: dict[str, Any] = {"drawing_version": DRAWING_VERSION, **asdict(settings)}
     # The counts say which clips there are, not how any of them looks.
-    style = {name: value for name, value in record.items() if name not in ("train_clips", "val_clips")}
+    style = {name: value for name, value in record.items() if name not in COUNTS}
     known = _read_record(root / RECORD_NAME, style)
     missing = [clip for clip in clips if clip.clip_id not in known or not (root / clip.path(settings.frames)).exists()]
     lengths = {clip.clip_id: known[clip.clip_id] for clip in clips if clip.clip_id in known}

@@ -150,7 +150,9 @@ def extract_features(
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
         num_draws = 0 if setup.settings.frames == "all" else request.num_draws
-        lay_out(store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split) for clip in manifest.clips])
+        lay_out(
+            store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
+        )
         ensure_views(store, _needed_views(manifest, num_draws))
         jobs = plan_blocks(store, manifest, num_draws)
         jobs, samples = _with_samples(store, manifest, jobs, num_draws)

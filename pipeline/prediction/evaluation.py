@@ -86,7 +86,7 @@ def evaluate_store(
     result = SeedResult(
         seed=spec.seed,
         history=NOT_TRAINED,
-        best_epoch=int(spec.extra.get("best_epoch", 0)),
+        best_epoch=spec.best_epoch,
         clip_ids=features.clip_ids,
         labels=class_index[features.labels[0]],
         scores=rounded(np.mean(every, axis=0)),
@@ -156,7 +156,7 @@ def evaluate_manifest(
     result = SeedResult(
         seed=scorer.spec.seed,
         history=NOT_TRAINED,
-        best_epoch=int(scorer.spec.extra.get("best_epoch", 0)),
+        best_epoch=scorer.spec.best_epoch,
         clip_ids=tuple(clip.clip_id for clip in used),
         labels=class_index[np.array([manifest.class_index(clip.label) for clip in used])],
         scores=rounded(np.stack(scores)),
@@ -202,7 +202,8 @@ def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[st
         "num_classes": spec.num_classes,
         "seed": spec.seed,
         **source,
-        "split": split,
+        "selected_on": spec.selected_on,
+        "reported_on": split,
         "num_views": evaluation.num_views,
         "dtype": scorer.dtype,
         "precision": scorer.compute.precision,

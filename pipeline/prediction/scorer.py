@@ -45,7 +45,7 @@ class Scorer:
         self.device = find_device(device)
         self.dtype = _chosen_dtype(dtype, self.spec.compute_dtype, device)
         # `auto` follows training; a type that is asked for holds for the head too.
-        trained = str(self.spec.extra.get("precision", "auto"))
+        trained = self.spec.precision
         precision = trained if dtype == "auto" or trained == "float32" else dtype
         self.compute = head_compute.choose_compute(self.spec.head, device, precision)
         self.head = copy.deepcopy(classifier.head).eval().to(self.device)

@@ -271,10 +271,10 @@ class FeatureStore:
         known = (row.row, block, row.clip_id, row.path, row.label, index_of[row.label], row.split)
         found = self._record_of_row.get(row.row)
         if found is None:
-            return ClipRow(*known, PENDING, "", "", 0, "", 0, 0, 0, ())
+            return ClipRow(*known, PENDING, "", "", 0, "", 0, 0, 0, (), row.group)
         what = (found.status, found.kind, found.reason, found.size, found.digest)
         views = self.records[block].views_of(found.offset)
-        return ClipRow(*known, *what, found.num_frames, found.height, found.width, views)
+        return ClipRow(*known, *what, found.num_frames, found.height, found.width, views, row.group)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

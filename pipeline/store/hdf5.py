@@ -2,7 +2,7 @@
 
     attributes    format, settings (JSON), classes (JSON), provenance (JSON), block_clips
     clips         group of columns, one entry a clip in the order of the manifest: clip_id, path, label, split,
-                  class_index, status, kind, reason, size, digest, num_frames, height, width, modified_ns
+                  class_index, status, kind, reason, size, digest, group, num_frames, height, width, modified_ns
     views/test    clip (index into `clips`), pooled (n, T, C), spatial (n, T, H, W, C), sampling (n, T + 6)
     views/train-0 …
     frames        clip, offset, length, pooled (frame, C): with `--frames all`
@@ -33,7 +33,7 @@ from pipeline.store.table import ClipRow
 from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, write_block
 
 FORMAT = "st-pipeline features in HDF5 1"
-TEXT_COLUMNS = ("clip_id", "path", "label", "split", "status", "kind", "reason", "digest")
+TEXT_COLUMNS = ("clip_id", "path", "label", "split", "status", "kind", "reason", "digest", "group")
 NUMBER_COLUMNS = ("class_index", "size", "num_frames", "height", "width")
 PENDING = "pending"
 
@@ -114,7 +114,9 @@ def _fill(store: FeatureStore, file: h5py.File) -> int:
         name: list(values.asstr()[:]) if name in TEXT_COLUMNS else values[:].tolist()
         for name, values in file["clips"].items()
     }
-    named = zip(*(columns[name] for name in ("clip_id", "path", "label", "split")), strict=True)
+    # Files of version 0.1 have no groups.
+    columns.setdefault("group", [""] * len(columns["clip_id"]))
+    named = zip(*(columns[name] for name in ("clip_id", "path", "label", "split", "group")), strict=True)
     lay_out(store, [WantedClip(*clip) for clip in named])
     views = tuple(file["views"]) if "views" in file else ()
     # The order of a store made by extraction: test first, then the draws by number.

@@ -10,6 +10,8 @@ from typing import NamedTuple
 from pipeline.errors import PipelineError
 
 COLUMNS = ("row", "clip_id", "path", "label", "split", "listed")
+# Written where a clip has a group; other stores keep the shorter table.
+GROUP_COLUMN = "group"
 
 
 class TableRow(NamedTuple):
@@ -21,6 +23,7 @@ class TableRow(NamedTuple):
     label: str
     split: str
     listed: bool = True
+    group: str = ""
 
 
 class ClipRow(NamedTuple):
@@ -47,14 +50,17 @@ class ClipRow(NamedTuple):
     height: int
     width: int
     views: tuple[str, ...]
+    group: str = ""
 
 
 def write_table(rows: Iterable[TableRow]) -> bytes:
     """The table as the bytes of a CSV."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((*row[:-1], int(row.listed)) for row in rows)
+    rows = tuple(rows)
+    has_groups = any(row.group for row in rows)
+    writer.writerow((*COLUMNS, GROUP_COLUMN) if has_groups else COLUMNS)
+    writer.writerows((*row[:5], int(row.listed), *([row.group] if has_groups else [])) for row in rows)
     return text.getvalue().encode()
 
 
@@ -65,16 +71,16 @@ def read_table(data: bytes | None, location: str) -> tuple[TableRow, ...]:
         PipelineError: there is no table, or it is damaged.
     """
     lines = csv.reader(io.StringIO("" if data is None else data.decode(errors="replace"), newline=""))
-    if tuple(next(lines, ())) != COLUMNS:
+    if tuple(next(lines, ())) not in (COLUMNS, (*COLUMNS, GROUP_COLUMN)):
         raise PipelineError(
             f"{location} has no table of clips; it is not a whole feature store. Pass --rebuild to make it anew."
         )
     try:
         return tuple(
-            TableRow(int(row), clip_id, path, label, split, listed == "1")
-            for row, clip_id, path, label, split, listed in lines
+            TableRow(int(row), clip_id, path, label, split, listed == "1", *group)
+            for row, clip_id, path, label, split, listed, *group in lines
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise PipelineError(
             f"The table of clips of {location} is damaged in line {lines.line_num} ({error}): without it nobody knows "
             "which row is which clip. Put a copy of clips.csv back, or extract anew with --rebuild."

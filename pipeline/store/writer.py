@@ -27,6 +27,7 @@ class WantedClip:
     path: str
     label: str
     split: str
+    group: str = ""
 
 
 def default_block_clips(num_clips: int) -> int:
@@ -54,13 +55,15 @@ def lay_out(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
         for number, clip in enumerate(fresh):
             block, offset = divmod(number, size)
             row = (next_block + block) * size + offset
-            rows[clip.clip_id, is_train] = TableRow(row, clip.clip_id, clip.path, clip.label, clip.split)
+            rows[clip.clip_id, is_train] = TableRow(
+                row, clip.clip_id, clip.path, clip.label, clip.split, group=clip.group
+            )
         next_block += -(-len(fresh) // size)
     listed = []
     for clip in wanted:
         key = (clip.clip_id, clip.split == TRAIN_SPLIT)
         known = rows.get(key) or old[key]
-        listed.append(known._replace(path=clip.path, label=clip.label, split=clip.split, listed=True))
+        listed.append(known._replace(path=clip.path, label=clip.label, split=clip.split, listed=True, group=clip.group))
     here = {row.row for row in listed}
     unlisted = [row._replace(listed=False) for row in store.rows if row.row not in here]
     table = (*listed, *unlisted)

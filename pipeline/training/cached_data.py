@@ -6,21 +6,21 @@ import hashlib
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices, Recipe
+from pipeline.recipe import FrameChoices, Recipe, TrainingChoices
 from pipeline.training.features import (
     TEST_VIEW,
     Announce,
     ClipFeatures,
     FeatureSource,
     FrameFeatures,
-    labelled_rows,
+    done_rows,
     load_frames,
     load_pooled,
 )
 from pipeline.training.fit import HeadData
 from pipeline.training.map_features import MapCache, default_map_cache, open_spatial
+from pipeline.training.selection import DEV, TRAIN, SplitPlan, plan_splits
 
-TRAIN, VAL = "train", "val"
 DEFAULT_NUM_SEGMENTS = 8
 
 
@@ -48,22 +48,44 @@ class CachedData:
         self.has_all_frames = source.settings.frames == "all"
         self.num_segments = self._choose_segments(num_segments)
         self.views = self._choose_views(num_views)
-        self._loaded: dict[str, tuple[ClipFeatures, ClipFeatures]] = {}
+        self._loaded: dict[tuple[str, str, frozenset[str]], ClipFeatures] = {}
 
-    def of(self, maps: str, choices: FrameChoices) -> HeadData:
-        """The data of a head that reads `maps`.
+    def of(self, maps: str, recipe: Recipe) -> HeadData:
+        """Load the data of a head that reads `maps` and is trained by `recipe`.
 
         Raises:
             PipelineError: the store does not hold these maps, or has no labelled clips.
         """
         self.check_maps(maps)
-        if maps not in self._loaded:
-            self._loaded[maps] = self._load(TRAIN, maps), self._load(VAL, maps)
-        train, val = self._loaded[maps]
-        if isinstance(train, FrameFeatures) and isinstance(val, FrameFeatures):
-            train, val = train.drawn_by(choices), val.drawn_by(choices)
+        plan = self.plan(recipe.training)
+        parts = dict.fromkeys((TRAIN, plan.selected_on, plan.reported_on))
+        features = {part: self._part(part, maps, plan, recipe.frames) for part in parts}
         settings = self.source.settings
-        return HeadData(train, val, len(self.source.classes), self.num_segments, settings.channels, settings.backbone)
+        return HeadData(
+            features[TRAIN],
+            features[plan.selected_on],
+            features[plan.reported_on],
+            len(self.source.classes),
+            self.num_segments,
+            settings.channels,
+            settings.backbone,
+        )
+
+    def plan(self, choices: TrainingChoices) -> SplitPlan:
+        """Return which clips train, select and are reported under a recipe.
+
+        Raises:
+            PipelineError: the store lacks labelled clips for it.
+        """
+        return plan_splits(self.source.table(), choices, "The store")
+
+    def _part(self, part: str, maps: str, plan: SplitPlan, choices: FrameChoices) -> ClipFeatures:
+        # Clips that are held out belong to the training clips alone: other parts are the same under every plan.
+        key = (part, maps, plan.dev_ids if part in (TRAIN, DEV) else frozenset())
+        if key not in self._loaded:
+            self._loaded[key] = self._load(part, maps, plan)
+        features = self._loaded[key]
+        return features.drawn_by(choices) if isinstance(features, FrameFeatures) else features
 
     def check_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe as it can be followed on this store: its choices of frames must be those of the store.
@@ -91,7 +113,7 @@ class CachedData:
         settings = self.source.settings
         digest = hashlib.sha256(repr((settings.as_dict(), self.num_segments, self.views)).encode())
         for clip in self.source.table():
-            digest.update(repr((clip.clip_id, clip.label, clip.split, clip.status, clip.digest)).encode())
+            digest.update(repr((clip.clip_id, clip.label, clip.split, clip.status, clip.digest, clip.group)).encode())
         return digest.hexdigest()
 
     def _choose_segments(self, num_segments: int | None) -> int:
@@ -146,12 +168,13 @@ class CachedData:
             "--maps pooled,spatial into another --store."
         )
 
-    def _load(self, split: str, maps: str) -> ClipFeatures:
+    def _load(self, part: str, maps: str, plan: SplitPlan) -> ClipFeatures:
+        wanted = plan.clips_of(part, self.source.table())
         if self.has_all_frames:
-            rows = labelled_rows(self.source, split, None)
+            rows = done_rows(wanted, part, None)
             return load_frames(self.source, rows, self.num_segments, FrameChoices(), self._scratch, self._announce)
-        rows = labelled_rows(self.source, split, self.views if split == TRAIN else (TEST_VIEW,))
-        if split == TRAIN and rows.views != self.views:
+        rows = done_rows(wanted, part, self.views if part == TRAIN else (TEST_VIEW,))
+        if part == TRAIN and rows.views != self.views:
             self._announce(f"not every training clip has all views yet; used are {', '.join(rows.views)}")
         if maps == "pooled":
             return load_pooled(self.source, rows, self._scratch, self._announce)

@@ -28,6 +28,7 @@ from pipeline.training.cached_data import CachedData
 from pipeline.training.compute import Compute
 from pipeline.training.fit import CHECKPOINT_SECONDS, FitResult, Watcher, fit_head
 from pipeline.training.results import MODEL_FILE, cell_name, read_finished, write_results
+from pipeline.training.selection import SplitPlan
 
 STAGE = "fit_head"
 CHECKPOINT_FOLDER = ".unfinished"
@@ -78,7 +79,8 @@ def fit_cell(
     finished = None if force else read_finished(folder, digest)
     if finished is not None:
         return CellOutcome(finished, folder, was_finished=True)
-    head_data = data.of(HEADS[cell.head].maps, recipe.frames)
+    head_data = data.of(HEADS[cell.head].maps, recipe)
+    plan = data.plan(recipe.training)
     unfinished = folder / CHECKPOINT_FOLDER
     results: list[FitResult] = []
     for seed in cell.seeds:
@@ -101,7 +103,7 @@ def fit_cell(
                 ),
             )
         results.append(result)
-    save_model(folder / MODEL_FILE, _spec(cell, data, results[0]), results[0].head, backbone)
+    save_model(folder / MODEL_FILE, _spec(cell, data, plan, results[0]), results[0].head, backbone)
     about = {
         "stage": STAGE,
         "head": cell.head,
@@ -112,6 +114,8 @@ def fit_cell(
         "num_classes": head_data.num_classes,
         "num_views": head_data.train.num_views,
         "frames": settings.frames,
+        "selected_on": plan.selected_on,
+        "reported_on": plan.reported_on,
         "seed": cell.seeds[0],
         "precision": cell.compute.precision,
         "threads": cell.compute.threads,
@@ -161,7 +165,7 @@ def _ignore(count: int, note: str | None) -> None:
     """Progress that nobody watches."""
 
 
-def _spec(cell: Cell, data: CachedData, result: FitResult) -> ModelSpec:
+def _spec(cell: Cell, data: CachedData, plan: SplitPlan, result: FitResult) -> ModelSpec:
     settings = data.source.settings
     return ModelSpec(
         head=cell.head,
@@ -176,7 +180,11 @@ def _spec(cell: Cell, data: CachedData, result: FitResult) -> ModelSpec:
         seed=result.seed,
         stage=STAGE,
         compute_dtype=settings.compute_dtype,
-        extra={"precision": cell.compute.precision, "best_epoch": result.best_epoch},
+        selected_on=plan.selected_on,
+        reported_on=plan.reported_on,
+        precision=cell.compute.precision,
+        transform_version=settings.transform_version,
+        best_epoch=result.best_epoch,
     )
 
 

@@ -252,13 +252,27 @@ def labelled_rows(source: FeatureSource, split: str, views: Sequence[str] | None
     Raises:
         PipelineError: there is no such clip, or they have no view in common.
     """
-    known_splits = dict.fromkeys(clip.split for clip in source.table())
-    of_split = [clip for clip in source.table() if clip.split == split and clip.status == "done"]
-    clips = tuple(clip for clip in of_split if clip.class_index >= 0)
+    of_split = [clip for clip in source.table() if clip.split == split]
+    if not any(clip.label for clip in of_split):
+        splits = ", ".join(dict.fromkeys(clip.split for clip in source.table())) or "none"
+        raise PipelineError(
+            f"The store has no labelled clip in split '{split}' ({len(of_split)} unlabelled ones). Its "
+            f"splits: {splits}."
+        )
+    return done_rows([clip for clip in of_split if clip.label], split, views)
+
+
+def done_rows(wanted: Sequence[ClipRow], split: str, views: Sequence[str] | None) -> SplitRows:
+    """Return those of the wanted clips that are extracted, with those of `views` that every one of them has.
+
+    Raises:
+        PipelineError: no clip is extracted, or they have no view in common.
+    """
+    clips = tuple(clip for clip in wanted if clip.status == "done")
     if not clips:
         raise PipelineError(
-            f"The store has no labelled clip in split '{split}' ({len(of_split)} unlabelled ones). fit-head trains on "
-            f"'train' and scores 'val'; the store's splits: {', '.join(known_splits) or 'none'}."
+            f"None of the {len(wanted)} labelled clips of split '{split}' is extracted. `pipeline store info` gives "
+            "the reasons of those that failed; `pipeline extract` goes on with the others."
         )
     if views is None:
         return SplitRows(clips, ())

@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError
 from pipeline.model import Classifier
 from pipeline.progress import Progress
 from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.training.clips import ClipLoader, Fault, Sample, SampleRequest, SampleSettings, collate
+from pipeline.training.clips import ClipLoader, Fault, LabelledClip, Sample, SampleRequest, SampleSettings, collate
 from pipeline.training.distributed import World
 from pipeline.training.finetune_model import CPU_FRAMES_AT_A_TIME, EndToEnd, Precision, set_training_mode
 from pipeline.training.finetune_scoring import ScoredClips, score_clips
@@ -40,7 +40,7 @@ from pipeline.training.optimiser import (
     plan_parameters,
     set_rates,
 )
-from pipeline.training.results import EpochRecord, SeedResult
+from pipeline.training.results import EpochRecord, SeedResult, Selection
 from pipeline.training.schedule import Schedule
 from pipeline.training.waiting import WaitClock
 
@@ -91,6 +91,7 @@ class Finetuner:
         self.sums = EpochSums()
         self.history: list[EpochRecord] = []
         self.best: tuple[float, float] | None = None
+        self.selection: Selection | None = None
         self.faults = Faults()
         self.start_report: dict[str, float | int] | None = None
         self.times: list[dict[str, float]] = []
@@ -102,10 +103,16 @@ class Finetuner:
         return math.ceil(len(self.data.train) / self.choices.batch_size)
 
     def start(self, scored: ScoredClips) -> None:
-        """Take note of what the model scored before its first step: epoch 0 of the history."""
-        self.faults.add("val", scored.faults, self.settings.max_failed)
-        val = scored.figures()
-        self.history.append(EpochRecord(0, 0.0, None, None, val["loss"], val["top1"]))
+        """Record the scores of the selection clips before the first step as epoch 0 of the history."""
+        self._note_faults(self.data.plan.selected_on, scored)
+        found = scored.figures()
+        self.history.append(EpochRecord(0, 0.0, None, None, found["loss"], found["top1"]))
+
+    def start_without_epochs(self, scored: ScoredClips) -> None:
+        """Record that no epoch is to be selected: the model as it is has scored the reported clips."""
+        self._note_faults(self.data.plan.reported_on, scored)
+        found = scored.figures() if self.data.report is self.data.select else {}
+        self.history.append(EpochRecord(0, 0.0, None, None, found.get("loss"), found.get("top1")))
 
     def run(self) -> None:
         """Train to the end of the schedule; the best epoch then lies among the checkpoints.
@@ -122,15 +129,15 @@ class Finetuner:
                 with self._memory_explained():
                     self._run_epoch()
 
-    def score(self, samples: SampleSettings | None = None) -> ScoredClips:
-        """Score the validation clips as the model is now."""
+    def score(self, clips: Sequence[LabelledClip], samples: SampleSettings | None = None) -> ScoredClips:
+        """Score clips with the model as it is now."""
         size = self._part_size()
         if self.device.type == "cpu":
             size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
-        with self._progress("validation", len(self.world.part(self.data.val))) as progress, self._memory_explained():
+        with self._progress("scoring", len(self.world.part(clips))) as progress, self._memory_explained():
             return score_clips(
                 self.network,
-                self.data.val,
+                clips,
                 self.loader,
                 self.data.samples if samples is None else samples,
                 size,
@@ -149,10 +156,14 @@ class Finetuner:
             scores=scored.scores,
             probes=scored.probes,
             seconds=self.seconds(),
+            selection=self.selection,
         )
 
     def take_best(self) -> tuple[ScoredClips, int]:
-        """Put the weights of the best epoch into the model; what it scored, and its number."""
+        """Put the weights of the best epoch into the model; return its scores of the reported clips, and its number.
+
+        Every process takes part: where other clips selected the epoch, the reported ones are scored now.
+        """
         state = self.checkpoints.read_best(self.device)
         if state is None:
             raise PipelineError(f"The best epoch is missing in {self.checkpoints.folder}. Run the training again.")
@@ -161,7 +172,15 @@ class Finetuner:
         scored = ScoredClips(
             tuple(state["clip_ids"]), state["labels"].cpu().numpy(), scores.pop("plain"), scores, faults=()
         )
+        if self.data.report is not self.data.select:
+            found = scored.figures()
+            self.selection = Selection(len(scored.clip_ids), found["top1"], found["loss"])
+            scored = self.score(self.data.report)
+            self._note_faults(self.data.plan.reported_on, scored)
         return scored, int(state["epoch"])
+
+    def _note_faults(self, split: str, scored: ScoredClips) -> None:
+        self.faults.add(split, scored.faults, self.settings.max_failed)
 
     def seconds(self) -> float:
         """The time of this training so far, that of runs before a kill up to their last checkpoint included."""
@@ -171,26 +190,27 @@ class Finetuner:
         rate = self.choices.lr * self.schedule.factor(self.epoch)
         times = self._train_epoch()
         self.world.average_norms(self.classifier)
-        scored = self.score()
-        self.faults.add("val", scored.faults, self.settings.max_failed)
-        val = scored.figures()
+        scored = self.score(self.data.select)
+        self._note_faults(self.data.plan.selected_on, scored)
+        found = scored.figures()
         sums = self._summed_sums()
         if sums.num_seen == 0:
             raise PipelineError("Not one training clip could be decoded; `pipeline check` shows what is wrong.")
         train_top1 = 100.0 * sums.num_right / sums.num_seen
-        record = EpochRecord(self.epoch + 1, rate, sums.loss / sums.weight, train_top1, val["loss"], val["top1"])
-        self.schedule.observe(self.epoch, val["loss"])
+        record = EpochRecord(self.epoch + 1, rate, sums.loss / sums.weight, train_top1, found["loss"], found["top1"])
+        self.schedule.observe(self.epoch, found["loss"])
         self.history.append(record)
         self.epoch, self.sums = self.epoch + 1, EpochSums()
         self.times.append({**times, "seconds_at_end": round(self.seconds(), 3)})
         self.say(
             f"epoch {record.epoch}: train loss {record.train_loss:.3f}, top-1 {record.train_top1:.1f} %; "
-            f"val loss {record.val_loss:.3f}, top-1 {record.val_top1:.1f} %; {times['train_clips_per_second']:.1f} "
-            f"clips/s, the device waited for data {100 * times['waiting_share']:.0f} % of the time"
+            f"{self.data.plan.selected_on} loss {found['loss']:.3f}, top-1 {found['top1']:.1f} %; "
+            f"{times['train_clips_per_second']:.1f} clips/s, the device waited for data "
+            f"{100 * times['waiting_share']:.0f} % of the time"
         )
         # Highest top-1; of equal ones the lowest loss; of equal ones the first: the same rule as in fit-head.
-        if self.best is None or (val["top1"], -val["loss"]) > self.best:
-            self.best = (val["top1"], -val["loss"])
+        if self.best is None or (found["top1"], -found["loss"]) > self.best:
+            self.best = (found["top1"], -found["loss"])
             if self.world.is_main:
                 self.checkpoints.write_best(self._best_state(scored))
         self._write_checkpoint()

@@ -83,7 +83,7 @@ def score_clips(
     if not found.any():
         example = f" The first: '{every_fault[0].clip_id}', {every_fault[0].reason}" if every_fault else ""
         raise PipelineError(
-            f"Not one of the {len(clips)} validation clips could be decoded.{example} `pipeline check` shows what is "
+            f"Not one of the {len(clips)} clips to score could be decoded.{example} `pipeline check` shows what is "
             "wrong with a manifest's files."
         )
     labels = np.array([clip.label for clip in clips], dtype=np.int64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import PipelineError
 from pipeline.recipe import Recipe
 from pipeline.training.clips import Fault, LabelledClip, SampleSettings
+from pipeline.training.selection import SplitPlan
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -37,11 +38,16 @@ class FinetuneSettings:
 
 @dataclass(frozen=True)
 class ClipData:
-    """Clips to train on and to score, and how their samples are made."""
+    """Clips to train on, to select the best epoch by and to report, and how their samples are made.
+
+    `report` is the same object as `select` where one split is both. plan: the names of these splits.
+    """
 
     train: tuple[LabelledClip, ...]
-    val: tuple[LabelledClip, ...]
+    select: tuple[LabelledClip, ...]
+    report: tuple[LabelledClip, ...]
     samples: SampleSettings
+    plan: SplitPlan
 
 
 @dataclass

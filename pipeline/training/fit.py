@@ -1,4 +1,4 @@
-"""Fit one head on cached features: one seed, one recipe, best epoch by validation, resumable after a kill."""
+"""Fit one head on cached features: one seed, one recipe, best epoch by the selection clips, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pipeline.training.optimiser import (
     plan_parameters,
     set_rates,
 )
-from pipeline.training.results import EpochRecord, SeedResult
+from pipeline.training.results import EpochRecord, SeedResult, Selection
 from pipeline.training.schedule import Schedule
 
 STEPS_BETWEEN_CHECKS = 50
@@ -45,19 +45,24 @@ CHECKPOINT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class HeadData:
-    """Features of the training and the validation clips, the sizes of a head that reads them, and their backbone."""
+    """Features of the clips that train a head, and the sizes of a head that reads them.
+
+    select: features of the clips that select the best epoch. report: features of the clips that are scored at that
+    epoch; the same object as `select` where one split is both.
+    """
 
     train: ClipFeatures
-    val: ClipFeatures
+    select: ClipFeatures
+    report: ClipFeatures
     num_classes: int
     num_segments: int
     in_channels: int
     backbone: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitResult(SeedResult):
-    """A fitted head, at its best epoch, and what it scores on the validation clips."""
+    """A fitted head at its best epoch, with its scores of the reported clips."""
 
     head: Head
     num_resumed_epochs: int = 0
@@ -144,16 +149,16 @@ class _Fit:
         self.num_resumed_epochs = 0
 
     def run_epoch(self) -> None:
-        """Train on every clip once, score the validation clips, keep the head if it is the best so far."""
+        """Train on every clip once, score the selection clips, keep the head if it is the best so far."""
         rate = self.choices.lr * self.schedule.factor(self.epoch)
         train_loss, train_top1 = self._train()
-        scores = self._validation_scores()
-        val = figures(scores, self.data.val.labels[0])
-        self.schedule.observe(self.epoch, val["loss"])
+        scores = self._scores(self.data.select)
+        found = figures(scores, self.data.select.labels[0])
+        self.schedule.observe(self.epoch, found["loss"])
         self.epoch += 1
-        self.history.append(EpochRecord(self.epoch, rate, train_loss, train_top1, val["loss"], val["top1"]))
-        self._keep_if_best(scores, val)
-        self.watcher.clips(0, f"epoch {self.epoch}, val {val['top1']:.1f} %")
+        self.history.append(EpochRecord(self.epoch, rate, train_loss, train_top1, found["loss"], found["top1"]))
+        self._keep_if_best(scores, found)
+        self.watcher.clips(0, f"epoch {self.epoch}, top-1 {found['top1']:.1f} %")
 
     def _train(self) -> tuple[float, float]:
         num_clips = self.data.train.num_clips
@@ -198,20 +203,20 @@ class _Fit:
                 f"Lower lr (={self.choices.lr:g}) or clip_norm (={self.choices.clip_norm:g})."
             )
 
-    def _validation_scores(self) -> NDArray[np.float64]:
+    def _scores(self, features: ClipFeatures) -> NDArray[np.float64]:
         try:
-            return score_features(self.head, self.data.val, self.compute)
+            return score_features(self.head, features, self.compute)
         except PipelineError as error:
             raise PipelineError(f"{self.name}, behind epoch {self.epoch}: {error}") from error
 
-    def _keep_if_best(self, scores: NDArray[np.float64], val: dict[str, float]) -> None:
+    def _keep_if_best(self, scores: NDArray[np.float64], found: dict[str, float]) -> None:
         # Highest top-1; of equal ones the lowest loss; of equal ones the first.
-        if self.best and (val["top1"], -val["loss"]) <= (self.best["top1"], -self.best["loss"]):
+        if self.best and (found["top1"], -found["loss"]) <= (self.best["top1"], -self.best["loss"]):
             return
         self.best = {
             "epoch": self.epoch,
-            "top1": val["top1"],
-            "loss": val["loss"],
+            "top1": found["top1"],
+            "loss": found["loss"],
             "scores": torch.from_numpy(scores),
             "head": copy.deepcopy(self.head.state_dict()),
         }
@@ -255,23 +260,29 @@ class _Fit:
         self.watcher.clips(self.epoch * self.data.train.num_clips, None)
 
     def result(self) -> FitResult:
-        """The best head with its scores and order probes."""
+        """Return the head of the best epoch, and score the reported clips and their order probes with it."""
+        select, report = self.data.select, self.data.report
         if not self.best:
-            scores = self._validation_scores()
-            val = figures(scores, self.data.val.labels[0])
-            self._keep_if_best(scores, val)
-            self.history.append(EpochRecord(0, 0.0, None, None, val["loss"], val["top1"]))
+            scores = self._scores(select)
+            found = figures(scores, select.labels[0])
+            self._keep_if_best(scores, found)
+            self.history.append(EpochRecord(0, 0.0, None, None, found["loss"], found["top1"]))
         self.head.load_state_dict(self.best["head"])
         self.head.requires_grad_(True).eval()
+        # The scores of the epoch itself where one split is both: a resumed fit computes nothing twice.
+        scores = self.best["scores"].numpy() if report is select else self._scores(report)
         return FitResult(
             seed=self.seed,
             head=self.head,
             history=tuple(self.history),
             best_epoch=self.best["epoch"],
-            clip_ids=self.data.val.clip_ids,
-            labels=self.data.val.labels[0],
-            scores=self.best["scores"].numpy(),
-            probes=probe_scores(self.head, self.data.val, self.compute),
+            clip_ids=report.clip_ids,
+            labels=report.labels[0],
+            scores=scores,
+            probes=probe_scores(self.head, report, self.compute),
+            selection=None
+            if report is select
+            else Selection(len(select.clip_ids), self.best["top1"], self.best["loss"]),
             seconds=self._seconds(),
             num_resumed_epochs=self.num_resumed_epochs,
         )

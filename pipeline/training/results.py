@@ -24,12 +24,12 @@ from pipeline.training.evaluation import SCORE_DECIMALS, figures
 METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE = "metrics.json", "history.csv", "predictions.csv"
 CONFUSION_FILE, TIMING_FILE, MODEL_FILE = "confusion.csv", "timing.json", "model.safetensors"
 METRIC_DECIMALS = 4
-HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "select_loss", "select_top1")
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the history; `lr` is the rate at the start of the epoch.
+    """One line of the history. `lr` is the rate at the start of the epoch; `select_*` are of the selection clips.
 
     Epochs count from 1; epoch 0 is the model as it came, listed by `finetune`, and by `fit-head` with `epochs` 0 alone.
     """
@@ -38,13 +38,24 @@ class EpochRecord:
     lr: float
     train_loss: float | None
     train_top1: float | None
-    val_loss: float
-    val_top1: float
+    select_loss: float | None
+    select_top1: float | None
 
 
 @dataclass(frozen=True)
+class Selection:
+    """The figures that selected the epoch, where other clips are reported: top-1 in percent, loss in nats."""
+
+    num_clips: int
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeedResult:
-    """What one seed came to: its epochs, and the scores of its best one on the validation clips.
+    """The epochs of one seed, and the scores of its best one on the reported clips.
+
+    selection: None where the reported clips selected the epoch, or no epoch was selected.
 
     Shape:
         labels: (N,), class indices; scores: (N, K), as `evaluation.rounded` makes them; probes: (N, K) each.
@@ -58,6 +69,7 @@ class SeedResult:
     scores: NDArray[np.float64]
     probes: Mapping[str, NDArray[np.float64]]
     seconds: float
+    selection: Selection | None = None
 
 
 def cell_name(backbone: str, head: str) -> str:
@@ -66,24 +78,30 @@ def cell_name(backbone: str, head: str) -> str:
 
 
 def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
-    """`val`, `probes` and `ece` of a cell: means over its seeds, and how sure its top-1 is.
+    """Compute `report`, `select`, `probes` and `ece` of a cell: means over its seeds, and the interval of its top-1.
 
+    `report` has the figures of the reported clips. `select` has those that selected the epoch, where other clips did.
     `top1_std` is over the seeds (n - 1 in the denominator; there with several seeds only). `top1_low` and `top1_high`
     bound its 95 % interval over clips and seeds, over clips alone with one seed. `ece` is in percent.
     """
     of_seeds = [figures(result.scores, result.labels) for result in results]
-    val = {name: _mean(of_seed[name] for of_seed in of_seeds) for name in of_seeds[0]}
+    report = {name: _mean(of_seed[name] for of_seed in of_seeds) for name in of_seeds[0]}
     if len(results) > 1:
-        val["top1_std"] = _rounded(float(np.std([of_seed["top1"] for of_seed in of_seeds], ddof=1)))
+        report["top1_std"] = _rounded(float(np.std([of_seed["top1"] for of_seed in of_seeds], ddof=1)))
     right = np.stack([metrics.hits(result.scores, result.labels) for result in results])
     interval = accuracy_interval(right)
-    val["top1_low"], val["top1_high"] = _rounded(interval.low), _rounded(interval.high)
+    report["top1_low"], report["top1_high"] = _rounded(interval.low), _rounded(interval.high)
     probes = {
         probe: _mean(metrics.top1(result.probes[probe], result.labels) for result in results)
         for probe in results[0].probes
     }
+    selections = [result.selection for result in results if result.selection is not None]
+    select = {
+        name: _mean(getattr(selection, name) for selection in selections) for name in ("top1", "loss") if selections
+    }
     return {
-        "val": val,
+        **({"select": select} if select else {}),
+        "report": report,
         "probes": probes,
         "ece": _mean(metrics.ece(result.scores, result.labels) for result in results),
     }
@@ -98,13 +116,16 @@ def write_results(
 ) -> dict[str, Any]:
     """Write the files of a cell but its model, `metrics.json` last of those in Git, and return the metrics.
 
-    `about` comes first in the metrics: head, backbone, weights, recipe, num_segments, num_train, num_failed, ….
+    `about` comes first in the metrics: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
+    num_train, num_failed, ….
     """
+    first = results[0]
     values = {
         **about,
         "num_seeds": len(results),
-        "num_val": len(results[0].labels),
-        "best_epoch": results[0].best_epoch,
+        **({"num_select": first.selection.num_clips} if first.selection is not None else {}),
+        "num_report": len(first.labels),
+        "best_epoch": first.best_epoch,
         **metrics_of(results),
     }
     write_text(folder / HISTORY_FILE, _history_text(results))
