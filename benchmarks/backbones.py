@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import Backbone, build_backbone, calibrate_batch_norm, pooled
-from pipeline.extraction.allocator import keep_memory_between_batches
 from pipeline.video.crops import centre_crop
 from pipeline.video.render import render
 

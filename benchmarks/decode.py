@@ -26,8 +26,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import write_frame_folder, write_video
 from pipeline.video.sampling import test_frame_indices
 
 NUM_FRAMES, NUM_SEGMENTS, FPS = 40, 8, 12

@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from pipeline.datasets.motion import GESTURES
+from pipeline.prepare.gestures.motion import GESTURES
 from pipeline.store import FeatureStore
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)

@@ -29,17 +29,17 @@ import torch
 from PIL import Image
 
 from benchmarks.decode import drawn_clip
+from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import torchvision
-from pipeline.extraction import ExtractionRequest, extract_features
-from pipeline.extraction.allocator import keep_memory_between_batches
-from pipeline.extraction.compute import Compute
-from pipeline.extraction.forward import Forward
+from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract.compute import Compute
+from pipeline.extract.forward import Forward
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import write_frame_folder, write_video
 from pipeline.video.render import render
 from pipeline.video.views import test_view
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.extraction import write_clips
-from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extract import ExtractionRequest, extract_features
 
 SECONDS_BETWEEN_LOOKS = 0.1
 

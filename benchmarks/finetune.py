@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.heads import machine
+from pipeline.devices import fixed_threads, num_cores
+from pipeline.finetune.model import EndToEnd, choose_precision, fresh_classifier, set_training_mode
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
-from pipeline.training.compute import fixed_threads, num_cores
-from pipeline.training.finetune_model import EndToEnd, choose_precision, fresh_classifier, set_training_mode
 from pipeline.training.optimiser import build_optimiser, clear_gradients, clip_gradients, plan_parameters
 from stages.finetune import finetune
 

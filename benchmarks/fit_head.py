@@ -28,20 +28,21 @@ import click
 import numpy as np
 import torch
 
-from pipeline.extraction.blocks import ClipJob
-from pipeline.extraction.recheck import worker_like
+from pipeline.devices import num_cores
+from pipeline.extract.blocks import ClipJob
+from pipeline.fit_head import fit as fit_module
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.compute import Compute, choose_compute
+from pipeline.fit_head.features import ClipFeatures, Draw
+from pipeline.fit_head.fit import HeadData, Watcher
+from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import HEADS
 from pipeline.manifest import read_manifest
 from pipeline.recipe import FrameChoices, Recipe, named_recipe
 from pipeline.store import FeatureStore
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
-from pipeline.training import fit as fit_module
-from pipeline.training.cached_data import CachedData
-from pipeline.training.compute import Compute, choose_compute, num_cores
-from pipeline.training.features import ClipFeatures, Draw
-from pipeline.training.fit import HeadData, Watcher
-from pipeline.training.map_features import MapCache
+from pipeline.store_command.recheck import worker_like
 
 JESTER_CLIPS = 118_562
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.evaluation.metrics import hits, top1
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.compute import choose_compute
+from pipeline.fit_head.fit import FitResult, fit_head
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe
-from pipeline.training.cached_data import CachedData
-from pipeline.training.compute import choose_compute
-from pipeline.training.fit import FitResult, fit_head
 
 
 def right_clips(data: CachedData, head: str, recipe: Recipe, seed: int) -> np.ndarray:

@@ -20,9 +20,9 @@ import yaml
 
 from benchmarks.fits import selection_top1
 from pipeline.files import write_text
+from pipeline.fit_head.cached_data import CachedData
 from pipeline.recipe import named_recipe
 from pipeline.store import FeatureStore
-from pipeline.training.cached_data import CachedData
 
 
 @click.command()

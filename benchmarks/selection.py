@@ -23,12 +23,12 @@ import yaml
 from benchmarks.heads import machine
 from pipeline.evaluation.metrics import top1
 from pipeline.files import write_text
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.compute import choose_compute
+from pipeline.fit_head.fit import fit_head
 from pipeline.heads import HEADS
 from pipeline.recipe import named_recipe
 from pipeline.store import FeatureStore
-from pipeline.training.cached_data import CachedData
-from pipeline.training.compute import choose_compute
-from pipeline.training.fit import fit_head
 
 
 def measured(data: CachedData, head: str, settings: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -23,10 +23,10 @@ import numpy as np
 from numcodecs import Blosc, Zstd
 
 from pipeline.store import FeatureStore
-from pipeline.store.info import describe
 from pipeline.store.layout import chunk_key
 from pipeline.store.record import BlockRecord, ClipRecord, write_record
 from pipeline.store.writer import WantedClip, lay_out
+from pipeline.store_command.info import describe
 
 CODECS = {
     "zstd -1": Zstd(level=-1),

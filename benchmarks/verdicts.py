@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from pipeline.analysis.cells import Cell, Predictions
-from pipeline.analysis.comparison import Group, Row, pair_tests
+from pipeline.compare.comparison import Group, Row, pair_tests
+from pipeline.devices import num_cores
+from pipeline.evaluation.result_reader import Cell, Predictions
 from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_difference
-from pipeline.training.compute import num_cores
 
 SEEDS = (1, 2, 3, 5)
 CLIPS = (20, 56, 210, 5_000)

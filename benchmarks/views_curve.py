@@ -23,13 +23,13 @@ import torch
 from benchmarks.fits import right_clips
 from benchmarks.heads import machine
 from pipeline.evaluation.statistics import Interval, accuracy_interval
-from pipeline.extraction.blocks import views_of
+from pipeline.extract.blocks import views_of
 from pipeline.files import write_text
+from pipeline.fit_head.cached_data import CachedData
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.store import FeatureStore
-from pipeline.store.info import describe
 from pipeline.store.writer import TRAIN_SPLIT
-from pipeline.training.cached_data import CachedData
+from pipeline.store_command.info import describe
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

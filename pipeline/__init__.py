@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from pipeline.errors import PipelineError
     from pipeline.heads import build_head
     from pipeline.model import load_model, load_spec
-    from pipeline.prediction.notebook import LabelledFeatures, features, open_store
-    from pipeline.prediction.predict import predict
+    from pipeline.predict.notebook import LabelledFeatures, features, open_store
+    from pipeline.predict.predict import predict
 
 # Where each name comes from. Nothing is imported before it is asked for: `import pipeline` takes no time.
 _HOMES = {
-    "LabelledFeatures": "pipeline.prediction.notebook",
+    "LabelledFeatures": "pipeline.predict.notebook",
     "PipelineError": "pipeline.errors",
     "build_head": "pipeline.heads",
-    "features": "pipeline.prediction.notebook",
+    "features": "pipeline.predict.notebook",
     "load_model": "pipeline.model",
     "load_spec": "pipeline.model",
-    "open_store": "pipeline.prediction.notebook",
-    "predict": "pipeline.prediction.predict",
+    "open_store": "pipeline.predict.notebook",
+    "predict": "pipeline.predict.predict",
 }
 
 __all__ = [

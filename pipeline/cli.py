@@ -104,7 +104,7 @@ def check(**options: Any) -> None:
     Example:
       pipeline check data_manifests/jester.csv --root /data/jester --decode --out findings.csv
     """
-    from stages.check import check as run
+    from pipeline.prepare.check import check as run
 
     run(**options)
 
@@ -298,7 +298,7 @@ def predict(**options: Any) -> None:
       find clips -name '*.mp4' | pipeline predict model.safetensors - --format csv
       pipeline predict model.safetensors long.mp4 --timeline long.png --window 48
     """
-    from stages.predict import predict as run
+    from pipeline.predict.command import predict as run
 
     run(**options)
 
@@ -325,7 +325,7 @@ def evaluate(**options: Any) -> None:
       pipeline evaluate model.safetensors --store cache/jester/squeezenet.zarr --split val
       pipeline evaluate model.safetensors --manifest data_manifests/jester.csv --crops 3 --draws 4
     """
-    from stages.evaluate import evaluate as run
+    from pipeline.predict.evaluate_command import evaluate as run
 
     run(**options)
 
@@ -343,7 +343,7 @@ def export(**options: Any) -> None:
     Example:
       pipeline export results/fit_head/squeezenet-trn/model.safetensors --out trn.onnx
     """
-    from stages.export import export as run
+    from pipeline.predict.export_command import export as run
 
     run(**options)
 
@@ -368,7 +368,7 @@ def store_info(**options: Any) -> None:
     Example:
       pipeline store info cache/jester/squeezenet.zarr
     """
-    from stages.store import store_info as run
+    from pipeline.store_command.command import store_info as run
 
     run(**options)
 
@@ -388,7 +388,7 @@ def store_verify(**options: Any) -> None:
     Example:
       pipeline store verify cache/jester/squeezenet.zarr --repair
     """
-    from stages.store import store_verify as run
+    from pipeline.store_command.command import store_verify as run
 
     run(**options)
 
@@ -403,7 +403,7 @@ def store_export(**options: Any) -> None:
     Example:
       pipeline store export cache/jester/squeezenet.zarr --out squeezenet.h5
     """
-    from stages.store import store_export as run
+    from pipeline.store_command.command import store_export as run
 
     run(**options)
 
@@ -418,7 +418,7 @@ def store_import(**options: Any) -> None:
     Example:
       pipeline store import squeezenet.h5 --store cache/jester/squeezenet.zarr
     """
-    from stages.store import store_import as run
+    from pipeline.store_command.command import store_import as run
 
     run(**options)
 
@@ -441,7 +441,7 @@ def describe(what: str, num_segments: int, num_classes: int, map_size: int, as_j
     Example:
       pipeline describe heads --json --num-segments 8 --num-classes 27
     """
-    from pipeline.analysis.complexity import describe_backbones, describe_heads
+    from pipeline.compare.complexity import describe_backbones, describe_heads
 
     rows = describe_backbones() if what == "backbones" else describe_heads(num_segments, num_classes, map_size)
     click.echo(json.dumps(rows, indent=2) if as_json else _as_table(rows))
@@ -478,7 +478,7 @@ def train_bundled(**options: Any) -> None:
     Example:
       pipeline train-bundled --minutes 45
     """
-    from stages.train_bundled import train_bundled_weights as run
+    from pipeline.bundled.command import train_bundled_weights as run
 
     run(**{name: value for name, value in options.items() if value is not None})
 

@@ -1,6 +1,10 @@
-"""The processor or GPU that a command names."""
+"""The processor or GPU that a command names, and what it can do."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -31,3 +35,30 @@ def find_device(name: str) -> torch.device:
     if number >= torch.cuda.device_count():
         raise PipelineError(f"`device` is {name}, but there are only {torch.cuda.device_count()} GPUs, from cuda:0 on.")
     return torch.device("cuda", number)
+
+
+def has_bfloat16(device: torch.device | str) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware.
+
+    torch's own flag of oneDNN is also set on processors with AVX-512 alone, which emulate bfloat16.
+    """
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def fixed_threads(threads: int) -> Iterator[None]:
+    """Run torch with `threads` threads inside the block: sums of floats depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

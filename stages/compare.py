@@ -11,13 +11,13 @@ from typing import Any
 import click
 import torch
 
-from pipeline.analysis.cells import Cell, find_cells, parse_pairs, read_cell
-from pipeline.analysis.comparison import Comparison, compare_cells, map_size_of
-from pipeline.analysis.gate import GateReport, compare_with_revision
-from pipeline.analysis.latency import HeadCost, measure_head
-from pipeline.analysis.plots import write_plots
-from pipeline.analysis.report import write_report
-from pipeline.analysis.table import (
+from pipeline.backbones import backbone_contract
+from pipeline.compare.comparison import Comparison, compare_cells, map_size_of
+from pipeline.compare.gate import GateReport, compare_with_revision
+from pipeline.compare.latency import HeadCost, measure_head
+from pipeline.compare.plots import write_plots
+from pipeline.compare.report import write_report
+from pipeline.compare.table import (
     as_json,
     csv_table,
     legend_of,
@@ -26,8 +26,8 @@ from pipeline.analysis.table import (
     terminal_table,
     wrapped,
 )
-from pipeline.backbones import backbone_contract
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import Cell, find_cells, parse_pairs, read_cell
 from pipeline.files import write_json, write_text
 from pipeline.heads import HEADS
 from pipeline.manifest import Manifest, read_manifest

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractionRequest, ExtractionSummary, extract_features
+from pipeline.extract import ExtractionRequest, ExtractionSummary, extract_features
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 

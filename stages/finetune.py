@@ -19,21 +19,17 @@ import pipeline.evaluation
 import pipeline.heads
 import pipeline.training
 import pipeline.video
-from pipeline.analysis.cells import Predictions, read_cell
+from pipeline.allocator import keep_memory_between_batches
+from pipeline.devices import fixed_threads, num_cores
 from pipeline.errors import PipelineError
-from pipeline.extraction.allocator import keep_memory_between_batches
-from pipeline.extraction.compute import has_compiler
+from pipeline.evaluation.result_reader import Predictions, read_cell
+from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
+from pipeline.evaluation.selection import TRAIN, plan_splits
+from pipeline.extract.compute import has_compiler
 from pipeline.files import sha256_of_file, write_json
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.model import Classifier, save_model
-from pipeline.recipe import FrameChoices, HeadChoices, Recipe, named_recipe
-from pipeline.registry import HEAD_NAMES, unknown_name
-from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.training.clips import ClipLoader, LabelledClip, SampleSettings
-from pipeline.training.compute import fixed_threads, num_cores
-from pipeline.training.distributed import World, joined_world
-from pipeline.training.finetune import Finetuner
-from pipeline.training.finetune_model import (
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
+from pipeline.finetune.distributed import World, joined_world
+from pipeline.finetune.model import (
     STAGE,
     check_recomputes,
     choose_precision,
@@ -42,10 +38,14 @@ from pipeline.training.finetune_model import (
     freeze_up_to,
     fresh_classifier,
 )
-from pipeline.training.finetune_scoring import ScoredClips
-from pipeline.training.finetune_settings import CHECKPOINT_SECONDS, ClipData, FinetuneSettings
-from pipeline.training.results import MODEL_FILE, cell_name, write_results
-from pipeline.training.selection import TRAIN, plan_splits
+from pipeline.finetune.scoring import ScoredClips
+from pipeline.finetune.state import CHECKPOINT_SECONDS, ClipData, FinetuneSettings
+from pipeline.finetune.trainer import Finetuner
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.model import Classifier, save_model
+from pipeline.recipe import FrameChoices, HeadChoices, Recipe, named_recipe
+from pipeline.registry import HEAD_NAMES, unknown_name
+from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.video.flips import swapped_labels
 
 NONE = "none"
@@ -230,7 +230,7 @@ def _begin(
         if data.report is not data.select and init != NONE:
             # The scores that `fit-head` wrote are of the reported clips. They decide nothing here.
             start = tuner.score(data.report, samples)
-    top1 = start.figures()["top1"]
+    top1 = start.metrics()["top1"]
     cached = _cached_predictions(Path(init).parent) if init != NONE else None
     if cached is None:
         say(f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else ""))

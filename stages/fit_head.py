@@ -9,16 +9,17 @@ from typing import Any
 import click
 from torch import nn
 
+from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
+from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE, is_marked
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.compute import choose_compute
+from pipeline.fit_head.run import Cell, CellOutcome, backbone_of_store, fit_cell
+from pipeline.fit_head.workers import CellTask, StoreRequest, TaskResult, fit_side_by_side
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES, look_up
 from pipeline.store import FeatureStore
-from pipeline.training.cached_data import CachedData
-from pipeline.training.cells import Cell, CellOutcome, backbone_of_store, fit_cell
-from pipeline.training.compute import choose_compute, num_cores
-from pipeline.training.parallel import CellTask, StoreRequest, TaskResult, fit_side_by_side
-from pipeline.training.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE, is_marked
 
 ALL = "all"
 # Settings of `heads.<name>` that are not switches of the recipe.

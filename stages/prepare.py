@@ -8,18 +8,18 @@ from pathlib import Path
 
 import click
 
-from pipeline.datasets.csv_table import list_csv
-from pipeline.datasets.directory_scan import is_image_name
-from pipeline.datasets.folders import list_folders_of_classes
-from pipeline.datasets.frame_lists import list_frame_lists
-from pipeline.datasets.gestures import GestureSettings, write_gestures
-from pipeline.datasets.hmdb51 import list_hmdb51
-from pipeline.datasets.jester import list_jester
-from pipeline.datasets.listing import DEFAULT_VAL_SHARE, Listing, ListingRequest
-from pipeline.datasets.something_v2 import list_something_v2
-from pipeline.datasets.ucf101 import list_ucf101
 from pipeline.errors import PipelineError
 from pipeline.manifest import HDF5_SEPARATOR, Manifest, classes_path, read_manifest, write_manifest
+from pipeline.prepare.csv_table import list_csv
+from pipeline.prepare.directory_scan import is_image_name
+from pipeline.prepare.folders import list_folders_of_classes
+from pipeline.prepare.frame_lists import list_frame_lists
+from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
+from pipeline.prepare.hmdb51 import list_hmdb51
+from pipeline.prepare.jester import list_jester
+from pipeline.prepare.listing import DEFAULT_VAL_SHARE, Listing, ListingRequest
+from pipeline.prepare.something_v2 import list_something_v2
+from pipeline.prepare.ucf101 import list_ucf101
 from pipeline.registry import look_up
 from pipeline.video.flips import swapped_labels
 
@@ -152,8 +152,8 @@ def _write_listing(listing: Listing, request: ListingRequest, out: Path, pack: P
 
 def _packed(listing: Listing, root: Path, path: Path) -> Listing:
     """Copy the clips' folders of frames into one HDF5 file; clips that it has already are left alone."""
+    from pipeline.prepare.packing import pack
     from pipeline.progress import Progress
-    from pipeline.video.packing import pack
 
     videos = [clip for clip in listing.clips if (root / clip.path).is_file() and not is_image_name(clip.path)]
     if videos:

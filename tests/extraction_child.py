@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extract import ExtractionRequest, extract_features
 from pipeline.manifest import read_manifest
 from stages.extract import summary_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extract import ExtractionRequest, extract_features
 from pipeline.manifest import Manifest, read_manifest
 from stages.fit_head import fit_head
 from tests.small_clips import T, write_clips

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.finetune.model import fresh_classifier
 from pipeline.manifest import Clip, write_manifest
 from pipeline.model import save_model
+from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.recipe import named_recipe
-from pipeline.training.finetune_model import fresh_classifier
-from pipeline.video.encode import write_frame_folder
 
 CLASSES = ("swipe_left", "swipe_right", "still")
 T = 2

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-DESCRIBE = "import json; from pipeline.analysis.complexity import describe_heads; print(json.dumps(describe_heads()))"
+DESCRIBE = "import json; from pipeline.compare.complexity import describe_heads; print(json.dumps(describe_heads()))"
 
 
 def code_blocks() -> list[str]:
@@ -31,7 +31,7 @@ FIT_AND_COMPARE = """
 import sys
 from pathlib import Path
 from stages.compare import compare
-from stages.predict import predict
+from pipeline.predict.command import predict
 from tests.fitted_models import fitted_in
 fitted = fitted_in(Path(sys.argv[1]), heads=("tconv", "tsn"))
 compare([fitted.folder / "fit"], report=False, width=120)

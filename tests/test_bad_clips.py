@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ClipError
+from pipeline.prepare.gestures.encode import write_frame_folder, write_video
+from pipeline.prepare.packing import pack
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import write_frame_folder, write_video
-from pipeline.video.packing import pack
 
 KINDS = ("webm", "mp4", "avi", "gif", "jpg", "h5")
 CODEC_OF_KIND = {"webm": "libvpx-vp9", "mp4": "libx264", "avi": "mpeg4", "gif": "gif"}

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from pipeline.backbones import build_backbone
-from pipeline.extraction import ExtractionRequest, ExtractionSummary, extract_features
+from pipeline.extract import ExtractionRequest, ExtractionSummary, extract_features
 from pipeline.manifest import Clip, read_manifest, write_manifest
+from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage
-from pipeline.video.encode import write_frame_folder, write_video
 from stages.extract import extract
 from tests.test_bad_clips import damage_one_packet, lose_one_packet, small_frames, write_sound
 from tests.test_decode import plain_decode, write_in_two_sizes, write_turned

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from pipeline.backbones.backbone import pooled
 from pipeline.backbones.squeezenet import SqueezeNet
 from pipeline.backbones.weights import BUNDLED_FOLDER, load_weights
-from pipeline.datasets.hands import paint_hand, random_look
-from pipeline.datasets.seeding import generator_for
-from pipeline.datasets.stills import TARGET_NAMES, Stills, draw_stills, random_pose
+from pipeline.bundled.command import train_bundled_weights
+from pipeline.bundled.pretext import QUESTIONS, Pretext
+from pipeline.bundled.still_pools import varied_batch
+from pipeline.bundled.stills import TARGET_NAMES, Stills, draw_stills, random_pose
+from pipeline.bundled.train import BundledSettings, Phase, train_bundled
 from pipeline.errors import PipelineError
-from pipeline.training.bundled import BundledSettings, Phase, train_bundled
-from pipeline.training.pretext import QUESTIONS, Pretext
-from pipeline.training.still_pools import varied_batch
-from stages.train_bundled import train_bundled_weights
+from pipeline.prepare.gestures.hands import paint_hand, random_look
+from pipeline.prepare.gestures.seeding import generator_for
 
 TINY = BundledSettings(
     phases=(Phase(48, 48, 2, 1), Phase(48, 64, 1, 1)),
@@ -68,7 +68,7 @@ def test_time_limit_stops_at_a_checkpoint(tmp_path: Path) -> None:
 def test_stage_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("stages.train_bundled.BundledSettings", lambda seed: replace(TINY, seed=seed))
+    monkeypatch.setattr("pipeline.bundled.command.BundledSettings", lambda seed: replace(TINY, seed=seed))
     threads = torch.get_num_threads()
     train_bundled_weights(out=tmp_path / "w.safetensors", checkpoint=tmp_path / "w.pt", minutes=0.0, threads=2)
     assert torch.get_num_threads() == threads

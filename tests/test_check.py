@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import cli
 from pipeline.manifest import Clip, read_manifest, write_manifest
-from pipeline.video.encode import write_frame_folder, write_video
-from pipeline.video.packing import pack
+from pipeline.prepare.gestures.encode import write_frame_folder, write_video
+from pipeline.prepare.packing import pack
 
 
 def frames(seed: int, num_frames: int = 5) -> np.ndarray:

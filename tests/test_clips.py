@@ -18,9 +18,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.manifest import read_manifest
-from pipeline.recipe import FrameChoices
-from pipeline.training.clips import (
+from pipeline.finetune.clip_loader import (
     FIRST_FRESH_DRAW,
     ClipLoader,
     LabelledClip,
@@ -30,6 +28,8 @@ from pipeline.training.clips import (
     collate,
     load_sample,
 )
+from pipeline.manifest import read_manifest
+from pipeline.recipe import FrameChoices
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view, test_view
@@ -191,7 +191,7 @@ def test_workers_end_with_a_parent_that_is_killed(clips: tuple[LabelledClip, ...
     script = f"""
         import multiprocessing, sys, time
         from pipeline.recipe import FrameChoices
-        from pipeline.training.clips import ClipLoader, LabelledClip, SampleRequest, SampleSettings
+        from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings
         if __name__ == "__main__":
             clip = LabelledClip("clip", {clips[0].location!r}, 0)
             with ClipLoader(1, num_ahead=2) as loader:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.analysis.complexity import describe_backbones, describe_heads
+from pipeline.compare.complexity import describe_backbones, describe_heads
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS, build_head
 from tests.plain_heads import PLAIN_HEADS, trn

@@ -10,12 +10,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import cli
-from pipeline.datasets.directory_scan import find_clips
 from pipeline.errors import ClipError
 from pipeline.manifest import read_manifest
+from pipeline.prepare.directory_scan import find_clips
+from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.splitting import LabelledId, stratified_split
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import write_frame_folder
 from tests.conftest import REPOSITORY
 
 JESTER_CLASSES = 'class_id,label\n0,Zooming In; Slowly\n1,"Drawing a ""V"""\n2,Swiping Left\n3,Swiping Right\n'

@@ -15,10 +15,10 @@ from PIL import Image
 
 from pipeline.errors import ClipError, PipelineError
 from pipeline.manifest import read_manifest
+from pipeline.prepare.gestures.encode import encode_jpg, write_frame_folder, write_video
+from pipeline.prepare.packing import pack
 from pipeline.video import video_file
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import encode_jpg, write_frame_folder, write_video
-from pipeline.video.packing import pack
 from pipeline.video.shown_frames import shown_in_vp8, shown_in_vp9
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.analysis.cells import read_cell
 from pipeline.errors import PipelineError
-from pipeline.training.distributed import World, joined_world
+from pipeline.evaluation.result_reader import read_cell
+from pipeline.finetune.distributed import World, joined_world
 from stages.finetune import finetune
 from tests.conftest import REPOSITORY
 from tests.small_clips import write_clips, write_model

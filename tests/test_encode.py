@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError, ShapeError
-from pipeline.video.encode import write_frame_folder, write_video
+from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from tests.conftest import REPOSITORY
 
 
@@ -30,7 +30,7 @@ def plain_decode(path: Path) -> np.ndarray:
 
 WRITE = """
 import sys
-from pipeline.video.encode import write_video
+from pipeline.prepare.gestures.encode import write_video
 from tests.test_encode import moving_square
 for suffix, codec in ((".webm", "libvpx-vp9"), (".mp4", "libx264"), (".mkv", "ffv1"), (".avi", "mpeg4")):
     write_video(sys.argv[1] + suffix, moving_square(), 12, codec)

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.analysis.cells import read_cell
 from pipeline.cli import cli
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import read_cell
+from pipeline.evaluation.result_writer import SeedResult
 from pipeline.manifest import write_manifest
 from pipeline.model import load_model, save_model
-from pipeline.prediction.evaluation import class_rows
-from pipeline.prediction.scorer import Scorer
-from pipeline.prediction.seen import plan_of, see
+from pipeline.predict.evaluate_command import evaluate
+from pipeline.predict.evaluation import class_rows
+from pipeline.predict.scorer import Scorer
+from pipeline.predict.seen import plan_of, see
 from pipeline.recipe import recipe_from_dict
-from pipeline.training.results import SeedResult
-from stages.evaluate import evaluate
 from tests.fitted_models import HEADS, Fitted, fitted_in
 from tests.small_clips import CLASSES
 

@@ -16,7 +16,7 @@ from pipeline.cli import cli
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS
 from pipeline.model import load_model
-from pipeline.prediction.export import Exportable, export_model, largest_difference
+from pipeline.predict.export import Exportable, export_model, largest_difference
 from tests.test_model import classifier, save
 
 FAST = ("tsn", "lstm", "fcn3d")
@@ -68,7 +68,7 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
 
 
 def test_scores_that_differ_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.prediction.export.largest_difference", lambda *arguments: float("nan"))
+    monkeypatch.setattr("pipeline.predict.export.largest_difference", lambda *arguments: float("nan"))
     with pytest.raises(PipelineError, match="differ from torch's"):
         export_model(classifier("tsn"), tmp_path / "m.pt2")
     assert list(tmp_path.iterdir()) == []

@@ -14,26 +14,26 @@ import pytest
 import torch
 
 from pipeline.backbones import build_backbone
+from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractionRequest, extract_features
-from pipeline.extraction.blocks import BlockJob, ClipJob
-from pipeline.extraction.compute import (
+from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract.blocks import BlockJob, ClipJob
+from pipeline.extract.compute import (
     BFLOAT16_ERROR_BOUND,
     batch_frames_of,
     bfloat16_error,
     choose_compile_mode,
     choose_dtype,
-    has_bfloat16,
 )
-from pipeline.extraction.extract import choose_num_workers
-from pipeline.extraction.forward import all_finite
+from pipeline.extract.extract import choose_num_workers
+from pipeline.extract.forward import all_finite
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore, layout
 from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import write_frame_folder
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
 from stages.extract import extract, summary_text
@@ -266,7 +266,7 @@ def test_other_settings_are_refused_by_name(
 def test_a_store_of_an_older_transform_is_read_and_not_extended(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.extraction.extract.TRANSFORM_VERSION", 1)
+    monkeypatch.setattr("pipeline.extract.extract.TRANSFORM_VERSION", 1)
     run(manifest, tmp_path / "s.zarr", maps=("pooled",))
     monkeypatch.undo()
     with pytest.raises(PipelineError, match=r"transform_version=1, asked for.*transform_version=2"):
@@ -296,7 +296,7 @@ def test_a_decoder_that_changed_cannot_pass_unnoticed(
     def brighter(frames: np.ndarray, *rest: Any) -> torch.Tensor:
         return render(np.where(frames < 255, frames + 1, frames).astype(np.uint8), *rest)
 
-    monkeypatch.setattr("pipeline.extraction.clip_steps.render", brighter)
+    monkeypatch.setattr("pipeline.extract.clip_steps.render", brighter)
     with pytest.raises(PipelineError, match="come out otherwise when computed again"):
         run(manifest, tmp_path / "s.zarr", num_draws=2)
 
@@ -336,7 +336,7 @@ def test_a_value_beyond_float16_fails_its_clip(
                 parameter.mul_(1e6)
         return backbone, record
 
-    monkeypatch.setattr("pipeline.extraction.clip_steps.build_backbone", built)
+    monkeypatch.setattr("pipeline.extract.clip_steps.build_backbone", built)
     summary = run(manifest, tmp_path / "s.zarr")
     assert {clip.kind for clip in summary.failed} == {"overflow"}
     assert len(summary.failed) == 5
@@ -389,7 +389,7 @@ def test_inductor_features_stay_near_plain_ones(manifest: Manifest, tmp_path: Pa
 def test_bfloat16_is_taken_where_there_and_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, _ = build_backbone("squeezenet", "random", seed=0)
     frames = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    module = "pipeline.extraction.compute"
+    module = "pipeline.extract.compute"
     monkeypatch.setattr(f"{module}.has_bfloat16", lambda device: True)
     monkeypatch.setattr(f"{module}.bfloat16_error", lambda *given: BFLOAT16_ERROR_BOUND / 2)
     assert choose_dtype("auto", "cpu", backbone, frames) == ("bfloat16", "")
@@ -411,7 +411,7 @@ def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest
 
 
 def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.extraction.compute.has_compiler", lambda: False)
+    monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
     mode, said = choose_compile_mode("auto", "cpu", 10**6)
     assert mode == "jit"
     assert "No C++ compiler" in said
@@ -444,8 +444,8 @@ def test_no_more_workers_are_started_than_cores_and_memory_allow(
     clips = tuple(ClipJob(offset, f"c{offset}", "", "wave", ("test",)) for offset in range(64))
     jobs = [BlockJob(block, ("test",), clips, ()) for block in range(100)]
     # What Dask finds, in a container its share: of the cores by their quota, of the memory by its limit.
-    monkeypatch.setattr("pipeline.extraction.cluster.CPU_COUNT", num_cores)
-    monkeypatch.setattr("pipeline.extraction.cluster.MEMORY_LIMIT", gigabytes << 30)
+    monkeypatch.setattr("pipeline.extract.cluster.CPU_COUNT", num_cores)
+    monkeypatch.setattr("pipeline.extract.cluster.MEMORY_LIMIT", gigabytes << 30)
     request = dataclasses.replace(REQUEST, num_workers=None)
     assert choose_num_workers(request, settings, jobs) == expected
     assert choose_num_workers(request, settings, jobs[:1]) == 0

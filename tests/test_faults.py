@@ -17,10 +17,10 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage
-from pipeline.video.encode import write_frame_folder
-from stages.store import store_verify
+from pipeline.store_command.command import store_verify
 
 CHILD = Path(__file__).with_name("extraction_child.py")
 PHASES = ("decode", "forward", "write", "move", "mark")

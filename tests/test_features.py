@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
+from pipeline.fit_head import features as module
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.features import ClipFeatures, batches, labelled_rows, load_frames, load_pooled
+from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.recipe import FrameChoices, named_recipe
-from pipeline.training import features as module
-from pipeline.training.cached_data import CachedData
-from pipeline.training.features import ClipFeatures, batches, labelled_rows, load_frames, load_pooled
-from pipeline.training.map_features import MapCache, open_spatial
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 from tests.memory_source import SIZE, C, MemorySource, T, make_source
 

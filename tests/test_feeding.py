@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractionSummary, extract_features
-from pipeline.extraction.ahead import InThisThread, ahead, executor_of
-from pipeline.extraction.compute import MAX_CUDA_BATCH_FRAMES, choose_batch_frames
+from pipeline.extract import ExtractionSummary, extract_features
+from pipeline.extract.compute import MAX_CUDA_BATCH_FRAMES, choose_batch_frames
 from pipeline.manifest import Manifest
+from pipeline.prefetch import InThisThread, ahead, executor_of
 from pipeline.store import FeatureStore
 from tests.test_extraction import REQUEST, arrays_of, run, write_data
 
@@ -58,7 +58,7 @@ def test_a_batch_with_all_views_of_a_clip_gives_each_view_its_own(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(manifest, tmp_path / "plain.zarr", num_draws=2)
-    monkeypatch.setattr("pipeline.extraction.compute.choose_batch_frames", lambda *given: 6)
+    monkeypatch.setattr("pipeline.extract.compute.choose_batch_frames", lambda *given: 6)
     run(manifest, tmp_path / "s.zarr", num_draws=2, decode_threads=THREADS)
     monkeypatch.undo()
     found, plain = FeatureStore.open(tmp_path / "s.zarr"), FeatureStore.open(tmp_path / "plain.zarr")

@@ -23,17 +23,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.utils import counters
 
-from pipeline.analysis.cells import read_cell
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
-from pipeline.extraction.compute import has_compiler
-from pipeline.manifest import read_manifest, write_manifest
-from pipeline.model import load_model, load_spec
-from pipeline.recipe import FrameChoices, named_recipe
-from pipeline.store import FeatureStore
-from pipeline.training import finetune as finetune_module
-from pipeline.training.clips import FIRST_FRESH_DRAW
-from pipeline.training.finetune_model import (
+from pipeline.evaluation.result_reader import read_cell
+from pipeline.evaluation.selection import plan_splits
+from pipeline.extract.compute import has_compiler
+from pipeline.finetune import trainer as finetune_module
+from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW
+from pipeline.finetune.model import (
     EndToEnd,
     Precision,
     check_recomputes,
@@ -43,8 +40,11 @@ from pipeline.training.finetune_model import (
     fresh_classifier,
     set_training_mode,
 )
+from pipeline.manifest import read_manifest, write_manifest
+from pipeline.model import load_model, load_spec
+from pipeline.recipe import FrameChoices, named_recipe
+from pipeline.store import FeatureStore
 from pipeline.training.optimiser import plan_parameters
-from pipeline.training.selection import plan_splits
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
 from stages.extract import extract

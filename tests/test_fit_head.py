@@ -11,13 +11,14 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import top1
+from pipeline.fit_head import fit as fit_module
+from pipeline.fit_head.compute import Compute, choose_compute, has_convolutions
+from pipeline.fit_head.features import labelled_rows, load_pooled
+from pipeline.fit_head.fit import FitResult, HeadData, fit_head
+from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
-from pipeline.training import fit as fit_module
-from pipeline.training.compute import Compute, choose_compute, has_convolutions
-from pipeline.training.features import labelled_rows, load_pooled
-from pipeline.training.fit import FitResult, HeadData, balanced_weights, fit_head
-from pipeline.training.map_features import MapCache, open_spatial
+from pipeline.training.loss import balanced_weights
 from tests.memory_source import C, T, make_source
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)

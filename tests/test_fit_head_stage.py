@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.extraction import ExtractionRequest, extract_features
+from pipeline.extract import ExtractionRequest, extract_features
 from pipeline.manifest import read_manifest
 from stages.fit_head import fit_head
 from tests.small_clips import T, write_clips

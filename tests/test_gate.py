@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.analysis.cells import find_cells, read_cell
-from pipeline.analysis.gate import GateError, GateReport, UnknownRevisionError, compare_with_revision
+from pipeline.compare.gate import GateError, GateReport, UnknownRevisionError, compare_with_revision
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import find_cells, read_cell
 from stages.compare import compare
 from tests.result_folders import write_cell
 
@@ -72,9 +72,9 @@ def test_a_gate_that_could_not_judge_is_refused(
 
 
 def test_a_drop_fails_and_names_cell_drop_and_interval(project: Path) -> None:
-    before = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    before = read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.8, num_clips=200)
-    after = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    after = read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     report = gate(project)
     with pytest.raises(GateError) as caught:
         report.check()
@@ -89,9 +89,9 @@ def test_a_drop_fails_and_names_cell_drop_and_interval(project: Path) -> None:
 
 
 def test_a_drop_within_the_tolerance_passes(project: Path) -> None:
-    before = read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    before = read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.88, num_clips=200)
-    drop = before - read_cell(project / "results/fit_head/squeezenet-lstm").recomputed()["top1"]
+    drop = before - read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     assert drop > 0
     gate(project, max_drop=drop).check()
     with pytest.raises(GateError):

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import gestures as module
-from pipeline.datasets.backgrounds import HELD_OUT_KINDS, KINDS, TRAIN_KINDS
-from pipeline.datasets.gestures import GestureSettings, draw_clip, draw_gesture, list_clips, write_gestures
-from pipeline.datasets.hands import HandLook, HandPose
-from pipeline.datasets.motion import GESTURES, Gesture, draw_poses
-from pipeline.datasets.seeding import generator_for
 from pipeline.errors import PipelineError
 from pipeline.manifest import classes_path, read_manifest
+from pipeline.prepare.gestures import data_set as module
+from pipeline.prepare.gestures.backgrounds import HELD_OUT_KINDS, KINDS, TRAIN_KINDS
+from pipeline.prepare.gestures.data_set import GestureSettings, draw_clip, draw_gesture, list_clips, write_gestures
+from pipeline.prepare.gestures.hands import HandLook, HandPose
+from pipeline.prepare.gestures.motion import GESTURES, Gesture, draw_poses
+from pipeline.prepare.gestures.seeding import generator_for
 from stages.prepare import prepare
 
 SMALL = GestureSettings(train_clips=1, val_clips=1, width=64, height=48, min_frames=8, max_frames=12)

@@ -10,19 +10,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.evaluation.selection import SplitPlan
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
+from pipeline.finetune.distributed import World
+from pipeline.finetune.model import Precision, fresh_classifier
+from pipeline.finetune.state import ClipData, FinetuneSettings
+from pipeline.finetune.trainer import Finetuner
+from pipeline.fit_head.compute import Compute
+from pipeline.fit_head.features import labelled_rows, load_pooled
+from pipeline.fit_head.fit import HeadData, fit_head
 from pipeline.heads import build_head
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.training.clips import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
-from pipeline.training.compute import Compute
-from pipeline.training.distributed import World
-from pipeline.training.features import labelled_rows, load_pooled
-from pipeline.training.finetune import Finetuner
-from pipeline.training.finetune_model import Precision, fresh_classifier
-from pipeline.training.finetune_settings import ClipData, FinetuneSettings
-from pipeline.training.fit import HeadData, fit_head
-from pipeline.training.selection import SplitPlan
 from tests.memory_source import C, T, make_source
 from tests.small_clips import CLASSES, write_clips
 

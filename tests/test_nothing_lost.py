@@ -14,13 +14,13 @@ from click.testing import CliRunner
 
 from pipeline.cli import cli
 from pipeline.errors import ClipError, PipelineError
-from pipeline.extraction import ExtractionSummary
+from pipeline.extract import ExtractionSummary
 from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.store import FeatureStore
-from pipeline.store.hdf5 import export_hdf5, import_hdf5
 from pipeline.store.record import read_record
 from pipeline.store.verify import find_damage
-from stages.store import store_verify
+from pipeline.store_command.command import store_verify
+from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from tests.test_extraction import arrays_of, draw_clip, run, write_data
 from tests.test_store_repair import damage
 
@@ -244,7 +244,7 @@ def test_what_failed_without_being_read_is_tried_again(
         raise ClipError("unreadable", f"{location} cannot be read: Permission denied.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.extraction.clip_steps.digest_of", refused)
+        patch.setattr("pipeline.extract.clip_steps.digest_of", refused)
         assert len(run(manifest, tmp_path / "s.zarr").failed) == 5
     assert run(manifest, tmp_path / "s.zarr").failed == ()
 
@@ -278,7 +278,7 @@ def test_a_failed_import_leaves_nothing(location: Path, tmp_path: Path, monkeypa
         raise PipelineError("No room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.store.hdf5.write_block", full)
+        patch.setattr("pipeline.store_command.hdf5.write_block", full)
         with pytest.raises(PipelineError, match="No room"):
             import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
     import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.video.encode import write_video
+from pipeline.prepare.gestures.encode import write_video
 from tests.conftest import REPOSITORY
 from tests.repository_copy import copy_repository
 

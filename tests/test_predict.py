@@ -15,17 +15,17 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pipeline.cli import cli
+from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
-from pipeline.extraction.compute import has_bfloat16
 from pipeline.model import load_model
-from pipeline.prediction.predict import expanded, predict
-from pipeline.prediction.scorer import Scorer, ranked
-from pipeline.prediction.seen import in_order, plan_of, see
-from pipeline.prediction.timeline import slide
+from pipeline.predict.predict import expanded, predict
+from pipeline.predict.scorer import Scorer, ranked
+from pipeline.predict.seen import in_order, plan_of, see
+from pipeline.predict.timeline import slide
+from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.store import FeatureStore
 from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
-from pipeline.video.encode import write_frame_folder
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
 from tests.fitted_models import HEADS, Fitted, fitted_in

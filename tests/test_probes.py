@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.training.probes import probe_of, reordered, segment_orders
+from pipeline.evaluation.order_tests import probe_of, reordered, segment_orders
 
 IDS = [f"clip{index}" for index in range(6)]
 

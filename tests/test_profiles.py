@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from pipeline.cli import cli
-from pipeline.datasets.gestures import GestureSettings, write_gestures
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
 from tests.conftest import REPOSITORY
 
 PROFILES = {"jester": "off", "something-v2": "swap"}

@@ -11,21 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.evaluation.selection import SplitPlan
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
+from pipeline.finetune.distributed import World
+from pipeline.finetune.model import Precision, fresh_classifier
+from pipeline.finetune.state import ClipData, FinetuneSettings
+from pipeline.finetune.trainer import Finetuner
+from pipeline.fit_head import fit as fit_module
+from pipeline.fit_head.compute import Compute
+from pipeline.fit_head.features import batches, labelled_rows, load_pooled
+from pipeline.fit_head.fit import HeadData, fit_head
+from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.heads import HEADS, build_head, trn
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
-from pipeline.training import fit as fit_module
 from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.training.clips import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
-from pipeline.training.compute import Compute
-from pipeline.training.distributed import World
-from pipeline.training.features import batches, labelled_rows, load_pooled
-from pipeline.training.finetune import Finetuner
-from pipeline.training.finetune_model import Precision, fresh_classifier
-from pipeline.training.finetune_settings import ClipData, FinetuneSettings
-from pipeline.training.fit import HeadData, fit_head
-from pipeline.training.map_features import MapCache, open_spatial
-from pipeline.training.selection import SplitPlan
 from tests import published_code
 from tests.memory_source import C, T, make_source
 from tests.small_clips import CLASSES, write_clips

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.analysis.cells import find_cells, read_cell
-from pipeline.analysis.comparison import Comparison, compare_cells
-from pipeline.analysis.disagreement import contact_sheets, most_confused
-from pipeline.analysis.gate import Change, GateReport
-from pipeline.analysis.plots import accuracy_against_macs, training_curves
-from pipeline.analysis.report import write_report
+from pipeline.compare.comparison import Comparison, compare_cells
+from pipeline.compare.disagreement import contact_sheets, most_confused
+from pipeline.compare.gate import Change, GateReport
+from pipeline.compare.plots import accuracy_against_macs, training_curves
+from pipeline.compare.report import write_report
+from pipeline.evaluation.result_reader import find_cells, read_cell
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from tests.result_folders import CLASSES, write_cell
 

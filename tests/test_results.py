@@ -16,13 +16,13 @@ from torch import nn
 
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_writer import cell_name
+from pipeline.fit_head import run as cells
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.compute import Compute
+from pipeline.fit_head.run import Cell, CellOutcome, backbone_of_store, fit_cell
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
-from pipeline.training import cells
-from pipeline.training.cached_data import CachedData
-from pipeline.training.cells import Cell, CellOutcome, backbone_of_store, fit_cell
-from pipeline.training.compute import Compute
-from pipeline.training.results import cell_name
 from tests.memory_source import CLASSES, MemorySource, make_source, settings
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)

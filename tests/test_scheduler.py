@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import cli
-from pipeline.extraction import cluster
+from pipeline.extract import cluster
 from pipeline.manifest import Manifest
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage

@@ -11,14 +11,14 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import top1
+from pipeline.evaluation.selection import DEV, TRAIN, is_marked, plan_splits
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.compute import Compute
+from pipeline.fit_head.fit import HeadData, fit_head
 from pipeline.heads.lstm import LSTMHead
 from pipeline.recipe import TrainingChoices, named_recipe
 from pipeline.splitting import LabelledId
 from pipeline.store.table import ClipRow
-from pipeline.training.cached_data import CachedData
-from pipeline.training.compute import Compute
-from pipeline.training.fit import HeadData, fit_head
-from pipeline.training.selection import DEV, TRAIN, is_marked, plan_splits
 from tests.memory_source import MemorySource, make_source
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)

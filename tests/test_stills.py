@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.datasets.backgrounds import KINDS, draw_background
-from pipeline.datasets.hands import HandPose, paint_hand, random_look
-from pipeline.datasets.seeding import generator_for
-from pipeline.datasets.stills import MASK_STRIDE, TARGET_NAMES, draw_stills
+from pipeline.bundled.stills import MASK_STRIDE, TARGET_NAMES, draw_stills
 from pipeline.errors import PipelineError
+from pipeline.prepare.gestures.backgrounds import KINDS, draw_background
+from pipeline.prepare.gestures.hands import HandPose, paint_hand, random_look
+from pipeline.prepare.gestures.seeding import generator_for
 
 UPRIGHT = HandPose(x=0.0, y=0.0, size=0.12, angle=0.0, openness=1.0, spread=0.2)
 LOOK = replace(random_look(generator_for("look")), side=1)

@@ -20,8 +20,6 @@ from pipeline.errors import PipelineError
 from pipeline.recipe import FrameChoices
 from pipeline.store import FeatureStore, StoreSettings, layout, settings_from_dict
 from pipeline.store.chunks import join_shard, split_shard
-from pipeline.store.hdf5 import export_hdf5, import_hdf5
-from pipeline.store.info import describe
 from pipeline.store.locks import writer_lock
 from pipeline.store.places import place_of
 from pipeline.store.record import ClipRecord, read_record, write_record
@@ -34,6 +32,8 @@ from pipeline.store.writer import (
     lay_out,
     write_block,
 )
+from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
+from pipeline.store_command.info import describe
 
 BLOCK_CLIPS = 4
 SETTINGS = StoreSettings(

@@ -10,9 +10,9 @@ import torch
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.store import FeatureStore, layout
-from pipeline.store.info import describe
+from pipeline.store_command.command import info_text, store_verify
+from pipeline.store_command.info import describe
 from stages.extract import extract
-from stages.store import info_text, store_verify
 from tests.test_extraction import arrays_of, write_data
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.extraction import extract_features
+from pipeline.extract import extract_features
 from pipeline.store import FeatureStore
-from pipeline.store.hdf5 import export_hdf5
 from pipeline.store.verify import find_damage
+from pipeline.store_command.hdf5 import export_hdf5
 from tests.test_extraction import REQUEST, arrays_of, write_data
 
 # botocore and aiohttp leave connections to the garbage collector; that is theirs to mend.

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.analysis.cells import find_cells, pair_correct, parse_pairs, read_cell
-from pipeline.analysis.comparison import Comparison, compare_cells
-from pipeline.analysis.latency import measure_head
-from pipeline.analysis.paper import paper_column, rank_agreement, table3
-from pipeline.analysis.plots import against_paper, training_curves
-from pipeline.analysis.report import write_report
-from pipeline.analysis.table import (
+from pipeline.compare.comparison import Comparison, compare_cells
+from pipeline.compare.latency import measure_head
+from pipeline.compare.paper import paper_column, rank_agreement, table3
+from pipeline.compare.plots import against_paper, training_curves
+from pipeline.compare.report import write_report
+from pipeline.compare.table import (
     as_json,
     count_text,
     csv_table,
@@ -28,8 +27,9 @@ from pipeline.analysis.table import (
     terminal_table,
 )
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import find_cells, pair_correct, parse_pairs, read_cell
+from pipeline.evaluation.result_writer import SeedResult, write_results
 from pipeline.registry import HEAD_NAMES
-from pipeline.training.results import SeedResult, write_results
 from stages.fit_head import table_text
 from tests.result_folders import CLASSES, write_cell, write_json
 

@@ -8,6 +8,9 @@ The best class of a clip is the one with the highest score; among equal scores t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
@@ -16,9 +19,27 @@ from pipeline.errors import PipelineError
 from pipeline.shapes import check_shape
 
 NUM_CALIBRATION_BINS = 15
+# Scores are rounded before any metric is computed, so that predictions.csv gives every metric again exactly.
+SCORE_DECIMALS = 4
 
 Scores = NDArray[np.floating]
 Labels = NDArray[np.integer]
+
+
+def round_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round scores as they are written to predictions.csv.
+
+    Raises:
+        PipelineError: a score that is not a finite number.
+    """
+    if not np.isfinite(scores).all():
+        raise PipelineError(
+            f"{int((~np.isfinite(scores).all(axis=1)).sum())} of {len(scores)} clips have scores that are not finite "
+            "numbers: the head diverged. Lower lr, or clip_norm."
+        )
+    # Adding 0.0 turns -0.0 into 0.0, which reads better in a file.
+    values: NDArray[np.float64] = np.round(scores, SCORE_DECIMALS)
+    return values + np.float64(0.0)
 
 
 def predicted_classes(scores: Scores) -> NDArray[np.int64]:
@@ -86,6 +107,35 @@ def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
     num_classes = scores.shape[1]
     cells = labels.astype(np.int64) * num_classes + predicted_classes(scores)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of scores: its function, its short name in tables, and its meaning.
+
+    is_share: whether it is in percent and is shown in tables; every share is recomputed from predictions.csv.
+    """
+
+    compute: Callable[[Scores, Labels], float]
+    label: str
+    meaning: str
+    is_share: bool = True
+
+
+# The metrics of `metrics.json`, in its order. Tables, report, gate and the check against predictions.csv loop over them.
+METRICS: dict[str, Metric] = {
+    "top1": Metric(top1, "top-1", "percent of clips that are right"),
+    "top5": Metric(top5, "top-5", "percent of clips whose label is among the five highest scores"),
+    "mean_class_accuracy": Metric(
+        mean_class_accuracy, "class", "mean class accuracy in percent, every class weighing the same"
+    ),
+    "loss": Metric(cross_entropy, "loss", "mean negative log likelihood in nats", is_share=False),
+}
+
+
+def compute_metrics(scores: Scores, labels: Labels) -> dict[str, float]:
+    """Compute every metric of `METRICS`."""
+    return {name: metric.compute(scores, labels) for name, metric in METRICS.items()}
 
 
 def _percent(right: NDArray[np.bool_]) -> float:

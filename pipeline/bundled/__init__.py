@@ -1,0 +1,1 @@
+"""Train the weights that the package contains."""

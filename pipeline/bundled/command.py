@@ -1,0 +1,45 @@
+"""`pipeline train-bundled`: make the bundled weights again, from nothing but the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from pipeline.backbones.weights import BUNDLED_FOLDER
+from pipeline.bundled.train import BundledSettings, BundledSummary, train_bundled
+
+NUM_THREADS = 2
+
+
+def train_bundled_weights(
+    *,
+    out: str | Path = BUNDLED_FOLDER / "squeezenet.safetensors",
+    checkpoint: str | Path = "cache/train-bundled.pt",
+    seed: int = 0,
+    minutes: float = 45.0,
+    device: str = "cpu",
+    threads: int = NUM_THREADS,
+) -> BundledSummary:
+    """Train until the schedule or the minutes are over; the same call goes on from the checkpoint.
+
+    Raises:
+        PipelineError: the checkpoint belongs to other settings.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        summary = train_bundled(Path(out), Path(checkpoint), BundledSettings(seed=seed), minutes=minutes, device=device)
+    finally:
+        torch.set_num_threads(before)
+    click.echo(
+        f"{summary.out}: {summary.steps_done:,} of {summary.num_steps:,} steps in {summary.seconds / 60:.1f} min"
+    )
+    errors = ", ".join(f"{name} {error:.3f}" for name, error in summary.errors.items())
+    click.echo(
+        f"mean absolute errors on held-out stills: {errors}; largest activation {summary.largest_activation:.1f}"
+    )
+    if not summary.is_finished:
+        click.echo(f"The time is over before the schedule: the same command goes on from {checkpoint}.")
+    return summary

@@ -1,0 +1,330 @@
+"""Cells -> a judgement: one row for each, with intervals and costs, and what may be said about which is better."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.backbones import backbone_contract
+from pipeline.compare.complexity import describe_heads
+from pipeline.compare.latency import HeadCost
+from pipeline.compare.paper import RankAgreement, paper_column, rank_agreement
+from pipeline.evaluation.result_reader import Cell, pair_correct
+from pipeline.evaluation.statistics import (
+    MIN_CLIPS_OF_A_TEST,
+    MIN_SEEDS,
+    Difference,
+    Interval,
+    accuracy_interval,
+    holm,
+    paired_difference,
+)
+from pipeline.heads import HEADS
+from pipeline.model import load_spec
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a head costs by its definition: the ST block alone, one clip."""
+
+    maps: str
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `metrics` are in percent, `probe_drops` in points of top-1 lost."""
+
+    cell: Cell
+    label: str
+    complexity: Complexity | None
+    top1: Interval
+    top1_of_seeds: tuple[float, ...]
+    metrics: Mapping[str, float]
+    pairs: Interval | None
+    probe_drops: Mapping[str, float]
+    paper_top1: float | None
+    cost: HeadCost | None = None
+    time_share: float | None = None
+
+    @property
+    def knows_seeds(self) -> bool:
+        """Whether the row has enough seeds to say what another start would change."""
+        return len(self.top1_of_seeds) >= MIN_SEEDS
+
+    @property
+    def top1_std(self) -> float | None:
+        """The standard deviation over seeds; None with one seed."""
+        return float(np.std(self.top1_of_seeds, ddof=1)) if len(self.top1_of_seeds) > 1 else None
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """A paired test of two rows of a group.
+
+    `p_adjusted` is Holm's, over all pairs of the group whose rows have enough seeds; the other pairs are adjusted among
+    themselves.
+    """
+
+    a: Row
+    b: Row
+    difference: Difference
+    p_adjusted: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether one row may be called better than the other; never where a row has too few seeds."""
+        return self.difference.knows_seeds and self.p_adjusted < SIGNIFICANCE
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows with one backbone, its weights and one number of segments, best first, scored on the same clips."""
+
+    backbone: str
+    weights: str
+    num_segments: int
+    rows: tuple[Row, ...]
+    tests: tuple[PairTest, ...]
+    agreements: tuple[RankAgreement, ...]
+
+    @property
+    def reported_on(self) -> str:
+        """Name of the split whose clips are reported."""
+        return self.rows[0].cell.reported_on
+
+    @property
+    def title(self) -> str:
+        cell = self.rows[0].cell
+        num_clips = len(cell.predictions.clip_ids)
+        num_classes = len(cell.predictions.classes)
+        return (
+            f"{self.backbone}, weights {self.weights}, {self.num_segments} segments: "
+            f"{num_clips:,} clips of {self.reported_on}, {num_classes} classes"
+        )
+
+    def recipes(self) -> str:
+        """By which recipe the rows were trained; one that not all of them share is in their labels."""
+        of_stage = {
+            "": sorted({row.cell.recipe for row in self.rows if not row.cell.is_finetuned}),
+            "finetuned rows: ": sorted({row.cell.recipe for row in self.rows if row.cell.is_finetuned}),
+        }
+        return "Recipe: " + "; ".join(stage + ", ".join(names) for stage, names in of_stage.items() if names) + "."
+
+    def verdict(self) -> str:
+        """Say which row is best, or why no row can be called better.
+
+        The best row is named where each of its paired tests is below 5 % by itself. That needs no adjustment for the
+        number of rows: the claim is false only if the test against the true best row is wrong. "Better than the other
+        3" picks rows by their results, so those are adjusted over all pairs.
+
+        Source: Gutmann and Maymin, Is the selected population the best?, 1987.
+        """
+        best, others = self.rows[0], self.rows[1:]
+        if not others:
+            return f"{best.label} stands alone: there is nothing to compare it with."
+        highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
+        tests = [self.test_of(best, row) for row in others]
+        tested = [(row, test) for row, test in zip(others, tests, strict=True) if test.difference.knows_seeds]
+        not_known = "what another start would change is not known"
+        if not best.knows_seeds:
+            return f"{highest}. {_few_seeds_text([best])}: {not_known}, so it is not called better."
+        few_seeds = [row for row in others if not row.knows_seeds]
+        labels = "; ".join(row.label for row in few_seeds)
+        unknown = f" {_few_seeds_text(few_seeds)}, so that {not_known}: {labels}." if few_seeds else ""
+        if not tested:
+            return f"{highest}.{unknown}"
+        if len(best.cell.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
+            return f"{highest}. Fewer than {MIN_CLIPS_OF_A_TEST} clips are too few to call a row better.{unknown}"
+        rule = f"paired tests, {100 * SIGNIFICANCE:.0f} %"
+        if all(test.difference.p_value < SIGNIFICANCE for _, test in tested):
+            second = tested[0][0]
+            whom = "every other row" + (f" of {MIN_SEEDS} or more seeds" if few_seeds else "")
+            lead = f"{best.top1.value - second.top1.value:.1f} points above the next, {second.label}"
+            return f"{best.label} is better than {whom} ({rule}): top-1 {best.top1.value:.1f} %, {lead}.{unknown}"
+        level = [row.label for row, test in tested if not test.is_significant]
+        num_worse = len(tested) - len(level)
+        rest = ""
+        if num_worse:
+            rest = f" It is better than {'the one other row' if num_worse == 1 else f'the other {num_worse}'}."
+        elif not any(test.is_significant for test in self.tests):
+            rest = " No row is better than another one here."
+        return f"{highest}; not told apart from it ({rule}, Holm over all pairs): {'; '.join(level)}.{rest}{unknown}"
+
+    def test_of(self, a: Row, b: Row) -> PairTest:
+        """Return the test of two rows, in whichever order it has them."""
+        return next(test for test in self.tests if {id(test.a), id(test.b)} == {id(a), id(b)})
+
+    def front(self) -> list[Row]:
+        """The Pareto front: rows that no other beats in top-1 at the same or a lower number of MACs, cheapest first."""
+        known = [(row.complexity.macs, row) for row in self.rows if row.complexity is not None]
+        front: list[Row] = []
+        for _, row in sorted(known, key=lambda item: (item[0], -item[1].top1.value)):
+            if not front or row.top1.value > front[-1].top1.value:
+                front.append(row)
+        return front
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All groups, in the order of their backbones, with how the pairs of labels were chosen."""
+
+    groups: tuple[Group, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for group in self.groups for row in group.rows]
+
+
+def compare_cells(
+    cells: Sequence[Cell],
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    paper: str = "auto",
+    costs: Mapping[str, HeadCost] | None = None,
+) -> Comparison:
+    """Judge cells: group those that can be compared, sort each group by top-1, and test every pair in it.
+
+    `costs` has the measured cost of a cell under its name.
+    """
+    shares = _time_shares(cells)
+    by_key: dict[tuple[str, ...], list[Cell]] = {}
+    for cell in cells:
+        sha256 = str(cell.metrics["weights"].get("sha256"))
+        key = (cell.backbone, cell.weights, sha256, f"{cell.num_segments:04d}", cell.predictions.clips_digest)
+        by_key.setdefault(key, []).append(cell)
+    groups: list[Group] = []
+    for _, of_group in sorted(by_key.items()):
+        labels = _labels(of_group)
+        rows = [
+            _row(cell, label, pairs, paper, (costs or {}).get(cell.name), shares.get(cell.name))
+            for cell, label in zip(of_group, labels, strict=True)
+        ]
+        rows.sort(key=lambda row: (-row.top1.value, row.label))
+        first = rows[0].cell
+        groups.append(
+            Group(
+                first.backbone,
+                first.weights,
+                first.num_segments,
+                tuple(rows),
+                tuple(pair_tests(rows)),
+                tuple(_agreements(rows, paper)),
+            )
+        )
+    return Comparison(tuple(groups), tuple(pairs))
+
+
+def complexity_of(cell: Cell) -> Complexity | None:
+    """What the head of a cell costs; None for a head or backbone that this version does not know."""
+    map_size = map_size_of(cell)
+    if cell.head not in HEADS or map_size is None:
+        return None
+    row = describe_heads(cell.num_segments, len(cell.predictions.classes), map_size, names=(cell.head,))[0]
+    recipe = cell.metrics["recipe"]
+    choices = recipe.get("head", {}) if isinstance(recipe, Mapping) else {}
+    sampled = choices.get("trn_eval_tuples") == "sampled" and "macs_sampled" in row
+    return Complexity(str(row["maps"]), int(row["parameters"]), int(row["macs_sampled" if sampled else "macs"]))
+
+
+def map_size_of(cell: Cell) -> int | None:
+    """Height and width of the backbone's maps: from the model file, or from the backbone's contract without one."""
+    if cell.model_path.is_file():
+        return load_spec(cell.model_path).map_size
+    known = cell.backbone in ("squeezenet", "squeezenet_bypass", "bninception")
+    return backbone_contract(cell.backbone).map_size if known else None
+
+
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """A short name for each cell of a group: its head, and whatever else sets it apart from another one."""
+    recipes = {cell.recipe for cell in cells if not cell.is_finetuned}
+    labels = []
+    for cell in cells:
+        parts = [cell.head]
+        if cell.weights == "random":
+            parts.append("random")
+        if cell.is_finetuned:
+            parts.append("finetuned")
+        elif len(recipes) > 1:
+            parts.append(cell.recipe)
+        labels.append(", ".join(parts))
+    doubled = {label for label in labels if labels.count(label) > 1}
+    return [f"{label} ({cell.name})" if label in doubled else label for label, cell in zip(labels, cells, strict=True)]
+
+
+def _row(
+    cell: Cell,
+    label: str,
+    pairs: Sequence[tuple[str, str]],
+    paper: str,
+    cost: HeadCost | None,
+    time_share: float | None,
+) -> Row:
+    values = cell.metrics_from_predictions()
+    of_pairs = pair_correct(cell.predictions, pairs)
+    probes = cell.metrics.get("probes") or {}
+    column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
+    return Row(
+        cell=cell,
+        label=label,
+        complexity=complexity_of(cell),
+        top1=accuracy_interval(cell.predictions.correct),
+        top1_of_seeds=tuple(float(value) * 100 for value in cell.predictions.correct.mean(axis=1)),
+        metrics=values,
+        pairs=None if of_pairs is None else accuracy_interval(of_pairs),
+        probe_drops={name: values["top1"] - float(top1) for name, top1 in probes.items() if top1 is not None},
+        paper_top1=column.accuracies.get(cell.head) if column is not None and column.same_data else None,
+        cost=cost,
+        time_share=time_share,
+    )
+
+
+def _few_seeds_text(rows: Sequence[Row]) -> str:
+    return "One seed" if all(len(row.top1_of_seeds) == 1 for row in rows) else f"Fewer than {MIN_SEEDS} seeds"
+
+
+def pair_tests(rows: Sequence[Row]) -> list[PairTest]:
+    """Test every pair of rows, which must be scored on the same clips."""
+    pairs = list(itertools.combinations(rows, 2))
+    found = [paired_difference(a.cell.predictions.correct, b.cell.predictions.correct) for a, b in pairs]
+    adjusted = [1.0] * len(pairs)
+    for knows_seeds in (True, False):
+        family = [index for index, difference in enumerate(found) if difference.knows_seeds == knows_seeds]
+        for index, p_value in zip(family, holm([found[index].p_value for index in family]), strict=True):
+            adjusted[index] = p_value
+    return [PairTest(a, b, difference, p) for (a, b), difference, p in zip(pairs, found, adjusted, strict=True)]
+
+
+def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
+    frozen = [row for row in rows if not row.cell.is_finetuned]
+    for recipe in sorted({row.cell.recipe for row in frozen}):
+        of_recipe = [row for row in frozen if row.cell.recipe == recipe]
+        cell = of_recipe[0].cell
+        column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
+        if column is None:
+            continue
+        agreement = rank_agreement(column, recipe, {row.cell.head: row.top1.value for row in of_recipe})
+        # One head has no order; the paper does not know every head.
+        if agreement.num_heads > 1:
+            yield agreement
+
+
+def _time_shares(cells: Iterable[Cell]) -> dict[str, float]:
+    """The share of each cell in the training time of all, in percent; only of cells whose time is known."""
+    seconds = {cell.name: _training_seconds(cell.timing) for cell in cells if cell.timing is not None}
+    known = {name: value for name, value in seconds.items() if value is not None}
+    total = sum(known.values())
+    return {name: 100 * value / total for name, value in known.items()} if total > 0 else {}
+
+
+def _training_seconds(timing: Mapping[str, Any]) -> float | None:
+    seconds = timing.get("total_seconds")
+    return None if seconds is None else float(seconds)

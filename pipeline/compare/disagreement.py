@@ -1,0 +1,152 @@
+"""Clips that tell heads apart: the most confused pairs of classes, and the clips on which heads disagree."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from pipeline.compare.comparison import Group
+from pipeline.errors import ClipError
+from pipeline.evaluation.result_reader import Predictions
+from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
+from pipeline.video.decode import open_clip
+from pipeline.video.sampling import test_frame_indices
+
+NUM_CONFUSED_PAIRS = 4
+NUM_LINKED_CLIPS = 3
+NUM_SHEETS = 6
+THUMBNAIL_HEIGHT_PIXELS = 128
+JPEG_QUALITY = 72
+
+
+@dataclass(frozen=True)
+class ClipLink:
+    """A clip with the way to its file from the report, or none where that is not known."""
+
+    clip_id: str
+    href: str | None
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Clips of `label` that were taken for `predicted`: `num_clips` of `num_of_label`, the mean over seeds."""
+
+    label: str
+    predicted: str
+    num_clips: float
+    num_of_label: int
+    clips: tuple[ClipLink, ...]
+
+
+@dataclass(frozen=True)
+class ContactSheet:
+    """A clip's test frames as JPEGs, what each head said of it, or why it could not be read."""
+
+    clip: ClipLink
+    label: str
+    images: tuple[str, ...]
+    fault: str | None
+    right: tuple[str, ...]
+    wrong: tuple[tuple[str, str], ...]
+
+
+def most_confused(
+    predictions: Predictions, manifest: Manifest | None, folder: Path, limit: int = NUM_CONFUSED_PAIRS
+) -> list[ConfusedPair]:
+    """The pairs of classes that are mixed up most often, the most frequent first, with some of their clips."""
+    matrix = predictions.confusion()
+    np.fill_diagonal(matrix, 0)
+    # Stable, so that pairs of equal count stand in the order of their classes.
+    order = np.argsort(-matrix.ravel(), kind="stable")[:limit]
+    found: list[ConfusedPair] = []
+    links = _Links(manifest, folder)
+    for label, predicted in zip(*np.unravel_index(order, matrix.shape), strict=True):
+        if matrix[label, predicted] <= 0:
+            break
+        is_such = (predictions.labels == label) & (predictions.predicted == predicted).any(axis=0)
+        clip_ids = [predictions.clip_ids[clip] for clip in np.flatnonzero(is_such)[:NUM_LINKED_CLIPS]]
+        found.append(
+            ConfusedPair(
+                predictions.classes[label],
+                predictions.classes[predicted],
+                float(matrix[label, predicted]),
+                int((predictions.labels == label).sum()),
+                tuple(links.to(clip_id) for clip_id in clip_ids),
+            )
+        )
+    return found
+
+
+def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = NUM_SHEETS) -> list[ContactSheet]:
+    """The clips on which the heads of a group are most evenly split between right and wrong, at most one a class."""
+    rows = [row for row in group.rows if not row.cell.is_finetuned]
+    if len(rows) < 2:
+        return []
+    predictions = rows[0].cell.predictions
+    best = np.stack([row.cell.predictions.mean_scores.argmax(axis=1) for row in rows])  # (heads, N)
+    right = best == predictions.labels[None, :]
+    share = right.mean(axis=0)
+    links = _Links(manifest, folder)
+    sheets: list[ContactSheet] = []
+    seen_labels: set[int] = set()
+    for clip in np.argsort(np.abs(share - 0.5), kind="stable"):
+        label, clip_id = int(predictions.labels[clip]), predictions.clip_ids[clip]
+        if len(sheets) == limit or share[clip] in (0, 1):
+            break
+        if label in seen_labels or clip_id not in links.clips:
+            continue
+        seen_labels.add(label)
+        images, fault = _frames(manifest.locate(links.clips[clip_id]), group.num_segments)
+        sheets.append(
+            ContactSheet(
+                links.to(clip_id),
+                predictions.classes[label],
+                images,
+                fault,
+                tuple(row.label for row, is_right in zip(rows, right[:, clip], strict=True) if is_right),
+                tuple(
+                    (row.label, predictions.classes[guess])
+                    for row, guess in zip(rows, best[:, clip], strict=True)
+                    if guess != label
+                ),
+            )
+        )
+    return sheets
+
+
+class _Links:
+    """Ways from the report's folder to the clips of a manifest."""
+
+    def __init__(self, manifest: Manifest | None, folder: Path) -> None:
+        self._manifest, self._folder = manifest, folder
+        self.clips: dict[str, Clip] = {} if manifest is None else {clip.clip_id: clip for clip in manifest.clips}
+
+    def to(self, clip_id: str) -> ClipLink:
+        if self._manifest is None or clip_id not in self.clips:
+            return ClipLink(clip_id, None)
+        file = self._manifest.locate(self.clips[clip_id]).partition(HDF5_SEPARATOR)[0]
+        return ClipLink(clip_id, quote(Path(os.path.relpath(file, self._folder)).as_posix()))
+
+
+def _frames(location: str, num_segments: int) -> tuple[tuple[str, ...], str | None]:
+    """The test frames of a clip as data addresses; or the reason why there are none."""
+    try:
+        with open_clip(location) as reader:
+            frames = reader.read(test_frame_indices(reader.num_frames, num_segments).tolist())
+    except ClipError as error:
+        return (), str(error)
+    return tuple(_thumbnail(Image.fromarray(frame)) for frame in frames), None
+
+
+def _thumbnail(picture: Image.Image) -> str:
+    size = (round(picture.width * THUMBNAIL_HEIGHT_PIXELS / picture.height), THUMBNAIL_HEIGHT_PIXELS)
+    buffer = io.BytesIO()
+    picture.resize(size, Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,278 @@
+"""The metric gate: the metrics of a Git revision against those that lie here, and whether any got worse.
+
+The revision is read through DVC's file system, so that results count whether Git holds them or DVC does. Where its
+per-clip predictions are of the same clips, each change comes with its interval over paired clips and seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+from dvc.exceptions import DvcException
+from dvc.scm import RevError, SCMError
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation import metrics as evaluation_metrics
+from pipeline.evaluation.result_reader import Cell, Predictions, read_predictions_text, with_splits
+from pipeline.evaluation.result_writer import METRICS_FILE, PREDICTIONS_FILE
+from pipeline.evaluation.statistics import Interval, paired_difference
+
+METRICS = {name: metric.label for name, metric in evaluation_metrics.METRICS.items() if metric.is_share}
+
+
+class UnknownRevisionError(PipelineError):
+    """The revision to compare with does not exist: a mistake in the command, not a drop."""
+
+    exit_code = 2
+
+
+class GateError(PipelineError):
+    """A cell lost more than is allowed, or is gone."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class PastCell:
+    """A cell as a revision has it."""
+
+    name: str
+    reported_on: str
+    figures: dict[str, float]
+    predictions: Predictions | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One cell then and now, in percent; `before` or `after` is None where it is missing."""
+
+    name: str
+    before: dict[str, float] | None
+    after: dict[str, float] | None
+    interval: Interval | None
+    max_drop: float | None
+    is_same_split: bool = True
+
+    @property
+    def drop(self) -> float | None:
+        """Points of top-1 lost; negative for a gain. None where the two are of different splits."""
+        if self.before is None or self.after is None or not self.is_same_split:
+            return None
+        return self.before["top1"] - self.after["top1"]
+
+    @property
+    def fault(self) -> str | None:
+        """Why this cell fails the gate, in one sentence; None where it passes."""
+        if self.after is None:
+            return f"{self.name} has vanished: it is in the revision and not here."
+        if self.before is None or self.drop is None or self.max_drop is None:
+            return None
+        # A drop of exactly the tolerance passes, whatever floats make of it.
+        if self.drop <= self.max_drop + 1e-9:
+            return None
+        return (
+            f"{self.name} lost {self.drop:.2f} points of top-1 ({self.before['top1']:.2f} -> {self.after['top1']:.2f}, "
+            f"{self._interval_text()}), more than the {self.max_drop:g} allowed."
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One word or two for the table."""
+        if self.fault is not None:
+            return "**vanished**" if self.after is None else "**drop**"
+        if self.before is None:
+            return "new"
+        if not self.is_same_split:
+            return "other split"
+        return "same" if self.drop is not None and abs(self.drop) < 0.005 else "ok"
+
+    def _interval_text(self) -> str:
+        if self.interval is None:
+            return "no paired interval: the revision has no predictions on the same clips"
+        return f"95 % interval of the change {self.interval.low:+.2f} to {self.interval.high:+.2f}"
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """All changes against one revision."""
+
+    revision: str
+    max_drop: float | None
+    changes: tuple[Change, ...]
+
+    @property
+    def faults(self) -> list[str]:
+        return [change.fault for change in self.changes if change.fault is not None]
+
+    def markdown(self) -> str:
+        """The diff as Markdown, for a terminal and for a job summary alike."""
+        if not any(change.before for change in self.changes):
+            names = "".join(f"\n- {change.name}: top-1 {(change.after or {})['top1']:.2f}" for change in self.changes)
+            return f"Revision `{self.revision}` has no metrics for these folders: every cell here is new.\n{names}"
+        header = [
+            "cell",
+            f"top-1 at {self.revision}",
+            "here",
+            "change",
+            "95 % interval of it",
+            *(label for name, label in METRICS.items() if name != "top1"),
+            "verdict",
+        ]
+        lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 2) + "---|"]
+        for change in self.changes:
+            interval = "" if change.interval is None else f"{change.interval.low:+.2f} to {change.interval.high:+.2f}"
+            cells = [
+                change.name,
+                _value(change.before, "top1"),
+                _value(change.after, "top1"),
+                *(_difference(change, metric) for metric in METRICS),
+                change.verdict,
+            ]
+            cells.insert(4, interval)
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def check(self) -> str:
+        """Say that all is well, or what is wrong.
+
+        Raises:
+            GateError: a cell dropped beyond the tolerance or vanished; the message names each with its drop.
+        """
+        if self.faults:
+            raise GateError("\n  ".join([f"The gate against {self.revision} fails.", *self.faults]))
+        allowed = "" if self.max_drop is None else f"no drop of top-1 beyond the tolerance ({self.max_drop:g}), and "
+        return f"The gate against {self.revision} passes: {allowed}no cell has vanished."
+
+
+def compare_with_revision(
+    cells: Sequence[Cell], places: Iterable[Path | str], revision: str, max_drop: float | None = None
+) -> GateReport:
+    """The cells here against those that `revision` has in the same folders.
+
+    Without `max_drop` a drop of any size passes; a vanished cell never does.
+
+    Raises:
+        UnknownRevisionError: Git knows no such revision.
+        PipelineError: the folders are not in a Git repository, or the revision's metrics cannot be read.
+    """
+    folders = [Path(place).absolute() for place in places]
+    root = _repository_of(folders)
+    past = {cell.name: cell for cell in _cells_at(root, revision, [_relative(folder, root) for folder in folders])}
+    present = {_relative(cell.folder.absolute(), root): cell for cell in cells}
+    changes = []
+    for name in sorted(past.keys() | present.keys()):
+        before, after = past.get(name), present.get(name)
+        interval = None
+        if before is not None and after is not None and before.predictions is not None:
+            a, b = after.predictions, before.predictions
+            if a.clips_digest == b.clips_digest:
+                same_seeds = a.num_seeds == b.num_seeds
+                interval = paired_difference(a.correct, b.correct, same_seeds=same_seeds).points
+        changes.append(
+            Change(
+                name,
+                before.figures if before else None,
+                after.metrics_from_predictions() if after else None,
+                interval,
+                max_drop,
+                is_same_split=before is None or after is None or before.reported_on == after.reported_on,
+            )
+        )
+    return GateReport(revision, max_drop, tuple(changes))
+
+
+def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell]:
+    try:
+        with _files_at(root, revision) as files:
+            return _read_cells(files, revision, places)
+    except RevError as error:
+        raise UnknownRevisionError(
+            f"Git knows no revision '{revision}' here. Name a branch, tag or commit that has been fetched, "
+            "such as origin/main; a shallow clone lacks older ones (git fetch --unshallow, or fetch-depth: 0 in CI)."
+        ) from error
+    except SCMError as error:
+        raise PipelineError(f"{root} cannot be read as a Git repository: {error}.") from error
+    except DvcException as error:
+        raise PipelineError(
+            f"DVC cannot read its own files at revision '{revision}': {error}. Compare with a revision whose dvc.yaml "
+            "files are valid (links are not)."
+        ) from error
+
+
+@contextlib.contextmanager
+def _files_at(root: Path, revision: str) -> Iterator[dvc.api.DVCFileSystem]:
+    files = dvc.api.DVCFileSystem(str(root), rev=revision)
+    try:
+        yield files
+    finally:
+        # DVC closes its index, but not the views of it that were read, each of which holds a connection to SQLite.
+        for view in vars(files.repo.index).get("data", {}).values():
+            view.close()
+        files.close()
+
+
+def _read_cells(files: dvc.api.DVCFileSystem, revision: str, places: Sequence[str]) -> list[PastCell]:
+    found = sorted({path for place in places for path in files.find(f"/{place}")})
+    past = []
+    for path in found:
+        if posixpath.basename(path) != METRICS_FILE:
+            continue
+        folder = posixpath.dirname(path)
+        name = folder.lstrip("/")
+        metrics = _parsed(files.read_text(path, encoding="utf-8"), f"{name}/{METRICS_FILE} at {revision}")
+        if "report" not in metrics and isinstance(metrics.get("val"), dict):
+            metrics = with_splits(metrics)
+        if not isinstance(metrics.get("report"), dict) or "top1" not in metrics["report"]:
+            # Another stage's metrics, or another tool's: no head was scored there.
+            continue
+        predictions = None
+        if f"{folder}/{PREDICTIONS_FILE}" in found:
+            text = files.read_text(f"{folder}/{PREDICTIONS_FILE}", encoding="utf-8")
+            predictions = read_predictions_text(text, f"{name}/{PREDICTIONS_FILE} at {revision}")
+        figures = {key: float(metrics["report"][key]) for key in METRICS if key in metrics["report"]}
+        past.append(PastCell(name, str(metrics["reported_on"]), figures, predictions))
+    return past
+
+
+def _repository_of(folders: Sequence[Path]) -> Path:
+    first = folders[0]
+    for parent in (first, *first.parents):
+        # A work tree that was added has a file there, not a folder.
+        if (parent / ".git").exists():
+            return parent
+    raise PipelineError(f"{first} is not in a Git repository, so that there is no revision to compare with.")
+
+
+def _relative(folder: Path, root: Path) -> str:
+    try:
+        return Path(posixpath.normpath(folder.as_posix())).relative_to(root).as_posix()
+    except ValueError:
+        raise PipelineError(f"{folder} is not in the Git repository {root}; give folders of one repository.") from None
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise PipelineError(f"{name} cannot be read as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise PipelineError(f"{name} must hold one JSON object.")
+    return values
+
+
+def _value(val: dict[str, float] | None, metric: str) -> str:
+    return f"{val[metric]:.2f}" if val is not None and metric in val else ""
+
+
+def _difference(change: Change, metric: str) -> str:
+    if change.drop is None or change.before is None or change.after is None or metric not in change.before:
+        return ""
+    # Adding zero turns -0.0 into 0.0.
+    return f"{round(change.after[metric] - change.before[metric], 2) + 0.0:+.2f}"

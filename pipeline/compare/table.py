@@ -1,0 +1,317 @@
+"""The table of heads, from one list of columns: for the terminal, as CSV, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.compare.comparison import Comparison, Group, Row
+from pipeline.evaluation.metrics import METRICS
+from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE
+from pipeline.evaluation.statistics import Interval
+
+GAP = "  "
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. The lower `priority`, the longer it stays when the terminal is narrow."""
+
+    header: str
+    text: Callable[[Row], str]
+    priority: int
+    is_measured: bool = False
+    align: str = ">"
+
+
+# Columns of their own beside top-1, which has its interval.
+OTHER_SHARES = tuple(name for name, metric in METRICS.items() if metric.is_share and name != "top1")
+
+
+def _metric_column(name: str, priority: int) -> Column:
+    return Column(METRICS[name].label, lambda row: f"{row.metrics[name]:.1f}", priority)
+
+
+COLUMNS = (
+    Column("head", lambda row: marked_label(row), 0, align="<"),
+    Column("maps", lambda row: row.complexity.maps if row.complexity else "", 6, align="<"),
+    Column("params", lambda row: count_text(row.complexity.parameters if row.complexity else None), 1),
+    Column("MACs", lambda row: count_text(row.complexity.macs if row.complexity else None), 1),
+    Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
+    Column("selected on", lambda row: row.cell.selected_on, 7, align="<"),
+    Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
+    *(_metric_column(name, priority) for priority, name in enumerate(OTHER_SHARES, start=4)),
+    Column("pairs", lambda row: "" if row.pairs is None else f"{row.pairs.value:.1f}", 2),
+    Column("shuffled", lambda row: drop_text(row, "shuffled"), 3),
+    Column("reversed", lambda row: drop_text(row, "reversed"), 3),
+    Column("paper", lambda row: "" if row.paper_top1 is None else f"{row.paper_top1:.1f}", 2),
+    Column("ms/clip", lambda row: "" if row.cost is None else f"{row.cost.latency_ms:.2f}", 6, is_measured=True),
+    Column("memory", lambda row: "" if row.cost is None else bytes_text(row.cost.memory_bytes), 8, is_measured=True),
+    Column("time", lambda row: "" if row.time_share is None else f"{row.time_share:.1f} %", 7, is_measured=True),
+)
+
+# What the columns mean, by their headers.
+LEGEND = {
+    "maps": "what the head reads of each frame: one pooled vector, or the spatial map",
+    "params, MACs": "parameters, and multiply-accumulates for one clip, of the spatiotemporal (ST) block alone",
+    "top-1": "percent of clips that are right, mean over seeds, with its 95 % interval over clips and seeds",
+    "selected on": "split whose clips selected the epoch; dev: training clips that were held out",
+    "seeds": "number of trainings, from different starts, of which the row is the mean",
+    **{METRICS[name].label: METRICS[name].meaning for name in OTHER_SHARES},
+    "pairs": "percent of clips whose label scores above its reverse in time; chance is 50",
+    "shuffled, reversed": "points of top-1 lost (-) or won (+) when the frames are shown in that order",
+    "paper": "top-1 of the paper's Table 3",
+    "ms/clip, memory": "of the head alone, its features at hand, measured on this machine with one thread",
+    "time": "share of the training time of all rows whose time is known here",
+}
+_MEASURED_TERMS = {"ms/clip, memory", "time"}
+
+
+def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int | None = None) -> dict[str, str]:
+    """The lines of `LEGEND` for the columns that a comparison has, or those of them that fit into `width`."""
+    headers = {column.header for group in comparison.groups for column in used_columns(group, width)}
+    return {
+        term: text
+        for term, text in LEGEND.items()
+        if any(header.startswith(part) for part in term.split(", ") for header in headers)
+        and (with_measured or term not in _MEASURED_TERMS)
+    }
+
+
+def marked_label(row: Row) -> str:
+    """The row's label, with a mark where the reported clips selected the epoch."""
+    return f"{row.label} {SELECTED_ON_REPORTED_MARK}" if row.cell.is_selected_on_reported else row.label
+
+
+def interval_text(interval: Interval) -> str:
+    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def drop_text(row: Row, probe: str) -> str:
+    """How many points of top-1 a probe costs, with its sign: `-40.0` is a loss of 40 points."""
+    drop = row.probe_drops.get(probe)
+    return "" if drop is None else points_text(-drop)
+
+
+def points_text(points: float) -> str:
+    """A difference with its sign, and zero without one: `-0.0` reads like a loss."""
+    return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
+
+
+def count_text(count: int | None) -> str:
+    """A count with three figures and its unit.
+
+    >>> [count_text(count) for count in (0, 138_523, 4_726_555, 6_379_543_296)]
+    ['0', '139 k', '4.73 M', '6.38 G']
+    """
+    if count is None:
+        return ""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999,999 must not be written as "1000 k".
+        if count >= size * 0.9995:
+            return f"{count / size:#.3g}".rstrip(".") + f" {unit}"
+    return str(count)
+
+
+def bytes_text(num_bytes: int) -> str:
+    """A size in MB, or in kB below a tenth of one."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.0f} kB"
+
+
+def terminal_table(comparison: Comparison, width: int) -> str:
+    """Every group as a table of at most `width` characters, with what may be said about it below."""
+    return "\n\n".join(_terminal_group(group, width) for group in comparison.groups)
+
+
+def markdown_table(comparison: Comparison) -> str:
+    """Every group as a Markdown table, without anything measured in time: it can stand in Git."""
+    parts: list[str] = []
+    for group in comparison.groups:
+        columns = [column for column in used_columns(group) if not column.is_measured]
+        lines = [
+            "| " + " | ".join(column.header for column in columns) + " |",
+            "|" + "|".join("---" if column.align == "<" else "---:" for column in columns) + "|",
+            *("| " + " | ".join(_escaped(column.text(row)) for column in columns) + " |" for row in group.rows),
+        ]
+        remarks = "\n".join(f"- {_escaped(remark)}" for remark in remarks_of(group))
+        parts.append(f"### {group.title}\n\n" + "\n".join(lines) + "\n\n" + remarks)
+    legend = "\n".join(f"- {term}: {text}" for term, text in legend_of(comparison, with_measured=False).items())
+    return "\n\n".join([*parts, legend]) + "\n"
+
+
+def csv_table(comparison: Comparison) -> str:
+    """One line for each row of every group, with full figures and nothing measured in time."""
+    records = [_record(row) for row in comparison.rows]
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The whole comparison as plain data: rows, paired tests, agreement with the paper; nothing measured in time."""
+    return {
+        "pairs": [list(pair) for pair in comparison.pairs],
+        "groups": [
+            {
+                "backbone": group.backbone,
+                "weights": dict(group.rows[0].cell.metrics["weights"]),
+                "num_segments": group.num_segments,
+                "verdict": group.verdict(),
+                "rows": [_record(row) for row in group.rows],
+                "tests": [
+                    {
+                        "a": test.a.cell.name,
+                        "b": test.b.cell.name,
+                        "points": _rounded(test.difference.points.value),
+                        "low": _rounded(test.difference.points.low),
+                        "high": _rounded(test.difference.points.high),
+                        "test": test.difference.test,
+                        "knows_seeds": test.difference.knows_seeds,
+                        "p": _significant(test.difference.p_value),
+                        "p_adjusted": _significant(test.p_adjusted),
+                    }
+                    for test in group.tests
+                ],
+                "paper": [
+                    {
+                        "column": agreement.column.name,
+                        "recipe": agreement.recipe,
+                        "same_data": agreement.column.same_data,
+                        "num_heads": agreement.num_heads,
+                        "rank_correlation": _rounded(agreement.correlation),
+                    }
+                    for agreement in group.agreements
+                ],
+            }
+            for group in comparison.groups
+        ],
+    }
+
+
+def measured_json(comparison: Comparison) -> dict[str, Any]:
+    """What was measured on this machine for each cell: never the same twice, so kept apart from the rest."""
+    return {
+        row.cell.name: {
+            "latency_ms": None if row.cost is None else row.cost.latency_ms,
+            "memory_bytes": None if row.cost is None else row.cost.memory_bytes,
+            "time_share_percent": row.time_share,
+        }
+        for row in comparison.rows
+    }
+
+
+def remarks_of(group: Group) -> list[str]:
+    """What may be said about a group, one sentence each."""
+    failed = sorted({int(row.cell.metrics.get("num_failed") or 0) for row in group.rows} - {0})
+    remarks = [group.verdict()]
+    front = [
+        f"{row.label}: {row.top1.value:.1f} % for {count_text(row.complexity.macs)}"
+        for row in group.front()
+        if row.complexity is not None
+    ]
+    if len(front) > 1:
+        remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
+    remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
+    if any(row.cell.is_selected_on_reported for row in group.rows):
+        remarks.append(SELECTED_ON_REPORTED_NOTE)
+    if failed:
+        remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
+    return remarks
+
+
+def _terminal_group(group: Group, width: int) -> str:
+    columns = used_columns(group, width)
+    left_out = [column.header for column in used_columns(group) if column not in columns]
+    texts = [[column.text(row) for column in columns] for row in group.rows]
+    widths = [max(len(column.header), *(len(row[i]) for row in texts)) for i, column in enumerate(columns)]
+    heads = _line([column.header for column in columns], columns, widths)
+    rule = "-" * min(width, len(heads))
+    lines = [*wrapped(group.title, width), rule, heads, rule]
+    lines += [_line(row, columns, widths) for row in texts]
+    lines.append(rule)
+    if left_out:
+        needed = _needed_width(group, used_columns(group))
+        lines += wrapped(f"{width} characters leave out: {', '.join(left_out)}; {needed} show all.", width)
+    for remark in remarks_of(group):
+        lines += wrapped(remark, width)
+    return "\n".join(lines)
+
+
+def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = (f"{text:{column.align}{size}}" for text, column, size in zip(texts, columns, widths, strict=True))
+    return GAP.join(padded).rstrip()
+
+
+def used_columns(group: Group, width: int | None = None) -> list[Column]:
+    """The columns that have something to say about a group; of these the most important ones that fit into `width`."""
+    columns = [column for column in COLUMNS if any(column.text(row) for row in group.rows)]
+    while width is not None and _needed_width(group, columns) > width:
+        # Those of one priority go together.
+        last = max(column.priority for column in columns)
+        if last == 0:
+            break
+        columns = [column for column in columns if column.priority < last]
+    return columns
+
+
+def _needed_width(group: Group, columns: Sequence[Column]) -> int:
+    sizes = [max(len(column.header), *(len(column.text(row)) for row in group.rows)) for column in columns]
+    return sum(sizes) + len(GAP) * (len(sizes) - 1)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A sentence as lines of at most `width` characters; words are not broken."""
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    cell, complexity = row.cell, row.complexity
+    return {
+        "cell": cell.name,
+        "backbone": cell.backbone,
+        "weights": cell.weights,
+        "head": cell.head,
+        "trained": "end to end" if cell.is_finetuned else "head",
+        "recipe": cell.recipe,
+        "num_segments": cell.num_segments,
+        "maps": complexity.maps if complexity else None,
+        "parameters": complexity.parameters if complexity else None,
+        "macs": complexity.macs if complexity else None,
+        "num_seeds": len(row.top1_of_seeds),
+        "selected_on": cell.selected_on,
+        "reported_on": cell.reported_on,
+        "selected_on_reported": cell.is_selected_on_reported,
+        "num_report": len(cell.predictions.clip_ids),
+        "num_failed": cell.metrics.get("num_failed"),
+        "top1": _rounded(row.top1.value),
+        "top1_low": _rounded(row.top1.low),
+        "top1_high": _rounded(row.top1.high),
+        "top1_std": _rounded(row.top1_std),
+        **{name: _rounded(row.metrics[name]) for name in OTHER_SHARES},
+        "pairs": _rounded(row.pairs.value) if row.pairs else None,
+        "pairs_low": _rounded(row.pairs.low) if row.pairs else None,
+        "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
+        **{f"{probe}_drop": _rounded(row.probe_drops.get(probe)) for probe in ("shuffled", "reversed", "repeated")},
+        "ece": _rounded(cell.metrics.get("ece")),
+        "paper_top1": row.paper_top1,
+    }
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    # Adding zero turns -0.0 into 0.0.
+    return None if value is None else round(float(value), digits) + 0.0
+
+
+def _significant(p_value: float) -> float:
+    """Round to six significant digits, so that no p-value becomes 0."""
+    return float(f"{p_value:.6g}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,211 @@
+"""The result folder of a cell: metrics, history, predictions and confusion without times, and the times apart.
+
+Every figure in `metrics.json` is computed from the scores that stand in `predictions.csv`, digit for digit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation import metrics
+from pipeline.evaluation.metrics import SCORE_DECIMALS, compute_metrics
+from pipeline.evaluation.statistics import accuracy_interval
+from pipeline.files import sha256_of_file, write_json, write_text
+
+METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE = "metrics.json", "history.csv", "predictions.csv"
+CONFUSION_FILE, TIMING_FILE, MODEL_FILE = "confusion.csv", "timing.json", "model.safetensors"
+METRIC_DECIMALS = 4
+HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "select_loss", "select_top1")
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of the history. `lr` is the rate at the start of the epoch; `select_*` are of the selection clips.
+
+    Epochs count from 1; epoch 0 is the model as it came, listed by `finetune`, and by `fit-head` with `epochs` 0 alone.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float | None
+    train_top1: float | None
+    select_loss: float | None
+    select_top1: float | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The figures that selected the epoch, where other clips are reported: top-1 in percent, loss in nats."""
+
+    num_clips: int
+    top1: float
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedResult:
+    """The epochs of one seed, and the scores of its best one on the reported clips.
+
+    selection: None where the reported clips selected the epoch, or no epoch was selected.
+
+    Shape:
+        labels: (N,), class indices; scores: (N, K), rounded by `round_scores`; probes: (N, K) each.
+    """
+
+    seed: int
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    clip_ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    probes: Mapping[str, NDArray[np.float64]]
+    seconds: float
+    selection: Selection | None = None
+
+
+def cell_name(backbone: str, head: str) -> str:
+    """Return the folder of a cell, as DVC's matrix names it: `squeezenet-trn`, `torchvision:resnet18-trn`."""
+    return f"{backbone}-{head}"
+
+
+def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
+    """Compute `report`, `select`, `probes` and `ece` of a cell: means over its seeds, and the interval of its top-1.
+
+    `report` has the figures of the reported clips. `select` has those that selected the epoch, where other clips did.
+    `top1_std` is over the seeds (n - 1 in the denominator; there with several seeds only). `top1_low` and `top1_high`
+    bound its 95 % interval over clips and seeds, over clips alone with one seed. `ece` is in percent.
+    """
+    of_seeds = [compute_metrics(result.scores, result.labels) for result in results]
+    report = {name: _mean(of_seed[name] for of_seed in of_seeds) for name in of_seeds[0]}
+    if len(results) > 1:
+        report["top1_std"] = _rounded(float(np.std([of_seed["top1"] for of_seed in of_seeds], ddof=1)))
+    right = np.stack([metrics.hits(result.scores, result.labels) for result in results])
+    interval = accuracy_interval(right)
+    report["top1_low"], report["top1_high"] = _rounded(interval.low), _rounded(interval.high)
+    probes = {
+        probe: _mean(metrics.top1(result.probes[probe], result.labels) for result in results)
+        for probe in results[0].probes
+    }
+    selections = [result.selection for result in results if result.selection is not None]
+    select = {
+        name: _mean(getattr(selection, name) for selection in selections) for name in ("top1", "loss") if selections
+    }
+    return {
+        **({"select": select} if select else {}),
+        "report": report,
+        "probes": probes,
+        "ece": _mean(metrics.ece(result.scores, result.labels) for result in results),
+    }
+
+
+def write_results(
+    folder: Path,
+    about: Mapping[str, Any],
+    classes: Sequence[str],
+    results: Sequence[SeedResult],
+    timing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the files of a cell but its model, `metrics.json` last of those in Git, and return the metrics.
+
+    `about` comes first in the metrics: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
+    num_train, num_failed, ….
+    """
+    first = results[0]
+    values = {
+        **about,
+        "num_seeds": len(results),
+        **({"num_select": first.selection.num_clips} if first.selection is not None else {}),
+        "num_report": len(first.labels),
+        "best_epoch": first.best_epoch,
+        **metrics_of(results),
+    }
+    write_text(folder / HISTORY_FILE, _history_text(results))
+    write_text(folder / PREDICTIONS_FILE, _predictions_text(classes, results))
+    write_text(folder / CONFUSION_FILE, _confusion_text(classes, results))
+    write_json(folder / METRICS_FILE, values)
+    seconds = {str(result.seed): round(result.seconds, 3) for result in results}
+    written = sha256_of_file(folder / METRICS_FILE)
+    write_json(folder / TIMING_FILE, {**timing, "seconds_of_seeds": seconds, "metrics_sha256": written})
+    return values
+
+
+def read_finished(folder: Path, digest: str) -> dict[str, Any] | None:
+    """The metrics of a cell that was finished under the same digest of settings and is whole; None otherwise."""
+    names = (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE, TIMING_FILE, MODEL_FILE)
+    if not all((folder / name).is_file() for name in names):
+        return None
+    timing = _read_json(folder / TIMING_FILE)
+    is_same = timing.get("settings_digest") == digest
+    if not is_same or timing.get("metrics_sha256") != sha256_of_file(folder / METRICS_FILE):
+        return None
+    return _read_json(folder / METRICS_FILE)
+
+
+def _history_text(results: Sequence[SeedResult]) -> str:
+    rows = (
+        [result.seed, record.epoch, *(_number(getattr(record, name)) for name in HISTORY_COLUMNS[2:])]
+        for result in results
+        for record in result.history
+    )
+    return _csv_text(HISTORY_COLUMNS, rows)
+
+
+def _predictions_text(classes: Sequence[str], results: Sequence[SeedResult]) -> str:
+    header = ["clip_id", "label", "predicted", "seed", *(f"score:{label}" for label in classes)]
+    rows = (
+        [clip_id, classes[label], classes[predicted], result.seed, *(f"{score:.{SCORE_DECIMALS}f}" for score in scores)]
+        for result in results
+        for clip_id, label, predicted, scores in zip(
+            result.clip_ids,
+            result.labels.tolist(),
+            metrics.predicted_classes(result.scores).tolist(),
+            result.scores.tolist(),
+            strict=True,
+        )
+    )
+    return _csv_text(header, rows)
+
+
+def _confusion_text(classes: Sequence[str], results: Sequence[SeedResult]) -> str:
+    """A line a label, a column a predicted class; clips summed over the seeds."""
+    matrix = sum(metrics.confusion_matrix(result.scores, result.labels) for result in results)
+    rows = ([label, *counts] for label, counts in zip(classes, np.asarray(matrix).tolist(), strict=True))
+    return _csv_text(["label", *classes], rows)
+
+
+def _csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _mean(values: Iterable[float]) -> float:
+    return _rounded(float(np.mean(list(values))))
+
+
+def _rounded(value: float) -> float:
+    return round(value, METRIC_DECIMALS)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # A file that cannot be read belongs to no finished cell; it is written again.
+        return {}
+    return values if isinstance(values, dict) else {}

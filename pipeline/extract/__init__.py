@@ -1,0 +1,7 @@
+"""Clips -> feature store: blocks of clips, one worker code, in this process or on Dask."""
+
+from __future__ import annotations
+
+from pipeline.extract.extract import ExtractionRequest, ExtractionSummary, extract_features
+
+__all__ = ["ExtractionRequest", "ExtractionSummary", "extract_features"]

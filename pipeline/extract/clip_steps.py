@@ -1,0 +1,187 @@
+"""The way of one clip: decoded and rendered, through the backbone, its features as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.backbones import build_backbone
+from pipeline.backbones.preprocessing import Preprocessing
+from pipeline.errors import ClipError, PipelineError
+from pipeline.extract.blocks import ClipJob
+from pipeline.extract.compute import Compute
+from pipeline.extract.forward import Forward, Pending
+from pipeline.extract.provenance import digest_of, state_of
+from pipeline.store.layout import TEST_VIEW, row_dtype
+from pipeline.store.places import Phase
+from pipeline.store.record import DONE, FAILED, ClipRecord
+from pipeline.store.settings import StoreSettings
+from pipeline.video.crops import centre_crop
+from pipeline.video.decode import open_clip
+from pipeline.video.render import render
+from pipeline.video.views import View, drawn_view, test_view
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker needs besides its blocks; plain data that travels between processes.
+
+    weights_seed: of random weights. swapped_labels: the class index after mirroring, where flips swap sides.
+    decode_threads: None chooses by the device and the cores of the worker's machine.
+    """
+
+    location: str
+    settings: StoreSettings
+    classes: tuple[str, ...]
+    block_clips: int
+    compute: Compute
+    weights: str
+    weights_seed: int
+    allow_squeezenet_weights: bool = False
+    swapped_labels: tuple[int, ...] = ()
+    decode_threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RenderedClip:
+    """A clip whose frames are ready for the backbone, view after view; one that has failed has no views."""
+
+    record: ClipRecord
+    views: tuple[View, ...] = ()
+    pixels: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class BegunClip:
+    """A clip that is in the backbone, or through it."""
+
+    record: ClipRecord
+    views: tuple[View, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """The features of one clip in some views (or of all its frames), with what its file is."""
+
+    record: ClipRecord
+    pooled: dict[str, np.ndarray] = field(default_factory=dict)
+    spatial: dict[str, np.ndarray | None] = field(default_factory=dict)
+    sampling: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class ClipSteps:
+    """Holds the backbone, ready to run. A clip that cannot be used is recorded with its reason in any step."""
+
+    def __init__(self, setup: WorkerSetup, on_phase: Phase) -> None:
+        settings = setup.settings
+        backbone, weights = build_backbone(
+            settings.backbone, setup.weights, setup.weights_seed, setup.allow_squeezenet_weights
+        )
+        if weights.sha256 != settings.weights["sha256"]:
+            raise PipelineError(
+                f"The weights '{setup.weights}' of this worker have the sha256 {weights.sha256[:8]}…, the run's have "
+                f"{settings.weights['sha256'][:8]}…. Give every machine the same weight file."
+            )
+        self.setup, self.settings = setup, settings
+        self._on_phase = on_phase
+        self._preprocessing = Preprocessing.from_dict(settings.preprocessing)
+        self._forward = Forward(backbone, setup.compute)
+        self._is_cuda = setup.compute.device.startswith("cuda")
+        self._class_index = {label: index for index, label in enumerate(setup.classes)}
+        # Batches that are longer than a view hold all views of a clip, one after the other.
+        self._joins_views = 0 < settings.num_segments < settings.batch_frames
+
+    def features(self, clip: ClipJob) -> ClipFeatures:
+        """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
+        return self.finished(self.begun(self.rendered(clip)))
+
+    def rendered(self, clip: ClipJob) -> RenderedClip:
+        """The first step: the pixels of all views from one decode, in pinned memory for a GPU. Any thread."""
+        state = state_of(clip.location)
+        record = ClipRecord(clip.offset, clip.clip_id, clip.label, DONE, state.size, "", state.modified_ns)
+        try:
+            record = record._replace(digest=digest_of(clip.location))
+            self._on_phase("decode", clip.clip_id)
+            with open_clip(clip.location) as reader:
+                shape = (reader.num_frames, reader.height, reader.width)
+                record = record._replace(num_frames=shape[0], height=shape[1], width=shape[2])
+                views = self._views(clip, *shape)
+                # Every frame that any view shows, once.
+                wanted = sorted({index for view in views for index in view.frame_indices})
+                frames = reader.read(wanted)
+            pixels = []
+            for view in views:
+                chosen = frames[np.searchsorted(wanted, view.frame_indices)]  # (T, H, W, 3)
+                pixels.append(render(chosen, view.crop, view.flip, self._preprocessing.input_size))
+            if self._joins_views:
+                pixels = [torch.cat(pixels)]
+            if self._is_cuda:
+                pixels = [of_view.pin_memory() for of_view in pixels]
+            return RenderedClip(record, tuple(views), tuple(pixels))
+        except ClipError as error:
+            return RenderedClip(_failed(record, error))
+
+    def begun(self, clip: RenderedClip) -> BegunClip:
+        """The second step: into the backbone. One thread."""
+        if clip.record.status == DONE:
+            self._on_phase("forward", clip.record.clip_id)
+        keep_maps = "spatial" in self.settings.maps
+        return BegunClip(
+            clip.record, clip.views, tuple(self._forward.begin(pixels, keep_maps) for pixels in clip.pixels)
+        )
+
+    def finished(self, clip: BegunClip) -> ClipFeatures:
+        """The third step: out of the backbone, each view by itself again. Any thread."""
+        found = ClipFeatures(clip.record)
+        try:
+            arrays = [pending.wait() for pending in clip.pending]
+        except ClipError as error:
+            return ClipFeatures(_failed(clip.record, error))
+        if self._joins_views and clip.views:
+            ((pooled, maps),) = arrays
+            ends = np.cumsum([len(view.frame_indices) for view in clip.views])[:-1]
+            every = np.split(maps, ends) if maps is not None else [None] * len(clip.views)
+            arrays = list(zip(np.split(pooled, ends), every, strict=True))
+        for view, (pooled, maps) in zip(clip.views, arrays, strict=True):
+            found.pooled[view.name], found.spatial[view.name] = pooled, maps
+            found.sampling[view.name] = self._sampling(view, clip.record.label)
+        return found
+
+    def _sampling(self, view: View, label: str) -> np.ndarray:
+        index = self._class_index.get(label, -1)
+        if view.flip and index >= 0 and self.setup.swapped_labels:
+            index = self.setup.swapped_labels[index]
+        box = (view.crop.top, view.crop.left, view.crop.height, view.crop.width)
+        return np.array((*view.frame_indices, *box, int(view.flip), index), dtype=row_dtype(self.settings, "sampling"))
+
+    def _views(self, clip: ClipJob, num_frames: int, height: int, width: int) -> list[View]:
+        settings, fraction = self.settings, self._preprocessing.crop_fraction
+        if settings.frames == "all":
+            crop = centre_crop(height, width, fraction)
+            return [View(TEST_VIEW, tuple(range(num_frames)), crop, flip=False)]
+        views = []
+        if TEST_VIEW in clip.views:
+            views.append(test_view(num_frames, height, width, settings.num_segments, settings.frame_choices, fraction))
+        for draw in (int(view.partition("-")[2]) for view in clip.views if view != TEST_VIEW):
+            view = drawn_view(
+                draw,
+                clip_id=clip.clip_id,
+                seed=settings.seed,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                num_segments=settings.num_segments,
+                choices=settings.frame_choices,
+                crop_fraction=fraction,
+                input_size=self._preprocessing.input_size,
+            )
+            views.append(view)
+        return views
+
+
+def _failed(record: ClipRecord, error: ClipError) -> ClipRecord:
+    return record._replace(status=FAILED, kind=error.kind, reason=str(error))

@@ -1,0 +1,258 @@
+"""The engine on Dask: local processes of its own, or a cluster that is there.
+
+A worker process builds its backbone once and computes one block at a time with one thread; blocks travel as plain data
+and features never do, since workers write them. As many blocks are in flight as there are workers, also while these
+come and go, so a worker that dies takes one block with it: Dask runs it elsewhere, and gives it up when it has killed
+several workers. Several extractions may share a cluster: each has names of its own there, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
+from itertools import islice
+from typing import Any, cast
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
+from distributed.comm.core import CommClosedError
+from distributed.system import MEMORY_LIMIT
+from distributed.utils import silence_logging_cmgr
+
+from pipeline.allocator import keep_memory_between_batches
+from pipeline.errors import PipelineError
+from pipeline.extract.blocks import BlockJob
+from pipeline.extract.clip_steps import WorkerSetup
+from pipeline.extract.engine import Engine, Tally
+from pipeline.extract.worker import BlockResult, Worker, set_aside
+from pipeline.store.locks import worker_lock
+from pipeline.store.places import Phase, no_phase
+
+SECONDS_TO_CONNECT = 20
+SECONDS_BETWEEN_LOOKS = 5
+SECONDS_WITHOUT_WORKERS = 120
+
+# What a worker takes at most: torch and a prepared backbone (0.5 to 0.6 GB), a block with its views, and room to spare.
+WORKER_BYTES = 3 << 29
+
+# A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use, an
+# equal share of what the machine or its container has. The event loop shares a core with the backbone, so it does
+# without the profiler that looks at the stack a hundred times a second.
+LOCAL_CONFIG = {
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.daemon": True,
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.comm.timeouts.connect": "60s",
+}
+
+
+def num_local_workers() -> int:
+    """Processes that fit in here: one a core, as far as the memory goes; of a container's share, where it has one."""
+    return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
+
+
+class BackboneOnce(WorkerPlugin):
+    """Keeps one `Worker` in each Dask worker; also in one that is started later, in place of a lost one."""
+
+    def __init__(self, name: str, setup: WorkerSetup, on_phase: Phase) -> None:
+        self.name = name
+        self._setup, self._on_phase = setup, on_phase
+        self._worker: Worker | None = None
+        self._lock: threading.Lock | None = None
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask; the backbone itself is built by the first block, off the event loop."""
+        self._lock = threading.Lock()
+        self._worker = None
+
+    def run(self, job: BlockJob) -> BlockResult:
+        """One block at a time, even where a cluster gives its workers several threads."""
+        if self._lock is None:
+            raise RuntimeError("the plugin was not set up by a Dask worker")
+        with self._lock:
+            worker = self._built()
+            with worker_lock(worker.place):
+                return worker.run(job)
+
+    def agrees(self, job: BlockJob) -> bool:
+        """Whether a finished clip comes out as it stands in the store."""
+        if self._lock is None:
+            raise RuntimeError("the plugin was not set up by a Dask worker")
+        with self._lock:
+            return self._built().agrees(job)
+
+    def _built(self) -> Worker:
+        if self._worker is None:
+            keep_memory_between_batches()
+            self._worker = Worker(self._setup, self._on_phase)
+        return self._worker
+
+
+class OnDask(Engine):
+    """Blocks on the workers of a Dask cluster."""
+
+    def __init__(
+        self, setup: WorkerSetup, num_workers: int, scheduler: str | None = None, on_phase: Phase = no_phase
+    ) -> None:
+        self._setup, self._on_phase = setup, on_phase
+        self._asked, self._scheduler = num_workers, scheduler
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self._name = f"extraction-{uuid.uuid4().hex}"
+        self._workers_seen_at_seconds = time.monotonic()
+        self.num_workers = num_workers
+
+    def __enter__(self) -> OnDask:
+        with ExitStack() as stack:
+            if self._scheduler is None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="st-pipeline-dask-"))
+                stack.enter_context(dask.config.set(LOCAL_CONFIG))
+                cluster = LocalCluster(
+                    n_workers=self._asked,
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=":0",
+                    local_directory=folder,
+                    silence_logs=logging.CRITICAL,
+                )
+                stack.enter_context(cluster)
+                address: Any = cluster
+            else:
+                address = self._scheduler
+                # What matters of it comes as a sentence; the log says it in tracebacks.
+                stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
+            try:
+                self._client = stack.enter_context(Client(address, timeout=SECONDS_TO_CONNECT))
+            except (OSError, TimeoutError, ValueError) as error:
+                raise PipelineError(
+                    f"No Dask scheduler answers at {self._scheduler} ({error}). Start one with `dask scheduler`, "
+                    "or use --workers N for processes on this machine."
+                ) from error
+            self._client.register_plugin(BackboneOnce(self._name, self._setup, self._on_phase))
+            if self._scheduler is not None:
+                stack.callback(self._leave)
+                self._wait_for_a_worker()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def _leave(self) -> None:
+        """Have the workers of a cluster that stays forget this run's backbone."""
+        if self.client.status == "running":
+            with suppress(OSError):
+                self.client.unregister_worker_plugin(self._name)
+
+    @property
+    def client(self) -> Client:
+        """The connection, while the engine is entered."""
+        if self._client is None:
+            raise RuntimeError("OnDask is used as a context manager")
+        return self._client
+
+    def differing(self, samples: Sequence[BlockJob]) -> list[str]:
+        futures = [
+            self.client.submit(_agrees, self._name, job, key=f"{self._name}-check-{number}", pure=False)
+            for number, job in enumerate(samples)
+        ]
+        agree = self.client.gather(futures)
+        return [job.clips[0].clip_id for job, same in zip(samples, agree, strict=True) if not same]
+
+    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+        waiting = iter(jobs)
+        job_of: dict[Future[Any], BlockJob] = {}
+        self._workers_seen_at_seconds = time.monotonic()
+        try:
+            self._top_up(waiting, job_of)
+            while job_of:
+                for future in self._finished(list(job_of)):
+                    self._count(future, job_of.pop(future), tally)
+                self._top_up(waiting, job_of)
+        except (CancelledError, CommClosedError) as error:
+            raise PipelineError(
+                "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
+            ) from error
+        finally:
+            self.client.cancel(list(job_of), force=True)
+
+    def _top_up(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
+        """Send blocks until every worker has one, and one in any case."""
+        num_wanted = max(1, self._num_workers_now()) - len(job_of)
+        for job in islice(waiting, max(0, num_wanted)):
+            key = f"{self._name}-block-{job.block}"
+            job_of[self.client.submit(_run_block, self._name, job, key=key, pure=False)] = job
+
+    def _num_workers_now(self) -> int:
+        """The workers that are there; blocks that are lost with theirs run again without our doing.
+
+        Raises:
+            PipelineError: there has been none for long.
+        """
+        # Of a scheduler that has gone there is nothing.
+        num_workers = len(self.client.scheduler_info(n_workers=-1).get("workers", ()))
+        self.num_workers = max(self.num_workers, num_workers)
+        now_seconds = time.monotonic()
+        if num_workers:
+            self._workers_seen_at_seconds = now_seconds
+        elif now_seconds - self._workers_seen_at_seconds > SECONDS_WITHOUT_WORKERS:
+            raise PipelineError(
+                f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers "
+                "and run the same command again, or use --workers 0 to see in this process why they end."
+            )
+        return num_workers
+
+    @staticmethod
+    def _finished(futures: list[Future[Any]]) -> Sequence[Future[Any]]:
+        """Those that are done; after a while also none."""
+        try:
+            return list(wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED").done)
+        except TimeoutError:
+            return []
+
+    def _count(self, future: Future[Any], job: BlockJob, tally: Tally) -> None:
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            # Written here: no worker survives this block.
+            reason = (
+                f"Block {job.block} killed every worker that tried it (out of memory, or a crash in a decoder). "
+                "Its clips are set aside; the next extraction tries them again. Fewer --workers have more memory each."
+            )
+            result = set_aside(self._setup, job, reason)
+        else:
+            result = future.result()
+        for clip in result.clips:
+            tally.add_clip(clip)
+        tally.add_block(result)
+
+    def _wait_for_a_worker(self) -> None:
+        try:
+            self.client.wait_for_workers(1, timeout=SECONDS_WITHOUT_WORKERS)
+        except TimeoutError as error:
+            raise PipelineError(
+                f"The Dask scheduler has no workers after {SECONDS_WITHOUT_WORKERS} s. Start some with `dask worker`."
+            ) from error
+
+
+def _plugin(name: str) -> BackboneOnce:
+    return cast(BackboneOnce, get_worker().plugins[name])
+
+
+def _run_block(name: str, job: BlockJob) -> BlockResult:
+    return _plugin(name).run(job)
+
+
+def _agrees(name: str, job: BlockJob) -> bool:
+    return _plugin(name).agrees(job)

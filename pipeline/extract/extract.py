@@ -1,0 +1,379 @@
+"""manifest -> store: settle the settings, lay out the blocks, run them, sum up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.backbones import Backbone, WeightsRecord, build_backbone
+from pipeline.devices import find_device, has_bfloat16
+from pipeline.errors import ClipError, PipelineError
+from pipeline.extract import compute as computing
+from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
+from pipeline.extract.clip_steps import WorkerSetup
+from pipeline.extract.compute import Compute
+from pipeline.extract.engine import Engine, InProcess, Tally
+from pipeline.extract.provenance import is_there
+from pipeline.manifest import Manifest
+from pipeline.progress import Progress
+from pipeline.recipe import FrameChoices
+from pipeline.registry import WEIGHTS_NAMES
+from pipeline.store.clearing import refuse_strangers, remove_store
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.locks import writer_lock
+from pipeline.store.places import Phase, no_phase, place_of
+from pipeline.store.settings import MAP_KINDS, StoreSettings
+from pipeline.store.table import ClipRow
+from pipeline.store.verify import Damage, find_damage, forget_damaged
+from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
+from pipeline.video.decode import open_clip
+from pipeline.video.flips import swapped_labels
+from pipeline.video.render import render
+from pipeline.video.views import TRANSFORM_VERSION, test_view
+
+NUM_CHECKED_AGAIN = 3
+PACKAGES = ("torch", "torchvision", "av", "numpy", "zarr", "numcodecs", "simplejpeg", "pillow")
+
+
+@dataclass(frozen=True)
+class ExtractionRequest:
+    """What is asked of an extraction, apart from the manifest and the store.
+
+    num_draws: training draws of each clip of the split `train` (`--views`).
+    dtype, compile_mode: `auto` takes what the store has, or for a new one what this machine does best.
+    num_workers: None chooses; 0 runs in this process. scheduler: the address of a Dask cluster that is there.
+    decode_threads: that decode ahead of the backbone, in each process; None is one a core for a GPU, else none.
+    block_clips: clips in a block; None chooses by the number of clips. Fixed when the store is made.
+    """
+
+    backbone: str = "squeezenet"
+    weights: str = "bundled"
+    num_segments: int = 8
+    num_draws: int = 4
+    maps: tuple[str, ...] = MAP_KINDS
+    frame_choices: FrameChoices = field(default_factory=FrameChoices)
+    frames: str = "segments"
+    dtype: str = "auto"
+    compile_mode: str = "auto"
+    seed: int = 0
+    device: str = "cpu"
+    allow_squeezenet_weights: bool = False
+    max_failed: int | None = None
+    rebuild: bool = False
+    num_workers: int | None = None
+    scheduler: str | None = None
+    decode_threads: int | None = None
+    block_clips: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_segments < 1:
+            raise PipelineError(f"`num_segments` (={self.num_segments}) must be at least 1.")
+        if self.num_draws < 0:
+            raise PipelineError(f"`views` (={self.num_draws}) must be 0 or more training views.")
+        unknown = [kind for kind in self.maps if kind not in MAP_KINDS]
+        if unknown or not self.maps:
+            raise PipelineError(f"`maps` (={','.join(self.maps)}) must be some of {', '.join(MAP_KINDS)}.")
+        if self.scheduler is not None and self.num_workers is not None:
+            raise PipelineError("--workers starts processes here, --scheduler uses a cluster's: give one of both.")
+        if self.frames not in ("segments", "all"):
+            raise PipelineError(f"`frames` (={self.frames!r}) must be 'segments' or 'all'.")
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What an extraction did, and what the store holds after it. `said` are sentences about choices made."""
+
+    location: str
+    settings: StoreSettings
+    num_clips: int
+    num_computed: int
+    num_checked_again: int
+    num_workers: int
+    num_frames: int
+    num_bytes: int
+    seconds: float
+    failed: tuple[ClipRow, ...]
+    views: tuple[str, ...]
+    said: tuple[str, ...] = field(default=())
+
+
+def extract_features(
+    manifest: Manifest,
+    location: str,
+    request: ExtractionRequest,
+    on_phase: Phase = no_phase,
+    damage: Sequence[Damage] = (),
+) -> ExtractionSummary:
+    """Fill a store with the features of a manifest's clips; what it has already is left as it is.
+
+    `damage` is what `find_damage` found in the store and what is therefore to be made anew.
+
+    Raises:
+        PipelineError: another setting than the store's, another writer, too many failed clips, a full disk, or
+            finished clips that come out otherwise when they are computed again.
+    """
+    started_at_seconds = time.monotonic()
+    place = place_of(location)
+    if "://" not in location:
+        location = str(Path(location).absolute())
+        place = place_of(location)
+    with writer_lock(place):
+        backbone, weights = build_backbone(
+            request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
+        )
+        is_there = place.get("zarr.json") is not None
+        if not is_there:
+            refuse_strangers(place)
+        place.remove_parts()
+        store = FeatureStore.open(location, "r+") if is_there and not request.rebuild else None
+        setup, said = settle(manifest, location, request, backbone, weights, store)
+        if store is not None:
+            forget_damaged(store, damage)
+        else:
+            # Nothing is taken away before all that can be wrong with the request has been looked at.
+            remove_store(place)
+            size = request.block_clips or default_block_clips(len(manifest.clips))
+            provenance = {
+                # Absolute: whoever repairs the store may stand in another folder.
+                "manifest": str(manifest.path.absolute()),
+                "root": str(manifest.root.absolute()),
+                "weights": request.weights if weights.name in WEIGHTS_NAMES else str(Path(request.weights).absolute()),
+                "weights_note": weights.note,
+                "versions": {name: version(name) for name in PACKAGES},
+            }
+            store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
+        setup = replace(setup, block_clips=store.block_clips)
+        num_draws = 0 if setup.settings.frames == "all" else request.num_draws
+        lay_out(
+            store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
+        )
+        ensure_views(store, _needed_views(manifest, num_draws))
+        jobs = plan_blocks(store, manifest, num_draws)
+        jobs, samples = _with_samples(store, manifest, jobs, num_draws)
+        num_workers = choose_num_workers(request, setup.settings, jobs) if jobs else 0
+        tally = _tally_of(store, jobs, request.max_failed)
+        tally.check()
+        if jobs:
+            num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
+            # Those of workers that were killed on the way: a finished store has none.
+            place.remove_parts()
+        store.reload()
+        said += _about_absent(store, manifest)
+    return ExtractionSummary(
+        location=location,
+        settings=setup.settings,
+        num_clips=store.num_clips,
+        num_computed=sum(job.num_clips for job in jobs),
+        num_checked_again=len(samples),
+        num_workers=num_workers,
+        num_frames=tally.num_frames,
+        num_bytes=tally.num_bytes,
+        seconds=time.monotonic() - started_at_seconds,
+        failed=tuple(clip for clip in store.table() if clip.status == "failed"),
+        views=store.views,
+        said=said,
+    )
+
+
+def settle(
+    manifest: Manifest,
+    location: str,
+    request: ExtractionRequest,
+    backbone: Backbone,
+    weights: WeightsRecord,
+    store: FeatureStore | None,
+) -> tuple[WorkerSetup, tuple[str, ...]]:
+    """What every worker shall do, and sentences about what was chosen.
+
+    Raises:
+        PipelineError: a store is there and was made with other settings.
+    """
+    is_all = request.frames == "all"
+    num_segments = 0 if is_all else request.num_segments
+    num_draws = 0 if is_all else request.num_draws
+    num_train = sum(clip.split == TRAIN_SPLIT for clip in manifest.clips)
+    num_frames = (len(manifest.clips) + num_train * num_draws) * (num_segments or 40)
+    find_device(request.device)
+    dtype, compile_mode = request.dtype, request.compile_mode
+    if store is not None:
+        dtype = store.settings.compute_dtype if dtype == "auto" else dtype
+        if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or computing.has_compiler()):
+            compile_mode = store.settings.compile_mode
+    trial = None
+    if dtype == "auto" and has_bfloat16(request.device):
+        trial = _frames_for_trial(manifest, backbone, num_segments or 8)
+    dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial)
+    compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames)
+    capability = computing.capability_of(request.device)
+    # That of a store stays, whatever views are asked for later and however much memory is free then.
+    if store is None:
+        batch_frames = computing.choose_batch_frames(request.device, num_segments, 1 + num_draws)
+    else:
+        batch_frames = store.settings.batch_frames
+    maps = tuple(kind for kind in MAP_KINDS if kind in request.maps)
+    settings = StoreSettings(
+        backbone=backbone.name,
+        weights={"name": weights.name, "sha256": weights.sha256},
+        compute_dtype=dtype,
+        capability=capability,
+        compile_mode=compile_mode,
+        batch_frames=batch_frames,
+        transform_version=TRANSFORM_VERSION,
+        frame_choices=request.frame_choices,
+        num_segments=num_segments,
+        seed=request.seed,
+        maps=("pooled",) if is_all else maps,
+        channels=backbone.channels,
+        map_size=backbone.map_size,
+        preprocessing=backbone.preprocessing.as_dict(),
+        frames="all" if is_all else "segments",
+    )
+    if store is not None:
+        refuse_differences(store, settings, manifest.classes)
+        settings = store.settings
+    swaps = settings.frame_choices.flip == "swap"
+    setup = WorkerSetup(
+        location=location,
+        settings=settings,
+        classes=manifest.classes,
+        block_clips=0,
+        compute=Compute(dtype, compile_mode, capability, batch_frames, request.device),
+        weights=request.weights,
+        weights_seed=request.seed,
+        allow_squeezenet_weights=request.allow_squeezenet_weights,
+        swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
+        decode_threads=request.decode_threads,
+    )
+    about_weights = f"Weights '{weights.name}': {weights.note}." if weights.note else ""
+    return setup, tuple(sentence for sentence in (about_weights, about_dtype, about_compile) if sentence)
+
+
+def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
+    """Refuse to mix features of other settings into a store, naming each.
+
+    Raises:
+        PipelineError: some setting, or the order of classes, differs.
+    """
+    wrong = store.settings.differences(settings)
+    made = [store.settings.described(name) for name in wrong]
+    asked = [settings.described(name) for name in wrong]
+    if store.classes != tuple(classes):
+        made.append(f"classes={','.join(store.classes)}")
+        asked.append(f"classes={','.join(classes)}")
+    lacking = [kind for kind in settings.maps if kind not in store.settings.maps]
+    if lacking:
+        made.append(f"maps={','.join(store.settings.maps)}")
+        asked.append(f"maps={','.join(settings.maps)}")
+    if made:
+        raise PipelineError(
+            f"The store {store.place.location} was made with {', '.join(made)}, asked for {', '.join(asked)}. "
+            "Extract into another --store, or pass --rebuild."
+        )
+
+
+def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
+    """How many processes to start: as asked, else all that fit, or none where starting them costs more."""
+    if request.scheduler is not None:
+        return 0
+    if request.num_workers is not None:
+        return request.num_workers
+    num_frames = sum(len(clip.views) for job in jobs for clip in job.clips) * (settings.num_segments or 40)
+    if request.device != "cpu" or num_frames < computing.FRAMES_WORTH_COMPILING:
+        return 0
+    # Dask takes a while to import; a small extraction does without.
+    from pipeline.extract.cluster import num_local_workers
+
+    num_workers = min(num_local_workers(), len(jobs))
+    return num_workers if num_workers > 1 else 0
+
+
+def _engine(setup: WorkerSetup, request: ExtractionRequest, num_workers: int, on_phase: Phase) -> Engine:
+    if request.scheduler is None and num_workers == 0:
+        return InProcess(setup, on_phase)
+    from pipeline.extract.cluster import OnDask
+
+    return OnDask(setup, num_workers, request.scheduler, on_phase)
+
+
+def _tally_of(store: FeatureStore, jobs: Sequence[BlockJob], max_failed: int | None) -> Tally:
+    due = {job.block * store.block_clips + clip.offset for job in jobs for clip in job.clips}
+    failed_before = sum(clip.status == "failed" and clip.row not in due for clip in store.table())
+    return Tally(Progress("extract", store.num_clips, done=store.num_clips - len(due)), max_failed, failed_before)
+
+
+def _run(
+    engine: Engine, store: FeatureStore, jobs: Sequence[BlockJob], samples: Sequence[BlockJob], tally: Tally
+) -> int:
+    """Check the samples, run the jobs; the number of worker processes."""
+    try:
+        with engine, tally.progress:
+            others = engine.differing(samples)
+            if others:
+                raise PipelineError(
+                    f"Clips that the store {store.place.location} has ({', '.join(others)}) come out otherwise when "
+                    "computed again: decoder, torch or transform have changed since. Extract into another --store, "
+                    "or pass --rebuild."
+                )
+            engine.run(jobs, tally)
+            return engine.num_workers
+    except KeyboardInterrupt:
+        raise PipelineError(
+            f"Stopped at {tally.progress.done:,} of {tally.progress.total:,} clips. Finished blocks are in "
+            f"{store.place.location}; run the same command again to go on."
+        ) from None
+
+
+def _with_samples(
+    store: FeatureStore, manifest: Manifest, jobs: list[BlockJob], num_draws: int
+) -> tuple[list[BlockJob], list[BlockJob]]:
+    """The jobs, damaged blocks among them, and a few finished clips to be computed again before anything is added."""
+    if not jobs or not store.records:
+        return jobs, []
+    known = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
+    samples = [job for job in known if is_there(job.clips[0].location)]
+    damaged = {job.block for job in samples if find_damage(store, [job.block])}
+    if damaged:
+        for block in damaged:
+            forget(store.place, block)
+        store.reload()
+        jobs = plan_blocks(store, manifest, num_draws)
+    return jobs, [job for job in samples if job.block not in damaged]
+
+
+def _about_absent(store: FeatureStore, manifest: Manifest) -> tuple[str, ...]:
+    absent = absent_clips(store, manifest)
+    if not absent:
+        return ()
+    clip = next(clip for clip in manifest.clips if clip.clip_id == absent[0])
+    return (
+        f"{len(absent):,} finished clips are not where they were (the first: {manifest.locate(clip)}). Their features "
+        "are kept as they are; views that they lack cannot be added.",
+    )
+
+
+def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:
+    has_train = any(clip.split == TRAIN_SPLIT for clip in manifest.clips)
+    return views_of(TRAIN_SPLIT if has_train else "", num_draws)
+
+
+def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int) -> Tensor | None:
+    """Test frames of the first few clips that decode, to try a number type on; None where none does."""
+    found: list[Tensor] = []
+    for clip in manifest.clips[:20]:
+        try:
+            with open_clip(manifest.locate(clip)) as reader:
+                fraction, size = backbone.preprocessing.crop_fraction, backbone.preprocessing.input_size
+                shape = (reader.num_frames, reader.height, reader.width)
+                view = test_view(*shape, num_segments, FrameChoices(), fraction)
+                found.append(render(reader.read(view.frame_indices), view.crop, view.flip, size))
+        except ClipError:
+            continue
+        if len(found) == 2:
+            break
+    return torch.cat(found) if found else None

@@ -1,0 +1,188 @@
+"""One worker: blocks of clips -> their arrays in the store. Every process of an extraction runs this same code.
+
+A clip goes through three steps: decoded and rendered, through the backbone, compressed into its block. With threads
+(for a GPU) the first runs ahead of the backbone and the last behind it, a block is written while the next one is
+computed, and the calling thread does nothing but start the backbone; without, they follow each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.extract.blocks import KILLED_WORKER, BlockJob, ClipJob
+from pipeline.extract.clip_steps import BegunClip, ClipFeatures, ClipSteps, RenderedClip, WorkerSetup
+from pipeline.extract.compute import choose_decode_threads
+from pipeline.extract.provenance import state_of
+from pipeline.prefetch import ahead, executor_of
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.layout import TEST_VIEW
+from pipeline.store.places import Phase, no_phase, place_of
+from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
+from pipeline.store.writer import BlockBuilder, current_record, write_block
+
+
+class ComputedClip(NamedTuple):
+    """What became of a clip, for whoever watches. `num_frames` went through the backbone."""
+
+    record: ClipRecord
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class ComputedBlock:
+    """A block that is ready to be written. `before`: its record as it stands."""
+
+    job: BlockJob
+    builder: BlockBuilder
+    clips: tuple[ComputedClip, ...]
+    before: BlockRecord | None
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What became of a block, for whoever watches. `num_bytes`: what the store has grown by."""
+
+    clips: tuple[ComputedClip, ...]
+    num_bytes: int
+
+
+class Worker:
+    """Holds the backbone, ready to run; computes blocks."""
+
+    def __init__(self, setup: WorkerSetup, on_phase: Phase = no_phase) -> None:
+        # One thread: sums in float32 depend on the number of threads, and a process a core is fastest anyway.
+        torch.set_num_threads(1)
+        self.setup, self.settings = setup, setup.settings
+        self.on_phase = on_phase
+        self.place = place_of(setup.location)
+        self._steps = ClipSteps(setup, on_phase)
+        self._num_threads = choose_decode_threads(setup.decode_threads, setup.compute.device)
+        # Clips that are decoded and wait, and clips that wait to be compressed, each at most: those that the threads
+        # have in hand, and two.
+        self._num_ahead = self._num_threads + 2 if self._num_threads else 1
+
+    def features(self, clip: ClipJob) -> ClipFeatures:
+        """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
+        return self._steps.features(clip)
+
+    def run(self, job: BlockJob) -> BlockResult:
+        """Compute a block, write it and mark it done.
+
+        Raises:
+            PipelineError: the disk is full, or rows that should be kept are damaged.
+        """
+        (result,) = self.run_all([job])
+        return result
+
+    def run_all(
+        self, jobs: Sequence[BlockJob], on_clip: Callable[[ComputedClip], None] = lambda clip: None
+    ) -> Generator[BlockResult]:
+        """Compute blocks, write them and mark them done, in order; `on_clip` is told of each clip, in this thread.
+
+        Raises:
+            PipelineError: the disk is full, or rows that should be kept are damaged.
+        """
+        clips = (clip for job in jobs for clip in job.clips)
+        with executor_of(self._num_threads) as executor:
+            rendered = ahead(executor, self._steps.rendered, clips, self._num_ahead)
+            blocks = (self._computed(job, rendered, executor, on_clip) for job in jobs)
+            yield from ahead(executor, self._written, blocks, min(self._num_ahead, 2))
+
+    def _computed(
+        self,
+        job: BlockJob,
+        rendered: Iterator[RenderedClip],
+        executor: Executor,
+        on_clip: Callable[[ComputedClip], None],
+    ) -> ComputedBlock:
+        before = current_record(self.place, job.block)
+        builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views)
+        if before is not None:
+            computed = {clip.offset: clip.views for clip in job.clips}
+            done = [clip.offset for clip in before.clips if clip.status == DONE]
+            for view in job.views:
+                # A view that is written anew keeps the rows of the clips that are not computed in it.
+                builder.copy_rows(self.place, before, view, [at for at in done if view not in computed.get(at, ())])
+        clips = []
+        begun = map(self._steps.begun, islice(rendered, job.num_clips))
+        for clip in ahead(executor, partial(self._added, builder), begun, self._num_ahead):
+            clips.append(clip)
+            on_clip(clip)
+        return ComputedBlock(job, builder, tuple(clips), before)
+
+    def _added(self, builder: BlockBuilder, clip: BegunClip) -> ComputedClip:
+        """Compress the features of a clip into its block."""
+        features = self._steps.finished(clip)
+        at = features.record.offset
+        if features.record.status != DONE:
+            builder.drop(at)
+            return ComputedClip(features.record, 0)
+        for view, pooled in features.pooled.items():
+            if self.settings.frames == "all":
+                builder.add_frames(at, pooled)
+            else:
+                builder.add(at, view, pooled, features.spatial[view], features.sampling[view])
+        return ComputedClip(features.record, sum(len(pooled) for pooled in features.pooled.values()))
+
+    def _written(self, block: ComputedBlock) -> BlockResult:
+        clips = sorted((*block.job.kept, *(clip.record for clip in block.clips)))
+        record = write_block(self.place, block.builder, clips, block.before, self.on_phase)
+        grown = record.num_bytes - (block.before.num_bytes if block.before else 0)
+        return BlockResult(block.clips, grown)
+
+    def agrees(self, job: BlockJob, tolerance: float = 0.0) -> bool:
+        """Whether the clip of a job of one clip comes out as it stands in the store.
+
+        Without a `tolerance` bit by bit: everything that may change a bit is in the store's settings. With one,
+        relative to the largest value of the clip, for machines that round otherwise.
+        """
+        clip = job.clips[0]
+        row = job.block * self.setup.block_clips + clip.offset
+        store = FeatureStore.open(self.setup.location, "r+")
+        found = self.features(clip)
+        if found.record.status != DONE:
+            return False
+        if self.settings.frames == "all":
+            return _close(store.read_frames(row), found.pooled[TEST_VIEW], tolerance)
+        for view in clip.views:
+            if not np.array_equal(store.read_sampling(view, [row])[0], found.sampling[view]):
+                return False
+            stored = store.read_pooled(view, [row])[0] if "pooled" in self.settings.maps else None
+            if stored is not None and not _close(stored, found.pooled[view], tolerance):
+                return False
+            maps = found.spatial[view]
+            if maps is not None and not _close(store.read_spatial(view, row), maps, tolerance):
+                return False
+        return True
+
+
+def set_aside(setup: WorkerSetup, job: BlockJob, reason: str) -> BlockResult:
+    """Record the clips of a block as failed, because no worker could compute it; what it had before is kept."""
+    place = place_of(setup.location)
+    before = current_record(place, job.block)
+    computed = []
+    for clip in job.clips:
+        state = state_of(clip.location)
+        known = (clip.offset, clip.clip_id, clip.label, FAILED, state.size, "", state.modified_ns)
+        computed.append(ClipRecord(*known, kind=KILLED_WORKER, reason=reason))
+    records = {clip.offset: clip for clip in (*job.kept, *computed)}
+    builder = BlockBuilder(setup.settings, job.block, setup.block_clips, () if before else job.views)
+    write_block(place, builder, [records[offset] for offset in sorted(records)], before)
+    return BlockResult(tuple(ComputedClip(clip, 0) for clip in computed), 0)
+
+
+def _close(stored: np.ndarray, computed: np.ndarray, tolerance: float) -> bool:
+    if stored.shape != computed.shape:
+        return False
+    if tolerance == 0:
+        return bool(np.array_equal(stored, computed))
+    scale = float(np.abs(computed).max(initial=0))
+    return bool(np.allclose(stored.astype(np.float32), computed.astype(np.float32), rtol=0, atol=tolerance * scale))

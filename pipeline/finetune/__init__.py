@@ -1,0 +1,1 @@
+"""Train backbone and head end to end."""

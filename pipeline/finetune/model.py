@@ -1,0 +1,245 @@
+"""A classifier made ready for training end to end: number type, layers that stay as they are, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.backbones import build_backbone
+from pipeline.backbones.backbone import Backbone
+from pipeline.devices import find_device, has_bfloat16
+from pipeline.errors import PipelineError
+from pipeline.heads import build_head
+from pipeline.model import Classifier, ModelSpec, load_model
+from pipeline.recipe import HeadChoices, Recipe, TrainingChoices
+from pipeline.registry import unknown_name
+from pipeline.training.optimiser import freeze_later_norms
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+STAGE = "finetune"
+# Activations of more frames than this fall out of the processor's caches: SqueezeNet's step takes 1.7 times as long.
+CPU_FRAMES_AT_A_TIME = 32
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The device and the number type of the backbone (and of heads that read maps), the rest being float32."""
+
+    device: torch.device
+    name: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context for what may run in the short type."""
+        if self.name == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.name))
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss where gradients would vanish in float16, and does nothing in the other types."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.name == "float16")
+
+
+def choose_precision(device: str, precision: str = "auto", local_rank: int | None = None) -> Precision:
+    """The device of that name, and the number type: with `auto` bfloat16 where it is in hardware, else float32.
+
+    A GPU without bfloat16 takes float16. `local_rank` picks the GPU of this process.
+
+    Raises:
+        PipelineError: no such device or type.
+    """
+    if precision not in PRECISIONS:
+        raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
+    if local_rank is not None and device.startswith("cuda"):
+        if device != "cuda":
+            raise PipelineError(
+                f"`device` is {device}: of several processes each takes its own GPU. Pass --device cuda."
+            )
+        device = f"cuda:{local_rank}"
+    chosen = find_device(device)
+    if precision == "auto":
+        short = "bfloat16" if has_bfloat16(chosen) else "float16"
+        precision = "float32" if chosen.type == "cpu" and short == "float16" else short
+    if precision == "float16" and chosen.type == "cpu":
+        raise PipelineError("`precision` float16 is for GPUs. On the CPU choose bfloat16, float32 or auto.")
+    return Precision(chosen, precision)
+
+
+class EndToEnd(nn.Module):
+    """The forward pass of training: the backbone in the short number type, a head of pooled features in float32.
+
+    Shape:
+        frames: (B, T, 3, S, S) uint8. returns: (B, K), float32.
+    """
+
+    def __init__(self, classifier: Classifier, precision: Precision) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.precision = precision
+
+    def features(self, frames: Tensor) -> Tensor:
+        """What the head reads. Shape: (B, T, C, h, w)."""
+        with self.precision.autocast():
+            return self.classifier.features(frames)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """The head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
+        # As in fit-head: pooled features are few, so a head of theirs keeps full precision.
+        pooled = self.classifier.head.maps == "pooled"
+        with nullcontext() if pooled else self.precision.autocast():
+            scores: Tensor = self.classifier.head(features)
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.scores(self.features(frames))
+
+
+def fitted_classifier(path: Path | str, classes: tuple[str, ...], head_switches: dict[str, Any]) -> Classifier:
+    """The classifier of a model file, its head built with `head_switches` changed.
+
+    Raises:
+        PipelineError: not a model file, or one of other classes.
+    """
+    classifier = load_model(path)
+    spec = classifier.spec
+    check_classes(path, spec.classes, classes)
+    if head_switches:
+        choices = dataclasses.replace(HeadChoices(**spec.recipe["head"]), **head_switches)
+        head = _head(spec, choices)
+        head.load_state_dict(classifier.head.state_dict())
+        recipe = {**spec.recipe, "head": dataclasses.asdict(choices)}
+        classifier = Classifier(classifier.backbone, head, dataclasses.replace(spec, recipe=recipe))
+    return classifier
+
+
+def fresh_classifier(
+    head: str,
+    backbone: str,
+    weights: str,
+    classes: tuple[str, ...],
+    num_segments: int,
+    recipe: Recipe,
+    seed: int,
+    allow_squeezenet_weights: bool = False,
+) -> Classifier:
+    """A classifier without a fitted head, for training from scratch: the paper's own end-to-end protocol."""
+    network, record = build_backbone(backbone, weights, seed, allow_squeezenet_weights)
+    spec = ModelSpec(
+        head=head,
+        backbone=network.name,
+        classes=classes,
+        num_segments=num_segments,
+        in_channels=network.channels,
+        map_size=network.map_size,
+        preprocessing=json.loads(json.dumps(network.preprocessing.as_dict())),
+        recipe=recipe.as_dict(),
+        weights={"name": record.name, "sha256": record.sha256},
+        seed=seed,
+        stage=STAGE,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Classifier(network, _head(spec, recipe.head), spec)
+
+
+def check_classes(path: Path | str, own: tuple[str, ...], wanted: tuple[str, ...]) -> None:
+    """Hold the classes of a model against those of a manifest, order included.
+
+    Raises:
+        PipelineError: they differ; the message names the first difference.
+    """
+    if own == wanted:
+        return
+    if sorted(own) == sorted(wanted):
+        where = next(index for index, pair in enumerate(zip(own, wanted, strict=True)) if pair[0] != pair[1])
+        how = f"in another order (class {where} is '{own[where]}' there and '{wanted[where]}' here)"
+    else:
+        lacking = [label for label in wanted if label not in own]
+        extra = [label for label in own if label not in wanted]
+        how = "; ".join(
+            f"{text} {', '.join(map(repr, labels[:3]))}{' …' if len(labels) > 3 else ''}"
+            for text, labels in (("it does not know", lacking), ("only it knows", extra))
+            if labels
+        )
+    raise PipelineError(
+        f"The model {path} was made for {len(own)} classes, the manifest has {len(wanted)}: {how}. "
+        "Give a model that was fitted on this manifest, or --init none."
+    )
+
+
+def freeze_up_to(backbone: Backbone, layer: str) -> list[str]:
+    """Stop training every backbone parameter up to and including those of `layer`. Returns the names of all of them.
+
+    Raises:
+        PipelineError: no such layer, or one without parameters.
+    """
+    names = [name for name, _ in backbone.named_parameters()]
+    of_layer = [index for index, name in enumerate(names) if name.startswith(f"{layer}.")]
+    if not of_layer:
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in names)
+        raise unknown_name(f"layer of {backbone.name} with parameters", layer, layers)
+    frozen = names[: of_layer[-1] + 1]
+    for name in frozen:
+        backbone.get_parameter(name).requires_grad_(False)
+    return frozen
+
+
+def check_recomputes(backbone: Backbone, choices: TrainingChoices) -> None:
+    """Hold activation checkpointing against the backbone.
+
+    Raises:
+        PipelineError: the backbone is not divided into blocks, or a batch norm would count each batch twice.
+    """
+    if not backbone.has_blocks:
+        raise PipelineError(
+            f"`checkpointing` needs a backbone that is divided into blocks; {backbone.name} is not. Use --accumulate."
+        )
+    if choices.partial_bn == "off" and any(isinstance(layer, nn.BatchNorm2d) for layer in backbone.modules()):
+        raise PipelineError(
+            "`checkpointing` runs each block twice, so batch norm would count each batch twice: with it, partial_bn "
+            "cannot be off. Leave it at 'backbone', or use --accumulate."
+        )
+
+
+def default_parts(classifier: Classifier, choices: TrainingChoices, device: torch.device, num_clips: int) -> int:
+    """In how many parts a process best sends its `num_clips` of a batch through the model.
+
+    On a GPU in one. On the CPU so that a part has at most `CPU_FRAMES_AT_A_TIME` frames, unless a batch norm trains:
+    its statistics would be those of the parts.
+    """
+    set_training_mode(classifier, choices)
+    has_trained_norm = any(isinstance(layer, _BatchNorm) and layer.training for layer in classifier.modules())
+    if device.type != "cpu" or has_trained_norm:
+        return 1
+    return min(num_clips, math.ceil(num_clips * classifier.spec.num_segments / CPU_FRAMES_AT_A_TIME))
+
+
+def set_training_mode(classifier: Classifier, choices: TrainingChoices) -> None:
+    """Set training mode with partial batch norm: frozen in the backbone but for its first layer, never in the head.
+
+    A batch norm whose parameters are frozen for another reason keeps its statistics too.
+    """
+    classifier.train()
+    if choices.partial_bn != "off":
+        freeze_later_norms(classifier.backbone)
+    for layer in classifier.backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d) and not layer.weight.requires_grad:
+            layer.eval()
+
+
+def _head(spec: ModelSpec, choices: HeadChoices) -> Any:
+    return build_head(
+        spec.head,
+        in_channels=spec.in_channels,
+        num_segments=spec.num_segments,
+        num_classes=spec.num_classes,
+        choices=choices,
+    )

@@ -1,0 +1,96 @@
+"""Scores of a classifier on clips, decoded anew, shared out over all processes and each clip counted once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import compute_metrics, round_scores
+from pipeline.evaluation.order_tests import PROBES, probe_of
+from pipeline.finetune.clip_loader import ClipLoader, Fault, LabelledClip, SampleRequest, SampleSettings, collate
+from pipeline.finetune.distributed import World
+from pipeline.finetune.model import EndToEnd
+from pipeline.progress import Progress
+
+
+@dataclass(frozen=True)
+class ScoredClips:
+    """Scores of the clips that could be decoded, in the order in which they were given, the same in every process.
+
+    Shape:
+        labels: (N,); scores: (N, K), rounded as in predictions.csv; probes: (N, K) each.
+    """
+
+    clip_ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    probes: dict[str, NDArray[np.float64]]
+    faults: tuple[Fault, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Compute the metrics of these scores."""
+        return compute_metrics(self.scores, self.labels)
+
+
+def score_clips(
+    network: EndToEnd,
+    clips: Sequence[LabelledClip],
+    loader: ClipLoader,
+    settings: SampleSettings,
+    batch_size: int,
+    world: World,
+    progress: Progress | None = None,
+) -> ScoredClips:
+    """Score clips in their test view, and under each order probe.
+
+    Raises:
+        PipelineError: not one clip could be decoded, or a score is not a finite number.
+    """
+    requests = world.part([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
+    num_classes = network.classifier.spec.num_classes
+    # (1 + probes, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
+    table = np.zeros((1 + len(PROBES), len(clips), num_classes))
+    is_found = np.zeros(len(clips))
+    faults: list[Fault] = []
+    device = network.precision.device
+    was_training = network.training
+    network.eval()
+    stream = loader.samples(requests, settings)
+    with torch.inference_mode():
+        while samples := list(itertools.islice(stream, batch_size)):
+            faults += [sample.fault for sample in samples if sample.fault is not None]
+            if any(sample.pixels is not None for sample in samples):
+                batch = collate(samples, settings, device)
+                features = network.features(batch.frames)
+                clip_ids = [request.clip.clip_id for request in batch.requests]
+                seen = [features, *(probe_of(probe)(features, clip_ids) for probe in PROBES)]
+                rows = [request.position for request in batch.requests]
+                for place, inputs in enumerate(seen):
+                    table[place, rows] = network.scores(inputs).cpu().double().numpy()
+                is_found[rows] = 1
+            if progress is not None:
+                progress.advance(len(samples))
+    network.train(was_training)
+    table = world.summed(torch.from_numpy(table)).numpy()
+    found = world.summed(torch.from_numpy(is_found)).numpy() > 0
+    every_fault = [Fault(*fault) for faults_of_one in world.gathered(faults) for fault in faults_of_one]
+    if not found.any():
+        example = f" The first: '{every_fault[0].clip_id}', {every_fault[0].reason}" if every_fault else ""
+        raise PipelineError(
+            f"Not one of the {len(clips)} clips to score could be decoded.{example} `pipeline check` shows what is "
+            "wrong with a manifest's files."
+        )
+    labels = np.array([clip.label for clip in clips], dtype=np.int64)
+    return ScoredClips(
+        clip_ids=tuple(clip.clip_id for clip, there in zip(clips, found, strict=True) if there),
+        labels=labels[found],
+        scores=round_scores(table[0][found]),
+        probes={probe: round_scores(table[1 + place][found]) for place, probe in enumerate(PROBES)},
+        faults=tuple(every_fault),
+    )

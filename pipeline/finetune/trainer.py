@@ -1,0 +1,445 @@
+"""Train backbone and head together on the clips themselves, as the paper did; from a fitted head or from scratch.
+
+Every random number follows from the seed, the epoch, the step and the clip, so a training that was stopped at any step
+goes on to the weights that it would have reached. One process or several, the steps are the same: a batch is shared
+out over the processes, and every gradient is the sum over its clips divided by the weight of the whole batch.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.result_writer import EpochRecord, SeedResult, Selection
+from pipeline.finetune.clip_loader import (
+    ClipLoader,
+    Fault,
+    LabelledClip,
+    Sample,
+    SampleRequest,
+    SampleSettings,
+    collate,
+)
+from pipeline.finetune.data_wait import WaitClock
+from pipeline.finetune.distributed import World
+from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, Precision, set_training_mode
+from pipeline.finetune.scoring import ScoredClips, score_clips
+from pipeline.finetune.state import ClipData, EpochSums, Faults, FinetuneSettings
+from pipeline.model import Classifier
+from pipeline.progress import Progress
+from pipeline.training.checkpoints import CheckpointFolder
+from pipeline.training.loss import balanced_weights
+from pipeline.training.optimiser import (
+    build_optimiser,
+    clear_gradients,
+    clip_gradients,
+    plan_parameters,
+    set_rates,
+)
+from pipeline.training.schedule import Schedule
+
+STEPS_BETWEEN_CHECKS = 50
+
+Say = Callable[[str], None]
+
+
+class Finetuner:
+    """The state of one training; `run` takes it from where it is to its end."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        data: ClipData,
+        settings: FinetuneSettings,
+        precision: Precision,
+        loader: ClipLoader,
+        checkpoints: CheckpointFolder,
+        world: World,
+        say: Say,
+    ) -> None:
+        self.data, self.settings, self.world, self.say = data, settings, world, say
+        self.loader, self.checkpoints, self.device = loader, checkpoints, precision.device
+        self.choices = settings.recipe.training
+        self.classifier = classifier.to(self.device)
+        self.classifier.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = EndToEnd(self.classifier, precision)
+        set_training_mode(self.classifier, self.choices)
+        parts: dict[str, tuple[nn.Module, float]] = {
+            "backbone": (self.classifier.backbone, self.choices.backbone_lr),
+            "head": (self.classifier.head, self.choices.lr),
+        }
+        self.plan = plan_parameters(parts, self.choices)
+        self.optimiser = build_optimiser(self.plan, self.choices)
+        self.schedule = Schedule(self.choices)
+        self.scaler = precision.scaler()
+        if self.scaler.is_enabled() and self.choices.clip_scope == "all" and self.plan.left_out:
+            raise PipelineError(
+                "clip_scope=all lets the gradients of untrained parameters pile up, which float16 with its scaled loss "
+                "cannot do. Pass --precision float32, or --clip-scope trained."
+            )
+        self.trained = world.wrapped(self.network, self.device)
+        self.class_weights = self._class_weights()
+        # On this side too: a look at the device's copy would wait for all that the device has to do.
+        self.weight_of_label: list[float] = self.class_weights.tolist()
+        self.epoch = 0
+        self.sums = EpochSums()
+        self.history: list[EpochRecord] = []
+        self.best: tuple[float, float] | None = None
+        self.selection: Selection | None = None
+        self.faults = Faults()
+        self.start_report: dict[str, float | int] | None = None
+        self.times: list[dict[str, float]] = []
+        self.started_at_seconds = time.monotonic()
+        self.seconds_before = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.data.train) / self.choices.batch_size)
+
+    def start(self, scored: ScoredClips) -> None:
+        """Record the scores of the selection clips before the first step as epoch 0 of the history."""
+        self._note_faults(self.data.plan.selected_on, scored)
+        found = scored.metrics()
+        self.history.append(EpochRecord(0, 0.0, None, None, found["loss"], found["top1"]))
+
+    def start_without_epochs(self, scored: ScoredClips) -> None:
+        """Record that no epoch is to be selected: the model as it is has scored the reported clips."""
+        self._note_faults(self.data.plan.reported_on, scored)
+        found = scored.metrics() if self.data.report is self.data.select else {}
+        self.history.append(EpochRecord(0, 0.0, None, None, found.get("loss"), found.get("top1")))
+
+    def run(self) -> None:
+        """Train to the end of the schedule; the best epoch then lies among the checkpoints.
+
+        Raises:
+            PipelineError: a loss that is not finite, too many failed clips, or too little memory.
+        """
+        if not self.schedule.is_over:
+            for line in self.plan.lines():
+                self.say(f"  {line}")
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            while not self.schedule.is_over:
+                with self._memory_explained():
+                    self._run_epoch()
+
+    def score(self, clips: Sequence[LabelledClip], samples: SampleSettings | None = None) -> ScoredClips:
+        """Score clips with the model as it is now."""
+        size = self._part_size()
+        if self.device.type == "cpu":
+            size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
+        with self._progress("scoring", len(self.world.part(clips))) as progress, self._memory_explained():
+            return score_clips(
+                self.network,
+                clips,
+                self.loader,
+                self.data.samples if samples is None else samples,
+                size,
+                self.world,
+                progress,
+            )
+
+    def seed_result(self, scored: ScoredClips, best_epoch: int) -> SeedResult:
+        """The result for a result folder."""
+        return SeedResult(
+            seed=self.settings.seed,
+            history=tuple(self.history),
+            best_epoch=best_epoch,
+            clip_ids=scored.clip_ids,
+            labels=scored.labels,
+            scores=scored.scores,
+            probes=scored.probes,
+            seconds=self.seconds(),
+            selection=self.selection,
+        )
+
+    def take_best(self) -> tuple[ScoredClips, int]:
+        """Put the weights of the best epoch into the model; return its scores of the reported clips, and its number.
+
+        Every process takes part: where other clips selected the epoch, the reported ones are scored now.
+        """
+        state = self.checkpoints.read_best(self.device)
+        if state is None:
+            raise PipelineError(f"The best epoch is missing in {self.checkpoints.folder}. Run the training again.")
+        self.classifier.load_state_dict(state["model"])
+        scores = {name: values.cpu().numpy() for name, values in state["scores"].items()}
+        scored = ScoredClips(
+            tuple(state["clip_ids"]), state["labels"].cpu().numpy(), scores.pop("plain"), scores, faults=()
+        )
+        if self.data.report is not self.data.select:
+            found = scored.metrics()
+            self.selection = Selection(len(scored.clip_ids), found["top1"], found["loss"])
+            scored = self.score(self.data.report)
+            self._note_faults(self.data.plan.reported_on, scored)
+        return scored, int(state["epoch"])
+
+    def _note_faults(self, split: str, scored: ScoredClips) -> None:
+        self.faults.add(split, scored.faults, self.settings.max_failed)
+
+    def seconds(self) -> float:
+        """The time of this training so far, that of runs before a kill up to their last checkpoint included."""
+        return self.seconds_before + time.monotonic() - self.started_at_seconds
+
+    def _run_epoch(self) -> None:
+        rate = self.choices.lr * self.schedule.factor(self.epoch)
+        times = self._train_epoch()
+        self.world.average_norms(self.classifier)
+        scored = self.score(self.data.select)
+        self._note_faults(self.data.plan.selected_on, scored)
+        found = scored.metrics()
+        sums = self._summed_sums()
+        if sums.num_seen == 0:
+            raise PipelineError("Not one training clip could be decoded; `pipeline check` shows what is wrong.")
+        train_top1 = 100.0 * sums.num_right / sums.num_seen
+        record = EpochRecord(self.epoch + 1, rate, sums.loss / sums.weight, train_top1, found["loss"], found["top1"])
+        self.schedule.observe(self.epoch, found["loss"])
+        self.history.append(record)
+        self.epoch, self.sums = self.epoch + 1, EpochSums()
+        self.times.append({**times, "seconds_at_end": round(self.seconds(), 3)})
+        self.say(
+            f"epoch {record.epoch}: train loss {record.train_loss:.3f}, top-1 {record.train_top1:.1f} %; "
+            f"{self.data.plan.selected_on} loss {found['loss']:.3f}, top-1 {found['top1']:.1f} %; "
+            f"{times['train_clips_per_second']:.1f} clips/s, the device waited for data "
+            f"{100 * times['waiting_share']:.0f} % of the time"
+        )
+        # Highest top-1; of equal ones the lowest loss; of equal ones the first: the same rule as in fit-head.
+        if self.best is None or (found["top1"], -found["loss"]) > self.best:
+            self.best = (found["top1"], -found["loss"])
+            if self.world.is_main:
+                self.checkpoints.write_best(self._best_state(scored))
+        self._write_checkpoint()
+
+    def _train_epoch(self) -> dict[str, float]:
+        """Train on every clip that is left of the epoch; how fast that was, and the share of waiting for data."""
+        size = self.choices.batch_size
+        order = np.random.default_rng([self.settings.seed, self.epoch]).permutation(len(self.data.train)).tolist()
+        steps = range(self.sums.step, self.steps_per_epoch)
+        own = {step: self.world.part(order[step * size : (step + 1) * size]) for step in steps}
+        requests = (SampleRequest(self.data.train[index], self.epoch) for step in steps for index in own[step])
+        stream = self.loader.samples(requests, self.data.samples)
+        set_training_mode(self.classifier, self.choices)
+        saved_at_seconds = time.monotonic()
+        clock = WaitClock(self.device)
+        label = f"epoch {self.epoch + 1} of {self.choices.epochs}"
+        with self._progress(label, len(self.data.train), done=self.sums.step * size) as progress:
+            for step in steps:
+                with clock.loading():
+                    samples = list(itertools.islice(stream, len(own[step])))
+                set_rates(self.optimiser, self.schedule.factor(self.epoch, step / self.steps_per_epoch))
+                is_due = time.monotonic() - saved_at_seconds >= self.settings.checkpoint_seconds
+                is_agreed = self._step(step, samples, is_due)
+                self.sums.step = step + 1
+                progress.advance(min(size, len(order) - step * size))
+                if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or self.device.type == "cpu":
+                    self._settle_sums()
+                if is_agreed and step + 1 < self.steps_per_epoch:
+                    self._write_checkpoint()
+                    saved_at_seconds = time.monotonic()
+            self._settle_sums()
+        num_clips = sum(min(size, len(order) - step * size) for step in steps)
+        return {
+            "train_clips_per_second": round(num_clips / clock.seconds(), 3),
+            "waiting_share": round(clock.share(), 4),
+        }
+
+    def _step(self, step: int, samples: Sequence[Sample], is_due: bool) -> bool:
+        """One step of the optimiser on one batch, of which this process has its part.
+
+        Returns whether a checkpoint is to be written: what the main process finds due, all of them agree on.
+        """
+        sound = [sample for sample in samples if sample.fault is None]
+        faults = [sample.fault for sample in samples if sample.fault is not None]
+        weight = sum(self.weight_of_label[sample.label] for sample in sound)
+        asks = is_due and self.world.is_main
+        figures = self.world.summed(torch.tensor([weight, len(sound), len(faults), asks], dtype=torch.float64))
+        total_weight, num_sound, num_faults, is_agreed = figures.tolist()
+        if num_faults:
+            found = [Fault(*fault) for faults_of_one in self.world.gathered(faults) for fault in faults_of_one]
+            self.faults.add("train", found, self.settings.max_failed)
+        if num_sound == 0 or total_weight == 0:
+            return bool(is_agreed)
+        # Dropout and sampled tuples follow from the step: a checkpoint needs no state of random numbers.
+        key = np.random.SeedSequence([self.settings.seed, self.epoch, step, self.world.rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        clear_gradients(self.plan, self.choices)
+        size = self._part_size()
+        chunks = [sound[start : start + size] for start in range(0, len(sound), size)]
+        for index, chunk in enumerate(chunks):
+            with self._gradients_shared(index + 1 == len(chunks)):
+                loss = self._chunk_loss(chunk)
+                # All processes together get the mean of their gradients; times their number it is the sum.
+                self.scaler.scale(loss * (self.world.size / total_weight)).backward()
+        if not chunks and self.world.size > 1:
+            self._idle_pass()
+        self.scaler.unscale_(self.optimiser)
+        clip_gradients(self.plan, self.choices)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.sums.weight += weight
+        self.sums.num_seen += len(sound)
+        return bool(is_agreed)
+
+    def _chunk_loss(self, chunk: Sequence[Sample]) -> Tensor:
+        batch = collate(chunk, self.data.samples, self.device)
+        scores = self.trained(batch.frames)
+        loss = F.cross_entropy(
+            scores,
+            batch.labels,
+            weight=self.class_weights if self.choices.class_weights != "none" else None,
+            label_smoothing=self.choices.label_smoothing,
+            reduction="sum",
+        )
+        self._loss_sum += loss.detach()
+        self._num_right += (scores.detach().argmax(dim=1) == batch.labels).sum()
+        return loss
+
+    def _idle_pass(self) -> None:
+        """Take part in a step for which this process has no clip: its gradient is zero, its statistics stay."""
+        norms = [layer for layer in self.network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+        for layer in norms:
+            layer.eval()
+        size, num_segments = self.data.samples.input_size, self.data.samples.num_segments
+        frames = torch.zeros((1, num_segments, size, size, 3), dtype=torch.uint8, device=self.device)
+        self.scaler.scale(self.trained(frames.permute(0, 1, 4, 2, 3)).sum() * 0.0).backward()
+        for layer in norms:
+            layer.train()
+
+    def _gradients_shared(self, is_last: bool) -> AbstractContextManager[object]:
+        # Gradients of the parts of a batch add up here; only the last backward pass sends them to the others.
+        if is_last or not isinstance(self.trained, DistributedDataParallel):
+            return nullcontext()
+        return self.trained.no_sync()
+
+    def _part_size(self) -> int:
+        """Clips that go through the model at a time."""
+        own = math.ceil(self.choices.batch_size / self.world.size)
+        return math.ceil(own / self.settings.accumulate)
+
+    def _settle_sums(self) -> None:
+        """Bring the sums of loss and right answers from the device, and check the loss.
+
+        Raises:
+            PipelineError: it is not finite.
+        """
+        self.sums.loss += float(self._loss_sum)
+        self.sums.num_right += int(self._num_right)
+        self._loss_sum.zero_()
+        self._num_right.zero_()
+        if not math.isfinite(self.sums.loss):
+            raise PipelineError(
+                f"The training loss is {self.sums.loss} after step {self.sums.step} of epoch {self.epoch + 1}: it "
+                f"diverges. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) or clip_norm "
+                f"(={self.choices.clip_norm:g})."
+            )
+
+    def _summed_sums(self) -> EpochSums:
+        own = [self.sums.loss, self.sums.weight, self.sums.num_right, self.sums.num_seen]
+        loss, weight, num_right, num_seen = self.world.summed(torch.tensor(own, dtype=torch.float64)).tolist()
+        return EpochSums(self.sums.step, loss, weight, int(num_right), int(num_seen))
+
+    def _write_checkpoint(self) -> None:
+        self._settle_sums()
+        sums = self._summed_sums()
+        if self.world.is_main:
+            state = {**self.state_dict(), "sums": asdict(sums)}
+            self.checkpoints.write(self.epoch * self.steps_per_epoch + self.sums.step, state)
+
+    def _class_weights(self) -> Tensor:
+        num_classes = self.classifier.spec.num_classes
+        self._loss_sum = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._num_right = torch.zeros((), dtype=torch.int64, device=self.device)
+        if self.choices.class_weights == "none":
+            return torch.ones(num_classes, device=self.device)
+        labels = np.array([clip.label for clip in self.data.train], dtype=np.int64)
+        return balanced_weights(labels, num_classes).to(self.device)
+
+    def _best_state(self, scored: ScoredClips) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "model": self.classifier.state_dict(),
+            "clip_ids": list(scored.clip_ids),
+            "labels": torch.from_numpy(scored.labels),
+            "scores": {
+                "plain": torch.from_numpy(scored.scores),
+                **{probe: torch.from_numpy(values) for probe, values in scored.probes.items()},
+            },
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on but the sums of the epoch, as tensors and plain values."""
+        return {
+            "model": self.classifier.state_dict(),
+            "left_out_gradients": {
+                name: parameter.grad for name, parameter in self.plan.left_out.items() if parameter.grad is not None
+            },
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch": self.epoch,
+            "history": [asdict(record) for record in self.history],
+            "best": None if self.best is None else list(self.best),
+            "faults": {clip_id: list(fault) for clip_id, fault in self.faults.of_clip.items()},
+            "start_report": self.start_report,
+            "times": self.times,
+            "seconds": self.seconds(),
+        }
+
+    def resume(self) -> bool:
+        """Take up the last checkpoint of these settings; whether there was one."""
+        state = self.checkpoints.read_last(self.device)
+        if state is None:
+            return False
+        self.classifier.load_state_dict(state["model"])
+        for name, gradient in state["left_out_gradients"].items():
+            self.plan.left_out[name].grad = gradient
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch, self.sums = int(state["epoch"]), EpochSums(**state["sums"])
+        if not self.world.is_main:
+            # The sums of a checkpoint are those of all processes: one of them goes on with them.
+            self.sums = EpochSums(step=self.sums.step)
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
+        self.faults = Faults({clip_id: (fault[0], fault[1], fault[2]) for clip_id, fault in state["faults"].items()})
+        self.start_report = state["start_report"]
+        self.times = list(state["times"])
+        self.seconds_before = float(state["seconds"])
+        if self.schedule.is_over:
+            self.say("was finished with these settings; --force trains anew")
+        else:
+            self.say(f"goes on behind step {self.sums.step} of epoch {self.epoch + 1}")
+        return True
+
+    def _progress(self, label: str, total: int, done: int = 0) -> Progress:
+        return Progress(label, total, done=done, stream=None if self.world.is_main else io.StringIO())
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            is_full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            if not is_full:
+                raise
+            where = "The GPU" if self.device.type == "cuda" else "This machine"
+            raise PipelineError(
+                f"{where} has too little memory for {self._part_size()} clips of {self.data.samples.num_segments} "
+                f"segments at a time. Raise --accumulate (={self.settings.accumulate}), which keeps the batch of "
+                f"{self.choices.batch_size}, pass --checkpointing, or lower --batch-size; the training goes on from "
+                "its last checkpoint where only the memory changes."
+            ) from error

@@ -1,0 +1,1 @@
+"""Fit heads on cached features."""

@@ -1,0 +1,306 @@
+"""Fit one head on cached features: one seed, one recipe, best epoch by the selection clips, resumable after a kill."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.backbones import backbone_contract
+from pipeline.devices import fixed_threads
+from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.result_writer import EpochRecord, SeedResult, Selection
+from pipeline.fit_head.compute import Compute
+from pipeline.fit_head.features import ClipFeatures, batches
+from pipeline.fit_head.scoring import probe_scores, score_features
+from pipeline.heads import build_head
+from pipeline.heads.head import Head
+from pipeline.recipe import Recipe, TrainingChoices
+from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.training.loss import balanced_weights
+from pipeline.training.optimiser import (
+    build_optimiser,
+    clear_gradients,
+    clip_gradients,
+    plan_parameters,
+    set_rates,
+)
+from pipeline.training.schedule import Schedule
+
+STEPS_BETWEEN_CHECKS = 50
+# Training diverges when the mean loss of an epoch is this many times that of the first epoch, or of a uniform guess
+# where that is more. (TRN sums the scores of 247 tuples and may start at 30 times a guess, and still learn.)
+DIVERGENCE_FACTOR = 10.0
+# Before that many steps a loss may leap and come back.
+GRACE_STEPS = 100
+CHECKPOINT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Features of the clips that train a head, and the sizes of a head that reads them.
+
+    select: features of the clips that select the best epoch. report: features of the clips that are scored at that
+    epoch; the same object as `select` where one split is both.
+    """
+
+    train: ClipFeatures
+    select: ClipFeatures
+    report: ClipFeatures
+    num_classes: int
+    num_segments: int
+    in_channels: int
+    backbone: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult(SeedResult):
+    """A fitted head at its best epoch, with its scores of the reported clips."""
+
+    head: Head
+    num_resumed_epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Whom a fit tells what it does: in lines of text, the parameter groups before the first step, clips and notes."""
+
+    line: Callable[[str], None] = lambda text: None
+    plan: Callable[[str], None] | None = None
+    clips: Callable[[int, str | None], None] = lambda count, note: None
+
+
+def fit_head(
+    data: HeadData,
+    head_name: str,
+    recipe: Recipe,
+    seed: int,
+    compute: Compute,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    digest: str = "",
+    watcher: Watcher | None = None,
+) -> FitResult:
+    """Fit a head. Nothing but the arguments decides the result: not what was fitted before, nor how it is watched.
+
+    With `checkpoint`, the state is kept there after an epoch, at most every `checkpoint_seconds`; a file that is there
+    and was written under the same `digest` is resumed from, to the same result as without the break.
+
+    Raises:
+        PipelineError: a loss that is not finite or diverges, or a parameter that no optimiser group has.
+    """
+    watcher = Watcher() if watcher is None else watcher
+    devices = [compute.device] if compute.device.type == "cuda" else []
+    with fixed_threads(compute.threads), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        fit = _Fit(data, head_name, recipe, seed, compute, watcher)
+        if checkpoint is not None:
+            fit.resume(checkpoint, digest)
+        saved_at_seconds = time.monotonic()
+        while not fit.schedule.is_over:
+            fit.run_epoch()
+            if checkpoint is not None and time.monotonic() - saved_at_seconds >= checkpoint_seconds:
+                write_checkpoint(checkpoint, digest, fit.state_dict())
+                saved_at_seconds = time.monotonic()
+        return fit.result()
+
+
+class _Fit:
+    """The state of one fit between epochs."""
+
+    def __init__(
+        self, data: HeadData, head_name: str, recipe: Recipe, seed: int, compute: Compute, watcher: Watcher
+    ) -> None:
+        self.data, self.seed, self.compute, self.watcher = data, seed, compute, watcher
+        self.choices: TrainingChoices = recipe.training
+        self.name = f"{head_name}, seed {seed}"
+        # Drawn on the CPU, so that every device starts from the same weights.
+        head = build_head(
+            head_name,
+            in_channels=data.in_channels,
+            num_segments=data.num_segments,
+            num_classes=data.num_classes,
+            choices=recipe.head,
+        )
+        if recipe.head.input_scaling != "none":
+            head.set_input_scaling(*data.train.channel_statistics())
+        self.head: Head = head.to(compute.device)
+        parts: dict[str, tuple[nn.Module, float]] = {"head": (self.head, self.choices.lr)}
+        self.plan = plan_parameters(parts, self.choices, _num_norms(data, self.choices))
+        if watcher.plan is not None:
+            for line in self.plan.lines():
+                watcher.plan(f"  {line}")
+        self.optimiser = build_optimiser(self.plan, self.choices)
+        self.schedule = Schedule(self.choices)
+        self.criterion = _criterion(data, self.choices, compute)
+        self.epoch = 0
+        self.history: list[EpochRecord] = []
+        self.best: dict[str, Any] = {}
+        self.started_at_seconds = time.monotonic()
+        self.seconds_before = 0.0
+        self.num_resumed_epochs = 0
+
+    def run_epoch(self) -> None:
+        """Train on every clip once, score the selection clips, keep the head if it is the best so far."""
+        rate = self.choices.lr * self.schedule.factor(self.epoch)
+        train_loss, train_top1 = self._train()
+        scores = self._scores(self.data.select)
+        found = compute_metrics(scores, self.data.select.labels[0])
+        self.schedule.observe(self.epoch, found["loss"])
+        self.epoch += 1
+        self.history.append(EpochRecord(self.epoch, rate, train_loss, train_top1, found["loss"], found["top1"]))
+        self._keep_if_best(scores, found)
+        self.watcher.clips(0, f"epoch {self.epoch}, top-1 {found['top1']:.1f} %")
+
+    def _train(self) -> tuple[float, float]:
+        num_clips = self.data.train.num_clips
+        num_steps = math.ceil(num_clips / self.choices.batch_size)
+        draw = self.data.train.training_draw(self.seed, self.epoch)
+        losses = torch.zeros(num_steps, device=self.compute.device)
+        num_right = torch.zeros((), dtype=torch.int64, device=self.compute.device)
+        self.head.train()
+        loaded = batches(self.data.train, draw, self.choices.batch_size, self.compute.num_loaders)
+        for step, batch in enumerate(loaded):
+            set_rates(self.optimiser, self.schedule.factor(self.epoch, step / num_steps))
+            labels = batch.labels.to(self.compute.device)
+            clear_gradients(self.plan, self.choices)
+            with self.compute.autocast():
+                scores = self.head(self.compute.moved(batch.features))
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            loss = self.criterion(scores, labels)
+            loss.backward()
+            clip_gradients(self.plan, self.choices)
+            self.optimiser.step()
+            losses[step] = loss.detach()
+            num_right += (scores.detach().argmax(dim=1) == labels).sum()
+            if (step + 1) % STEPS_BETWEEN_CHECKS == 0:
+                self._check_finite(losses)
+            self.watcher.clips(len(labels), None)
+        self._check_finite(losses)
+        mean_loss = float(losses.mean())
+        first_loss = self.history[0].train_loss if self.history else None
+        start = max(math.log(self.data.num_classes), first_loss or mean_loss)
+        if (self.epoch + 1) * num_steps > GRACE_STEPS and mean_loss > DIVERGENCE_FACTOR * start:
+            raise PipelineError(
+                f"{self.name}: training diverges: the loss of epoch {self.epoch + 1} is {mean_loss:.3g}, more than "
+                f"{DIVERGENCE_FACTOR:g} times the {start:.3g} of its start. Lower lr (={self.choices.lr:g})."
+            )
+        return mean_loss, 100.0 * int(num_right) / num_clips
+
+    def _check_finite(self, losses: Tensor) -> None:
+        if not torch.isfinite(losses).all():
+            step = int((~torch.isfinite(losses)).nonzero()[0])
+            raise PipelineError(
+                f"{self.name}: the training loss of epoch {self.epoch + 1}, step {step + 1} is {float(losses[step])}. "
+                f"Lower lr (={self.choices.lr:g}) or clip_norm (={self.choices.clip_norm:g})."
+            )
+
+    def _scores(self, features: ClipFeatures) -> NDArray[np.float64]:
+        try:
+            return score_features(self.head, features, self.compute)
+        except PipelineError as error:
+            raise PipelineError(f"{self.name}, behind epoch {self.epoch}: {error}") from error
+
+    def _keep_if_best(self, scores: NDArray[np.float64], found: dict[str, float]) -> None:
+        # Highest top-1; of equal ones the lowest loss; of equal ones the first.
+        if self.best and (found["top1"], -found["loss"]) <= (self.best["top1"], -self.best["loss"]):
+            return
+        self.best = {
+            "epoch": self.epoch,
+            "top1": found["top1"],
+            "loss": found["loss"],
+            "scores": torch.from_numpy(scores),
+            "head": copy.deepcopy(self.head.state_dict()),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the fit depends on, as tensors and plain values."""
+        is_cuda = self.compute.device.type == "cuda"
+        return {
+            "epoch": self.epoch,
+            "head": self.head.state_dict(),
+            "left_out_gradients": {
+                name: parameter.grad for name, parameter in self.plan.left_out.items() if parameter.grad is not None
+            },
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.compute.device) if is_cuda else None,
+            "history": [vars(record) for record in self.history],
+            "best": self.best,
+            "seconds": self._seconds(),
+        }
+
+    def resume(self, checkpoint: Path, digest: str) -> None:
+        """Take up the state of a checkpoint, if there is one of the same settings."""
+        state = read_checkpoint(checkpoint, digest, self.compute.device)
+        if state is None:
+            return
+        self.head.load_state_dict(state["head"])
+        for name, gradient in state["left_out_gradients"].items():
+            self.plan.left_out[name].grad = gradient
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.compute.device)
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.best = {**state["best"], "scores": state["best"]["scores"].cpu()}
+        self.epoch = self.num_resumed_epochs = state["epoch"]
+        self.seconds_before = state["seconds"]
+        self.watcher.line(f"{self.name}: goes on behind epoch {self.epoch}")
+        self.watcher.clips(self.epoch * self.data.train.num_clips, None)
+
+    def result(self) -> FitResult:
+        """Return the head of the best epoch, and score the reported clips and their order probes with it."""
+        select, report = self.data.select, self.data.report
+        if not self.best:
+            scores = self._scores(select)
+            found = compute_metrics(scores, select.labels[0])
+            self._keep_if_best(scores, found)
+            self.history.append(EpochRecord(0, 0.0, None, None, found["loss"], found["top1"]))
+        self.head.load_state_dict(self.best["head"])
+        self.head.requires_grad_(True).eval()
+        # The scores of the epoch itself where one split is both: a resumed fit computes nothing twice.
+        scores = self.best["scores"].numpy() if report is select else self._scores(report)
+        return FitResult(
+            seed=self.seed,
+            head=self.head,
+            history=tuple(self.history),
+            best_epoch=self.best["epoch"],
+            clip_ids=report.clip_ids,
+            labels=report.labels[0],
+            scores=scores,
+            probes=probe_scores(self.head, report, self.compute),
+            selection=None
+            if report is select
+            else Selection(len(select.clip_ids), self.best["top1"], self.best["loss"]),
+            seconds=self._seconds(),
+            num_resumed_epochs=self.num_resumed_epochs,
+        )
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started_at_seconds
+
+
+def _num_norms(data: HeadData, choices: TrainingChoices) -> int:
+    """The number of the backbone's batch norms, looked up only where it decides what is trained."""
+    return backbone_contract(data.backbone).num_norms if choices.partial_bn == "backbone_and_head" else 0
+
+
+def _criterion(data: HeadData, choices: TrainingChoices, compute: Compute) -> nn.CrossEntropyLoss:
+    weight = None
+    if choices.class_weights == "balanced":
+        weight = balanced_weights(data.train.labels[0], data.num_classes).to(compute.device)
+    return nn.CrossEntropyLoss(weight=weight, label_smoothing=choices.label_smoothing)

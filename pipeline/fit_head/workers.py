@@ -1,0 +1,84 @@
+"""Cells side by side: each in a process of its own, for heads whose matrices are too small to share among cores.
+
+A process opens the store and loads its features itself. Where a cell is fitted does not change its result.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.run import Cell, CellOutcome, backbone_of_store, fit_cell
+from pipeline.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """How a process finds features and backbone."""
+
+    location: str
+    scratch: Path
+    num_segments: int | None = None
+    num_views: int | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """A cell and the folder below which it is written."""
+
+    cell: Cell
+    out: Path
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What came of a task: an outcome or what went wrong, and what was said meanwhile."""
+
+    task: CellTask
+    outcome: CellOutcome | None
+    failure: str
+    said: tuple[str, ...]
+
+
+def fit_side_by_side(request: StoreRequest, tasks: Sequence[CellTask], jobs: int) -> Iterator[TaskResult]:
+    """Fit cells in `jobs` processes and yield each as it is done.
+
+    Raises:
+        PipelineError: a process was ended from outside.
+    """
+    # Spawned, not forked: torch's threads and the store's do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+        futures: list[Future[TaskResult]] = [pool.submit(fit_here, request, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise PipelineError(
+                "A process that fitted heads was ended from outside, perhaps for want of memory. Cells that were "
+                "finished are kept; run the command again with --jobs 1."
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def fit_here(request: StoreRequest, task: CellTask) -> TaskResult:
+    """Fit one cell in this process, without a progress bar."""
+    said: list[str] = []
+    try:
+        source = FeatureStore.open(request.location)
+        data = CachedData(source, request.scratch, said.append, request.num_segments, request.num_views)
+        backbone = backbone_of_store(source.settings, request.weights)
+        outcome = fit_cell(task.cell, data, backbone, task.out, said.append, force=task.force, shows_progress=False)
+    except PipelineError as error:
+        return TaskResult(task, None, str(error), tuple(said))
+    return TaskResult(task, outcome, "", tuple(said))

@@ -1,0 +1,175 @@
+"""`pipeline predict`: classes with scores for any clips, a timeline of a long video, and the frames that were used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+from pipeline.predict.predict import Prediction, contact_sheet, expanded, predictions
+from pipeline.predict.scorer import Scorer, open_scorer
+
+STDIN = "-"
+CSV_COLUMNS = ("clip", "rank", "label", "score", "probability")
+NUM_SHEET_CLIPS = 40
+TIMELINE_FORMATS = {".png": "PNG"}
+SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+DEFAULT_WINDOW_FRAMES = 64
+
+
+def predict(
+    *,
+    model: str | Path,
+    videos: Sequence[str],
+    format: str = "text",
+    top: int = 5,
+    timeline: Path | None = None,
+    window: int = DEFAULT_WINDOW_FRAMES,
+    stride: int | None = None,
+    fps: float | None = None,
+    contact_sheet: Path | None = None,
+    speed: bool = False,
+    device: str = "cpu",
+    dtype: str = "auto",
+    compile: str = "eager",
+) -> list[Prediction]:
+    """Print the `top` classes of each clip as they come; `-` among the videos reads a list from stdin.
+
+    Raises:
+        PipelineError: some clips could not be used; the others are printed first. Or a timeline of several clips, or a
+            picture of another format.
+    """
+    if top < 1:
+        raise PipelineError(f"`top` (={top}) must be at least 1.")
+    # Before an hour of work, not after it.
+    for picture, formats in ((timeline, TIMELINE_FORMATS), (contact_sheet, SHEET_FORMATS)):
+        if picture is not None and picture.suffix.lower() not in formats:
+            raise PipelineError(f"The picture {picture} must end in {' or '.join(formats)}.")
+    clips = expanded(_given(videos))
+    if not clips:
+        raise PipelineError("There are no clips: the list is empty.")
+    if timeline is not None and len(clips) > 1:
+        raise PipelineError(f"A timeline is drawn of one video, but {len(clips)} clips are given.")
+    scorer = open_scorer(model, device, dtype, compile)
+    if timeline is not None:
+        _timeline(scorer, clips[0], timeline, window, stride, fps)
+        if contact_sheet is None:
+            return []
+    started_at_seconds = time.monotonic()
+    found = _printed(scorer, clips, format, top, contact_sheet is not None)
+    seconds = time.monotonic() - started_at_seconds
+    if contact_sheet is not None:
+        _write_sheet(contact_sheet, found)
+    failed = [prediction for prediction in found if prediction.fault is not None]
+    if speed:
+        count = len(found) - len(failed)
+        click.echo(
+            f"{count} clips in {seconds:.2f} s: {count / max(seconds, 1e-9):.1f} clips/s ({scorer.spec.num_segments} "
+            f"frames each, {scorer.spec.backbone} in {scorer.dtype}, {scorer.spec.head}, {device}).",
+            err=True,
+        )
+    if failed:
+        raise PipelineError(f"{len(failed)} of {len(found)} clips could not be used; the reasons stand above.")
+    return found
+
+
+def _printed(scorer: Scorer, clips: Sequence[str], format: str, top: int, keeps_pixels: bool) -> list[Prediction]:
+    found: list[Prediction] = []
+    write = {"text": _as_text, "json": _as_json, "csv": _as_csv}[format]
+    if format == "csv":
+        click.echo(",".join(CSV_COLUMNS))
+    for prediction in predictions(scorer, clips, top, keeps_pixels):
+        if prediction.fault is not None:
+            reason = prediction.fault.reason
+            # Most reasons begin with the clip.
+            click.echo(reason if prediction.clip in reason else f"{prediction.clip}: {reason}", err=True)
+        text = write(prediction)
+        if format == "json":
+            text = ("[\n" if not found else ",\n") + text
+        if text:
+            click.echo(text, nl=format != "json")
+        if len(found) >= NUM_SHEET_CLIPS:
+            prediction = _without_pixels(prediction)
+        found.append(prediction)
+    if format == "json":
+        click.echo("\n]")
+    return found
+
+
+def _as_text(prediction: Prediction) -> str:
+    if prediction.fault is not None:
+        return ""
+    width = max(len(score.label) for score in prediction.ranked)
+    lines = [f"  {100 * score.probability:5.1f} %  {score.label.ljust(width)}" for score in prediction.ranked]
+    return "\n".join([prediction.clip, *(line.rstrip() for line in lines)])
+
+
+def _as_json(prediction: Prediction) -> str:
+    value: dict[str, Any] = {"clip": prediction.clip}
+    if prediction.fault is not None:
+        value["error"] = {"kind": prediction.fault.kind, "reason": prediction.fault.reason}
+    else:
+        value["num_frames"] = prediction.num_frames
+        value["frames"] = list(prediction.frame_indices)
+        value["classes"] = [
+            {"label": score.label, "score": round(score.score, 4), "probability": round(score.probability, 6)}
+            for score in prediction.ranked
+        ]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _as_csv(prediction: Prediction) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(
+        (prediction.clip, rank, score.label, f"{score.score:.4f}", f"{score.probability:.6f}")
+        for rank, score in enumerate(prediction.ranked, 1)
+    )
+    return text.getvalue().rstrip("\n")
+
+
+def _timeline(scorer: Scorer, clip: str, path: Path, window: int, stride: int | None, fps: float | None) -> None:
+    # matplotlib is loaded for this alone.
+    from pipeline.predict.timeline import draw_timeline, slide, write_timeline_csv
+
+    found = slide(scorer, clip, window, stride)
+    table = path.with_suffix(".csv")
+    write_timeline_csv(table, found)
+    draw_timeline(path, found, fps)
+    for first, last, label, probability in found.rows():
+        click.echo(f"{first:7d} to {last:7d}  {100 * probability:5.1f} %  {label}")
+    click.echo(f"Wrote {path} and {table}: {len(found.starts)} windows of {found.window_frames} frames.", err=True)
+
+
+def _write_sheet(path: Path, found: Sequence[Prediction]) -> None:
+    sheet = contact_sheet(found)
+    with written_aside(path) as aside:
+        sheet.save(aside, format=SHEET_FORMATS[path.suffix.lower()])
+    left_out = max(0, len(found) - NUM_SHEET_CLIPS)
+    click.echo(
+        f"Wrote {path}." + (f" {left_out} clips beyond {NUM_SHEET_CLIPS} are left out." if left_out else ""), err=True
+    )
+
+
+def _without_pixels(prediction: Prediction) -> Prediction:
+    return Prediction(
+        prediction.clip, prediction.ranked, prediction.frame_indices, prediction.num_frames, prediction.fault
+    )
+
+
+def _given(videos: Iterable[str]) -> list[str]:
+    places: list[str] = []
+    for video in videos:
+        if video == STDIN:
+            places += [line.strip() for line in sys.stdin if line.strip()]
+        else:
+            places.append(video)
+    return places

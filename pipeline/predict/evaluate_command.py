@@ -1,0 +1,117 @@
+"""`pipeline evaluate`: a saved model on a split -> metrics, a table of classes, and a result folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.result_writer import metrics_of, write_results
+from pipeline.evaluation.selection import SELECTED_ON_REPORTED_NOTE, is_marked
+from pipeline.manifest import read_manifest
+from pipeline.predict.evaluation import Evaluation, about, class_rows, evaluate_manifest, evaluate_store
+from pipeline.predict.scorer import open_scorer
+from pipeline.progress import Progress
+from pipeline.store import FeatureStore
+
+NUM_SHOWN_FAULTS = 10
+
+
+def evaluate(
+    *,
+    model: str | Path,
+    store: str | None = None,
+    manifest: str | Path | None = None,
+    root: str | Path | None = None,
+    split: str | None = None,
+    crops: int | str = 1,
+    draws: int = 0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    as_json: bool = False,
+    device: str = "cpu",
+    dtype: str = "auto",
+    compile: str = "eager",
+) -> dict[str, Any]:
+    """Score a split, print its metrics, and with `out` write them as a result folder. Returns the metrics.
+
+    split: the split to score; without it, the one that the model's own metrics are of.
+
+    Raises:
+        PipelineError: neither store nor manifest or both, or anything that the user can mend in them.
+    """
+    if (store is None) == (manifest is None):
+        raise PipelineError("Give either --store, for cached features, or --manifest, for clips to decode.")
+    if store is not None and int(crops) != 1:
+        raise PipelineError(f"`crops` (={crops}) needs pixels: a store holds the centre crop alone. Give --manifest.")
+    scorer = open_scorer(model, device, dtype, compile)
+    split = scorer.spec.reported_on if split is None else split
+    if store is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            opened = FeatureStore.open(store)
+            found = evaluate_store(scorer, opened, split, draws, seed, Path(scratch), _say)
+        source: dict[str, Any] = {"store": str(store)}
+    else:
+        assert manifest is not None
+        read = read_manifest(manifest, root)
+        total = sum(clip.is_labelled for clip in read.in_split(split))
+        with Progress(f"{scorer.spec.head}, {split}", total) as progress:
+            found = evaluate_manifest(scorer, read, split, int(crops), draws, seed, progress.advance)
+        source = {"manifest": str(manifest), "num_crops": int(crops), "num_draws": draws}
+    values = about(scorer, found, split, source)
+    if out is None:
+        metrics = {**values, "num_seeds": 1, "num_report": len(found.result.labels), **metrics_of([found.result])}
+    else:
+        timing = {"total_seconds": round(found.result.seconds, 3)}
+        metrics = write_results(Path(out), values, scorer.classes, [found.result], timing)
+    rows = class_rows(found.result, scorer.classes)
+    _report_faults(found)
+    click.echo(json.dumps({**metrics, "classes": rows}, indent=2) if as_json else report_text(metrics, rows))
+    if out is not None:
+        _say(f"Wrote {out}.")
+    return metrics
+
+
+def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Metrics and the table of classes in lines for a person."""
+    report, probes = metrics["report"], metrics["probes"]
+    weights = " (random)" if metrics["weights"]["name"] == "random" else ""
+    lines = [
+        f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['reported_on']}: {metrics['num_report']} clips, "
+        f"{metrics['num_failed']} failed, {metrics['num_unlabelled']} unlabelled; views: {metrics['num_views']}",
+        f"  top-1        {report['top1']:6.2f} %   95 % interval {report['top1_low']:.2f} to {report['top1_high']:.2f}",
+        f"  top-5        {report['top5']:6.2f} %",
+        f"  class mean   {report['mean_class_accuracy']:6.2f} %",
+        f"  loss         {report['loss']:6.3f}",
+        f"  calibration  {metrics['ece']:6.2f} %   expected error of the confidence (ECE)",
+        "  order        " + ", ".join(f"{probe} {top1:.2f} %" for probe, top1 in probes.items()),
+        *([SELECTED_ON_REPORTED_NOTE] if is_marked(metrics) else []),
+        "",
+    ]
+    width = max(len("class"), *(len(row["label"]) for row in rows))
+    lines.append(f"{'class'.ljust(width)}  clips  recall  precision  taken most often for")
+    for row in rows:
+        taken = f"{row['taken_for']} ({row['taken_for_clips']})" if row["taken_for"] else ""
+        line = f"{row['label'].ljust(width)}  {row['clips']:5d}  {_percent(row['recall'], 6)}"
+        lines.append(f"{line}  {_percent(row['precision'], 9)}  {taken}".rstrip())
+    return "\n".join(lines)
+
+
+def _percent(value: float | None, width: int) -> str:
+    return ("-" if value is None else f"{value:.1f}").rjust(width)
+
+
+def _report_faults(found: Evaluation) -> None:
+    for clip_id, reason in found.faults[:NUM_SHOWN_FAULTS]:
+        _say(f"{clip_id}: {reason}")
+    if len(found.faults) > NUM_SHOWN_FAULTS:
+        _say(f"… and {len(found.faults) - NUM_SHOWN_FAULTS} more clips failed.")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,257 @@
+"""A saved model on a split: on the cached features of a store, or on clips that are decoded anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.devices import fixed_threads
+from pipeline.errors import ClipError, PipelineError
+from pipeline.evaluation.metrics import confusion_matrix, round_scores
+from pipeline.evaluation.order_tests import PROBES, probe_of
+from pipeline.evaluation.result_writer import SeedResult
+from pipeline.finetune.model import STAGE as FINETUNE
+from pipeline.fit_head.features import TEST_VIEW, ClipFeatures, Draw, labelled_rows, load_frames, load_pooled
+from pipeline.fit_head.scoring import probe_scores, score_features
+from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
+from pipeline.manifest import Clip, Manifest
+from pipeline.model import ModelSpec
+from pipeline.predict.scorer import Scorer
+from pipeline.predict.seen import SeenClip, in_order, plan_of, see
+from pipeline.recipe import recipe_from_dict
+from pipeline.store import FeatureStore
+
+STAGE = "evaluate"
+NOT_TRAINED: tuple[Any, ...] = ()
+
+Scores = NDArray[np.float64]
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model on the labelled clips of a split.
+
+    num_views: how many views of a clip its scores are the mean of; the probes always see the test view alone.
+    faults: clip ids with why they could not be used.
+    """
+
+    result: SeedResult
+    num_views: int
+    faults: tuple[tuple[str, str], ...]
+    num_unlabelled: int
+
+
+def evaluate_store(
+    scorer: Scorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path, announce: Announce
+) -> Evaluation:
+    """Score the cached features of a split: with the test view, the very figures that `fit-head` wrote.
+
+    Draws of frames are for stores of all frames; a store of segments holds no draws of its validation clips.
+
+    Raises:
+        PipelineError: the store is not one of this model's backbone and settings, or has no such clips.
+    """
+    started_at_seconds = time.monotonic()
+    spec, settings = scorer.spec, store.settings
+    _check_store(spec, store)
+    has_all_frames = settings.frames == "all"
+    if num_draws and not has_all_frames:
+        raise PipelineError(
+            f"`draws` (={num_draws}) needs more frames than this store holds ({settings.num_segments} of each view). "
+            "Give --manifest to decode the clips, or a store that was made with --frames all."
+        )
+    class_index = _class_mapping(spec, store.classes)
+    rows = labelled_rows(store, split, None if has_all_frames else (TEST_VIEW,))
+    features: ClipFeatures
+    if has_all_frames:
+        choices = recipe_from_dict(dict(spec.recipe)).frames
+        features = load_frames(store, rows, spec.num_segments, choices, scratch, announce)
+    elif scorer.head.maps == "pooled":
+        features = load_pooled(store, rows, scratch, announce)
+    else:
+        features = open_spatial(store, rows, default_map_cache())
+    with fixed_threads(scorer.compute.threads):
+        every = [score_features(scorer.head, features, scorer.compute)]
+        for number in range(num_draws):
+            every.append(score_features(scorer.head, features, scorer.compute, _in_place(features, seed, number)))
+        probes = probe_scores(scorer.head, features, scorer.compute)
+    result = SeedResult(
+        seed=spec.seed,
+        history=NOT_TRAINED,
+        best_epoch=spec.best_epoch,
+        clip_ids=features.clip_ids,
+        labels=class_index[features.labels[0]],
+        scores=round_scores(np.mean(every, axis=0)),
+        probes=probes,
+        seconds=time.monotonic() - started_at_seconds,
+    )
+    of_split = [clip for clip in store.table() if clip.split == split]
+    faults = tuple((clip.clip_id, clip.reason) for clip in of_split if clip.status == "failed")
+    return Evaluation(result, 1 + num_draws, faults, sum(clip.class_index < 0 for clip in of_split))
+
+
+def evaluate_manifest(
+    scorer: Scorer,
+    manifest: Manifest,
+    split: str,
+    num_crops: int,
+    num_draws: int,
+    seed: int,
+    advance: Callable[[int], None],
+) -> Evaluation:
+    """Decode the clips of a split and score them in the mean over crops of the test frames and draws of frames.
+
+    Raises:
+        PipelineError: a label that the model does not know, no labelled clip, or not one that can be used.
+    """
+    started_at_seconds = time.monotonic()
+    clips = manifest.in_split(split)
+    labelled = [clip for clip in clips if clip.is_labelled]
+    if not labelled:
+        raise PipelineError(
+            f"Split '{split}' of {manifest.path} has no labelled clip; `pipeline predict` classifies unlabelled ones."
+        )
+    class_index = _class_mapping(scorer.spec, manifest.classes)
+    plan = plan_of(scorer.spec, num_crops, num_draws, seed)
+
+    def seen(clip: Clip) -> SeenClip | ClipError:
+        try:
+            return see(manifest.locate(clip), plan, clip.clip_id)
+        except ClipError as error:
+            return error
+
+    scores: list[Scores] = []
+    probes: dict[str, list[Scores]] = {probe: [] for probe in PROBES}
+    used: list[Clip] = []
+    faults: list[tuple[str, str]] = []
+    num_views = num_crops + num_draws
+    for clip, found in zip(labelled, in_order(seen, labelled), strict=True):
+        advance(1)
+        try:
+            if isinstance(found, ClipError):
+                raise found
+            views = torch.stack([scorer.features(pixels) for pixels in found.pixels])  # (V, T, C, h, w)
+        except ClipError as error:
+            faults.append((clip.clip_id, str(error)))
+            continue
+        changed = [probe_of(probe)(views[:1], [clip.clip_id]) for probe in PROBES]
+        every = scorer.scores(torch.cat([views, *changed]))  # (V + probes, K)
+        used.append(clip)
+        scores.append(every[:num_views].mean(axis=0))
+        for probe, values in zip(PROBES, every[num_views:], strict=True):
+            probes[probe].append(values)
+    if not used:
+        raise PipelineError(
+            f"Not one of the {len(labelled)} labelled clips of split '{split}' could be used. The first: "
+            f"'{faults[0][0]}', {faults[0][1]}"
+        )
+    result = SeedResult(
+        seed=scorer.spec.seed,
+        history=NOT_TRAINED,
+        best_epoch=scorer.spec.best_epoch,
+        clip_ids=tuple(clip.clip_id for clip in used),
+        labels=class_index[np.array([manifest.class_index(clip.label) for clip in used])],
+        scores=round_scores(np.stack(scores)),
+        probes={probe: round_scores(np.stack(values)) for probe, values in probes.items()},
+        seconds=time.monotonic() - started_at_seconds,
+    )
+    return Evaluation(result, num_views, tuple(faults), len(clips) - len(labelled))
+
+
+def class_rows(result: SeedResult, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Each class with its clips: recall and precision in percent, and for which other class it is taken most often."""
+    matrix = confusion_matrix(result.scores, result.labels)
+    rows: list[dict[str, Any]] = []
+    for index, label in enumerate(classes):
+        num_clips, num_predicted, right = int(matrix[index].sum()), int(matrix[:, index].sum()), matrix[index, index]
+        others = matrix[index].copy()
+        others[index] = 0
+        confused = int(others.argmax())
+        rows.append(
+            {
+                "label": label,
+                "clips": num_clips,
+                "recall": round(100 * float(right) / num_clips, 1) if num_clips else None,
+                "precision": round(100 * float(right) / num_predicted, 1) if num_predicted else None,
+                "taken_for": classes[confused] if others[confused] else "",
+                "taken_for_clips": int(others[confused]),
+            }
+        )
+    return rows
+
+
+def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands first in the metrics of an evaluation, as in those of `fit-head`."""
+    spec = scorer.spec
+    return {
+        "stage": STAGE,
+        "head": spec.head,
+        "backbone": spec.backbone,
+        "weights": dict(spec.weights),
+        "trained_by": spec.stage,
+        "recipe": dict(spec.recipe),
+        "num_segments": spec.num_segments,
+        "num_classes": spec.num_classes,
+        "seed": spec.seed,
+        **source,
+        "selected_on": spec.selected_on,
+        "reported_on": split,
+        "num_views": evaluation.num_views,
+        "dtype": scorer.dtype,
+        "precision": scorer.compute.precision,
+        "device": scorer.device.type,
+        "num_failed": len(evaluation.faults),
+        "num_unlabelled": evaluation.num_unlabelled,
+    }
+
+
+def _in_place(features: ClipFeatures, seed: int, number: int) -> Draw:
+    """A training draw with its clips in the order of the manifest again."""
+    draw = features.training_draw(seed, number)
+    order = np.argsort(draw.clips)
+    assert draw.frames is not None
+    return Draw(draw.clips[order], draw.views[order], draw.frames[order])
+
+
+def _class_mapping(spec: ModelSpec, classes: Sequence[str]) -> NDArray[np.int64]:
+    """The model's index of each class of the data."""
+    index_of = {label: index for index, label in enumerate(spec.classes)}
+    unknown = [label for label in classes if label not in index_of]
+    if unknown:
+        raise PipelineError(
+            f"The model does not know {len(unknown)} of the {len(classes)} classes of these clips, such as "
+            f"'{unknown[0]}'; its own are {', '.join(spec.classes[:5])}, … Evaluate it on clips with its classes."
+        )
+    return np.array([index_of[label] for label in classes], dtype=np.int64)
+
+
+def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
+    settings = store.settings
+    where = store.place.location
+    if spec.stage == FINETUNE:
+        raise PipelineError(
+            f"The backbone of this model was finetuned, so the features in {where} are not its own. Give --manifest."
+        )
+    choices = recipe_from_dict(dict(spec.recipe)).frames
+    pairs = {
+        "backbone": (spec.backbone, settings.backbone),
+        "weights": (spec.weights["sha256"], settings.weights["sha256"]),
+        "num_segments": (spec.num_segments, spec.num_segments if settings.frames == "all" else settings.num_segments),
+    }
+    if settings.frames != "all":  # else the frames are chosen here
+        pairs["short_clip"] = (choices.short_clip, settings.frame_choices.short_clip)
+        pairs["test_frames"] = (choices.test_frames, settings.frame_choices.test_frames)
+    for name, (wanted, held) in pairs.items():
+        if wanted != held:
+            raise PipelineError(
+                f"The store {where} was made with {name}={held}, the model with {name}={wanted}: its scores would mean "
+                "nothing. Give the store that it was fitted on, or --manifest."
+            )

@@ -1,0 +1,28 @@
+"""`pipeline export`: a saved model -> ONNX, or a program of `torch.export`, checked against torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipeline.model import load_model
+from pipeline.predict.export import Exported, export_model
+
+
+def export(*, model: str | Path, out: str | Path, tolerance: float = 1e-3) -> Exported:
+    """Write the model and say how far its scores lie from torch's.
+
+    Raises:
+        PipelineError: no model, packages are missing, or the scores differ.
+    """
+    classifier = load_model(model)
+    written = export_model(classifier, Path(out), tolerance)
+    shape = ", ".join(str(size) for size in ("B", *written.input_shape))
+    click.echo(f"Wrote {written.path} ({written.kind}, {written.num_bytes / 1e6:.1f} MB).")
+    click.echo(f"Frames ({shape}) uint8 RGB -> scores (B, {classifier.spec.num_classes}), before softmax, for any B.")
+    click.echo(
+        f"Largest difference from torch {written.difference:.1e} of the largest score, batches of "
+        f"{' and '.join(map(str, written.batches))}."
+    )
+    return written

@@ -1,0 +1,169 @@
+"""Classes with scores for any clips; one that cannot be used does not stop the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from pipeline.errors import ClipError, PipelineError
+from pipeline.model import Classifier
+from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
+from pipeline.predict.seen import SeenClip, ViewPlan, in_order, plan_of, see
+from pipeline.video.frame_folder import IMAGE_SUFFIXES
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".gif", ".flv", ".wmv"}
+    | {".ogv", ".3gp"}
+)
+THUMBNAIL_PIXELS = 112
+CAPTION_PIXELS = 18
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a clip could not be used."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one clip, the best class first; or the fault of the clip.
+
+    Shape:
+        pixels: (T, 3, S, S) uint8, the frames that were used, kept only where they were asked for.
+    """
+
+    clip: str
+    ranked: tuple[ClassScore, ...] = ()
+    frame_indices: tuple[int, ...] = ()
+    num_frames: int = 0
+    fault: Fault | None = None
+    pixels: Tensor | None = None
+
+    @property
+    def label(self) -> str:
+        """The best class; empty for a clip with a fault."""
+        return self.ranked[0].label if self.ranked else ""
+
+
+def predictions(scorer: Scorer, clips: Iterable[str], top: int = 5, keep_pixels: bool = False) -> Iterator[Prediction]:
+    """The predictions of clips in their order, each as soon as it is there; clips are decoded a few ahead."""
+    plan = plan_of(scorer.spec)
+
+    def seen(clip: str) -> SeenClip | Prediction:
+        return _seen(clip, plan)
+
+    for found in in_order(seen, clips):
+        if isinstance(found, Prediction):
+            yield found
+            continue
+        try:
+            scores = scorer.clip_scores(found.pixels)
+        except ClipError as error:
+            yield Prediction(found.location, fault=Fault(error.kind, str(error)))
+            continue
+        yield Prediction(
+            found.location,
+            ranked(scores, scorer.classes, top),
+            found.views[0].frame_indices,
+            found.num_frames,
+            pixels=found.pixels[0] if keep_pixels else None,
+        )
+
+
+def predict(
+    model: Scorer | Classifier | Path | str,
+    clips: str | Path | Iterable[str | Path],
+    *,
+    top: int = 5,
+    device: str = "cpu",
+    dtype: str = "auto",
+) -> list[Prediction]:
+    """Classify clips with a model (a file, or what `load_model` gave); folders of clips are taken apart.
+
+    Raises:
+        PipelineError: no model file, or no clips.
+    """
+    given = [clips] if isinstance(clips, str | Path) else list(clips)
+    return list(predictions(open_scorer(model, device, dtype), expanded(str(clip) for clip in given), top))
+
+
+def expanded(locations: Iterable[str]) -> list[str]:
+    """The clips that places name: a folder without images of its own stands for the clips below it, by name.
+
+    Files below a folder count by their suffix; a folder with images is one clip. Anything else is taken as it is.
+
+    Raises:
+        PipelineError: a folder without any clip.
+    """
+    found: list[str] = []
+    for location in locations:
+        if not os.path.isdir(location) or _has_images(location):
+            found.append(location)
+            continue
+        inside = list(_clips_below(location))
+        if not inside:
+            raise PipelineError(
+                f"There is no clip in the folder {location}: neither videos "
+                f"({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of numbered images."
+            )
+        found += inside
+    return found
+
+
+def contact_sheet(found: Iterable[Prediction]) -> Image.Image:
+    """The frames that were used, a row for each clip, with the frames' numbers and the best class.
+
+    Raises:
+        PipelineError: no prediction has its pixels.
+    """
+    rows = [prediction for prediction in found if prediction.pixels is not None]
+    if not rows:
+        raise PipelineError("There are no frames to show: not one clip could be used.")
+    num_columns = max(len(row.frame_indices) for row in rows)
+    row_pixels = THUMBNAIL_PIXELS + CAPTION_PIXELS
+    sheet = Image.new("RGB", (num_columns * THUMBNAIL_PIXELS, len(rows) * row_pixels), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, row in enumerate(rows):
+        top = number * row_pixels
+        best = row.ranked[0]
+        draw.text((4, top + 3), f"{row.clip}: {best.label} {100 * best.probability:.0f} %", fill="black")
+        assert row.pixels is not None
+        for column, (index, frame) in enumerate(zip(row.frame_indices, row.pixels, strict=True)):
+            left, below = column * THUMBNAIL_PIXELS, top + CAPTION_PIXELS
+            image = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+            sheet.paste(image.resize((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.BOX), (left, below))
+            draw.rectangle((left, below, left + 8 * len(str(index)), below + 13), fill="black")
+            draw.text((left + 2, below), str(index), fill="white")
+    return sheet
+
+
+def _seen(clip: str, plan: ViewPlan) -> SeenClip | Prediction:
+    try:
+        return see(clip, plan)
+    except ClipError as error:
+        return Prediction(clip, fault=Fault(error.kind, str(error)))
+
+
+def _has_images(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+
+
+def _clips_below(folder: str) -> Iterator[str]:
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            if _has_images(path):
+                yield path
+            else:
+                yield from _clips_below(path)
+        elif Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            yield path

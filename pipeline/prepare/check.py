@@ -1,0 +1,160 @@
+"""`pipeline check`: a manifest and its clips, looked at before hours of work depend on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+
+from pipeline.errors import PipelineError
+from pipeline.files import write_text
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.prepare.directory_scan import NUM_THREADS
+from pipeline.prepare.findings import Finding, find, histogram
+from pipeline.prepare.inspection import Inspected, glance, inspect
+from pipeline.progress import Progress
+
+NUM_EXAMPLES = 5
+GLANCES_A_TASK = 1024
+CLIPS_A_TASK = 16
+# Below this, starting processes takes longer than decoding here.
+CLIPS_WORTH_A_PROCESS = 64
+
+Task = Sequence[tuple[str, str]]
+
+
+def check(
+    manifest: str | Path,
+    *,
+    root: str | Path | None = None,
+    decode: bool = False,
+    out: str | Path | None = None,
+    workers: int | None = None,
+) -> list[Finding]:
+    """Look at every clip and print what there is and what is wrong; `out` gets a row for each finding.
+
+    Without `decode`, files are looked for and not opened: seconds for 200,000 clips. With it, every frame of every clip
+    is decoded, in `workers` processes (by default one a core, 0 for none besides this one).
+
+    Raises:
+        PipelineError: something is wrong with the manifest or a clip; printed before.
+    """
+    listed = read_manifest(manifest, root)
+    seen = {inspected.clip_id: inspected for inspected in _looked_at(listed, decode, workers)}
+    findings = find(listed, seen)
+    if out is not None:
+        write_text(Path(out), findings_as_csv(findings))
+    click.echo(summary_text(listed, seen, findings))
+    if findings:
+        more = f"all in {out}" if out is not None else "--out FILE.csv writes all of them"
+        raise PipelineError(f"{len(findings):,} findings in {manifest}; {more}.")
+    return findings
+
+
+def findings_as_csv(findings: Sequence[Finding]) -> str:
+    """The findings as a CSV with the columns `kind,clip_id,split,text`."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("kind", "clip_id", "split", "text"))
+    writer.writerows((finding.kind, finding.clip_id, finding.split, finding.text) for finding in findings)
+    return buffer.getvalue()
+
+
+def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Sequence[Finding]) -> str:
+    """Counts, sizes, rates, the histogram of classes, and the findings by kind with examples."""
+    lines = [f"{manifest.path}: {len(manifest.clips):,} clips, {len(manifest.classes):,} classes."]
+    lines += ["", *_histogram_lines(manifest)]
+    decoded = [inspected for inspected in seen.values() if inspected.num_frames]
+    if decoded:
+        lengths = sorted(inspected.num_frames for inspected in decoded)
+        middle = lengths[len(lengths) // 2]
+        sizes = Counter(f"{inspected.width}×{inspected.height}" for inspected in decoded)
+        rates = Counter(f"{inspected.rate:g}" if inspected.rate else "not said" for inspected in decoded)
+        lines += [
+            "",
+            f"Decoded {len(decoded):,} clips, {sum(lengths):,} frames.",
+            f"Frames a clip, counted: {lengths[0]} to {lengths[-1]}, median {middle}.",
+            f"Sizes (width×height): {_most_common(sizes)}.",
+            f"Frames a second: {_most_common(rates)}.",
+        ]
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    lines.append("")
+    for kind, some in sorted(by_kind.items(), key=lambda item: (-len(item[1]), item[0])):
+        lines.append(f"{kind}: {len(some):,}")
+        lines += [
+            f"  {finding.clip_id + ': ' if finding.clip_id else ''}{finding.text}" for finding in some[:NUM_EXAMPLES]
+        ]
+        lines += [f"  … and {len(some) - NUM_EXAMPLES:,} more"] if len(some) > NUM_EXAMPLES else []
+    return "\n".join(lines if findings else [*lines, "Nothing is wrong."])
+
+
+def _looked_at(manifest: Manifest, decode: bool, workers: int | None) -> Iterator[Inspected]:
+    clips = [(clip.clip_id, manifest.locate(clip)) for clip in manifest.clips]
+    look: Callable[[Task], list[Inspected]] = inspect if decode else glance
+    size = CLIPS_A_TASK if decode else GLANCES_A_TASK
+    tasks = [clips[start : start + size] for start in range(0, len(clips), size)]
+    num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if decode and workers is None and len(clips) < CLIPS_WORTH_A_PROCESS:
+        num_workers = 0
+    with Progress("check", len(clips)) as progress:
+        for results in _results(look, tasks, _executor(decode, min(num_workers, len(tasks)))):
+            yield from results
+            progress.advance(len(results))
+
+
+def _executor(decode: bool, num_workers: int) -> Executor | None:
+    if not decode:
+        return ThreadPoolExecutor(NUM_THREADS)  # a slow disk answers many questions at once
+    # Spawned, so that this also works beside running threads. Two processes decode more than two threads.
+    return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) if num_workers > 0 else None
+
+
+def _results(
+    look: Callable[[Task], list[Inspected]], tasks: Sequence[Task], executor: Executor | None
+) -> Iterator[list[Inspected]]:
+    if executor is None:
+        yield from map(look, tasks)
+        return
+    with executor:
+        try:
+            yield from executor.map(look, tasks)
+        except BrokenProcessPool as error:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise PipelineError(
+                "A process of the check was killed, for want of memory or by a clip that crashes the decoder. "
+                "--workers 0 checks in one process and so shows where."
+            ) from error
+
+
+def _histogram_lines(manifest: Manifest) -> list[str]:
+    counts = histogram(manifest)
+    unlabelled = Counter(clip.split for clip in manifest.clips if not clip.is_labelled)
+    rows = [["class", *manifest.splits]]
+    rows += [[label, *(f"{counts[label][split]:,}" for split in manifest.splits)] for label in manifest.classes]
+    if unlabelled:
+        rows.append(["(no label)", *(f"{unlabelled[split]:,}" for split in manifest.splits)])
+    totals = Counter(clip.split for clip in manifest.clips)
+    rows.append(["all", *(f"{totals[split]:,}" for split in manifest.splits)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(_aligned(row, widths)) for row in rows]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Text to the left, numbers to the right."""
+    first, *numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+    return [first.strip().ljust(widths[0]), *numbers]
+
+
+def _most_common(counts: Counter[str]) -> str:
+    parts = [f"{name} ({count:,})" for name, count in counts.most_common(NUM_EXAMPLES)]
+    return ", ".join(parts) + (f" and {len(counts) - NUM_EXAMPLES:,} others" if len(counts) > NUM_EXAMPLES else "")

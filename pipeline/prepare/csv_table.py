@@ -1,0 +1,112 @@
+"""A CSV of one's own: a row for each clip, columns recognised by their usual names or named by `--columns`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.manifest import COLUMNS, GROUP_COLUMN, Clip
+from pipeline.prepare.directory_scan import missing_files
+from pipeline.prepare.frame_lists import split_of_name
+from pipeline.prepare.label_files import find_file, read_labels, read_table
+from pipeline.prepare.listing import Listing, ListingRequest, ordered, split_named
+from pipeline.prepare.locating import Row, refuse_doubled
+from pipeline.registry import unknown_name
+from pipeline.splitting import LabelledId, stratified_split
+
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "path": ("path", "file", "filename", "file_name", "video_path", "filepath", "clip_path", "video"),
+    "clip_id": ("clip_id", "id", "video_id", "clip", "name", "youtube_id"),
+    "label": ("label", "class", "class_name", "category", "action", "gesture", "label_name"),
+    "split": ("split", "subset", "set", "partition"),
+}
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One CSV: its rows, and which of its columns holds what."""
+
+    path: Path
+    columns: Mapping[str, str]
+    extra: tuple[str, ...]
+    rows: Sequence[tuple[int, Mapping[str, str]]]
+
+
+def list_csv(request: ListingRequest) -> Listing:
+    """Read one CSV or several; the split is a column, or follows from a file's name, or is drawn.
+
+    A drawn split keeps the clips of one value of the column `group` (a person, a recording) on one side.
+
+    Classes are in the order of `classes.txt` or `category.txt` beside the CSV, else of their first row.
+
+    Raises:
+        PipelineError: no CSV, no column for paths or labels, or an id twice.
+    """
+    if not request.lists:
+        raise PipelineError("`prepare csv` needs the CSV behind ROOT, as in `prepare csv ROOT clips.csv --out M.csv`.")
+    tables = [_read(path, request.columns) for path in request.lists]
+    extra = tuple(dict.fromkeys(name for table in tables for name in table.extra))
+    named_by_file = len(tables) > 1 and not any("split" in table.columns for table in tables)
+    rows, paths, extras = [], [], []
+    for table in tables:
+        split_of_file = split_of_name(table.path) if named_by_file else ""
+        for number, fields in table.rows:
+            path = fields[table.columns["path"]]
+            # Without a column of ids the path is one; its suffix is not needed to tell clips apart, but harmless.
+            clip_id = fields[table.columns["clip_id"]] if "clip_id" in table.columns else os.path.splitext(path)[0]
+            split = split_named(fields[table.columns["split"]]) if "split" in table.columns else split_of_file
+            label = fields[table.columns["label"]] if "label" in table.columns else ""
+            rows.append(Row(clip_id, label, split, f"{table.path}, line {number}"))
+            paths.append(path)
+            extras.append(tuple(fields.get(name, "") for name in extra))
+    refuse_doubled(rows)
+    layout = ", ".join(
+        f"{table.path.name} with " + ", ".join(f"{what} in '{name}'" for what, name in table.columns.items())
+        for table in tables
+    )
+    if not any(row.split for row in rows):
+        position = extra.index(GROUP_COLUMN) if GROUP_COLUMN in extra else None
+        groups = ["" if position is None else values[position] for values in extras]
+        named = [LabelledId(row.clip_id, row.label, group) for row, group in zip(rows, groups, strict=True)]
+        drawn = stratified_split(named, request.val_share, request.seed)
+        rows = [Row(row.clip_id, row.label, drawn[row.clip_id], row.where) for row in rows]
+        layout += f"; a share of {request.val_share:g} drawn for validation, seed {request.seed}"
+        layout += "" if position is None else f", whole groups of the column '{GROUP_COLUMN}'"
+    classes_file = find_file([path.parent for path in request.lists], ("classes.txt", "category.txt"))
+    labels = [row.label for row in rows if row.label]
+    classes = ordered(labels if classes_file is None else read_labels(classes_file), request.class_order)
+    clips = tuple(
+        Clip(row.clip_id, path, row.label, row.split, values)
+        for row, path, values in zip(rows, paths, extras, strict=True)
+    )
+    faulty = missing_files(request.root, {clip.clip_id: clip.path for clip in clips})
+    return Listing(clips, classes, layout, extra, (), faulty)
+
+
+def _read(path: Path, chosen: Mapping[str, str]) -> _Table:
+    for what in chosen:
+        if what not in COLUMNS:
+            raise unknown_name("column of a manifest", what, COLUMNS)
+    header, rows = read_table(path)
+    columns: dict[str, str] = {}
+    for what, usual in USUAL_NAMES.items():
+        if what in chosen:
+            if chosen[what] not in header:
+                raise unknown_name(f"column in {path}:", chosen[what], header)
+            columns[what] = chosen[what]
+            continue
+        lower = {name.lower(): name for name in header if name not in chosen.values()}
+        name = next((lower[word] for word in usual if word in lower and lower[word] not in columns.values()), None)
+        if name is not None:
+            columns[what] = name
+    if "path" not in columns and "clip_id" in columns:
+        columns["path"] = columns["clip_id"]
+    if "path" not in columns:
+        raise PipelineError(
+            f"{path} has no column of paths; its header is {','.join(header)}. Name one: --columns path=NAME."
+        )
+    extra = tuple(name for name in header if name not in columns.values() and name not in COLUMNS)
+    return _Table(path, columns, extra, rows)

@@ -1,0 +1,85 @@
+"""What is wrong with a manifest and its clips, as rows: pure judgement over what was seen."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.manifest import Clip, Manifest
+from pipeline.prepare.inspection import Inspected
+
+# Columns of a manifest that promise a number of frames.
+PROMISES = ("num_frames", "frames")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: with a clip, or (without an id) with the manifest."""
+
+    kind: str
+    clip_id: str
+    split: str
+    text: str
+
+
+def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
+    """Everything that is wrong, clip by clip and then of the whole."""
+    findings: list[Finding] = []
+    promise = next((manifest.extra_columns.index(name) for name in PROMISES if name in manifest.extra_columns), None)
+    for clip in manifest.clips:
+        inspected = seen[clip.clip_id]
+        if inspected.kind:
+            findings.append(Finding(inspected.kind, clip.clip_id, clip.split, inspected.reason))
+            continue
+        promised = "" if promise is None else clip.extra[promise]
+        if promised and inspected.num_frames and promised != str(inspected.num_frames):
+            text = f"{clip.path} has {inspected.num_frames} frames, {promised} by the manifest."
+            findings.append(Finding("frame-count", clip.clip_id, clip.split, text))
+    findings += _same_twice(manifest.clips, {clip.clip_id: clip.path for clip in manifest.clips}, "path")
+    digests = {clip_id: inspected.digest for clip_id, inspected in seen.items() if inspected.digest}
+    findings += _same_twice(manifest.clips, digests, "content")
+    return findings + missing_classes(manifest)
+
+
+def missing_classes(manifest: Manifest) -> list[Finding]:
+    """The classes without a clip in a split; a split of unlabelled clips needs none."""
+    counts = histogram(manifest)
+    return [
+        Finding("class-missing", "", split, f"No clip of the class '{label}' is in the split {split}.")
+        for split in manifest.splits
+        if any(counts[label][split] for label in manifest.classes)
+        for label in manifest.classes
+        if not counts[label][split]
+    ]
+
+
+def histogram(manifest: Manifest) -> dict[str, Counter[str]]:
+    """How many clips each class has in each split."""
+    counts: dict[str, Counter[str]] = {label: Counter() for label in manifest.classes}
+    for clip in manifest.clips:
+        if clip.is_labelled:
+            counts[clip.label][clip.split] += 1
+    return counts
+
+
+def _same_twice(clips: Sequence[Clip], key_of: Mapping[str, str], what: str) -> Iterable[Finding]:
+    """Clips that are the same by path or content: in two splits, with two labels, or merely twice."""
+    groups: defaultdict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        if clip.clip_id in key_of:
+            groups[key_of[clip.clip_id]].append(clip)
+    for group in groups.values():
+        # The same path is the same content: said once.
+        if what == "content" and len({clip.path for clip in group}) == 1:
+            continue
+        first = group[0]
+        for other in group[1:]:
+            if other.split != first.split:
+                kind, more = "two-splits", f"splits {first.split} and {other.split}"
+            elif other.label != first.label:
+                kind, more = "two-labels", f"labels '{first.label}' and '{other.label}'"
+            else:
+                kind, more = "duplicate", "with one label, in one split"
+            text = f"The clips {first.clip_id} and {other.clip_id} have the same {what}: {more}."
+            yield Finding(kind, other.clip_id, other.split, text)

@@ -1,0 +1,157 @@
+"""Frame lists of the TSN family: `*_videofolder.txt` with `id num_frames class_index`, beside `category.txt`.
+
+Frames may be named by any template with a number (`{:05d}.jpg`, `img_{:05d}.jpg`), counted from 0 or 1: the reader of
+frame folders finds out itself.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ClipError, PipelineError
+from pipeline.manifest import Clip
+from pipeline.prepare.directory_scan import count_frames
+from pipeline.prepare.label_files import find_file, read_labels, read_lines
+from pipeline.prepare.listing import Listing, ListingRequest, ordered, split_named
+from pipeline.prepare.locating import NUM_FRAMES_COLUMN, Row, faults_of, refuse_doubled
+
+CATEGORY_FILES = ("category.txt", "categories.txt", "classes.txt")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a list: the clip's folder, the frames that it should have, its class (None: not said)."""
+
+    path: str
+    num_frames: int
+    class_index: int | None
+    split: str
+    where: str
+
+
+def list_frame_lists(request: ListingRequest) -> Listing:
+    """Read frame lists; the split of each follows from its name (`train_videofolder.txt`).
+
+    Raises:
+        PipelineError: no list, a line of another form, a class index beyond the categories, or no categories.
+    """
+    if not request.lists:
+        raise PipelineError(
+            "`prepare frame-lists` needs the lists: `pipeline prepare frame-lists ROOT train_videofolder.txt "
+            "val_videofolder.txt --out data_manifests/NAME.csv`."
+        )
+    category_file = find_file([path.parent for path in request.lists] + [request.root], CATEGORY_FILES)
+    if category_file is None:
+        raise PipelineError(
+            f"There is no category.txt beside {request.lists[0]} or in {request.root}: without it the class indices of "
+            "the list have no labels. Put one there, a label a line in the order of the indices."
+        )
+    classes = read_labels(category_file)
+    notes: list[str] = []
+    entries = [entry for path in request.lists for entry in _read_list(path, request.root)]
+    entries = _without_placeholders(entries, len(classes), notes)
+    first = _first_index(entries, classes, category_file, notes)
+    rows = [Row(entry.path, _label(entry.class_index, first, classes), entry.split, entry.where) for entry in entries]
+    refuse_doubled(rows)
+    counts = count_frames(request.root, {entry.path: entry.path for entry in entries})
+    faulty = faults_of(counts)
+    if all(isinstance(count, ClipError) and count.kind == "missing" for count in counts.values()):
+        raise PipelineError(
+            f"Not one of the {len(entries):,} clips in the lists is below {request.root}; the first would be "
+            f"{request.root / entries[0].path} (missing). Give the folder that the paths in the lists start from."
+        )
+    for entry in entries:
+        counted = counts[entry.path]
+        if isinstance(counted, int) and counted != entry.num_frames:
+            faulty[entry.path] = f"frame-count: {entry.path} has {counted} frames, {entry.num_frames} by {entry.where}"
+    clips = tuple(
+        # The promised number: what differs from it is found by `check`, and stays visible in the manifest.
+        Clip(row.clip_id, row.clip_id, row.label, row.split, (str(entry.num_frames),))
+        for row, entry in zip(rows, entries, strict=True)
+    )
+    layout = f"{len(request.lists)} frame lists with {category_file.name}, class indices from {first}"
+    order = ordered(classes, request.class_order)
+    return Listing(clips, order, layout, (NUM_FRAMES_COLUMN,), tuple(notes), faulty)
+
+
+def split_of_name(path: Path) -> str:
+    """The split that a list is of, from the words in its name.
+
+    Raises:
+        PipelineError: it names none, or more than one.
+    """
+    words = "".join(char if char.isalpha() else " " for char in path.stem.lower()).split()
+    names = {split_named(word) for word in words} & {"train", "val", "test"}
+    # `trainlist`, `vallist`: the word without a gap behind it.
+    names |= {split_named(word[: -len("list")]) for word in words if word.endswith("list")} & {"train", "val", "test"}
+    if len(names) != 1:
+        raise PipelineError(
+            f"The split of {path} does not follow from its name: it must have the word train, val or test in it."
+        )
+    return names.pop()
+
+
+def _read_list(path: Path, root: Path) -> list[Entry]:
+    if not path.is_file():
+        raise PipelineError(f"{path} does not exist: behind ROOT stand the frame lists.")
+    split = split_of_name(path)
+    entries = []
+    for number, line in read_lines(path):
+        where = f"{path}, line {number}"
+        # From the right: a clip's path may have spaces.
+        fields = line.rsplit(maxsplit=2)
+        if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2].removeprefix("-")):
+            index = int(fields[2])
+            entries.append(Entry(_inside(fields[0], root), int(fields[1]), index if index >= 0 else None, split, where))
+        elif len(fields) >= 2 and _is_number(fields[-1]):
+            entries.append(Entry(_inside(line.rsplit(maxsplit=1)[0], root), int(fields[-1]), None, split, where))
+        else:
+            raise PipelineError(f"{where} must be `id num_frames class_index`, but is '{line}'.")
+    if not entries:
+        raise PipelineError(f"{path} is empty.")
+    return entries
+
+
+def _inside(path: str, root: Path) -> str:
+    """The path relative to the root; lists often hold the absolute paths of the machine that made them."""
+    if os.path.isabs(path):
+        relative = os.path.relpath(path, root.absolute())
+        return path if relative.startswith("..") else relative
+    return os.path.normpath(path).replace(os.sep, "/")
+
+
+def _label(class_index: int | None, first: int, classes: tuple[str, ...]) -> str:
+    return "" if class_index is None else classes[class_index - first]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _without_placeholders(entries: list[Entry], num_classes: int, notes: list[str]) -> list[Entry]:
+    """Tools give every clip of an unlabelled test split class 0; scored, that would be an accuracy of nothing."""
+    test = [entry for entry in entries if entry.split == "test"]
+    if len(test) < 2 or num_classes < 2 or {entry.class_index for entry in test} != {0}:
+        return entries
+    notes.append(f"All {len(test):,} clips of the test list have class index 0, so they are taken as unlabelled.")
+    return [
+        Entry(entry.path, entry.num_frames, None, entry.split, entry.where) if entry.split == "test" else entry
+        for entry in entries
+    ]
+
+
+def _first_index(entries: list[Entry], classes: tuple[str, ...], category_file: Path, notes: list[str]) -> int:
+    """Whether class indices count from 0 or from 1."""
+    known = [entry for entry in entries if entry.class_index is not None]
+    indices = {entry.class_index for entry in known if entry.class_index is not None}
+    first = 1 if indices and len(classes) in indices and 0 not in indices else 0
+    if first == 1:
+        notes.append(f"Class indices are taken to count from 1: {len(classes)} occurs, and 0 does not.")
+    for entry in known:
+        if entry.class_index is not None and entry.class_index - first >= len(classes):
+            raise PipelineError(
+                f"{entry.where}: class index {entry.class_index} is beyond the {len(classes)} of {category_file}."
+            )
+    return first

@@ -1,0 +1,92 @@
+"""From the rows of label files to a listing: where each clip lies, how long it is, and which cannot be found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ClipError, PipelineError
+from pipeline.manifest import Clip
+from pipeline.prepare.directory_scan import count_frames, find_clips
+from pipeline.prepare.listing import Listing, Published
+
+NUM_FRAMES_COLUMN = "num_frames"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip as a label file names it; an empty label is an unlabelled clip."""
+
+    clip_id: str
+    label: str
+    split: str
+    where: str = ""
+
+
+def locate(
+    root: Path,
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    layout: str,
+    published: Published,
+    expected_path: str,
+) -> Listing:
+    """Find the clips of `rows` below the root. `expected_path` (with ``{}`` for the id) is where a missing one belongs.
+
+    Raises:
+        PipelineError: an id stands in two rows, or not one clip is there.
+    """
+    refuse_doubled(rows)
+    found = find_clips(root, {row.clip_id for row in rows})
+    if not found.path_of:
+        example = expected_path.replace("{}", rows[0].clip_id)
+        raise PipelineError(
+            f"Not one of the {len(rows):,} clips of {published.name} lies below {root}: looked for folders or videos "
+            f"named as their ids, such as {example}. Give their folder as ROOT."
+        )
+    # A missing clip belongs where most of the others are.
+    main_folder = found.num_in.most_common(1)[0][0]
+    suffix = "" if found.folders else expected_path.partition("{}")[2]
+    expected_path = f"{main_folder}/{{}}{suffix}".removeprefix("/")
+    counts = count_frames(
+        root, {row.clip_id: found.path_of[row.clip_id] for row in rows if row.clip_id in found.folders}
+    )
+    clips = tuple(
+        Clip(
+            row.clip_id,
+            found.path_of.get(row.clip_id) or expected_path.replace("{}", row.clip_id),
+            row.label,
+            row.split,
+            (as_count(counts.get(row.clip_id)),) if found.folders else (),
+        )
+        for row in rows
+    )
+    faulty = {
+        clip.clip_id: f"missing: {clip.path} does not exist" for clip in clips if clip.clip_id not in found.path_of
+    }
+    faulty |= faults_of(counts)
+    notes = published.differences(clips, len(classes))
+    for place, count in sorted(found.doubled.items()):
+        notes.append(f"{count:,} clips lie in {place} too; that place is not used.")
+    columns = (NUM_FRAMES_COLUMN,) if found.folders else ()
+    return Listing(clips, tuple(classes), layout, columns, tuple(notes), faulty)
+
+
+def refuse_doubled(rows: Sequence[Row]) -> None:
+    """Raise for an id that stands in two rows, saying where."""
+    seen: dict[str, str] = {}
+    for row in rows:
+        if row.clip_id in seen:
+            raise PipelineError(f"{row.where}: the clip '{row.clip_id}' stands in {seen[row.clip_id]} too.")
+        seen[row.clip_id] = row.where
+
+
+def as_count(count: int | ClipError | None) -> str:
+    """The text of a frame count for the manifest; empty where it could not be counted."""
+    return str(count) if isinstance(count, int) else ""
+
+
+def faults_of(counts: Mapping[str, int | ClipError]) -> dict[str, str]:
+    """The reasons of the folders that could not be counted."""
+    return {clip_id: f"{count.kind}: {count}" for clip_id, count in counts.items() if isinstance(count, ClipError)}

@@ -1,0 +1,1 @@
+"""The `pipeline store` commands: info, verify, export, import."""

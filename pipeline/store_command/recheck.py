@@ -1,0 +1,101 @@
+"""Finished clips computed again from their files: does a store still say what its clips show?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipeline.devices import has_bfloat16
+from pipeline.errors import ClipError
+from pipeline.extract.blocks import located, sample_of_done
+from pipeline.extract.clip_steps import WorkerSetup
+from pipeline.extract.compute import Compute, capability_of, device_like, has_compiler
+from pipeline.extract.provenance import digest_of, is_there
+from pipeline.extract.worker import Worker
+from pipeline.manifest import Manifest
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.settings import StoreSettings
+from pipeline.video.flips import swapped_labels
+
+# Of a clip's largest value, on a machine that rounds otherwise: the error of bfloat16, or a few units of float16.
+TOLERANCES = {"bfloat16": 0.05, "float32": 0.002}
+
+
+class Recheck(NamedTuple):
+    """What came of computing finished clips again, by their ids.
+
+    tolerance: 0 on a machine like the store's, else that of its number type.
+    """
+
+    agreeing: tuple[str, ...]
+    differing: tuple[str, ...]
+    changed: tuple[str, ...]
+    absent: tuple[str, ...]
+    tolerance: float
+
+
+def recheck(store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int) -> Recheck:
+    """Compute a sample of finished clips again, those whose files are what they were.
+
+    Raises:
+        PipelineError: the weights are not those of the store.
+    """
+    settings = store.settings
+    compute = compute_like(settings)
+    as_stored = (settings.capability, settings.compile_mode, settings.compute_dtype)
+    is_same = (compute.capability, compute.compile_mode, compute.dtype) == as_stored
+    tolerance = 0.0 if is_same else TOLERANCES[settings.compute_dtype]
+    known = {clip.clip_id for clip in manifest.clips}
+    samples = (job for job in sample_of_done(store, (), num_clips) if job.clips[0].clip_id in known)
+    digests = {clip.clip_id: clip.digest for clip in store.table()}
+    ids: dict[str, list[str]] = {"agreeing": [], "differing": [], "changed": [], "absent": []}
+    worker: Worker | None = None
+    for job in (located(sample, manifest) for sample in samples):
+        clip = job.clips[0]
+        if not is_there(clip.location):
+            ids["absent"].append(clip.clip_id)
+        elif _digest(clip.location) != digests[clip.clip_id]:
+            ids["changed"].append(clip.clip_id)
+        else:
+            worker = worker or worker_like(store, weights)
+            ids["agreeing" if worker.agrees(job, tolerance) else "differing"].append(clip.clip_id)
+    return Recheck(**{name: tuple(found) for name, found in ids.items()}, tolerance=tolerance)
+
+
+def _digest(location: str) -> str:
+    try:
+        return digest_of(location)
+    except ClipError:
+        return "unreadable"
+
+
+def compute_like(settings: StoreSettings) -> Compute:
+    """How a store was computed, as far as this machine can do the same."""
+    device = device_like(settings.capability)
+    can_compile = device == "cuda" or has_compiler()
+    mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
+    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16(device) else "float32"
+    return Compute(dtype, mode, capability_of(device), settings.batch_frames, device)
+
+
+def worker_like(store: FeatureStore, weights: str) -> Worker:
+    """A worker that computes the clips of a store as they were computed, as far as this machine can do the same.
+
+    Raises:
+        PipelineError: the weights are not those of the store.
+    """
+    settings = store.settings
+    swaps = settings.frame_choices.flip == "swap"
+    return Worker(
+        WorkerSetup(
+            location=store.place.location,
+            settings=settings,
+            classes=store.classes,
+            block_clips=store.block_clips,
+            compute=compute_like(settings),
+            weights=weights,
+            weights_seed=settings.seed,
+            # They are held to the store's SHA-256: what was allowed when it was made is so again.
+            allow_squeezenet_weights=True,
+            swapped_labels=tuple(swapped_labels(store.classes)) if swaps else (),
+        )
+    )
