@@ -12,23 +12,16 @@ from typing import Any
 
 import click
 
-from pipeline.cli_options import (
-    NameList,
-    PipelineCommand,
-    PipelineGroup,
-    extract_block,
-    required,
-    settings_of_heads,
-    split_switches,
-    switch_options,
+from pipeline.options import PipelineCommand, PipelineGroup
+from pipeline.settings import (
+    DEVICE_HELP,
+    ROOT_HELP,
+    CompareSettings,
+    ExtractSettings,
+    FinetuneSettings,
+    FitHeadSettings,
+    PrepareSettings,
 )
-from pipeline.params import filled_in
-from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
-from pipeline.registry import BACKBONE_NAMES, DATASET_NAMES, HEAD_NAMES, RECIPE_NAMES, WEIGHTS_NAMES
-
-BACKBONE_HELP = f"{', '.join(BACKBONE_NAMES)}, or torchvision:NAME."
-WEIGHTS_HELP = f"{', '.join(WEIGHTS_NAMES)}, or the path of a weight file."
-RECIPE_HELP = f"One of {', '.join(RECIPE_NAMES)}; or several, each into a folder of its own."
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -48,31 +41,8 @@ def cli() -> None:
     """
 
 
-@cli.command(cls=PipelineCommand, subject=("dataset", "out"))
-@click.argument("dataset", type=click.Choice(DATASET_NAMES))
-@click.argument("root", type=click.Path(path_type=Path), required=False)
-@click.argument("lists", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), help="The manifest to write, data_manifests/NAME.csv.")
-@click.option("--classes", type=click.Path(path_type=Path), hidden=True, help="Named in params.yaml for DVC.")
-@click.option(
-    "--class-order", type=click.Choice(["file", "sorted"]), default="file", help="Of the data set's files, or sorted."
-)
-@click.option("--pack", type=click.Path(path_type=Path), metavar="FILE.h5", help="Copy frame folders into one file.")
-@click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.2, help="Of a split that is drawn.")
-@click.option("--fold", type=click.IntRange(1, 3), default=1, help="ucf101, hmdb51: which published split.")
-@click.option("--columns", metavar="WHAT=NAME,...", help="csv: columns of path, clip_id, label, split.")
-@click.option("--frames", type=click.Choice(["webm", "jpg"]), default="webm", help="gestures: videos or JPG folders.")
-@click.option("--train-clips", type=click.IntRange(1), default=30, help="gestures: training clips of each class.")
-@click.option("--val-clips", type=click.IntRange(1), default=15, help="gestures: validation clips of each class.")
-@click.option(
-    "--test-clips",
-    type=click.IntRange(0),
-    help="gestures: test clips of each class.  [default: as many as --val-clips]",
-)
-@click.option("--seed", type=int, default=0, help="Same seed, same pixels, same splits.")
-@click.option("--workers", type=click.IntRange(0), help="Processes.  [default: the cores]")
-@click.pass_context
-def prepare(ctx: click.Context, /, **options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings=PrepareSettings)
+def prepare(settings: PrepareSettings) -> None:
     """Write a manifest of clips, labels and splits.
 
     Root and lists are the data set's folder and its own label files; a missing clip keeps its row and is counted.
@@ -83,15 +53,14 @@ def prepare(ctx: click.Context, /, **options: Any) -> None:
       pipeline prepare jester /data/jester --out data_manifests/jester.csv
       pipeline prepare frame-lists /data/frames train_videofolder.txt val_videofolder.txt --out data_manifests/mine.csv
     """
-    required(ctx, out=options["out"])
-    from stages.prepare import prepare as run
+    from stages.prepare import run
 
-    run(**options)
+    run(settings)
 
 
 @cli.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
 @click.option("--decode", is_flag=True, help="Decode every frame; without it, files are only looked for.")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV with a row for each finding.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that decode; 0: this one.  [default: the cores]")
@@ -109,34 +78,8 @@ def check(**options: Any) -> None:
     run(**options)
 
 
-@cli.command(cls=PipelineCommand, subject=("manifest",))
-@click.option("--manifest", type=click.Path(path_type=Path), help="The manifest, data_manifests/NAME.csv.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
-@click.option("--store", help="The feature store to fill: a folder, or a URL such as s3://bucket/name.zarr.")
-@click.option("--backbone", default="squeezenet", help=BACKBONE_HELP)
-@click.option("--weights", default="imagenet", help=WEIGHTS_HELP)
-@click.option("--num-segments", type=click.IntRange(1), default=8, help="Frames taken from each clip.")
-@click.option("--views", type=click.IntRange(0), default=4, help="Training views of each clip, beside the test view.")
-@click.option("--maps", type=NameList(), default="pooled,spatial", help="Which features to keep.")
-@click.option("--recipe", type=click.Choice(RECIPE_NAMES), default="cached", help="Choices of frames and crops.")
-@switch_options(FrameChoices)
-@click.option("--seed", type=int, default=0, help="Of the training views, and of random weights.")
-@click.option("--frames", type=click.Choice(["segments", "all"]), default="segments", help="all: pooled, every frame.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="Of the backbone.")
-@click.option(
-    "--compile", type=click.Choice(["auto", "inductor", "jit", "eager"]), default="auto", help="How it is compiled."
-)
-@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
-@click.option("--workers", type=click.IntRange(0), help="Local processes; 0: this one.  [default: by the cores]")
-@click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster at this address instead.")
-@click.option(
-    "--decode-threads", type=click.IntRange(0), help="That feed each process.  [default: the cores for a GPU, else 0]"
-)
-@click.option("--max-failed", type=click.IntRange(0), help="Stop beyond this many bad clips.  [default: never]")
-@click.option("--allow-squeezenet-weights", is_flag=True, help="Load weights of 1.1 into squeezenet_bypass; recorded.")
-@click.option("--rebuild", is_flag=True, help="Throw the store away and make it anew.")
-@click.pass_context
-def extract(ctx: click.Context, /, **options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings=ExtractSettings)
+def extract(settings: ExtractSettings) -> None:
     """Run a frozen backbone over sampled frames and keep its features.
 
     Run again, it goes on where it was. A bad clip is recorded with its reason and never stops the run by itself.
@@ -146,84 +89,26 @@ def extract(ctx: click.Context, /, **options: Any) -> None:
       pipeline extract --backbone squeezenet --weights imagenet \\
         --manifest data_manifests/jester.csv --store cache/jester/squeezenet.zarr
     """
-    required(ctx, manifest=options["manifest"], store=options["store"])
-    switches = split_switches(options)
-    store = filled_in(options.pop("store"), options)
-    from stages.extract import extract as run
+    from stages.extract import run
 
-    run(store=store, switches=switches, **options)
+    run(settings)
 
 
-@cli.command("fit-head", cls=PipelineCommand, subject=("store",))
-@click.option("--store", help="The feature store that `pipeline extract` filled.")
-@click.option("--backbone", default="squeezenet", help="Fills {backbone} in the store's path.")
-@click.option("--head", type=NameList(), default="all", help=f"all, or some of {','.join(HEAD_NAMES)}.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; each cell gets one in it.")
-@click.option("--recipe", type=NameList(), default="cached", help=RECIPE_HELP)
-@click.option("--seeds", type=click.IntRange(1), default=1, help="Fits of each head, from seeds SEED, SEED+1, ...")
-@click.option("--seed", type=int, default=0, help="The first seed.")
-@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="Of the head.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="Of torch, in each fit.  [default: cores, or 1 without convolutions]"
-)
-@click.option("--jobs", type=click.IntRange(1), help="Fits side by side.  [default: the cores]")
-@click.option("--loaders", type=click.IntRange(1), default=1, help="Threads that read ahead; they change no result.")
-@click.option("--views", type=click.IntRange(1), help="Use this many training views.  [default: all in the store]")
-@click.option("--num-segments", type=click.IntRange(1), help="For a store of all frames.  [default: the store's]")
-@click.option("--weights", help="Weight file, where the store names one that is not found by its name.")
-@click.option("--force", is_flag=True, help="Fit finished cells again.")
-@switch_options(FrameChoices, TrainingChoices, HeadChoices)
-@click.pass_context
-def fit_head(ctx: click.Context, /, **options: Any) -> None:
+@cli.command("fit-head", cls=PipelineCommand, settings=FitHeadSettings)
+def fit_head(settings: FitHeadSettings) -> None:
     """Train heads on cached features, in seconds to minutes.
 
     \b
     Example:
       pipeline fit-head --store cache/jester/squeezenet.zarr --head trn --out results/fit_head
     """
-    required(ctx, store=options["store"], out=options["out"])
-    switches = split_switches(options)
-    store = filled_in(options.pop("store"), options, extract_block(ctx))
-    options.pop("backbone")
-    from stages.fit_head import fit_head as run
+    from stages.fit_head import run
 
-    run(store=store, switches=switches, head_settings=settings_of_heads(ctx, options["head"]), **options)
+    run(settings)
 
 
-@cli.command(cls=PipelineCommand, subject=("manifest",))
-@click.option("--manifest", type=click.Path(path_type=Path), help="The manifest, data_manifests/NAME.csv.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
-@click.option("--init", help="Model file of a fitted head, or none to train from scratch.")
-@click.option("--backbone", default="squeezenet", help=f"Fills {{backbone}} in --init; with none: {BACKBONE_HELP}")
-@click.option("--head", help=f"Fills {{head}} in --init; with none: one of {','.join(HEAD_NAMES)}.")
-@click.option("--weights", default="imagenet", help=f"Of the backbone, with --init none: {WEIGHTS_HELP}")
-@click.option("--num-segments", type=click.IntRange(1), default=8, help="With --init none.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of results; the cell gets one in it.")
-@click.option("--recipe", type=click.Choice(RECIPE_NAMES), default="paper", help="Choices of frames and training.")
-@click.option("--seed", type=int, default=0, help="Of views, order and dropout.")
-@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    help="Of the backbone; auto: what the device has in hardware.",
-)
-@click.option("--workers", type=click.IntRange(0), help="Decoding processes; 0: a thread.  [default: by the device]")
-@click.option("--threads", type=click.IntRange(1), help="Of torch.  [default: the cores]")
-@click.option("--accumulate", type=click.IntRange(1), help="Parts of a batch, one by one.  [default: by the device]")
-@click.option("--checkpointing", is_flag=True, help="Compute activations again rather than keep them: less memory.")
-@click.option("--compile", is_flag=True, help="Compile the backbone with torch.compile.")
-@click.option("--augment-on-device", is_flag=True, help="Crop, resize and flip on the device, not in the workers.")
-@click.option("--freeze-until", metavar="LAYER", help="Keep the backbone as it is up to this layer, included.")
-@click.option("--max-failed", type=click.IntRange(0), help="Stop beyond this many bad clips.  [default: never]")
-@click.option("--keep-checkpoints", type=click.IntRange(1), default=2, help="The last ones; the best is kept besides.")
-@click.option("--checkpoint-seconds", type=click.FloatRange(0), default=60.0, help="Time between checkpoints.")
-@click.option("--allow-squeezenet-weights", is_flag=True, help="Load weights of 1.1 into squeezenet_bypass; recorded.")
-@click.option("--force", is_flag=True, help="Train anew, whatever checkpoints there are.")
-@switch_options(FrameChoices, TrainingChoices, HeadChoices)
-@click.pass_context
-def finetune(ctx: click.Context, /, **options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings=FinetuneSettings)
+def finetune(settings: FinetuneSettings) -> None:
     """Train backbone and head together on the clips, from a fitted head or from scratch.
 
     Killed and run again, it goes on where it was. --epochs 0 scores the model as it is. For several GPUs:
@@ -234,27 +119,13 @@ def finetune(ctx: click.Context, /, **options: Any) -> None:
       pipeline finetune --init results/fit_head/squeezenet-lstm/model.safetensors \\
         --manifest data_manifests/jester.csv --out results/finetune --device cuda
     """
-    required(ctx, manifest=options["manifest"], out=options["out"], init=options["init"])
-    switches = split_switches(options)
-    init = filled_in(options.pop("init"), options, extract_block(ctx))
-    from stages.finetune import finetune as run
+    from stages.finetune import run
 
-    run(init=init, switches=switches, **options)
+    run(settings)
 
 
-@cli.command(cls=PipelineCommand, subject=("dirs", "manifest"))
-@click.argument("dirs", type=click.Path(path_type=Path), nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for table, plots and report.")
-@click.option("--against", metavar="REV", help="Compare with the committed metrics of this Git revision.")
-@click.option("--max-drop", type=float, help="Points of top-1 that a cell may lose against REV; beyond it, exit 1.")
-@click.option("--pairs", type=NameList(), default=(), help="Labels that are each other's reverse in time: a:b,c:d.")
-@click.option("--paper", default="auto", help="Data set of the paper's Table 3: auto, jester, something.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="For links to clips and contact sheets.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
-@click.option("--latency/--no-latency", default=True, help="Measure each head on this machine.")
-@click.option("--report/--no-report", default=True, help="Write report.html.")
-@click.pass_context
-def compare(ctx: click.Context, /, **options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings=CompareSettings)
+def compare(settings: CompareSettings) -> None:
     """Print and write the table of heads: accuracy with its interval, parameters, MACs, latency.
 
     DIRS are result folders, or folders above them.
@@ -264,10 +135,9 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
       pipeline compare results/fit_head results/finetune --out results/compare
       pipeline compare results --against main --max-drop 1.0
     """
-    required(ctx, dirs=options["dirs"])
-    from stages.compare import compare as run
+    from stages.compare import run
 
-    run(**options)
+    run(settings)
 
 
 @cli.command()
@@ -283,7 +153,7 @@ def compare(ctx: click.Context, /, **options: Any) -> None:
     "--contact-sheet", type=click.Path(path_type=Path), metavar="FILE", help="Show the frames used (png, jpg)."
 )
 @click.option("--speed", is_flag=True, help="Print clips a second.")
-@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--device", default="cpu", help=DEVICE_HELP)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: as trained.")
 @click.option("--compile", type=click.Choice(["eager", "jit", "inductor"]), default="eager", help="jit pays for many.")
 def predict(**options: Any) -> None:
@@ -307,14 +177,14 @@ def predict(**options: Any) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--store", help="Score cached features of this store.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="Or decode the clips of this manifest.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
 @click.option("--split", help="Split to score.  [default: the split of the model's own metrics]")
 @click.option("--crops", type=click.Choice(["1", "3", "5"]), default="1", help="manifest: crops averaged.")
 @click.option("--draws", type=click.IntRange(0), default=0, help="Random draws of frames averaged with the test view.")
 @click.option("--seed", type=int, default=0, help="Of the draws.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for metrics.json, predictions.csv, confusion.csv.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as an object.")
-@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--device", default="cpu", help=DEVICE_HELP)
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: as trained.")
 @click.option("--compile", type=click.Choice(["eager", "jit", "inductor"]), default="eager", help="Of the backbone.")
 def evaluate(**options: Any) -> None:
@@ -378,7 +248,7 @@ def store_info(**options: Any) -> None:
 @click.option("--repair", is_flag=True, help="Make damaged blocks again from the clips.")
 @click.option("--samples", type=click.IntRange(0), default=3, help="Clips to compute again and compare.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="Where the clips are.  [default: as recorded]")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder of the clips.  [default: the manifest's]")
+@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
 @click.option("--weights", help="Weight file, where the store's is not found by its name.")
 @click.option("--workers", type=click.IntRange(0), help="Local processes for a repair.")
 def store_verify(**options: Any) -> None:
@@ -470,7 +340,7 @@ def _as_cell(value: Any) -> str:
 @click.option("--checkpoint", type=click.Path(path_type=Path), default="cache/train-bundled.pt", help="To go on from.")
 @click.option("--seed", type=int, default=0, help="Of the images and of the first weights.")
 @click.option("--minutes", type=float, default=45.0, help="Stop drawing and training after this time.")
-@click.option("--device", default="cpu", help="cpu, cuda, or cuda:N.")
+@click.option("--device", default="cpu", help=DEVICE_HELP)
 def train_bundled(**options: Any) -> None:
     """Train the weights that come with the project again, on drawn still images.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,3 +63,8 @@ def fixed_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def has_compiler() -> bool:
+    """Return whether torch.compile finds the C++ compiler that it needs for the CPU."""
+    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))

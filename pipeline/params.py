@@ -62,7 +62,7 @@ def python_names(block: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in block.items()}
 
 
-def filled_in(template: str, *sources: Mapping[str, Any]) -> str:
+def expand_template(template: str, *sources: Mapping[str, Any]) -> str:
     """Replace each ``{name}`` of `template` by the value of that name in the first source that has one.
 
     A value that is a path, such as a weight file, gives its stem, so that it stays one part of the file name.
@@ -70,7 +70,7 @@ def filled_in(template: str, *sources: Mapping[str, Any]) -> str:
     Raises:
         PipelineError: a name that no source has.
 
-    >>> filled_in("cache/{backbone}-{num-segments}seg.zarr", {"backbone": "squeezenet", "num_segments": 8})
+    >>> expand_template("cache/{backbone}-{num-segments}seg.zarr", {"backbone": "squeezenet", "num_segments": 8})
     'cache/squeezenet-8seg.zarr'
     """
     pieces: list[str] = []
@@ -113,7 +113,7 @@ def _resolved(value: Any, sources: Sequence[Mapping[str, Any]]) -> set[str]:
 
 def _resolved_path(text: str, sources: Sequence[Mapping[str, Any]]) -> str:
     with contextlib.suppress(PipelineError, ValueError):
-        text = filled_in(text, *sources)
+        text = expand_template(text, *sources)
     return text.rstrip("/") if "://" in text else os.path.realpath(text)
 
 

@@ -34,45 +34,25 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import load_spec
 from pipeline.progress import tracked
 from pipeline.recipe import recipe_from_dict
+from pipeline.settings import CompareSettings
 
 LEAST_WIDTH, WIDE_WIDTH = 40, 120
 
 
-def compare(
-    dirs: Sequence[Path | str],
-    *,
-    out: Path | str | None = None,
-    against: str | None = None,
-    max_drop: float | None = None,
-    pairs: Sequence[str] = (),
-    paper: str = "auto",
-    manifest: Path | str | None = None,
-    root: Path | str | None = None,
-    latency: bool = True,
-    report: bool = True,
-    width: int | None = None,
-) -> Comparison:
-    """Compare result folders and print the table.
-
-    dirs: result folders, or folders above them.
-    out: where table.csv, table.md, comparison.json, timing.json, plots and report.html are written; None writes none.
-    against, max_drop: a Git revision, and the points of top-1 that a cell may lose against it.
-    pairs: `a:b` texts, labels that are each other's reverse in time; pairs of other classes are left out.
-    paper: the data set of Table 3 to compare with: auto, jester or something.
-    manifest, root: where the clips are, for links and contact sheets in the report.
-    latency: measure each head on this machine. report: write report.html.
-    width: columns of the table; without it those of the terminal, or 120 for a pipe.
+def run(settings: CompareSettings) -> Comparison:
+    """Compare result folders and print the table; with `out`, write it with plots and the report.
 
     Raises:
         UnknownRevisionError: Git knows no revision `against`.
-        GateError: a cell lost more than `max_drop` against it, or vanished.
+        GateError: a row lost more than `max_drop` against it, or vanished.
         PipelineError: no results, results that contradict themselves, an unknown pair, a drop without a revision.
     """
+    against, max_drop = settings.against, settings.max_drop
     if max_drop is not None and against is None:
         raise PipelineError("A drop is against a revision: `--max-drop` needs `--against`, such as `--against main`.")
     if max_drop is not None and not max_drop >= 0:
         raise PipelineError(f"`--max-drop` (={max_drop:g}) must be zero or more points of top-1.")
-    places = [Path(place) for place in dirs]
+    places = [Path(place) for place in settings.dirs]
     # Results that are gone altogether are for the gate to name, where there is one.
     present = [place for place in places if place.is_dir()] if against is not None else places
     folders = find_cells(present) if present or against is None else []
@@ -82,21 +62,21 @@ def compare(
         _print_gate(gate)
         raise PipelineError(f"There are no results in {', '.join(map(str, places))}. `pipeline fit-head` writes them.")
     known_labels = {label for cell in cells for label in cell.predictions.classes}
-    clips = None if manifest is None else read_manifest(manifest, root)
+    clips = None if settings.manifest is None else read_manifest(settings.manifest, settings.root)
     comparison = compare_cells(
         cells,
-        pairs=_known_pairs(pairs, known_labels),
-        paper=paper,
-        costs=_measured(cells) if latency else {},
+        pairs=_known_pairs(settings.pairs, known_labels),
+        paper=settings.paper,
+        costs=_measured(cells) if settings.latency else {},
     )
-    width = width or _terminal_width()
+    width = settings.width or _terminal_width()
     click.echo(terminal_table(comparison, width))
     click.echo("", err=True)
     for term, text in legend_of(comparison, width=width).items():
         click.echo("\n".join(wrapped(f"{term}: {text}", width)), err=True)
-    if out is not None:
-        _write(Path(out), comparison, gate, clips, report)
-        click.echo(f"Written to {out}.", err=True)
+    if settings.out is not None:
+        _write(settings.out, comparison, gate, clips, settings.report)
+        click.echo(f"Written to {settings.out}.", err=True)
     _print_gate(gate)
     return comparison
 

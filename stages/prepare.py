@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,10 @@ from pipeline.prepare.frame_lists import list_frame_lists
 from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
 from pipeline.prepare.hmdb51 import list_hmdb51
 from pipeline.prepare.jester import list_jester
-from pipeline.prepare.listing import DEFAULT_VAL_SHARE, Listing, ListingRequest
+from pipeline.prepare.listing import Listing, ListingRequest
 from pipeline.prepare.something_v2 import list_something_v2
 from pipeline.prepare.ucf101 import list_ucf101
-from pipeline.registry import look_up
+from pipeline.settings import PrepareSettings
 from pipeline.video.flips import swapped_labels
 
 NUM_EXAMPLES = 5
@@ -36,73 +37,21 @@ LISTERS: dict[str, Callable[[ListingRequest], Listing]] = {
 }
 
 
-def prepare(
-    dataset: str,
-    root: str | Path | None = None,
-    lists: Sequence[str | Path] = (),
-    out: str | Path = "",
-    *,
-    classes: str | Path | None = None,
-    class_order: str = "file",
-    pack: str | Path | None = None,
-    val_share: float = DEFAULT_VAL_SHARE,
-    fold: int = 1,
-    columns: str | None = None,
-    seed: int = 0,
-    train_clips: int = 30,
-    val_clips: int = 15,
-    test_clips: int | None = None,
-    width: int = 160,
-    height: int = 120,
-    min_frames: int = 20,
-    max_frames: int = 70,
-    fps: int = 12,
-    frames: str = "webm",
-    workers: int | None = None,
-) -> Manifest:
+def run(settings: PrepareSettings) -> Manifest:
     """Write the manifest of a data set and read it back.
 
-    `train_clips` up to `frames` are for drawn data sets: how many clips each class has, their size and length, and
-    whether they become video files (`webm`) or folders of frames (`jpg`). `classes` only names the class file for
-    whoever reads the settings; it always lies beside the manifest. With `pack`, folders of frames are copied into that
-    HDF5 file and the manifest names its clips; its folder is then their root.
+    With `pack`, folders of frames are copied into that HDF5 file and the manifest names its clips; its folder is then
+    their root.
 
     Raises:
-        PipelineError: an unknown data set, a missing or superfluous argument, or a manifest that is not valid.
+        PipelineError: a missing or superfluous argument, or a manifest that is not valid.
     """
-    if not str(out):
-        raise PipelineError("`prepare` needs the path of the manifest: give --out, such as data_manifests/NAME.csv.")
-    out = Path(out)
-    if classes is not None and Path(classes) != classes_path(out):
-        raise PipelineError(f"The class file of {out} is always {classes_path(out)}, so it cannot be {classes}.")
-    if dataset == "gestures":
-        gestures = GestureSettings(
-            seed=seed,
-            train_clips=train_clips,
-            val_clips=val_clips,
-            test_clips=test_clips,
-            width=width,
-            height=height,
-            min_frames=min_frames,
-            max_frames=max_frames,
-            fps=fps,
-            frames=frames,
+    out = settings.out
+    if settings.classes is not None and settings.classes != classes_path(out):
+        raise PipelineError(
+            f"The class file of {out} is always {classes_path(out)}, so it cannot be {settings.classes}."
         )
-        where = _draw_gestures(root, lists, out, gestures, workers, pack)
-    else:
-        lister = look_up("data set", dataset, {"gestures": list_folders_of_classes, **LISTERS})
-        if root is None:
-            raise PipelineError(f"`prepare {dataset}` needs the folder of the data set: `prepare {dataset} ROOT`.")
-        request = ListingRequest(
-            root=Path(root),
-            lists=tuple(Path(path) for path in lists),
-            class_order=class_order,
-            val_share=val_share,
-            seed=seed,
-            fold=fold,
-            columns=_columns(columns),
-        )
-        where = _write_listing(lister(request), request, out, None if pack is None else Path(pack))
+    where = _draw_gestures(settings) if settings.dataset == "gestures" else _list_clips(settings)
     manifest = read_manifest(out, where)
     counts = ", ".join(f"{split} {len(manifest.in_split(split)):,}" for split in manifest.splits)
     unlabelled = sum(not clip.is_labelled for clip in manifest.clips)
@@ -126,6 +75,24 @@ def flip_policy(classes: Sequence[str]) -> str:
     lines = [f"Flip: --flip swap exchanges {len(pairs)} pairs of labels and leaves the others:"]
     lines += [f"  {index} {classes[index]} <-> {other} {classes[other]}" for index, other in pairs]
     return "\n".join(lines)
+
+
+def _list_clips(settings: PrepareSettings) -> Path:
+    """List the clips of a data set on disk, write the manifest, and return the root of its paths."""
+    if settings.root is None:
+        raise PipelineError(
+            f"`prepare {settings.dataset}` needs the folder of the data set: `prepare {settings.dataset} ROOT`."
+        )
+    request = ListingRequest(
+        root=settings.root,
+        lists=settings.lists,
+        class_order=settings.class_order,
+        val_share=settings.val_share,
+        seed=settings.seed,
+        fold=settings.fold,
+        columns=_columns(settings.columns),
+    )
+    return _write_listing(LISTERS[settings.dataset](request), request, settings.out, settings.pack)
 
 
 def _write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Path | None) -> Path:
@@ -194,21 +161,17 @@ def _columns(text: str | None) -> dict[str, str]:
     return columns
 
 
-def _draw_gestures(
-    root: str | Path | None,
-    lists: Sequence[str | Path],
-    out: Path,
-    settings: GestureSettings,
-    workers: int | None,
-    pack: str | Path | None,
-) -> Path:
-    if root is None:
+def _draw_gestures(settings: PrepareSettings) -> Path:
+    """Draw the clips of the demo, write their manifest, and return the root of its paths."""
+    if settings.root is None:
         raise PipelineError(
             "`prepare gestures` needs a folder to draw into: `pipeline prepare gestures data/gestures`."
         )
-    if lists:
-        raise PipelineError(f"`prepare gestures` draws its clips and takes no list, but was given {lists[0]}.")
-    if pack is not None:
+    if settings.lists:
+        raise PipelineError(f"`prepare gestures` draws its clips and takes no list, but was given {settings.lists[0]}.")
+    if settings.pack is not None:
         raise PipelineError("`prepare gestures` draws its clips where they stay, so it takes no --pack.")
-    write_gestures(out, Path(root), settings, workers)
-    return Path(root)
+    names = [field.name for field in dataclasses.fields(GestureSettings)]
+    gestures = GestureSettings(**{name: getattr(settings, name) for name in names})
+    write_gestures(settings.out, settings.root, gestures, settings.workers)
+    return settings.root

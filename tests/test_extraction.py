@@ -411,7 +411,7 @@ def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest
 
 
 def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
+    monkeypatch.setattr("pipeline.devices.has_compiler", lambda: False)
     mode, said = choose_compile_mode("auto", "cpu", 10**6)
     assert mode == "jit"
     assert "No C++ compiler" in said

@@ -24,10 +24,10 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from pipeline.backbones import build_backbone
+from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_cell
 from pipeline.evaluation.selection import plan_splits
-from pipeline.extract.compute import has_compiler
 from pipeline.finetune import trainer as finetune_module
 from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW
 from pipeline.finetune.model import (

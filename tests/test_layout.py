@@ -26,6 +26,7 @@ RANKS = {
     "pipeline.manifest": 1,
     "pipeline.params": 1,
     "pipeline.recipe": 1,
+    "pipeline.settings": 1,
     "pipeline.splitting": 1,
     "pipeline.backbones": 2,
     "pipeline.heads": 2,
@@ -43,7 +44,7 @@ RANKS = {
     "pipeline.predict": 5,
     "pipeline.store_command": 5,
     "stages": 6,
-    "pipeline.cli_options": 7,
+    "pipeline.options": 7,
     "pipeline.cli": 8,
     "pipeline.__main__": 9,
 }

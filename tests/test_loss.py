@@ -14,7 +14,7 @@ from pipeline.evaluation.selection import SplitPlan
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import Precision, fresh_classifier
-from pipeline.finetune.state import ClipData, FinetuneSettings
+from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import labelled_rows, load_pooled
@@ -94,7 +94,7 @@ def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
         with torch.inference_mode():
             vectors = classifier.features(batch.frames).double().mean(dim=1)[..., 0, 0].numpy()
         # In two parts, of four and of three clips.
-        settings, checkpoints = FinetuneSettings(recipe, accumulate=2), CheckpointFolder(tmp_path / "checkpoints", "")
+        settings, checkpoints = TrainingPlan(recipe, accumulate=2), CheckpointFolder(tmp_path / "checkpoints", "")
         data = ClipData(train, val, val, samples, SplitPlan("val", "val"))
         tuner = Finetuner(classifier, data, settings, Precision(CPU, "float32"), loader, checkpoints, World(), print)
         tuner.run()

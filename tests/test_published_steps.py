@@ -15,7 +15,7 @@ from pipeline.evaluation.selection import SplitPlan
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import Precision, fresh_classifier
-from pipeline.finetune.state import ClipData, FinetuneSettings
+from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.compute import Compute
@@ -155,7 +155,7 @@ def test_finetune_takes_the_published_steps(
     monkeypatch.setattr("pipeline.model.pooled", lambda maps: maps.mean((2, 3)))  # in float64, not rounded to float32
     classifier = fresh_classifier(name, backbone, "random", CLASSES, NUM_SEGMENTS, FINETUNE_RECIPE, seed=0).double()
     start = copy.deepcopy(classifier)
-    settings, checkpoints = FinetuneSettings(FINETUNE_RECIPE), CheckpointFolder(tmp_path, "", num_kept=1)
+    settings, checkpoints = TrainingPlan(FINETUNE_RECIPE), CheckpointFolder(tmp_path, "", num_kept=1)
     precision = Precision(CPU, "float32")
     with ClipLoader(0, num_ahead=2) as loader:
         Finetuner(classifier, clips, settings, precision, loader, checkpoints, World(), print).run()

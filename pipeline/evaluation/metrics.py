@@ -122,7 +122,7 @@ class Metric:
     is_share: bool = True
 
 
-# The metrics of `metrics.json`, in its order. Tables, report, gate and the check against predictions.csv loop over them.
+# Metrics of `metrics.json`, in its order. Tables, report, gate and the check against predictions.csv loop over them.
 METRICS: dict[str, Metric] = {
     "top1": Metric(top1, "top-1", "percent of clips that are right"),
     "top5": Metric(top5, "top-5", "percent of clips whose label is among the five highest scores"),

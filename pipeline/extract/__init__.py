@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.extract.extract import ExtractionRequest, ExtractionSummary, extract_features
+from pipeline.extract.extract import ExtractionSummary, extract_features
 
-__all__ = ["ExtractionRequest", "ExtractionSummary", "extract_features"]
+__all__ = ["ExtractionSummary", "extract_features"]

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import copy
 import platform
-import shutil
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone
-from pipeline.devices import has_bfloat16
+from pipeline.devices import has_bfloat16, has_compiler
 from pipeline.errors import PipelineError
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -61,11 +60,6 @@ def capability_of(device: str) -> str:
 def device_like(capability: str) -> str:
     """The device of this machine on which to compute again what was computed with such a capability."""
     return "cuda" if capability.startswith("cuda") and torch.cuda.is_available() else "cpu"
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile finds the C++ compiler that it needs for the CPU."""
-    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
 
 
 def batch_frames_of(num_segments: int, most_frames: int = MAX_BATCH_FRAMES) -> int:

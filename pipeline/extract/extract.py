@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, WeightsRecord, build_backbone
-from pipeline.devices import find_device, has_bfloat16
+from pipeline.devices import find_device, has_bfloat16, has_compiler
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
@@ -24,6 +24,7 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.registry import WEIGHTS_NAMES
+from pipeline.settings import ExtractSettings
 from pipeline.store.clearing import refuse_strangers, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
@@ -39,50 +40,6 @@ from pipeline.video.views import TRANSFORM_VERSION, test_view
 
 NUM_CHECKED_AGAIN = 3
 PACKAGES = ("torch", "torchvision", "av", "numpy", "zarr", "numcodecs", "simplejpeg", "pillow")
-
-
-@dataclass(frozen=True)
-class ExtractionRequest:
-    """What is asked of an extraction, apart from the manifest and the store.
-
-    num_draws: training draws of each clip of the split `train` (`--views`).
-    dtype, compile_mode: `auto` takes what the store has, or for a new one what this machine does best.
-    num_workers: None chooses; 0 runs in this process. scheduler: the address of a Dask cluster that is there.
-    decode_threads: that decode ahead of the backbone, in each process; None is one a core for a GPU, else none.
-    block_clips: clips in a block; None chooses by the number of clips. Fixed when the store is made.
-    """
-
-    backbone: str = "squeezenet"
-    weights: str = "bundled"
-    num_segments: int = 8
-    num_draws: int = 4
-    maps: tuple[str, ...] = MAP_KINDS
-    frame_choices: FrameChoices = field(default_factory=FrameChoices)
-    frames: str = "segments"
-    dtype: str = "auto"
-    compile_mode: str = "auto"
-    seed: int = 0
-    device: str = "cpu"
-    allow_squeezenet_weights: bool = False
-    max_failed: int | None = None
-    rebuild: bool = False
-    num_workers: int | None = None
-    scheduler: str | None = None
-    decode_threads: int | None = None
-    block_clips: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_segments < 1:
-            raise PipelineError(f"`num_segments` (={self.num_segments}) must be at least 1.")
-        if self.num_draws < 0:
-            raise PipelineError(f"`views` (={self.num_draws}) must be 0 or more training views.")
-        unknown = [kind for kind in self.maps if kind not in MAP_KINDS]
-        if unknown or not self.maps:
-            raise PipelineError(f"`maps` (={','.join(self.maps)}) must be some of {', '.join(MAP_KINDS)}.")
-        if self.scheduler is not None and self.num_workers is not None:
-            raise PipelineError("--workers starts processes here, --scheduler uses a cluster's: give one of both.")
-        if self.frames not in ("segments", "all"):
-            raise PipelineError(f"`frames` (={self.frames!r}) must be 'segments' or 'all'.")
 
 
 @dataclass(frozen=True)
@@ -106,7 +63,7 @@ class ExtractionSummary:
 def extract_features(
     manifest: Manifest,
     location: str,
-    request: ExtractionRequest,
+    request: ExtractSettings,
     on_phase: Phase = no_phase,
     damage: Sequence[Damage] = (),
 ) -> ExtractionSummary:
@@ -149,7 +106,7 @@ def extract_features(
             }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
-        num_draws = 0 if setup.settings.frames == "all" else request.num_draws
+        num_draws = 0 if setup.settings.frames == "all" else request.views
         lay_out(
             store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
         )
@@ -184,7 +141,7 @@ def extract_features(
 def settle(
     manifest: Manifest,
     location: str,
-    request: ExtractionRequest,
+    request: ExtractSettings,
     backbone: Backbone,
     weights: WeightsRecord,
     store: FeatureStore | None,
@@ -196,14 +153,14 @@ def settle(
     """
     is_all = request.frames == "all"
     num_segments = 0 if is_all else request.num_segments
-    num_draws = 0 if is_all else request.num_draws
+    num_draws = 0 if is_all else request.views
     num_train = sum(clip.split == TRAIN_SPLIT for clip in manifest.clips)
     num_frames = (len(manifest.clips) + num_train * num_draws) * (num_segments or 40)
     find_device(request.device)
-    dtype, compile_mode = request.dtype, request.compile_mode
+    dtype, compile_mode = request.dtype, request.compile
     if store is not None:
         dtype = store.settings.compute_dtype if dtype == "auto" else dtype
-        if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or computing.has_compiler()):
+        if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or has_compiler()):
             compile_mode = store.settings.compile_mode
     trial = None
     if dtype == "auto" and has_bfloat16(request.device):
@@ -277,12 +234,12 @@ def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Se
         )
 
 
-def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
+def choose_num_workers(request: ExtractSettings, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
     """How many processes to start: as asked, else all that fit, or none where starting them costs more."""
     if request.scheduler is not None:
         return 0
-    if request.num_workers is not None:
-        return request.num_workers
+    if request.workers is not None:
+        return request.workers
     num_frames = sum(len(clip.views) for job in jobs for clip in job.clips) * (settings.num_segments or 40)
     if request.device != "cpu" or num_frames < computing.FRAMES_WORTH_COMPILING:
         return 0
@@ -293,7 +250,7 @@ def choose_num_workers(request: ExtractionRequest, settings: StoreSettings, jobs
     return num_workers if num_workers > 1 else 0
 
 
-def _engine(setup: WorkerSetup, request: ExtractionRequest, num_workers: int, on_phase: Phase) -> Engine:
+def _engine(setup: WorkerSetup, request: ExtractSettings, num_workers: int, on_phase: Phase) -> Engine:
     if request.scheduler is None and num_workers == 0:
         return InProcess(setup, on_phase)
     from pipeline.extract.cluster import OnDask

@@ -14,7 +14,7 @@ CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class TrainingPlan:
     """How the training is run, apart from recipe and data.
 
     accumulate: parts in which a batch goes through the model, one after the other; the batch stays as large.

@@ -38,7 +38,7 @@ from pipeline.finetune.data_wait import WaitClock
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, Precision, set_training_mode
 from pipeline.finetune.scoring import ScoredClips, score_clips
-from pipeline.finetune.state import ClipData, EpochSums, Faults, FinetuneSettings
+from pipeline.finetune.state import ClipData, EpochSums, Faults, TrainingPlan
 from pipeline.model import Classifier
 from pipeline.progress import Progress
 from pipeline.training.checkpoints import CheckpointFolder
@@ -64,16 +64,16 @@ class Finetuner:
         self,
         classifier: Classifier,
         data: ClipData,
-        settings: FinetuneSettings,
+        training_plan: TrainingPlan,
         precision: Precision,
         loader: ClipLoader,
         checkpoints: CheckpointFolder,
         world: World,
         say: Say,
     ) -> None:
-        self.data, self.settings, self.world, self.say = data, settings, world, say
+        self.data, self.training_plan, self.world, self.say = data, training_plan, world, say
         self.loader, self.checkpoints, self.device = loader, checkpoints, precision.device
-        self.choices = settings.recipe.training
+        self.choices = training_plan.recipe.training
         self.classifier = classifier.to(self.device)
         self.classifier.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = EndToEnd(self.classifier, precision)
@@ -156,7 +156,7 @@ class Finetuner:
     def seed_result(self, scored: ScoredClips, best_epoch: int) -> SeedResult:
         """The result for a result folder."""
         return SeedResult(
-            seed=self.settings.seed,
+            seed=self.training_plan.seed,
             history=tuple(self.history),
             best_epoch=best_epoch,
             clip_ids=scored.clip_ids,
@@ -188,7 +188,7 @@ class Finetuner:
         return scored, int(state["epoch"])
 
     def _note_faults(self, split: str, scored: ScoredClips) -> None:
-        self.faults.add(split, scored.faults, self.settings.max_failed)
+        self.faults.add(split, scored.faults, self.training_plan.max_failed)
 
     def seconds(self) -> float:
         """The time of this training so far, that of runs before a kill up to their last checkpoint included."""
@@ -226,7 +226,7 @@ class Finetuner:
     def _train_epoch(self) -> dict[str, float]:
         """Train on every clip that is left of the epoch; how fast that was, and the share of waiting for data."""
         size = self.choices.batch_size
-        order = np.random.default_rng([self.settings.seed, self.epoch]).permutation(len(self.data.train)).tolist()
+        order = np.random.default_rng([self.training_plan.seed, self.epoch]).permutation(len(self.data.train)).tolist()
         steps = range(self.sums.step, self.steps_per_epoch)
         own = {step: self.world.part(order[step * size : (step + 1) * size]) for step in steps}
         requests = (SampleRequest(self.data.train[index], self.epoch) for step in steps for index in own[step])
@@ -240,7 +240,7 @@ class Finetuner:
                 with clock.loading():
                     samples = list(itertools.islice(stream, len(own[step])))
                 set_rates(self.optimiser, self.schedule.factor(self.epoch, step / self.steps_per_epoch))
-                is_due = time.monotonic() - saved_at_seconds >= self.settings.checkpoint_seconds
+                is_due = time.monotonic() - saved_at_seconds >= self.training_plan.checkpoint_seconds
                 is_agreed = self._step(step, samples, is_due)
                 self.sums.step = step + 1
                 progress.advance(min(size, len(order) - step * size))
@@ -269,11 +269,11 @@ class Finetuner:
         total_weight, num_sound, num_faults, is_agreed = figures.tolist()
         if num_faults:
             found = [Fault(*fault) for faults_of_one in self.world.gathered(faults) for fault in faults_of_one]
-            self.faults.add("train", found, self.settings.max_failed)
+            self.faults.add("train", found, self.training_plan.max_failed)
         if num_sound == 0 or total_weight == 0:
             return bool(is_agreed)
         # Dropout and sampled tuples follow from the step: a checkpoint needs no state of random numbers.
-        key = np.random.SeedSequence([self.settings.seed, self.epoch, step, self.world.rank])
+        key = np.random.SeedSequence([self.training_plan.seed, self.epoch, step, self.world.rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         clear_gradients(self.plan, self.choices)
         size = self._part_size()
@@ -327,7 +327,7 @@ class Finetuner:
     def _part_size(self) -> int:
         """Clips that go through the model at a time."""
         own = math.ceil(self.choices.batch_size / self.world.size)
-        return math.ceil(own / self.settings.accumulate)
+        return math.ceil(own / self.training_plan.accumulate)
 
     def _settle_sums(self) -> None:
         """Bring the sums of loss and right answers from the device, and check the loss.
@@ -439,7 +439,7 @@ class Finetuner:
             where = "The GPU" if self.device.type == "cuda" else "This machine"
             raise PipelineError(
                 f"{where} has too little memory for {self._part_size()} clips of {self.data.samples.num_segments} "
-                f"segments at a time. Raise --accumulate (={self.settings.accumulate}), which keeps the batch of "
+                f"segments at a time. Raise --accumulate (={self.training_plan.accumulate}), which keeps the batch of "
                 f"{self.choices.batch_size}, pass --checkpointing, or lower --batch-size; the training goes on from "
                 "its last checkpoint where only the memory changes."
             ) from error

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
 from pipeline.extract.compute import device_like
 from pipeline.extract.provenance import is_there
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.settings import ExtractSettings
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.record import FAILED
@@ -135,23 +136,26 @@ def _repair(
     blocks = {item.block for item in damage if item.block >= 0}
     _check_clips_are_there(store, source, blocks)
     num_failed = store.num_failed
-    request = ExtractionRequest(
+    again = ExtractSettings(
+        manifest=source.path,
+        root=source.root,
+        store=store.place.location,
         backbone=settings.backbone,
         weights=weights,
         num_segments=settings.num_segments or 1,
-        num_draws=num_draws,
+        views=num_draws,
         maps=settings.maps,
-        frame_choices=settings.frame_choices,
+        overrides=dataclasses.asdict(settings.frame_choices),
         frames=settings.frames,
         dtype=settings.compute_dtype,
-        compile_mode=settings.compile_mode,
+        compile=settings.compile_mode,
         seed=settings.seed,
         device=device_like(settings.capability),
         # They are held to the store's SHA-256: what was allowed when it was made is so again.
         allow_squeezenet_weights=True,
-        num_workers=workers,
+        workers=workers,
     )
-    summary = extract_features(source, store.place.location, request, damage=damage)
+    summary = extract_features(source, again.store, again, damage=damage)
     click.echo(f"Made {len(blocks)} blocks anew ({summary.num_computed} clips).")
     left = find_damage(FeatureStore.open(store.place.location, "r+"))
     if left:

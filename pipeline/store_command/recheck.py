@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.devices import has_bfloat16
+from pipeline.devices import has_bfloat16, has_compiler
 from pipeline.errors import ClipError
 from pipeline.extract.blocks import located, sample_of_done
 from pipeline.extract.clip_steps import WorkerSetup
-from pipeline.extract.compute import Compute, capability_of, device_like, has_compiler
+from pipeline.extract.compute import Compute, capability_of, device_like
 from pipeline.extract.provenance import digest_of, is_there
 from pipeline.extract.worker import Worker
 from pipeline.manifest import Manifest

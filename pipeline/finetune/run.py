@@ -1,0 +1,345 @@
+"""Run one training end to end: build the model, resume or start, train, and write the result folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import pipeline.backbones
+import pipeline.evaluation
+import pipeline.heads
+import pipeline.training
+import pipeline.video
+from pipeline.allocator import keep_memory_between_batches
+from pipeline.devices import fixed_threads, has_compiler, num_cores
+from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import Predictions, read_cell
+from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
+from pipeline.evaluation.selection import TRAIN, plan_splits
+from pipeline.files import sha256_of_file, write_json
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
+from pipeline.finetune.distributed import World, joined_world
+from pipeline.finetune.model import (
+    STAGE,
+    check_recomputes,
+    choose_precision,
+    default_parts,
+    fitted_classifier,
+    freeze_up_to,
+    fresh_classifier,
+)
+from pipeline.finetune.scoring import ScoredClips
+from pipeline.finetune.state import ClipData, TrainingPlan
+from pipeline.finetune.trainer import Finetuner
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.model import Classifier, save_model
+from pipeline.recipe import FrameChoices, HeadChoices, Recipe
+from pipeline.registry import HEAD_NAMES, unknown_name
+from pipeline.settings import FinetuneSettings
+from pipeline.training.checkpoints import CheckpointFolder
+from pipeline.video.flips import swapped_labels
+
+NONE = "none"
+CHECKPOINT_FOLDER = "checkpoints"
+FAILED_FILE = "failed.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a training wrote, and the clips that could not be used: split, kind and reason by id."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    best_epoch: int
+    faults: dict[str, tuple[str, str, str]]
+    seconds: float
+
+
+def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
+    """Train end to end and write the result folder; None in all processes but the main one.
+
+    `init` is a model file, whose head and backbone are taken; or `none`, and then `head`, `backbone`, `weights` and
+    `num_segments` say what to start from. `epochs` 0 scores the model as it is.
+
+    Raises:
+        PipelineError: anything that the user can mend.
+    """
+    with joined_world() as world:
+        say = say if world.is_main else _silent
+        where = choose_precision(settings.device, settings.precision, world.local_rank if world.size > 1 else None)
+        if where.device.type == "cuda":
+            torch.cuda.set_device(where.device)
+        else:
+            keep_memory_between_batches()
+        clips = read_manifest(settings.manifest, settings.root)
+        classifier, recipe = _classifier(clips, settings)
+        spec = classifier.spec
+        if settings.freeze_until is not None:
+            frozen = freeze_up_to(classifier.backbone, settings.freeze_until)
+            say(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} stay as they are")
+        if settings.checkpointing:
+            check_recomputes(classifier.backbone, recipe.training)
+            classifier.backbone.recompute = True
+        if settings.compile:
+            _compile(classifier, where.device, say)
+        data = _data(clips, classifier, recipe, settings)
+        own_part = -(-recipe.training.batch_size // world.size)
+        accumulate = settings.accumulate
+        if accumulate is None:
+            accumulate = default_parts(classifier, recipe.training, where.device, own_part)
+        plan = TrainingPlan(recipe, settings.seed, accumulate, settings.max_failed, settings.checkpoint_seconds)
+        folder = settings.out / cell_name(spec.backbone, spec.head)
+        num_workers = _num_workers(settings.workers, where.device, world)
+        num_threads = settings.threads or max(1, num_cores() // world.local_size)
+        what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips; {data.plan.sentence()}"
+        say(
+            f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads, and "
+            f"{num_workers} each that decode; recipe {recipe.name}"
+        )
+        digest = _digest(recipe, settings.seed, where.name, settings.freeze_until, classifier, data)
+        checkpoints = CheckpointFolder(folder / CHECKPOINT_FOLDER, digest, settings.keep_checkpoints)
+        with (
+            fixed_threads(num_threads),
+            ClipLoader(num_workers, num_ahead=2 * own_part) as loader,
+            _named_interrupt(folder),
+        ):
+            tuner = Finetuner(classifier, data, plan, where, loader, checkpoints, world, say)
+            start = _begin(tuner, classifier, settings.init, world, say, settings.force)
+            tuner.run()
+            scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.take_best()
+            if not world.is_main:
+                return None
+            assert scored is not None
+            metrics = _write(folder, tuner, scored, best_epoch, settings.init, where.name)
+        return FinetuneResult(folder, metrics, best_epoch, dict(tuner.faults.of_clip), tuner.seconds())
+
+
+def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier, Recipe]:
+    """The model to start from, and the recipe with the choices of its head."""
+    recipe = settings.recipe_with_overrides
+    if settings.init == NONE:
+        if settings.head is None:
+            raise PipelineError(f"`init` none starts from a fresh head: name it with --head ({', '.join(HEAD_NAMES)}).")
+        if settings.head not in HEAD_NAMES:
+            raise unknown_name("head", settings.head, HEAD_NAMES)
+        classifier = fresh_classifier(
+            settings.head,
+            settings.backbone,
+            settings.weights,
+            clips.classes,
+            settings.num_segments,
+            recipe,
+            settings.seed,
+            settings.allow_squeezenet_weights,
+        )
+        return classifier, recipe
+    # A fitted head stays what it is, whatever the recipe says of heads; only what is asked for by name changes.
+    names = {field.name for field in dataclasses.fields(HeadChoices)}
+    own = {name: getattr(recipe.head, name) for name in settings.overrides if name in names}
+    classifier = fitted_classifier(settings.init, clips.classes, own)
+    return classifier, dataclasses.replace(recipe, head=HeadChoices(**classifier.spec.recipe["head"]))
+
+
+def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: FinetuneSettings) -> ClipData:
+    plan = plan_splits(clips.clips, recipe.training, str(clips.path))
+    parts = {
+        part: tuple(
+            LabelledClip(clip.clip_id, clips.locate(clip), clips.class_index(clip.label))
+            for clip in plan.clips_of(part, clips.clips)
+        )
+        for part in dict.fromkeys((TRAIN, plan.selected_on, plan.reported_on))
+    }
+    preprocessing = classifier.backbone.preprocessing
+    samples = SampleSettings(
+        num_segments=classifier.spec.num_segments,
+        choices=recipe.frames,
+        seed=settings.seed,
+        input_size=preprocessing.input_size,
+        crop_fraction=preprocessing.crop_fraction,
+        swapped_labels=tuple(swapped_labels(clips.classes)) if recipe.frames.flip == "swap" else (),
+        on_device=settings.augment_on_device,
+    )
+    return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
+
+
+def _begin(
+    tuner: Finetuner, classifier: Classifier, init: str, world: World, say: Say, force: bool
+) -> ScoredClips | None:
+    """Go on from a checkpoint; or score the model as it starts and hold it against what `fit-head` wrote."""
+    if not force and tuner.choices.epochs > 0 and tuner.resume():
+        return None
+    world.barrier()  # nobody looks for checkpoints any more
+    if world.is_main and tuner.choices.epochs > 0:
+        tuner.checkpoints.clear()
+    frames = classifier.spec.recipe["frames"] if init != NONE else None
+    samples = tuner.data.samples
+    if frames is not None:
+        # Exactly the frames of the cache, also where the recipe looks at short clips otherwise.
+        samples = dataclasses.replace(samples, choices=FrameChoices(**frames))
+    data = tuner.data
+    if tuner.choices.epochs == 0:
+        start = tuner.score(data.report, samples)
+        tuner.start_without_epochs(start)
+    else:
+        start = tuner.score(data.select, samples)
+        tuner.start(start)
+        if data.report is not data.select and init != NONE:
+            # The scores that `fit-head` wrote are of the reported clips. They decide nothing here.
+            start = tuner.score(data.report, samples)
+    top1 = start.metrics()["top1"]
+    cached = _cached_predictions(Path(init).parent) if init != NONE else None
+    if cached is None:
+        say(f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else ""))
+        return start
+    report = cache_against_clips(cached, start)
+    if report is None:
+        say(f"start: top-1 {top1:.2f} on the clips, none of which the model's {MODEL_FILE} was validated on")
+        return start
+    say(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
+    say(
+        f"cache against end-to-end: {report['num_clips']} clips, largest difference of a score "
+        f"{report['largest_difference']:.4f} (scores reach {report['largest_score']:.2f}), mean "
+        f"{report['mean_difference']:.4f}; {report['num_other_class']} clips get another class"
+    )
+    tuner.start_report = report
+    return start
+
+
+def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int] | None:
+    """How far the scores from the clips are from those from the cache, over all clips that both have, if any."""
+    place_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
+    pairs = [(place_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in place_of]
+    if not pairs:
+        return None
+    before = cached.scores[0][[first for first, _ in pairs]]
+    after = now.scores[[second for _, second in pairs]]
+    labels = now.labels[[second for _, second in pairs]]
+    differences = np.abs(before - after)
+    return {
+        "num_clips": len(pairs),
+        "cached_top1": round(100.0 * float(np.mean(before.argmax(axis=1) == labels)), 4),
+        "top1": round(100.0 * float(np.mean(after.argmax(axis=1) == labels)), 4),
+        "largest_difference": round(float(differences.max()), 4),
+        "mean_difference": round(float(differences.mean()), 6),
+        "largest_score": round(float(np.abs(before).max()), 4),
+        "num_other_class": int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
+    }
+
+
+def _cached_predictions(folder: Path) -> Predictions | None:
+    """What was written beside the model file. Its first seed is that of the model."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    return read_cell(folder).predictions
+
+
+def _write(
+    folder: Path, tuner: Finetuner, scored: ScoredClips, best_epoch: int, init: str, precision: str
+) -> dict[str, Any]:
+    """Write model, metrics and times."""
+    classifier, recipe, plan = tuner.classifier, tuner.training_plan.recipe, tuner.data.plan
+    init_selected_on = classifier.spec.selected_on
+    # Without an epoch, the model is that of `init`, and so is its selection.
+    selected_on = plan.selected_on if tuner.choices.epochs > 0 else init_selected_on
+    spec = dataclasses.replace(
+        classifier.spec,
+        recipe=recipe.as_dict(),
+        seed=tuner.training_plan.seed,
+        stage=STAGE,
+        compute_dtype=precision,
+        best_epoch=best_epoch,
+        selected_on=selected_on,
+        reported_on=plan.reported_on,
+        init=init,
+    )
+    save_model(folder / MODEL_FILE, spec, classifier.head, classifier.backbone)
+    about = {
+        "stage": STAGE,
+        "head": spec.head,
+        "backbone": spec.backbone,
+        "weights": dict(spec.weights),
+        "init": init,
+        "init_sha256": sha256_of_file(Path(init)) if init != NONE else None,
+        "init_selected_on": init_selected_on,
+        "selected_on": selected_on,
+        "reported_on": plan.reported_on,
+        "recipe": recipe.as_dict(),
+        "num_segments": spec.num_segments,
+        "num_classes": spec.num_classes,
+        "seed": tuner.training_plan.seed,
+        "precision": precision,
+        "device": tuner.device.type,
+        "num_processes": tuner.world.size,
+        "num_train": len(tuner.data.train) - tuner.faults.num_of("train"),
+        "num_failed": len(tuner.faults.of_clip),
+        "start": tuner.start_report,
+    }
+    is_cuda = tuner.device.type == "cuda"
+    timing = {
+        **({"peak_memory_bytes": torch.cuda.max_memory_allocated(tuner.device)} if is_cuda else {}),
+        "total_seconds": round(tuner.seconds(), 3),
+        "num_epochs": len(tuner.history) - 1,
+        "epochs": tuner.times,
+    }
+    failed = {clip_id: list(fault) for clip_id, fault in tuner.faults.of_clip.items()}
+    if failed:
+        write_json(folder / FAILED_FILE, failed)
+    else:
+        (folder / FAILED_FILE).unlink(missing_ok=True)
+    return write_results(folder, about, spec.classes, [tuner.seed_result(scored, best_epoch)], timing)
+
+
+def _compile(classifier: Classifier, device: torch.device, say: Say) -> None:
+    if device.type == "cpu" and not has_compiler():
+        say("torch.compile needs a C++ compiler, and there is none: going on without.")
+        return
+    classifier.backbone.compile()
+
+
+def _num_workers(workers: int | None, device: torch.device, world: World) -> int:
+    """As asked; else a thread beside training on the CPU, whose cores are busy, and the cores of a GPU's machine."""
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else max(1, num_cores() // world.local_size - 1)
+
+
+def _digest(
+    recipe: Recipe, seed: int, precision: str, frozen: str | None, classifier: Classifier, data: ClipData
+) -> str:
+    """Of everything that decides the final weights, the code among it: no other checkpoint is taken up."""
+    digest = hashlib.sha256()
+    clips = [[clip.clip_id, clip.label] for clip in (*data.train, *data.select, *data.report)]
+    values = [recipe.as_dict(), seed, precision, frozen, dataclasses.asdict(data.samples), clips]
+    digest.update(json.dumps(values, sort_keys=True).encode())
+    for name, tensor in sorted(classifier.state_dict().items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    packages = (pipeline.backbones, pipeline.evaluation, pipeline.heads, pipeline.training, pipeline.video)
+    for package in packages:
+        for file in sorted(Path(package.__path__[0]).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _named_interrupt(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise PipelineError(
+            f"Stopped. The last checkpoint is in {folder / CHECKPOINT_FOLDER}; the same command goes on from there."
+        ) from None
+
+
+
+def _silent(text: str) -> None:
+    """What a process other than the main one says."""

@@ -1,0 +1,49 @@
+"""The table that `fit-head` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE, is_marked
+
+
+def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The table of some cells, shares in percent."""
+    header = [
+        "backbone",
+        "head",
+        "recipe",
+        "seeds",
+        "selected on",
+        "reported on",
+        "top-1",
+        "95 % interval",
+        "top-5",
+        "class mean",
+        "shuffled",
+    ]
+    rows = [header]
+    for values in metrics:
+        report = values["report"]
+        backbone = values["backbone"] + (" (random)" if values["weights"]["name"] == "random" else "")
+        rows.append(
+            [
+                backbone,
+                values["head"] + (f" {SELECTED_ON_REPORTED_MARK}" if is_marked(values) else ""),
+                values["recipe"]["name"],
+                str(values["num_seeds"]),
+                values["selected_on"],
+                values["reported_on"],
+                f"{report['top1']:.1f}" + (f" ± {report['top1_std']:.1f}" if "top1_std" in report else ""),
+                f"{report['top1_low']:.1f} to {report['top1_high']:.1f}",
+                f"{report['top5']:.1f}",
+                f"{report['mean_class_accuracy']:.1f}",
+                f"{values['probes']['shuffled']:.1f}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if any(is_marked(values) for values in metrics):
+        lines.append(SELECTED_ON_REPORTED_NOTE)
+    return "\n".join(lines)

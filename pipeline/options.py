@@ -1,0 +1,382 @@
+"""Click's side of the settings: commands whose options, defaults and checks come from a settings class."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+from click.core import ParameterSource
+
+from pipeline.errors import PipelineError
+from pipeline.params import block_of, expand_template, head_blocks, read_params, same_subject, settings_text, value_text
+from pipeline.recipe import RECIPES
+from pipeline.registry import unknown_name
+from pipeline.settings import (
+    FitHeadSettings,
+    Option,
+    Settings,
+    hints_of,
+    option_of,
+    override_groups,
+    required_names,
+    without_none,
+)
+
+# Key of `ctx.meta`: why the block of params.yaml does not apply.
+_PASSED_OVER = f"{__name__}.passed_over"
+SOURCES = {
+    ParameterSource.COMMANDLINE: "typed",
+    ParameterSource.DEFAULT_MAP: "params.yaml",
+    ParameterSource.DEFAULT: "default",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.PROMPT: "typed",
+}
+
+
+class Failure(click.ClickException):
+    """A sentence on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc] # click declares it on the class
+
+
+class PipelineGroup(click.Group):
+    """A group with defaults from `./params.yaml`, whose `PipelineError`s become a sentence and an exit code."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
+        if parent is None and "default_map" not in extra:
+            try:
+                params = read_params()
+                extra["default_map"] = {name: block_of(params, name) for name in self.commands}
+                extra["obj"] = params
+            except PipelineError as error:
+                raise click.ClickException(str(error)) from error
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PipelineError as error:
+            raise Failure(str(error), getattr(error, "exit_code", 1)) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has gone; click knows what to do
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise Failure(f"{error.filename}: {error.strerror}.", 1) from error
+
+
+class OverrideOption(click.Option):
+    """One choice of the recipe; without a value, the recipe decides."""
+
+
+class PipelineCommand(click.Command):
+    """A command whose options come from a settings class, with defaults from its block of `./params.yaml`.
+
+    The block applies to the subject of the settings, such as the manifest of `extract`. When another subject is typed,
+    the command takes nothing from the block and says so. The callback gets the settings object.
+    """
+
+    def __init__(self, *args: Any, settings: type[Settings], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings = settings
+        self.params = [*parameters_of(settings), *override_options(settings), _show_settings_option()]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        block = dict(ctx.default_map or {})
+        other = self._other_subject(ctx, args, block) if block else None
+        if other is not None:
+            ctx.default_map = None
+            of_block = settings_text({other: block[other]})
+            ctx.meta[_PASSED_OVER] = f"the block `{_block_name(ctx)}` is for {of_block}; nothing is taken from it."
+            if not {"-h", "--help"} & set(args):
+                click.echo(f"params.yaml: {ctx.meta[_PASSED_OVER]}", err=True)
+        else:
+            self._check_keys(ctx, block)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.params.pop("show_settings"):
+            click.echo(self.settings_report(ctx))
+            return None
+        taken = {
+            parameter.name: ctx.params[parameter.name]
+            for parameter in self.get_params(ctx)
+            if parameter.name in ctx.params and ctx.get_parameter_source(parameter.name) is ParameterSource.DEFAULT_MAP
+        }
+        if taken:
+            click.echo(f"From params.yaml, block `{_block_name(ctx)}`: {settings_text(taken)}.", err=True)
+        assert self.callback is not None
+        return ctx.invoke(self.callback, self.resolved(ctx))
+
+    def resolved(self, ctx: click.Context) -> Settings:
+        """Make the settings object from what was typed, `params.yaml` and the defaults.
+
+        Raises:
+            click.UsageError: a required setting has no value.
+            PipelineError: a value breaks a rule of its setting.
+        """
+        names = {name for group in override_groups(self.settings) for name in _field_names(group)}
+        values = {name: value for name, value in ctx.params.items() if name not in names}
+        for name in required_names(self.settings):
+            if values.get(name) in (None, ()):
+                spelled = name.replace("_", "-")
+                is_argument = option_of(self.settings, name).is_argument
+                what = f"argument {name.upper()}" if is_argument else f"option --{spelled}"
+                raise click.UsageError(
+                    f"Missing {what}. Give it, or put `{spelled}` in the `{_block_name(ctx)}` block of ./params.yaml."
+                )
+        for name in values:
+            if option_of(self.settings, name).fills_braces:
+                values[name] = expand_template(values[name], values, _extract_block(ctx))
+        if names:
+            found = {name: ctx.params[name] for name in sorted(names)}
+            values["overrides"] = {name: value for name, value in found.items() if value is not None}
+        if self.settings is FitHeadSettings:
+            values["heads"] = _settings_of_heads(ctx, values["head"])
+        return self.settings(**values)
+
+    def settings_report(self, ctx: click.Context) -> str:
+        """List each setting with its value and where the value came from."""
+        recipe = RECIPES.get(str(_first(ctx.params.get("recipe"))))
+        rows = []
+        for parameter in self.get_params(ctx):
+            name = parameter.name or ""
+            if name not in ctx.params:
+                continue
+            value, source = ctx.params[name], SOURCES[ctx.get_parameter_source(name) or ParameterSource.DEFAULT]
+            if isinstance(parameter, OverrideOption) and value is None and recipe is not None:
+                value, source = _value_in_recipe(recipe, name), f"recipe {recipe.name}"
+            rows.append((name.replace("_", "-"), "" if value is None else value_text(value), source))
+        if self.settings is FitHeadSettings:
+            for head, block in head_blocks(ctx.obj or {}).items():
+                state = "params.yaml, passed over" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
+                for name, value in block.items():
+                    rows.append((f"heads.{head}.{name.replace('_', '-')}", value_text(value), state))
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}".rstrip() for name, value, source in rows]
+        if ctx.meta.get(_PASSED_OVER):
+            lines.append(f"params.yaml passed over: {ctx.meta[_PASSED_OVER]}")
+        return "\n".join(lines)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        block = dict(ctx.default_map or {})
+        ctx.default_map = None  # so that click shows the built-in default, which the block's value then replaces
+        for is_override, title in ((False, "Options"), (True, "Overrides of the recipe (each wins over --recipe)")):
+            parameters = [p for p in self.get_params(ctx) if isinstance(p, OverrideOption) is is_override]
+            records = [record for record in (_help_record(p, ctx, block) for p in parameters) if record is not None]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        named = {name: block[name] for name in self.settings.subject if name in block}
+        if named:
+            with formatter.section("Settings"):
+                formatter.write_text(
+                    f"Defaults are those of the block `{_block_name(ctx)}` of ./params.yaml. They apply to "
+                    f"{settings_text(named)}; with another value there, nothing is taken from the block."
+                )
+
+    def _other_subject(self, ctx: click.Context, args: list[str], block: dict[str, Any]) -> str | None:
+        """Return the parameter in which the typed subject differs from the block's, if any."""
+        try:
+            typed, _, _ = self.make_parser(ctx).parse_args(list(args))
+        except click.UsageError:
+            return None  # click reports it when it parses the arguments itself
+        typed = {name: value for name, value in typed.items() if isinstance(value, (str, list, tuple)) and value}
+        built_in = {p.name: p.default for p in self.params if p.name and isinstance(p.default, (str, int))}
+        sources = (typed, block, built_in, _extract_block(ctx))
+        for name in self.settings.subject:
+            if name in typed and block.get(name) is not None and not same_subject(typed[name], block[name], sources):
+                return name
+        return None
+
+    def _check_keys(self, ctx: click.Context, block: dict[str, Any]) -> None:
+        known = [parameter.name for parameter in self.params if parameter.name]
+        for key in block:
+            if key not in known:
+                spelled = [name.replace("_", "-") for name in known]
+                error = unknown_name(
+                    f"setting in the block `{_block_name(ctx)}` of params.yaml:", key.replace("_", "-"), spelled
+                )
+                raise Failure(str(error), 1)
+
+
+def _block_name(ctx: click.Context) -> str:
+    return (ctx.info_name or "").replace("-", "_")
+
+
+def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str, Any]) -> tuple[str, str] | None:
+    """Return option and help text, with the block's value as the one default where the block has one."""
+    record = parameter.get_help_record(ctx)
+    value = block.get(parameter.name or "")
+    if record is None or value is None:
+        return record
+    shown = f"default: {value_text(value)}"
+    text, num_replaced = re.subn(r"default: [^;\]]*", lambda _: shown, record[1])
+    return record[0], text if num_replaced else f"{text}  [{shown}]"
+
+
+class NameList(click.ParamType[Any]):
+    """Names with commas between them; a YAML list in `params.yaml` counts as well."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        return tuple(str(name).strip() for name in names)
+
+
+class RecipeValue(click.ParamType[Any]):
+    """The value of one choice of a recipe, checked where the recipe is changed."""
+
+    def __init__(self, hint: Any) -> None:
+        self.hint = hint
+        if get_origin(hint) is Literal:
+            self.name = "|".join(str(value) for value in get_args(hint))
+        else:
+            self.name = {float: "number", int: "integer", bool: "true|false"}.get(hint, "integers")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            if self.hint is bool:
+                return click.BOOL.convert(value, param, ctx)
+            if self.hint in (int, float):
+                return self.hint(value)
+            if get_origin(self.hint) is tuple:
+                return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not {self.name}.", param, ctx)
+        return value
+
+
+def parameters_of(settings: type[Settings]) -> list[click.Parameter]:
+    """Make click's arguments and options from the fields of a settings class."""
+    hints = hints_of(settings)
+    parameters: list[click.Parameter] = []
+    for item in dataclasses.fields(settings):
+        declared = option_of(settings, item.name)
+        if declared.has_option:
+            parameters.append(_parameter(item.name, without_none(hints[item.name]), item.default, declared))
+    return parameters
+
+
+def override_options(settings: type[Settings]) -> list[click.Parameter]:
+    """Make an option for each choice of the recipe that a command may override, explained by its group's docstring."""
+    options: list[click.Parameter] = []
+    for group in override_groups(settings):
+        hints, explained = get_type_hints(group), _explained_fields(group)
+        for name in _field_names(group):
+            value = RecipeValue(hints[name])
+            flag = "--" + name.replace("_", "-")
+            options.append(OverrideOption([flag, name], type=value, metavar=value.name, help=explained.get(name, "")))
+    return options
+
+
+def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Parameter:
+    kind = _click_type(hint, declared)
+    if declared.is_argument:
+        is_list = get_origin(hint) is tuple
+        return click.Argument([name], type=kind, required=False, nargs=-1 if is_list else 1)
+    flag = "--" + name.replace("_", "-")
+    if hint is bool:
+        flag = f"{flag}/--no-{name.replace('_', '-')}" if default else flag
+        return click.Option([flag, name], is_flag=True, default=default, help=declared.help, hidden=declared.is_hidden)
+    shown = ",".join(default) if isinstance(default, tuple) and default else None
+    return click.Option(
+        [flag, name],
+        type=kind,
+        default=default,
+        metavar=declared.metavar,
+        help=declared.help,
+        hidden=declared.is_hidden,
+        show_default=shown if shown is not None else default not in (None, ()),
+    )
+
+
+def _click_type(hint: Any, declared: Option) -> Any:
+    if get_origin(hint) is tuple:
+        return click.Path(path_type=Path) if get_args(hint)[0] is Path else NameList()
+    if declared.choices:
+        return click.Choice(declared.choices)
+    if hint is Path:
+        return click.Path(path_type=Path)
+    if hint is int:
+        low, high = (None if bound is None else int(bound) for bound in (declared.minimum, declared.maximum))
+        return click.INT if low is None and high is None else click.IntRange(low, high)
+    if hint is float:
+        has_bounds = declared.minimum is not None or declared.maximum is not None
+        return (
+            click.FloatRange(declared.minimum, declared.maximum, max_open=declared.is_maximum_open)
+            if has_bounds
+            else click.FLOAT
+        )
+    return click.STRING
+
+
+def _show_settings_option() -> click.Option:
+    return click.Option(
+        ["--show-settings"], is_flag=True, help="Print each setting, its value and where that came from; run nothing."
+    )
+
+
+def _field_names(group: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(group)]
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _value_in_recipe(recipe: Any, name: str) -> Any:
+    return next(getattr(group, name) for group in (recipe.frames, recipe.head, recipe.training) if hasattr(group, name))
+
+
+def _explained_fields(group: type) -> dict[str, str]:
+    """What a docstring says of each field: paragraphs that begin with `name:` or `name, name:`."""
+    explained: dict[str, str] = {}
+    names: list[str] = []
+    for line in (inspect.getdoc(group) or "").splitlines():
+        match = re.match(r"([a-z_]+(?:, [a-z_]+)*): (.*)", line)
+        if match:
+            names = match[1].split(", ")
+            explained.update(dict.fromkeys(names, match[2]))
+        elif line.startswith(" "):
+            explained.update({name: f"{explained[name]} {line.strip()}" for name in names})
+        else:
+            names = []
+    return {name: text.replace("`", "") for name, text in explained.items()}
+
+
+def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return the `heads.<name>` blocks of `heads` without what was typed, and print them.
+
+    They belong to the subject of the block `fit_head`: nothing is taken for another store.
+    """
+    if ctx.meta.get(_PASSED_OVER):
+        return {}
+    blocks = {
+        head: {name: value for name, value in block.items() if not _is_typed(ctx, name)}
+        for head, block in head_blocks(ctx.obj or {}).items()
+        if head in heads or "all" in heads
+    }
+    lines = [f"{head} {settings_text(block)}" for head, block in blocks.items() if block]
+    if lines:
+        click.echo(f"From params.yaml, block `heads`: {'; '.join(lines)}.", err=True)
+    return blocks
+
+
+def _is_typed(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _extract_block(ctx: click.Context) -> Mapping[str, Any]:
+    """Return the `extract` block: the path of a store takes its names from there."""
+    return block_of(ctx.obj or {}, "extract")
