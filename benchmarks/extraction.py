@@ -32,12 +32,13 @@ from benchmarks.decode import drawn_clip
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import torchvision
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
 from pipeline.extract.compute import Compute
 from pipeline.extract.forward import Forward
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.recipe import FrameChoices
+from pipeline.settings import ExtractSettings
 from pipeline.store import FeatureStore
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
@@ -105,7 +106,7 @@ def naive_rate(locations: list[str], backbone: str, weights: str) -> float:
     return _rate(one)
 
 
-def whole_rate(manifest: Manifest, location: Path, request: ExtractionRequest, num_workers: int) -> float:
+def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int) -> float:
     """Clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
     extract_features(manifest, str(location), request)
     num_clips = FeatureStore.open(location).num_clips
@@ -140,12 +141,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = write_clips(folder, options.kind, options.clips)
-        request = ExtractionRequest(
+        request = ExtractSettings(
+            manifest=manifest.path,
+            store=str(folder / "s.zarr"),
             backbone=options.backbone,
             weights=options.weights,
-            num_draws=0,
-            num_workers=cores,
-            compile_mode="inductor",
+            views=0,
+            workers=cores,
+            compile="inductor",
             rebuild=True,
         )
         locations = [manifest.locate(clip) for clip in manifest.clips[:16]]

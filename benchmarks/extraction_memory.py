@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.extraction import write_clips
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
+from pipeline.settings import ExtractSettings
 
 SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -61,12 +62,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             manifest = write_clips(Path(name), "jpg", count)
             # The same blocks for every count, and compiled for every count: their memory is part of it.
-            request = ExtractionRequest(
+            request = ExtractSettings(
+                manifest=manifest.path,
+                store=f"{name}/s.zarr",
                 backbone=options.backbone,
                 weights=options.weights,
-                num_workers=options.workers,
+                workers=options.workers,
                 block_clips=32,
-                compile_mode="inductor",
+                compile="inductor",
             )
             with watched() as peaks:
                 extract_features(manifest, str(Path(name) / "s.zarr"), request)

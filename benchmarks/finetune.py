@@ -20,13 +20,14 @@ from pathlib import Path
 
 import torch
 
+import stages.finetune
 from benchmarks.heads import machine
 from pipeline.devices import fixed_threads, num_cores
 from pipeline.finetune.model import EndToEnd, choose_precision, fresh_classifier, set_training_mode
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
+from pipeline.settings import FinetuneSettings
 from pipeline.training.optimiser import build_optimiser, clear_gradients, clip_gradients, plan_parameters
-from stages.finetune import finetune
 
 
 def step_alone(
@@ -105,20 +106,22 @@ def main() -> None:
     for backbone in arguments.backbones.split(","):
         for precision in arguments.precisions.split(","):
             with tempfile.TemporaryDirectory() as folder, fixed_threads(num_cores()):
-                finetune(
-                    manifest=arguments.manifest,
-                    root=arguments.root,
-                    out=folder,
-                    backbone=backbone,
-                    head=arguments.head,
-                    weights="random",
-                    num_segments=arguments.num_segments,
-                    epochs=2,
-                    batch_size=arguments.batch_size,
-                    device=arguments.device,
-                    precision=precision,
-                    workers=arguments.workers,
-                    augment_on_device=arguments.augment_on_device,
+                stages.finetune.run(
+                    FinetuneSettings(
+                        manifest=arguments.manifest,
+                        root=arguments.root,
+                        init="none",
+                        out=Path(folder),
+                        backbone=backbone,
+                        head=arguments.head,
+                        weights="random",
+                        num_segments=arguments.num_segments,
+                        overrides={"epochs": 2, "batch_size": arguments.batch_size},
+                        device=arguments.device,
+                        precision=precision,
+                        workers=arguments.workers,
+                        augment_on_device=arguments.augment_on_device,
+                    )
                 )
                 timing = json.loads(next(Path(folder).glob("*/timing.json")).read_text())
                 step = step_alone(

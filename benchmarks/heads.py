@@ -2,8 +2,8 @@
 
 Each number is a median of rounds. A comparison runs both sides in turn within every round, so that a slow spell of the
 machine falls on both; the factor is the median of the rounds' ratios. A step is forward, loss, backward and an SGD
-step on a batch that lies in memory, dropout on. The plain forms are those of `tests/plain_heads.py`, to which the
-tests hold the heads equal.
+step on a batch that lies in memory, dropout on. The plain forms are those of `tests/support/plain_heads.py`, to which
+the tests hold the heads equal.
 
     python -m benchmarks.heads                        # everything, some minutes on 2 cores
     python -m benchmarks.heads --heads trn,lstm --rounds 9 --device cuda

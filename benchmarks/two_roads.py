@@ -20,10 +20,11 @@ from typing import Any
 
 import matplotlib
 
+import stages.extract
+import stages.finetune
+import stages.fit_head
 from benchmarks.heads import machine
-from stages.extract import extract
-from stages.finetune import finetune
-from stages.fit_head import fit_head
+from pipeline.settings import ExtractSettings, FinetuneSettings, FitHeadSettings
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -51,12 +52,14 @@ def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any
     clips = {"manifest": arguments.manifest, "root": arguments.root}
     cell = f"{arguments.backbone}-{arguments.head}"
     clock = Clock()
-    extract(
-        **clips, store=out / "store.zarr", backbone=arguments.backbone, weights=arguments.weights,
+    stages.extract.run(ExtractSettings(
+        **clips, store=str(out / "store.zarr"), backbone=arguments.backbone, weights=arguments.weights,
         num_segments=arguments.num_segments, views=arguments.views, maps=arguments.maps, rebuild=True,
-    )  # fmt: skip
+    ))  # fmt: skip
     seconds: dict[str, Any] = {"extract": clock.seconds()}
-    fit_head(store=out / "store.zarr", head=arguments.head, out=out / "fit_head", force=True)
+    stages.fit_head.run(
+        FitHeadSettings(store=str(out / "store.zarr"), head=arguments.head, out=out / "fit_head", force=True)
+    )
     seconds["fit_head"] = clock.seconds() - seconds["extract"]
     epochs = history_of(out / "fit_head" / cell)
     # The epochs of a fit are alike: they share its time.
@@ -66,10 +69,10 @@ def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any
     ]
     began_at_seconds = clock.seconds()
     init = out / "fit_head" / cell / "model.safetensors"
-    finetune(
-        **clips, init=init, out=out / "finetune", epochs=arguments.finetune_epochs, device=arguments.device,
-        switches=rates(arguments), force=True,
-    )  # fmt: skip
+    stages.finetune.run(FinetuneSettings(
+        **clips, init=str(init), out=out / "finetune", device=arguments.device,
+        overrides=overrides_of(arguments, arguments.finetune_epochs), force=True,
+    ))  # fmt: skip
     seconds["finetune"] = clock.seconds() - began_at_seconds
     points += points_of_finetune(out / "finetune" / cell, began_at_seconds)
     seconds["total"] = clock.seconds()
@@ -79,11 +82,11 @@ def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any
 def scratch_road(arguments: argparse.Namespace, out: Path, num_epochs: int) -> tuple[dict[str, Any], list[Point]]:
     """End to end from the backbone's weights and a fresh head."""
     clock = Clock()
-    finetune(
+    stages.finetune.run(FinetuneSettings(
         manifest=arguments.manifest, root=arguments.root, init="none", backbone=arguments.backbone,
         head=arguments.head, weights=arguments.weights, num_segments=arguments.num_segments, out=out / "scratch",
-        epochs=num_epochs, device=arguments.device, switches=rates(arguments), force=True,
-    )  # fmt: skip
+        device=arguments.device, overrides=overrides_of(arguments, num_epochs), force=True,
+    ))  # fmt: skip
     cell = out / "scratch" / f"{arguments.backbone}-{arguments.head}"
     return {"total": clock.seconds(), "epochs": num_epochs}, points_of_finetune(cell, 0.0)
 
@@ -98,9 +101,9 @@ class Clock:
         return time.monotonic() - self._started_at_seconds
 
 
-def rates(arguments: argparse.Namespace) -> dict[str, float]:
-    """The learning rates, the same on both roads."""
-    return {"lr": arguments.lr, "backbone_lr": arguments.backbone_lr}
+def overrides_of(arguments: argparse.Namespace, num_epochs: int) -> dict[str, float]:
+    """Epochs, and the learning rates, which are the same on both roads."""
+    return {"epochs": num_epochs, "lr": arguments.lr, "backbone_lr": arguments.backbone_lr}
 
 
 def draw(path: Path, roads: dict[str, list[Point]], title: str) -> None:

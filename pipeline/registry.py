@@ -46,9 +46,13 @@ Entry = TypeVar("Entry")
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PipelineError:
     """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return PipelineError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")
+    return PipelineError(f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that suggests the nearest known name; an empty text where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:

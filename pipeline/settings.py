@@ -15,7 +15,15 @@ from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError
 from pipeline.recipe import FrameChoices, HeadChoices, Recipe, TrainingChoices, named_recipe
-from pipeline.registry import BACKBONE_NAMES, DATASET_NAMES, HEAD_NAMES, RECIPE_NAMES, WEIGHTS_NAMES
+from pipeline.registry import (
+    BACKBONE_NAMES,
+    DATASET_NAMES,
+    HEAD_NAMES,
+    RECIPE_NAMES,
+    WEIGHTS_NAMES,
+    did_you_mean,
+    unknown_name,
+)
 
 BACKBONE_HELP = f"{', '.join(BACKBONE_NAMES)}, or torchvision:NAME."
 WEIGHTS_HELP = f"{', '.join(WEIGHTS_NAMES)}, or the path of a weight file."
@@ -146,7 +154,8 @@ def check(name: str, value: Any, declared: Option) -> None:
     if declared.choices:
         for part in value if isinstance(value, tuple) else (value,):
             if part not in declared.choices:
-                raise PipelineError(f"`{spelled}` (={part!r}) must be one of {', '.join(declared.choices)}.")
+                hint = did_you_mean(str(part), declared.choices)
+                raise PipelineError(f"`{spelled}` (={part!r}) must be one of {', '.join(declared.choices)}.{hint}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if declared.minimum is not None and not value >= declared.minimum:
@@ -278,6 +287,15 @@ class FitHeadSettings(Settings):
     )
     weights: str | None = option(None, "Path of the backbone weights if the file has moved.")
     force: bool = option(False, "Fit finished heads again.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.head:
+            if name != "all" and name not in HEAD_NAMES:
+                raise unknown_name("head", name, HEAD_NAMES)
+        for name in self.recipe:
+            if name not in RECIPE_NAMES:
+                raise unknown_name("recipe", name, RECIPE_NAMES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,9 @@ def replaced_once(path: Path, old: str, new: str) -> None:
 FIT_AND_COMPARE = """
 import sys
 from pathlib import Path
-from stages.compare import compare
+from tests.support.stages import compare
 from pipeline.predict.command import predict
-from tests.fitted_models import fitted_in
+from tests.support.fitted_models import fitted_in
 fitted = fitted_in(Path(sys.argv[1]), heads=("tconv", "tsn"))
 compare([fitted.folder / "fit"], report=False, width=120)
 predict(model=fitted.model("tconv"), videos=fitted.clips[:1], top=1)

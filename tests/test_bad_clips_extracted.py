@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from pipeline.backbones import build_backbone
-from pipeline.extract import ExtractionRequest, ExtractionSummary, extract_features
+from pipeline.extract import ExtractionSummary, extract_features
 from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage
-from stages.extract import extract
+from tests.support.stages import extract, extract_settings
 from tests.test_bad_clips import damage_one_packet, lose_one_packet, small_frames, write_sound
 from tests.test_decode import plain_decode, write_in_two_sizes, write_turned
 from tests.test_extraction import arrays_of
@@ -264,14 +264,14 @@ def test_threads_that_decode_ahead_come_to_the_same(expected: dict[str, PixelsOr
     manifest = read_manifest(Path(next(iter(expected))).parent / "m.csv")
     tables = []
     for threads in (0, 4):
-        request = ExtractionRequest(
+        request = extract_settings(
             weights="random",
             num_segments=T,
-            num_draws=1,
+            views=1,
             maps=("pooled",),
             dtype="float32",
-            compile_mode="eager",
-            num_workers=0,
+            compile="eager",
+            workers=0,
             decode_threads=threads,
         )
         extract_features(manifest, str(tmp_path / f"{threads}.zarr"), request)

@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.cli import cli
-from pipeline.cli_options import _explained_fields
+from pipeline.options import _explained_fields
 from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
 from tests.conftest import REPOSITORY
 

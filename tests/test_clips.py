@@ -34,7 +34,7 @@ from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view, test_view
 from tests.conftest import REPOSITORY
-from tests.small_clips import CLASSES, T, write_clips
+from tests.support.small_clips import CLASSES, T, write_clips
 
 CPU = torch.device("cpu")
 SETTINGS = SampleSettings(num_segments=T, choices=FrameChoices(), seed=4, input_size=64)

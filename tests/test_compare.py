@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from stages.compare import compare
-from tests.result_folders import CLASSES, write_cell
+from tests.support.result_folders import CLASSES, write_cell
+from tests.support.stages import compare
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.compare.complexity import describe_backbones, describe_heads
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS, build_head
-from tests.plain_heads import PLAIN_HEADS, trn
+from tests.support.plain_heads import PLAIN_HEADS, trn
 
 # Worked out by hand from the paper's layer shapes for 8 segments, 256 features, 27 classes:
 # parameters, MACs at 7×7 or on pooled features, MACs at 13×13.

@@ -17,9 +17,9 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_cell
 from pipeline.finetune.distributed import World, joined_world
-from stages.finetune import finetune
 from tests.conftest import REPOSITORY
-from tests.small_clips import write_clips, write_model
+from tests.support.small_clips import write_clips, write_model
+from tests.support.stages import finetune
 from tests.test_finetune import CELL, QUICK, largest_change, largest_difference
 
 NUM_PROCESSES = 2
@@ -42,7 +42,7 @@ def environment(rank: int, port: str) -> dict[str, str]:
 def run_two(settings: dict[str, Any]) -> list[str]:
     """Run the stage in two processes; what each of them printed."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.finetune_child", json.dumps(settings)]
+    command = [sys.executable, "-m", "tests.support.finetune_child", json.dumps(settings)]
     children = [
         subprocess.Popen(
             command, cwd=REPOSITORY, env=environment(rank, port), text=True,

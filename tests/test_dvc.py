@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.repository_copy import copy_repository
+from tests.support.repository_copy import copy_repository
 
 FAST_HEADS = ["mlp", "tsn"]
 

@@ -23,8 +23,8 @@ from pipeline.predict.evaluation import class_rows
 from pipeline.predict.scorer import Scorer
 from pipeline.predict.seen import plan_of, see
 from pipeline.recipe import recipe_from_dict
-from tests.fitted_models import HEADS, Fitted, fitted_in
-from tests.small_clips import CLASSES
+from tests.support.fitted_models import HEADS, Fitted, fitted_in
+from tests.support.small_clips import CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import torch
 from pipeline.backbones import build_backbone
 from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
 from pipeline.extract.blocks import BlockJob, ClipJob
 from pipeline.extract.compute import (
     BFLOAT16_ERROR_BOUND,
@@ -30,22 +30,23 @@ from pipeline.extract.forward import all_finite
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.progress import Progress
-from pipeline.recipe import FrameChoices
+from pipeline.settings import ExtractSettings
 from pipeline.store import FeatureStore, layout
 from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
-from stages.extract import extract, summary_text
+from stages.extract import summary_text
+from tests.support.stages import extract, extract_settings
 
 CLASSES = ("swipe left", "swipe right")
-REQUEST = ExtractionRequest(
+REQUEST = extract_settings(
     weights="random",
     num_segments=2,
-    num_draws=1,
-    compile_mode="eager",
+    views=1,
+    compile="eager",
     dtype="float32",
-    num_workers=0,
+    workers=0,
     block_clips=2,
 )
 
@@ -106,7 +107,7 @@ def test_stored_features_are_those_of_the_clip_itself(manifest: Manifest, tmp_pa
 
 
 def test_a_drawn_view_is_what_its_numbers_say(manifest: Manifest, tmp_path: Path) -> None:
-    run(manifest, tmp_path / "s.zarr", num_draws=2, frame_choices=FrameChoices(flip="plain"))
+    run(manifest, tmp_path / "s.zarr", views=2, overrides={"flip": "plain"})
     store = FeatureStore.open(tmp_path / "s.zarr")
     backbone, _ = build_backbone("squeezenet", "random", seed=0)
     flips, sides = set(), set()
@@ -128,7 +129,7 @@ def test_a_drawn_view_is_what_its_numbers_say(manifest: Manifest, tmp_path: Path
 
 
 def test_a_mirrored_view_has_the_other_sides_label(manifest: Manifest, tmp_path: Path) -> None:
-    run(manifest, tmp_path / "s.zarr", num_draws=4, maps=("pooled",), frame_choices=FrameChoices(flip="swap"))
+    run(manifest, tmp_path / "s.zarr", views=4, maps=("pooled",), overrides={"flip": "swap"})
     store = FeatureStore.open(tmp_path / "s.zarr")
     seen = set()
     for clip in store.clips("train"):
@@ -154,12 +155,12 @@ def test_a_second_run_computes_nothing_and_changes_nothing(manifest: Manifest, t
 
 
 def test_more_views_compute_only_those_and_equal_one_run_for_all(manifest: Manifest, tmp_path: Path) -> None:
-    run(manifest, tmp_path / "s.zarr", num_draws=1)
-    more = run(manifest, tmp_path / "s.zarr", num_draws=3)
+    run(manifest, tmp_path / "s.zarr", views=1)
+    more = run(manifest, tmp_path / "s.zarr", views=3)
     assert (more.num_computed, more.num_frames, more.num_checked_again) == (3, 3 * 2 * 2, 3)
-    run(manifest, tmp_path / "once.zarr", num_draws=3)
+    run(manifest, tmp_path / "once.zarr", views=3)
     assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "once.zarr")
-    assert run(manifest, tmp_path / "s.zarr", num_draws=2).num_computed == 0
+    assert run(manifest, tmp_path / "s.zarr", views=2).num_computed == 0
 
 
 def test_new_rows_extend_and_a_reordered_manifest_is_matched_by_id(manifest: Manifest, tmp_path: Path) -> None:
@@ -249,8 +250,8 @@ def test_more_failures_than_allowed_stop_the_run_with_a_sentence(manifest: Manif
     [
         ({"seed": 5}, "seed=0.*asked for.*seed=5"),
         ({"num_segments": 3}, "num_segments=2"),
-        ({"frame_choices": FrameChoices(crops="centre")}, "crops=multiscale.*asked for crops=centre"),
-        ({"compile_mode": "jit"}, "compile_mode=eager"),
+        ({"overrides": {"crops": "centre"}}, "crops=multiscale.*asked for crops=centre"),
+        ({"compile": "jit"}, "compile=eager"),
     ],
 )
 def test_other_settings_are_refused_by_name(
@@ -279,8 +280,8 @@ def test_a_store_of_an_older_transform_is_read_and_not_extended(
 
 def test_rebuild_makes_a_store_of_the_new_settings(manifest: Manifest, tmp_path: Path) -> None:
     run(manifest, tmp_path / "s.zarr")
-    run(manifest, tmp_path / "s.zarr", num_segments=1, num_draws=0, rebuild=True)
-    run(manifest, tmp_path / "fresh.zarr", num_segments=1, num_draws=0)
+    run(manifest, tmp_path / "s.zarr", num_segments=1, views=0, rebuild=True)
+    run(manifest, tmp_path / "fresh.zarr", num_segments=1, views=0)
     assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
@@ -298,21 +299,21 @@ def test_a_decoder_that_changed_cannot_pass_unnoticed(
 
     monkeypatch.setattr("pipeline.extract.clip_steps.render", brighter)
     with pytest.raises(PipelineError, match="come out otherwise when computed again"):
-        run(manifest, tmp_path / "s.zarr", num_draws=2)
+        run(manifest, tmp_path / "s.zarr", views=2)
 
 
 def test_a_damaged_block_met_on_the_way_is_made_again(manifest: Manifest, tmp_path: Path) -> None:
     run(manifest, tmp_path / "s.zarr")
     damaged = tmp_path / "s.zarr" / layout.chunk_key("test", "spatial", 0)
     damaged.write_bytes(damaged.read_bytes()[:-3])
-    run(manifest, tmp_path / "s.zarr", num_draws=2)
-    run(manifest, tmp_path / "fresh.zarr", num_draws=2)
+    run(manifest, tmp_path / "s.zarr", views=2)
+    run(manifest, tmp_path / "fresh.zarr", views=2)
     assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "fresh.zarr")
 
 
 def test_workers_of_its_own_and_a_cluster_are_one_too_many() -> None:
     with pytest.raises(PipelineError, match="give one of both"):
-        dataclasses.replace(REQUEST, num_workers=2, scheduler="tcp://host:8786")
+        dataclasses.replace(REQUEST, workers=2, scheduler="tcp://host:8786")
 
 
 def test_every_float16_is_told_from_those_that_are_no_finite_number() -> None:
@@ -355,7 +356,7 @@ def test_a_value_beyond_float16_fails_its_clip(
 
 def test_every_frame_gives_the_pooled_features_of_any_sampling(manifest: Manifest, tmp_path: Path) -> None:
     run(manifest, tmp_path / "all.zarr", frames="all")
-    run(manifest, tmp_path / "s.zarr", num_draws=0)
+    run(manifest, tmp_path / "s.zarr", views=0)
     every, some = FeatureStore.open(tmp_path / "all.zarr"), FeatureStore.open(tmp_path / "s.zarr")
     for clip in every.clips():
         frames = every.read_frames(clip.row)
@@ -372,8 +373,8 @@ def test_every_frame_gives_the_pooled_features_of_any_sampling(manifest: Manifes
 
 @pytest.mark.parametrize("mode", ["jit", "eager"])
 def test_compiled_features_stay_near_plain_ones(manifest: Manifest, tmp_path: Path, mode: str) -> None:
-    run(manifest, tmp_path / "plain.zarr", num_draws=0)
-    run(manifest, tmp_path / "s.zarr", num_draws=0, compile_mode=mode)
+    run(manifest, tmp_path / "plain.zarr", views=0)
+    run(manifest, tmp_path / "s.zarr", views=0, compile=mode)
     plain, compiled = FeatureStore.open(tmp_path / "plain.zarr"), FeatureStore.open(tmp_path / "s.zarr")
     for clip in plain.clips():
         expected = plain.read_spatial("test", clip.row).astype(np.float32)
@@ -411,7 +412,7 @@ def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest
 
 
 def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.devices.has_compiler", lambda: False)
+    monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
     mode, said = choose_compile_mode("auto", "cpu", 10**6)
     assert mode == "jit"
     assert "No C++ compiler" in said
@@ -439,17 +440,17 @@ def test_no_more_workers_are_started_than_cores_and_memory_allow(
     gigabytes: int,
     expected: int,
 ) -> None:
-    run(manifest, tmp_path / "s.zarr", num_draws=0)
+    run(manifest, tmp_path / "s.zarr", views=0)
     settings = FeatureStore.open(tmp_path / "s.zarr").settings
     clips = tuple(ClipJob(offset, f"c{offset}", "", "wave", ("test",)) for offset in range(64))
     jobs = [BlockJob(block, ("test",), clips, ()) for block in range(100)]
     # What Dask finds, in a container its share: of the cores by their quota, of the memory by its limit.
     monkeypatch.setattr("pipeline.extract.cluster.CPU_COUNT", num_cores)
     monkeypatch.setattr("pipeline.extract.cluster.MEMORY_LIMIT", gigabytes << 30)
-    request = dataclasses.replace(REQUEST, num_workers=None)
+    request = dataclasses.replace(REQUEST, workers=None)
     assert choose_num_workers(request, settings, jobs) == expected
     assert choose_num_workers(request, settings, jobs[:1]) == 0
-    assert choose_num_workers(dataclasses.replace(request, num_workers=3), settings, jobs) == 3
+    assert choose_num_workers(dataclasses.replace(request, workers=3), settings, jobs) == 3
 
 
 def test_whoever_watches_sees_frames_before_the_first_block_is_written(
@@ -457,12 +458,12 @@ def test_whoever_watches_sees_frames_before_the_first_block_is_written(
 ) -> None:
     notes: list[str] = []
     monkeypatch.setattr(Progress, "advance", lambda progress, count, note: notes.append(note))
-    run(manifest, tmp_path / "s.zarr", num_draws=0, block_clips=64)
+    run(manifest, tmp_path / "s.zarr", views=0, block_clips=64)
     assert len(notes) == 5
     assert not any(note.startswith("0 frames/s") for note in notes)
 
 
-@pytest.mark.parametrize("changes", [{"num_segments": 0}, {"num_draws": -1}, {"maps": ("pool",)}, {"frames": "some"}])
+@pytest.mark.parametrize("changes", [{"num_segments": 0}, {"views": -1}, {"maps": ("pool",)}, {"frames": "some"}])
 def test_impossible_requests_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(PipelineError, match="must be"):
         dataclasses.replace(REQUEST, **changes)
@@ -477,7 +478,7 @@ def test_paths_and_views_do_not_depend_on_the_working_folder(
     assert run(manifest, tmp_path / "s.zarr").num_computed == 0
 
 
-def equal_runs(manifest: Manifest, locations: Sequence[Path], requests: Sequence[ExtractionRequest]) -> None:
+def equal_runs(manifest: Manifest, locations: Sequence[Path], requests: Sequence[ExtractSettings]) -> None:
     for location, request in zip(locations, requests, strict=True):
         extract_features(manifest, str(location), request)
     assert arrays_of(locations[0]) == arrays_of(locations[1])

@@ -22,16 +22,16 @@ from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage
 from pipeline.store_command.command import store_verify
 
-CHILD = Path(__file__).with_name("extraction_child.py")
+CHILD = Path(__file__).parent / "support" / "extraction_child.py"
 PHASES = ("decode", "forward", "write", "move", "mark")
 OPTIONS: dict[str, Any] = {
     "weights": "random",
     "num_segments": 1,
-    "num_draws": 1,
+    "views": 1,
     "maps": ["pooled", "spatial"],
-    "compile_mode": "eager",
+    "compile": "eager",
     "dtype": "float32",
-    "num_workers": 0,
+    "workers": 0,
     "block_clips": 2,
 }
 
@@ -174,7 +174,7 @@ def test_a_lost_worker_costs_nothing_but_time(
 ) -> None:
     location, marker = tmp_path / "s.zarr", tmp_path / "killed"
     kill = {"phase": phase, "number": 2, "marker": str(marker), "once": True}
-    done = run(manifest, location, num_workers=2, kill=kill)
+    done = run(manifest, location, workers=2, kill=kill)
     assert done.returncode == 0, done.stderr
     assert marker.exists()
     assert objects_of(location) == expected
@@ -187,7 +187,7 @@ def test_workers_end_with_a_parent_that_is_killed(
 ) -> None:
     location = tmp_path / "s.zarr"
     with subprocess.Popen(
-        command(manifest, location, num_workers=2),
+        command(manifest, location, workers=2),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=_environment(),
@@ -210,7 +210,7 @@ def test_a_block_that_kills_every_worker_is_set_aside_by_name_and_tried_again(
 ) -> None:
     location = tmp_path / "s.zarr"
     kill = {"phase": "decode", "subject": "c2", "marker": str(tmp_path / "killed")}
-    done = run(manifest, location, num_workers=1, kill=kill)
+    done = run(manifest, location, workers=1, kill=kill)
     assert done.returncode == 0, done.stderr
     failed = [clip for clip in FeatureStore.open(location).table() if clip.status == "failed"]
     assert [clip.clip_id for clip in failed] == ["c2", "c3"]
@@ -225,7 +225,7 @@ def test_a_worker_at_its_memory_limit_is_restarted_and_its_block_set_aside(
 ) -> None:
     location = tmp_path / "s.zarr"
     ballast = {"subject": "c2", "bytes": 2 << 30, "limit_bytes": 3 << 30}
-    done = run(manifest, location, num_workers=2, ballast=ballast)
+    done = run(manifest, location, workers=2, ballast=ballast)
     assert done.returncode == 0, done.stderr
     status_of = {clip.clip_id: clip.status for clip in FeatureStore.open(location).table()}
     assert {name for name, status in status_of.items() if status == "failed"} == {"c2", "c3"}
@@ -261,7 +261,7 @@ def test_control_c_stops_within_seconds_and_says_how_to_go_on(
 ) -> None:
     location = tmp_path / "s.zarr"
     with subprocess.Popen(
-        command(manifest, location, num_workers=num_workers, decode_threads=decode_threads),
+        command(manifest, location, workers=num_workers, decode_threads=decode_threads),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -288,7 +288,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, *(pytest.param({name: 2}, marks=pytest.mark.slow) for name in ("decode_threads", "num_workers"))]
+    "changes", [{}, *(pytest.param({name: 2}, marks=pytest.mark.slow) for name in ("decode_threads", "workers"))]
 )
 def test_a_full_disk_stops_with_a_sentence_and_the_store_goes_on_later(
     manifest: Manifest, expected: dict[str, bytes], tmp_path: Path, changes: dict[str, int]

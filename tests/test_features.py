@@ -17,7 +17,7 @@ from pipeline.fit_head.features import ClipFeatures, batches, labelled_rows, loa
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.recipe import FrameChoices, named_recipe
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
-from tests.memory_source import SIZE, C, MemorySource, T, make_source
+from tests.support.memory_source import SIZE, C, MemorySource, T, make_source
 
 TRAIN_VIEWS = ("train-0", "train-1")
 

@@ -36,7 +36,7 @@ def same_but_time(summary: ExtractionSummary) -> ExtractionSummary:
     return dataclasses.replace(summary, seconds=0, location="")
 
 
-@pytest.mark.parametrize("changes", [{}, {"frames": "all"}, {"maps": ("pooled",), "num_draws": 3}])
+@pytest.mark.parametrize("changes", [{}, {"frames": "all"}, {"maps": ("pooled",), "views": 3}])
 def test_threads_change_no_byte_and_no_figure(manifest: Manifest, tmp_path: Path, changes: dict[str, Any]) -> None:
     plain = run(manifest, tmp_path / "plain.zarr", **changes)
     fed = run(manifest, tmp_path / "fed.zarr", decode_threads=THREADS, **changes)
@@ -49,23 +49,23 @@ def test_threads_change_no_byte_and_no_figure(manifest: Manifest, tmp_path: Path
 
 def test_more_views_go_in_beside_those_that_are_there(manifest: Manifest, tmp_path: Path) -> None:
     for draws in (1, 3):
-        run(manifest, tmp_path / "fed.zarr", decode_threads=THREADS, num_draws=draws)
-    run(manifest, tmp_path / "plain.zarr", num_draws=3)
+        run(manifest, tmp_path / "fed.zarr", decode_threads=THREADS, views=draws)
+    run(manifest, tmp_path / "plain.zarr", views=3)
     assert arrays_of(tmp_path / "fed.zarr") == arrays_of(tmp_path / "plain.zarr")
 
 
 def test_a_batch_with_all_views_of_a_clip_gives_each_view_its_own(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(manifest, tmp_path / "plain.zarr", num_draws=2)
+    run(manifest, tmp_path / "plain.zarr", views=2)
     monkeypatch.setattr("pipeline.extract.compute.choose_batch_frames", lambda *given: 6)
-    run(manifest, tmp_path / "s.zarr", num_draws=2, decode_threads=THREADS)
+    run(manifest, tmp_path / "s.zarr", views=2, decode_threads=THREADS)
     monkeypatch.undo()
     found, plain = FeatureStore.open(tmp_path / "s.zarr"), FeatureStore.open(tmp_path / "plain.zarr")
     assert (found.settings.batch_frames, plain.settings.batch_frames) == (6, 2)
     near_each_other(found, plain, ("test", "train-0", "train-1"))
     # The batch is the store's, whatever is asked for later; what is there agrees with what is computed again.
-    more = run(manifest, tmp_path / "s.zarr", num_draws=4)
+    more = run(manifest, tmp_path / "s.zarr", views=4)
     assert (more.settings.batch_frames, more.num_checked_again) == (6, 3)
 
 
@@ -98,7 +98,7 @@ class Watch:
 def test_few_clips_wait_for_the_backbone_which_one_thread_runs(tmp_path: Path) -> None:
     watch = Watch()
     manifest = write_data(tmp_path, train=20, val=0)
-    request = dataclasses.replace(REQUEST, num_draws=0, num_segments=1, decode_threads=THREADS)
+    request = dataclasses.replace(REQUEST, views=0, num_segments=1, decode_threads=THREADS)
     extract_features(manifest, str(tmp_path / "s.zarr"), request, watch)
     # A clip leaves the queue before its forward pass, and the next one may begin.
     assert THREADS <= watch.most_waiting <= THREADS + 3
@@ -160,10 +160,10 @@ def test_a_batch_on_a_gpu_holds_all_views_as_far_as_memory_goes(
 def test_a_gpu_gives_nearly_the_features_of_the_processor(
     manifest: Manifest, tmp_path: Path, mode: str, dtype: str
 ) -> None:
-    asked = {"compile_mode": mode, "dtype": dtype, "num_workers": None, "device": "cuda"}
-    summary = run(manifest, tmp_path / "gpu.zarr", num_draws=2, **asked)
+    asked = {"compile": mode, "dtype": dtype, "workers": None, "device": "cuda"}
+    summary = run(manifest, tmp_path / "gpu.zarr", views=2, **asked)
     assert {clip.clip_id for clip in summary.failed} == {"c2", "c11"}
-    run(manifest, tmp_path / "plain.zarr", num_draws=2)
+    run(manifest, tmp_path / "plain.zarr", views=2)
     found, plain = FeatureStore.open(tmp_path / "gpu.zarr"), FeatureStore.open(tmp_path / "plain.zarr")
     assert found.settings.batch_frames == 6
     if dtype == "float32":
@@ -173,12 +173,12 @@ def test_a_gpu_gives_nearly_the_features_of_the_processor(
         ours, theirs = (store.read_pooled("test", rows).astype(np.float32) for store in (found, plain))
         assert np.linalg.norm(ours - theirs) < 0.03 * np.linalg.norm(theirs)
     # Bit by bit the same when computed again, so that a run can go on.
-    more = run(manifest, tmp_path / "gpu.zarr", num_draws=3, **asked)
+    more = run(manifest, tmp_path / "gpu.zarr", views=3, **asked)
     assert more.num_checked_again == 3
 
 
 @pytest.mark.cuda
 def test_threads_change_no_byte_on_a_gpu(manifest: Manifest, tmp_path: Path) -> None:
     for name, threads in (("plain.zarr", 0), ("fed.zarr", 8)):
-        run(manifest, tmp_path / name, device="cuda", num_workers=None, decode_threads=threads)
+        run(manifest, tmp_path / name, device="cuda", workers=None, decode_threads=threads)
     assert arrays_of(tmp_path / "fed.zarr") == arrays_of(tmp_path / "plain.zarr")

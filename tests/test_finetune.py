@@ -47,11 +47,9 @@ from pipeline.store import FeatureStore
 from pipeline.training.optimiser import plan_parameters
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
-from stages.extract import extract
-from stages.finetune import finetune
-from stages.fit_head import fit_head
 from tests.conftest import REPOSITORY
-from tests.small_clips import CLASSES, PLAIN, T, write_clips, write_model
+from tests.support.small_clips import CLASSES, PLAIN, T, write_clips, write_model
+from tests.support.stages import extract, finetune, fit_head
 
 CELL = "squeezenet-mlp"
 # Three clips a batch: of seven, the last batch holds one, which no two processes can share.
@@ -62,7 +60,7 @@ QUICK: dict[str, Any] = {
     "epochs": 1,
     "accumulate": 1,
     "batch_size": 3,
-    "switches": {"lr": 0.01, "backbone_lr": 0.001, **PLAIN},
+    "overrides": {"lr": 0.01, "backbone_lr": 0.001, **PLAIN},
 }
 
 
@@ -106,11 +104,11 @@ def test_it_starts_as_the_model_that_the_cache_was_fitted_for(
         manifest=manifest, store=store, weights="random", num_segments=T, views=1, maps="pooled", compile="eager",
         dtype="float32", workers=0,
     )  # fmt: skip
-    fit_head(store=store, head="lstm", out=tmp_path / "fit_head", switches={"epochs": 4}, seeds=2)
+    fit_head(store=store, head="lstm", out=tmp_path / "fit_head", overrides={"epochs": 4}, seeds=2)
     init = tmp_path / "fit_head" / "squeezenet-lstm" / "model.safetensors"
     capsys.readouterr()
     metrics = finetune(manifest=manifest, init=init, out=tmp_path / "finetune", **{**QUICK, "epochs": 0})
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     cached = read_cell(init.parent).predictions
     now = read_cell(tmp_path / "finetune" / "squeezenet-lstm").predictions
     # The store rounds features to float16, to 2^-11 of their size; the scores are a few times as sensitive.
@@ -146,7 +144,7 @@ def test_the_weights_are_those_of_a_plain_loop(manifest: Path, model: Path, tmp_
     """Against torch alone: SGD of two groups, the mean loss, one clipped norm, a warm-up under a cosine by hand."""
     lr, backbone_lr, clip_norm, epochs, batch_size = 0.05, 0.01, 2.2, 2, 3
     switches = {"lr": lr, "backbone_lr": backbone_lr, "clip_norm": clip_norm, "schedule": "cosine", **PLAIN}
-    settings = {**QUICK, "epochs": epochs, "batch_size": batch_size, "switches": {**switches, "warmup_epochs": 0.5}}
+    settings = {**QUICK, "epochs": epochs, "batch_size": batch_size, "overrides": {**switches, "warmup_epochs": 0.5}}
     finetune(manifest=manifest, init=model, out=tmp_path, keep_checkpoints=1, **settings)
     (last,) = (path for path in (tmp_path / CELL / "checkpoints").iterdir() if not path.name.startswith("best"))
     found = torch.load(last, weights_only=True)["state"]["model"]
@@ -221,7 +219,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         **QUICK, "epochs": 2, "checkpoint_seconds": 0, "manifest": str(manifest), "init": str(model),
         "out": str(tmp_path),
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.finetune_child", json.dumps(settings)]
+    command = [sys.executable, "-m", "tests.support.finetune_child", json.dumps(settings)]
     for step in steps:
         child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         wait_for(tmp_path / CELL / "checkpoints" / f"step-{step:08d}.pt", child)
@@ -418,7 +416,7 @@ def test_float16_refuses_gradients_that_pile_up(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = Precision(torch.device("cpu"), "float16")
-    monkeypatch.setattr("stages.finetune.choose_precision", lambda *_: half)
+    monkeypatch.setattr("pipeline.finetune.run.choose_precision", lambda *_: half)
     with pytest.raises(PipelineError, match="--precision float32, or --clip-scope trained"):
         finetune(
             manifest=manifest, head="lstm", weights="random", num_segments=T, out=tmp_path, recipe="published-code",
@@ -427,7 +425,7 @@ def test_float16_refuses_gradients_that_pile_up(
 
 
 def test_a_loss_that_diverges_is_a_sentence(manifest: Path, model: Path, tmp_path: Path) -> None:
-    wild = {**QUICK, "epochs": 3, "switches": {"lr": 1e30, "backbone_lr": 1e30, "clip_norm": 0, **PLAIN}}
+    wild = {**QUICK, "epochs": 3, "overrides": {"lr": 1e30, "backbone_lr": 1e30, "clip_norm": 0, **PLAIN}}
     with pytest.raises(PipelineError, match=r"Lower lr"):
         finetune(manifest=manifest, init=model, out=tmp_path, **wild)
 
@@ -519,8 +517,8 @@ def test_a_labelled_test_split_is_reported_and_val_selects(manifest: Path, model
 
 
 def test_held_out_training_clips_select_and_val_is_reported(manifest: Path, model: Path, tmp_path: Path) -> None:
-    switches = {**QUICK["switches"], "select_on": "dev", "dev_share": 0.3}
-    metrics = finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "switches": switches})
+    switches = {**QUICK["overrides"], "select_on": "dev", "dev_share": 0.3}
+    metrics = finetune(manifest=manifest, init=model, out=tmp_path, **{**QUICK, "epochs": 2, "overrides": switches})
     assert (metrics["selected_on"], metrics["reported_on"]) == ("dev", "val")
     assert metrics["num_train"] + metrics["num_select"] == 7
     assert metrics["num_select"] == 3  # at least one clip of each of three classes

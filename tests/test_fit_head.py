@@ -19,7 +19,7 @@ from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.training.loss import balanced_weights
-from tests.memory_source import C, T, make_source
+from tests.support.memory_source import C, T, make_source
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").changed(epochs=8, lr=3e-3, batch_size=16)

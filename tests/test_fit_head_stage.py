@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
 from pipeline.manifest import read_manifest
-from stages.fit_head import fit_head
-from tests.small_clips import T, write_clips
+from tests.support.small_clips import T, write_clips
+from tests.support.stages import extract_settings, fit_head
 
 SHORT = {"epochs": 2, "batch_size": 4}
 FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors")
@@ -20,13 +20,13 @@ FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "mod
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fit_head")
-    request = ExtractionRequest(
+    request = extract_settings(
         weights="random",
         num_segments=T,
-        num_draws=2,
-        compile_mode="eager",
+        views=2,
+        compile="eager",
         dtype="float32",
-        num_workers=0,
+        workers=0,
         maps=("pooled",),
     )
     extract_features(read_manifest(write_clips(folder)), str(folder / "s.zarr"), request)
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_side_by_side_and_one_by_one_give_the_same_files(store: Path, tmp_path: Path) -> None:
     for jobs in (1, 2):
-        fit_head(store=store, head="gru,tsn,mlp", out=tmp_path / str(jobs), switches=SHORT, jobs=jobs)
+        fit_head(store=store, head="gru,tsn,mlp", out=tmp_path / str(jobs), overrides=SHORT, jobs=jobs)
     for head in ("gru", "tsn", "mlp"):
         for name in FILES:
             cells = [tmp_path / jobs / f"squeezenet-{head}" / name for jobs in ("1", "2")]
@@ -43,7 +43,7 @@ def test_side_by_side_and_one_by_one_give_the_same_files(store: Path, tmp_path: 
 
 
 def test_finished_cells_are_skipped_and_said(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = {"store": store, "head": "tsn", "out": tmp_path, "switches": SHORT}
+    arguments = {"store": store, "head": "tsn", "out": tmp_path, "overrides": SHORT}
     first, second, forced = fit_head(**arguments), fit_head(**arguments), fit_head(**arguments, force=True)
     assert [outcome[0].was_finished for outcome in (first, second, forced)] == [False, True, False]
     printed = capsys.readouterr()
@@ -57,8 +57,8 @@ def test_settings_of_one_head_are_its_own(store: Path, tmp_path: Path) -> None:
         head=["tsn", "mlp"],
         out=tmp_path,
         seeds=2,
-        switches=SHORT,
-        head_settings={"mlp": {"lr": 0.02, "seeds": 1}, "lstm": {"lr": 5.0}},
+        overrides=SHORT,
+        heads={"mlp": {"lr": 0.02, "seeds": 1}, "lstm": {"lr": 5.0}},
         jobs=1,
     )
     found = {each.metrics["head"]: (each.metrics["num_seeds"], each.metrics["recipe"]["training"]) for each in outcomes}
@@ -70,26 +70,26 @@ def test_settings_of_one_head_are_its_own(store: Path, tmp_path: Path) -> None:
 def test_one_head_that_diverges_does_not_keep_the_others_from_being_fitted(store: Path, tmp_path: Path) -> None:
     diverging = {"optimiser": "sgd", "lr": 1e9, "clip_norm": 0, "epochs": 20}
     with pytest.raises(PipelineError, match=r"1 of 2 cells failed\. mlp, seed 0.*Lower lr"):
-        fit_head(store=store, head="mlp,tsn", out=tmp_path, switches=SHORT, head_settings={"mlp": diverging}, jobs=1)
+        fit_head(store=store, head="mlp,tsn", out=tmp_path, overrides=SHORT, heads={"mlp": diverging}, jobs=1)
     assert json.loads((tmp_path / "squeezenet-tsn" / "metrics.json").read_text())["head"] == "tsn"
     assert not (tmp_path / "squeezenet-mlp" / "metrics.json").exists()
 
 
 def test_several_recipes_get_folders_of_their_own(store: Path, tmp_path: Path) -> None:
-    fit_head(store=store, head="tsn", out=tmp_path, recipe=["cached", "paper"], switches=SHORT, jobs=1)
+    fit_head(store=store, head="tsn", out=tmp_path, recipe=["cached", "paper"], overrides=SHORT, jobs=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cached", "paper"]
 
 
 def test_no_epochs_write_the_metrics_of_the_head_as_it_starts(store: Path, tmp_path: Path) -> None:
-    outcome = fit_head(store=store, head="lstm", out=tmp_path, switches={"epochs": 0})[0]
+    outcome = fit_head(store=store, head="lstm", out=tmp_path, overrides={"epochs": 0})[0]
     assert outcome.metrics["best_epoch"] == 0
 
 
 def test_what_cannot_be_fitted_is_refused_before_the_first_fit(store: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"fcn3d.*reads spatial maps.*--maps pooled,spatial"):
-        fit_head(store=store, head="tsn,fcn3d", out=tmp_path, switches=SHORT)
+        fit_head(store=store, head="tsn,fcn3d", out=tmp_path, overrides=SHORT)
     with pytest.raises(PipelineError, match="sampler=floor"):
-        fit_head(store=store, head="tsn", out=tmp_path, recipe="published-code", switches=SHORT)
+        fit_head(store=store, head="tsn", out=tmp_path, recipe="published-code", overrides=SHORT)
     with pytest.raises(PipelineError, match="Did you mean 'fcn3d'"):
         fit_head(store=store, head="fcn3", out=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -98,6 +98,6 @@ def test_what_cannot_be_fitted_is_refused_before_the_first_fit(store: Path, tmp_
 def test_all_heads_are_those_that_the_store_has_maps_for(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcomes = fit_head(store=store, head="all", out=tmp_path, switches={"epochs": 0}, jobs=1)
+    outcomes = fit_head(store=store, head="all", out=tmp_path, overrides={"epochs": 0}, jobs=1)
     assert len(outcomes) == 9
     assert "no maps for them: convlstm, fcn3d" in capsys.readouterr().err

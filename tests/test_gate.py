@@ -12,8 +12,8 @@ import pytest
 from pipeline.compare.gate import GateError, GateReport, UnknownRevisionError, compare_with_revision
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import find_cells, read_cell
-from stages.compare import compare
-from tests.result_folders import write_cell
+from tests.support.result_folders import write_cell
+from tests.support.stages import compare
 
 
 def git(folder: Path, *words: str) -> None:

@@ -19,7 +19,7 @@ from pipeline.prepare.gestures.data_set import GestureSettings, draw_clip, draw_
 from pipeline.prepare.gestures.hands import HandLook, HandPose
 from pipeline.prepare.gestures.motion import GESTURES, Gesture, draw_poses
 from pipeline.prepare.gestures.seeding import generator_for
-from stages.prepare import prepare
+from tests.support.stages import prepare
 
 SMALL = GestureSettings(train_clips=1, val_clips=1, width=64, height=48, min_frames=8, max_frames=12)
 PAIRS = sorted({gesture.pair for gesture in GESTURES} - {""})
@@ -268,8 +268,7 @@ def test_prepare_stage_writes_and_reads_back(tmp_path: Path, capsys: pytest.Capt
     manifest = prepare(
         "gestures",
         tmp_path / "clips",
-        [],
-        out,
+        out=out,
         classes=classes_path(out),
         train_clips=1,
         val_clips=1,
@@ -287,12 +286,12 @@ def test_prepare_stage_writes_and_reads_back(tmp_path: Path, capsys: pytest.Capt
 def test_prepare_stage_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     out = tmp_path / "g.csv"
     with pytest.raises(PipelineError, match="Did you mean 'gestures'"):
-        prepare("gesture", tmp_path, [], out)
+        prepare("gesture", tmp_path, out=out)
     with pytest.raises(PipelineError, match="folder to draw into"):
-        prepare("gestures", None, [], out)
+        prepare("gestures", None, out=out)
     with pytest.raises(PipelineError, match="takes no list"):
-        prepare("gestures", tmp_path, ["list.txt"], out)
-    with pytest.raises(PipelineError, match="--out"):
+        prepare("gestures", tmp_path, lists=["list.txt"], out=out)
+    with pytest.raises(PipelineError, match="`out` is required"):
         prepare("gestures", tmp_path)
     with pytest.raises(PipelineError, match=r"g\.classes\.csv"):
-        prepare("gestures", tmp_path, [], out, classes=tmp_path / "other.csv")
+        prepare("gestures", tmp_path, out=out, classes=tmp_path / "other.csv")

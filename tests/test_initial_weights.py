@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.heads import build_head
 from pipeline.recipe import PUBLISHED_CODE
-from tests.published_code import BLOCKS, Network
+from tests.support.published_code import BLOCKS, Network
 
 NUM_SEEDS = 8
 SIZES = {"in_channels": 16, "num_segments": 8, "num_classes": 27}

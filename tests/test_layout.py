@@ -26,10 +26,10 @@ RANKS = {
     "pipeline.manifest": 1,
     "pipeline.params": 1,
     "pipeline.recipe": 1,
-    "pipeline.settings": 1,
     "pipeline.splitting": 1,
     "pipeline.backbones": 2,
     "pipeline.heads": 2,
+    "pipeline.settings": 2,
     "pipeline.store": 2,
     "pipeline.video": 2,
     "pipeline.evaluation": 3,  # what judges a model

@@ -23,8 +23,8 @@ from pipeline.heads import build_head
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 from pipeline.training.checkpoints import CheckpointFolder
-from tests.memory_source import C, T, make_source
-from tests.small_clips import CLASSES, write_clips
+from tests.support.memory_source import C, T, make_source
+from tests.support.small_clips import CLASSES, write_clips
 
 CPU = torch.device("cpu")
 NUM_CLIPS, NUM_SEGMENTS, LR = 7, 2, 0.1

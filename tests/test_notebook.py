@@ -13,7 +13,7 @@ import torch
 import pipeline
 from pipeline.errors import PipelineError
 from tests.conftest import REPOSITORY
-from tests.fitted_models import Fitted, fitted_in
+from tests.support.fitted_models import Fitted, fitted_in
 
 DOCS = REPOSITORY / "docs"
 

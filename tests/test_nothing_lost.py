@@ -73,15 +73,15 @@ def test_clips_that_are_not_there_any_more_keep_their_features(
 
 def test_a_view_is_added_for_the_clips_that_are_there(manifest: Manifest, location: Path, tmp_path: Path) -> None:
     shutil.move(manifest.root / "c1", tmp_path / "c1")
-    summary = run(manifest, location, num_draws=2)
+    summary = run(manifest, location, views=2)
     assert "1 finished clips are not where they were" in said(summary)
     assert FeatureStore.open(location).num_failed == 0
     assert [clip.clip_id for clip in FeatureStore.open(location).clips("train", "train-1")] == ["c0", "c2"]
     assert [clip.clip_id for clip in FeatureStore.open(location).clips("train", "train-0")] == ["c0", "c1", "c2"]
     check_rows(location)
     shutil.move(tmp_path / "c1", manifest.root / "c1")
-    assert run(manifest, location, num_draws=2).num_computed == 1
-    run(manifest, tmp_path / "whole.zarr", num_draws=2)
+    assert run(manifest, location, views=2).num_computed == 1
+    run(manifest, tmp_path / "whole.zarr", views=2)
     assert arrays_of(location) == arrays_of(tmp_path / "whole.zarr")
     assert records_of(location) == records_of(tmp_path / "whole.zarr")
 
@@ -89,22 +89,22 @@ def test_a_view_is_added_for_the_clips_that_are_there(manifest: Manifest, locati
 def test_a_clip_that_comes_back_gets_the_views_that_were_added(
     manifest: Manifest, location: Path, tmp_path: Path
 ) -> None:
-    run(without(manifest, "c0"), location, num_draws=2)
-    assert run(manifest, location, num_draws=2).num_computed == 1
+    run(without(manifest, "c0"), location, views=2)
+    assert run(manifest, location, views=2).num_computed == 1
     check_rows(location)
-    run(manifest, tmp_path / "whole.zarr", num_draws=2)
+    run(manifest, tmp_path / "whole.zarr", views=2)
     assert arrays_of(location) == arrays_of(tmp_path / "whole.zarr")
 
 
 def test_a_file_holds_just_the_views_that_each_clip_has(manifest: Manifest, location: Path, tmp_path: Path) -> None:
-    run(without(manifest, "c0"), location, num_draws=2)
-    run(manifest, location, num_draws=1)
+    run(without(manifest, "c0"), location, views=2)
+    run(manifest, location, views=1)
     export_hdf5(FeatureStore.open(location), tmp_path / "s.h5")
     import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
     check_rows(tmp_path / "again.zarr")
     again = FeatureStore.open(tmp_path / "again.zarr")
     assert [clip.views for clip in again.table()] == [clip.views for clip in FeatureStore.open(location).table()]
-    assert run(manifest, tmp_path / "again.zarr", num_draws=2).num_computed == 1
+    assert run(manifest, tmp_path / "again.zarr", views=2).num_computed == 1
 
 
 def test_a_file_of_a_store_that_is_not_finished_keeps_what_is_done(

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.prepare.gestures.encode import write_video
 from tests.conftest import REPOSITORY
-from tests.repository_copy import copy_repository
+from tests.support.repository_copy import copy_repository
 
 README, QUICK_START, OWN_DATA = (
     REPOSITORY / name for name in ("README.md", "docs/quick-start.md", "docs/your-own-data.md")

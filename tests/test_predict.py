@@ -28,8 +28,8 @@ from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
-from tests.fitted_models import HEADS, Fitted, fitted_in
-from tests.small_clips import CLASSES, T
+from tests.support.fitted_models import HEADS, Fitted, fitted_in
+from tests.support.small_clips import CLASSES, T
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from pipeline.compare.plots import accuracy_against_macs, training_curves
 from pipeline.compare.report import write_report
 from pipeline.evaluation.result_reader import find_cells, read_cell
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
-from tests.result_folders import CLASSES, write_cell
+from tests.support.result_folders import CLASSES, write_cell
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 

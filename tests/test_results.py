@@ -23,7 +23,7 @@ from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.run import Cell, CellOutcome, backbone_of_store, fit_cell
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
-from tests.memory_source import CLASSES, MemorySource, make_source, settings
+from tests.support.memory_source import CLASSES, MemorySource, make_source, settings
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").changed(epochs=3, lr=3e-3, batch_size=16)

@@ -114,7 +114,7 @@ def test_a_worker_that_is_lost_for_good_leaves_its_block_to_the_others(manifest:
     kill = {"phase": "write", "number": 3, "marker": str(marker), "once": True}
     with dask_cluster(tmp_path, num_workers=2) as (address, _, workers):
         done = subprocess.run(
-            command(manifest, tmp_path / "s.zarr", num_workers=None, scheduler=address, kill=kill),
+            command(manifest, tmp_path / "s.zarr", workers=None, scheduler=address, kill=kill),
             capture_output=True,
             text=True,
             timeout=200,
@@ -138,7 +138,7 @@ def test_a_scheduler_that_goes_away_is_a_sentence_and_the_rest_is_done_later(
     with (
         dask_cluster(tmp_path, num_workers=1) as (address, scheduler, _),
         subprocess.Popen(
-            command(manifest, location, num_workers=None, scheduler=address),
+            command(manifest, location, workers=None, scheduler=address),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

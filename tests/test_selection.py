@@ -19,7 +19,7 @@ from pipeline.heads.lstm import LSTMHead
 from pipeline.recipe import TrainingChoices, named_recipe
 from pipeline.splitting import LabelledId
 from pipeline.store.table import ClipRow
-from tests.memory_source import MemorySource, make_source
+from tests.support.memory_source import MemorySource, make_source
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").changed(epochs=6, lr=3e-3)

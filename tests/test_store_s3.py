@@ -63,7 +63,7 @@ def test_a_store_on_s3_is_filled_read_verified_and_exported(bucket: str, tmp_pat
     request = dataclasses.replace(REQUEST, num_segments=1)
     extract_features(manifest, f"{bucket}/a/s.zarr", request)
     assert extract_features(manifest, f"{bucket}/a/s.zarr", request).num_computed == 0
-    more = dataclasses.replace(request, num_draws=2)
+    more = dataclasses.replace(request, views=2)
     assert extract_features(manifest, f"{bucket}/a/s.zarr", more).num_computed == 3
     extract_features(manifest, str(tmp_path / "s.zarr"), more)
     remote, local = FeatureStore.open(f"{bucket}/a/s.zarr"), FeatureStore.open(tmp_path / "s.zarr")
@@ -76,5 +76,5 @@ def test_a_store_on_s3_is_filled_read_verified_and_exported(bucket: str, tmp_pat
     np.testing.assert_array_equal(remote.read_pooled("test", rows), local.read_pooled("test", rows))
     assert find_damage(remote) == []
     assert export_hdf5(remote, tmp_path / "s.h5") == 4
-    extract_features(manifest, f"{bucket}/a/s.zarr", dataclasses.replace(request, num_draws=0, rebuild=True))
+    extract_features(manifest, f"{bucket}/a/s.zarr", dataclasses.replace(request, views=0, rebuild=True))
     assert FeatureStore.open(f"{bucket}/a/s.zarr").views == ("test",)

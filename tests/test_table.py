@@ -29,9 +29,9 @@ from pipeline.compare.table import (
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import find_cells, pair_correct, parse_pairs, read_cell
 from pipeline.evaluation.result_writer import SeedResult, write_results
+from pipeline.fit_head.table import table_text
 from pipeline.registry import HEAD_NAMES
-from stages.fit_head import table_text
-from tests.result_folders import CLASSES, write_cell, write_json
+from tests.support.result_folders import CLASSES, write_cell, write_json
 
 
 def comparison_of(root: Path, **options: object) -> Comparison:

@@ -340,6 +340,5 @@ def _named_interrupt(folder: Path) -> Iterator[None]:
         ) from None
 
 
-
 def _silent(text: str) -> None:
     """What a process other than the main one says."""

@@ -12,7 +12,7 @@ from pipeline.fit_head.run import Cell
 from pipeline.fit_head.workers import CellTask
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
-from pipeline.registry import HEAD_NAMES, look_up
+from pipeline.registry import HEAD_NAMES
 from pipeline.settings import FitHeadSettings
 
 ALL = "all"
@@ -26,7 +26,7 @@ def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str],
     Raises:
         PipelineError: an unknown head or recipe, or one that the store cannot serve.
     """
-    names = _served(_names(settings.head), data, say)
+    names = _served(list(dict.fromkeys(settings.head)), data, say)
     common = {name: getattr(settings, name) for name in OWN_SETTINGS}
     tasks: list[CellTask] = []
     for chosen in settings.recipe:
@@ -39,14 +39,6 @@ def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str],
             out = settings.out / chosen if len(settings.recipe) > 1 else settings.out
             tasks.append(CellTask(cell, out, settings.force))
     return tasks
-
-
-def _names(heads: tuple[str, ...]) -> list[str]:
-    """The heads that are named, each once; or `all`."""
-    for name in heads:
-        if name != ALL:
-            look_up("head", name, HEADS)
-    return list(dict.fromkeys(heads))
 
 
 def _served(names: list[str], data: CachedData, say: Callable[[str], None]) -> list[str]:

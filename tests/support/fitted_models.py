@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
 from pipeline.manifest import Manifest, read_manifest
-from stages.fit_head import fit_head
-from tests.small_clips import T, write_clips
+from tests.support.small_clips import T, write_clips
+from tests.support.stages import extract_settings, fit_head
 
 HEADS = ("lstm", "fcn2d")
 
@@ -35,13 +35,13 @@ class Fitted:
 def fitted_in(folder: Path, dtype: str = "float32", heads: tuple[str, ...] = HEADS, frames: str = "segments") -> Fitted:
     """Extract and fit for two epochs, in seconds."""
     manifest = read_manifest(write_clips(folder))
-    request = ExtractionRequest(
+    request = extract_settings(
         weights="random",
         num_segments=T,
-        num_draws=1,
-        compile_mode="eager",
+        views=1,
+        compile="eager",
         dtype=dtype,
-        num_workers=0,
+        workers=0,
         frames=frames,
         maps=("pooled",) if frames == "all" else ("pooled", "spatial"),
     )
@@ -51,7 +51,7 @@ def fitted_in(folder: Path, dtype: str = "float32", heads: tuple[str, ...] = HEA
         store=store,
         head=heads,
         out=folder / "fit",
-        switches={"epochs": 2, "batch_size": 4},
+        overrides={"epochs": 2, "batch_size": 4},
         precision="float32",
         threads=1,
         jobs=1,

@@ -1,6 +1,6 @@
 """An extraction in a process of its own, which a test can kill: `extraction_child.py MANIFEST STORE JSON`.
 
-The JSON has fields of `ExtractionRequest`, and `kill`: {"phase", "number"} to die by SIGKILL when a phase begins for
+The JSON has fields of `ExtractSettings`, and `kill`: {"phase", "number"} to die by SIGKILL when a phase begins for
 the number-th time, {"phase", "subject"} to die whenever it is about that clip, with "once": a file that is made first,
 so that only one process dies. Afterwards the path of a marker file tells that the kill landed. `ballast`: {"subject",
 "bytes", "limit_bytes"} takes that much memory whenever the clip is decoded, where all workers may have `limit_bytes`.
@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.extract import ExtractionRequest, extract_features
+from pipeline.extract import extract_features
 from pipeline.manifest import read_manifest
+from pipeline.settings import ExtractSettings
 from stages.extract import summary_text
 
 
@@ -68,7 +69,7 @@ def main() -> None:
         # Linux does not enforce this limit, but Dask takes it for the machine's memory.
         resource.setrlimit(resource.RLIMIT_RSS, (ballast["limit_bytes"], ballast["limit_bytes"]))
         on_phase = Ballast(ballast["subject"], ballast["bytes"])
-    request = ExtractionRequest(**{**options, "maps": tuple(options["maps"])})
+    request = ExtractSettings(manifest=manifest, store=store, **options)
     print("started", flush=True)
     summary = extract_features(read_manifest(manifest), store, request, on_phase)
     print(summary_text(summary))

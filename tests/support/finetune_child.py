@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from stages.finetune import finetune
+from tests.support.stages import finetune
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

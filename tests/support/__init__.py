@@ -1,0 +1,1 @@
+"""What several test files share: data, models, results, and the stages as functions."""

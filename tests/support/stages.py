@@ -1,0 +1,43 @@
+"""The stages as functions of keywords: settings are made from them as the command line makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import stages.compare
+import stages.extract
+import stages.finetune
+import stages.fit_head
+import stages.prepare
+from pipeline.compare.comparison import Comparison
+from pipeline.extract import ExtractionSummary
+from pipeline.fit_head.run import CellOutcome
+from pipeline.manifest import Manifest
+from pipeline.settings import CompareSettings, ExtractSettings, FinetuneSettings, FitHeadSettings, PrepareSettings
+
+
+def prepare(dataset: str, root: Any = None, **values: Any) -> Manifest:
+    return stages.prepare.run(PrepareSettings(dataset=dataset, root=root, **values))
+
+
+def extract_settings(**values: Any) -> ExtractSettings:
+    """Settings for `extract_features`, which gets manifest and place of the store apart."""
+    return ExtractSettings(**{"manifest": "unused.csv", "store": "unused.zarr", **values})
+
+
+def extract(**values: Any) -> ExtractionSummary:
+    return stages.extract.run(ExtractSettings(**values))
+
+
+def fit_head(**values: Any) -> list[CellOutcome]:
+    return stages.fit_head.run(FitHeadSettings(**values))
+
+
+def finetune(*, epochs: int | None = None, batch_size: int | None = None, **values: Any) -> dict[str, Any]:
+    given = {"epochs": epochs, "batch_size": batch_size}
+    overrides = {**values.pop("overrides", {}), **{name: value for name, value in given.items() if value is not None}}
+    return stages.finetune.run(FinetuneSettings(**{"init": "none", **values}, overrides=overrides))
+
+
+def compare(dirs: Any, **values: Any) -> Comparison:
+    return stages.compare.run(CompareSettings(dirs=tuple(dirs), **values))
