@@ -38,7 +38,7 @@ from pipeline.extract.forward import Forward
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.recipe import FrameChoices
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render

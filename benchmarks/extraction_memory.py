@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.extraction import write_clips
 from pipeline.extract import extract_features
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 
 SECONDS_BETWEEN_LOOKS = 0.1
 

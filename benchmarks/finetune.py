@@ -26,7 +26,7 @@ from pipeline.devices import fixed_threads, num_cores
 from pipeline.finetune.model import EndToEnd, choose_precision, fresh_classifier, set_training_mode
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
-from pipeline.settings import FinetuneSettings
+from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.optimiser import build_optimiser, clear_gradients, clip_gradients, plan_parameters
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from pipeline.heads import HEADS, Head, build_head
 from pipeline.recipe import HeadChoices
-from tests import plain_heads
+from tests.support import plain_heads
 
 NUM_SEGMENTS, NUM_CLASSES = 8, 27
 BACKBONES = {"squeezenet": (512, 13), "bninception": (1024, 7)}

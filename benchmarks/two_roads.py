@@ -24,7 +24,9 @@ import stages.extract
 import stages.finetune
 import stages.fit_head
 from benchmarks.heads import machine
-from pipeline.settings import ExtractSettings, FinetuneSettings, FitHeadSettings
+from pipeline.settings.extract import ExtractSettings
+from pipeline.settings.finetune import FinetuneSettings
+from pipeline.settings.fit_head import FitHeadSettings
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

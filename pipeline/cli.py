@@ -13,15 +13,12 @@ from typing import Any
 import click
 
 from pipeline.options import PipelineCommand, PipelineGroup
-from pipeline.settings import (
-    DEVICE_HELP,
-    ROOT_HELP,
-    CompareSettings,
-    ExtractSettings,
-    FinetuneSettings,
-    FitHeadSettings,
-    PrepareSettings,
-)
+from pipeline.settings.compare import CompareSettings
+from pipeline.settings.extract import ExtractSettings
+from pipeline.settings.finetune import FinetuneSettings
+from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.help_texts import DEVICE_HELP, ROOT_HELP
+from pipeline.settings.prepare import PrepareSettings
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})

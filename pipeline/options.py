@@ -16,8 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.params import block_of, expand_template, head_blocks, read_params, same_subject, settings_text, value_text
 from pipeline.recipe import RECIPES
 from pipeline.registry import unknown_name
-from pipeline.settings import (
-    FitHeadSettings,
+from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.settings import (
     Option,
     Settings,
     hints_of,

@@ -1,43 +1,48 @@
-"""Names of what can be chosen, without importing it, and a look-up that answers "did you mean".
+"""Names of what can be chosen, each with the place of its code, which is imported when it is looked up.
 
-The tables themselves stand beside what they list (`heads.HEADS`, `backbones.BACKBONES`); a test holds both equal. The
-names are here so that `--help` can list them without importing torch.
+`--help` lists the names without importing torch, and a stage that uses one head imports the file of no other.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 
-HEAD_NAMES = (
-    "mlp",
-    "tsn",
-    "trn",
-    "rnn_tanh",
-    "rnn_relu",
-    "lstm",
-    "gru",
-    "blstm",
-    "convlstm",
-    "fcn2d",
-    "fcn3d",
-)
-SPATIAL_HEAD_NAMES = ("convlstm", "fcn3d")
-BACKBONE_NAMES = ("squeezenet", "squeezenet_bypass", "bninception")
+HEADS = {
+    "mlp": "pipeline.heads.mlp:MLPHead",
+    "tsn": "pipeline.heads.tsn:TSNHead",
+    "trn": "pipeline.heads.trn:TRNHead",
+    "rnn_tanh": "pipeline.heads.rnn_tanh:RNNTanhHead",
+    "rnn_relu": "pipeline.heads.rnn_relu:RNNReLUHead",
+    "lstm": "pipeline.heads.lstm:LSTMHead",
+    "gru": "pipeline.heads.gru:GRUHead",
+    "blstm": "pipeline.heads.blstm:BLSTMHead",
+    "convlstm": "pipeline.heads.convlstm:ConvLSTMHead",
+    "fcn2d": "pipeline.heads.fcn2d:FCN2DHead",
+    "fcn3d": "pipeline.heads.fcn3d:FCN3DHead",
+}
+BACKBONES = {
+    "squeezenet": "pipeline.backbones.squeezenet:SqueezeNet",
+    "squeezenet_bypass": "pipeline.backbones.squeezenet:SqueezeNetBypass",
+    "bninception": "pipeline.backbones.bninception:BNInception",
+}
+# Data sets by the function that lists their clips. `gestures` are drawn.
+DATA_SETS = {
+    "gestures": "pipeline.prepare.gestures.data_set:write_gestures",
+    "jester": "pipeline.prepare.jester:list_jester",
+    "something-v2": "pipeline.prepare.something_v2:list_something_v2",
+    "frame-lists": "pipeline.prepare.frame_lists:list_frame_lists",
+    "folders": "pipeline.prepare.folders:list_folders_of_classes",
+    "csv": "pipeline.prepare.csv_table:list_csv",
+    "ucf101": "pipeline.prepare.ucf101:list_ucf101",
+    "hmdb51": "pipeline.prepare.hmdb51:list_hmdb51",
+}
+HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached")
-DATASET_NAMES = (
-    "gestures",
-    "jester",
-    "something-v2",
-    "frame-lists",
-    "folders",
-    "csv",
-    "ucf101",
-    "hmdb51",
-)
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")
 
 Entry = TypeVar("Entry")
@@ -64,3 +69,39 @@ def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:
     if name not in table:
         raise unknown_name(kind, name, table)
     return table[name]
+
+
+class LazyTable(Mapping[str, Any]):
+    """A mapping from names to objects that are imported at their first look-up.
+
+    places: `package.module:name` by name.
+    """
+
+    def __init__(self, kind: str, places: Mapping[str, str]) -> None:
+        self._kind, self._places = kind, places
+
+    def __getitem__(self, name: str) -> Any:
+        """Import the object of a name.
+
+        Raises:
+            KeyError: the name is unknown. `look_up` raises a PipelineError that lists the known names.
+        """
+        module, _, attribute = self._places[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __repr__(self) -> str:
+        return f"LazyTable({self._kind}: {', '.join(self._places)})"
+
+
+def module_of(place: str) -> str:
+    """Return the module of a place such as `package.module:name`."""
+    return place.partition(":")[0]

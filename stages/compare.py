@@ -34,7 +34,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import load_spec
 from pipeline.progress import tracked
 from pipeline.recipe import recipe_from_dict
-from pipeline.settings import CompareSettings
+from pipeline.settings.compare import CompareSettings
 
 LEAST_WIDTH, WIDE_WIDTH = 40, 120
 

@@ -9,7 +9,7 @@ import click
 from pipeline.errors import PipelineError
 from pipeline.extract import ExtractionSummary, extract_features
 from pipeline.manifest import read_manifest
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 
 NUM_EXAMPLES = 5
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipeline.finetune.run import finetune
-from pipeline.settings import FinetuneSettings
+from pipeline.settings.finetune import FinetuneSettings
 
 NUM_SHOWN_FAULTS = 5
 

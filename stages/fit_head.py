@@ -15,7 +15,7 @@ from pipeline.fit_head.plan import plan_tasks
 from pipeline.fit_head.run import CellOutcome, backbone_of_store, fit_cell
 from pipeline.fit_head.table import table_text
 from pipeline.fit_head.workers import CellTask, StoreRequest, TaskResult, fit_side_by_side
-from pipeline.settings import FitHeadSettings
+from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
 
 

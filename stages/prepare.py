@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,30 +11,17 @@ import click
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import HDF5_SEPARATOR, Manifest, classes_path, read_manifest, write_manifest
-from pipeline.prepare.csv_table import list_csv
 from pipeline.prepare.directory_scan import is_image_name
-from pipeline.prepare.folders import list_folders_of_classes
-from pipeline.prepare.frame_lists import list_frame_lists
 from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
-from pipeline.prepare.hmdb51 import list_hmdb51
-from pipeline.prepare.jester import list_jester
 from pipeline.prepare.listing import Listing, ListingRequest
-from pipeline.prepare.something_v2 import list_something_v2
-from pipeline.prepare.ucf101 import list_ucf101
-from pipeline.settings import PrepareSettings
+from pipeline.registry import DATA_SETS, LazyTable
+from pipeline.settings.prepare import PrepareSettings
 from pipeline.video.flips import swapped_labels
 
 NUM_EXAMPLES = 5
 
-LISTERS: dict[str, Callable[[ListingRequest], Listing]] = {
-    "jester": list_jester,
-    "something-v2": list_something_v2,
-    "frame-lists": list_frame_lists,
-    "folders": list_folders_of_classes,
-    "csv": list_csv,
-    "ucf101": list_ucf101,
-    "hmdb51": list_hmdb51,
-}
+# Functions that list the clips of a data set, by its name.
+LISTERS: Mapping[str, Callable[[ListingRequest], Listing]] = LazyTable("data sets", DATA_SETS)
 
 
 def run(settings: PrepareSettings) -> Manifest:

@@ -46,13 +46,10 @@ def project(tmp_path: Path) -> Path:
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
-    file, entry, name = code_blocks()
+    file, entry = code_blocks()
     (tmp_path / "pipeline" / "heads" / "tconv.py").write_text(file)
-    heads, registry = tmp_path / "pipeline" / "heads" / "__init__.py", tmp_path / "pipeline" / "registry.py"
-    line = "from pipeline.heads.rnn import RNNReLUHead, RNNTanhHead\n"
-    replaced_once(heads, line, f"{line}from pipeline.heads.tconv import TemporalConvolutionHead\n")
-    replaced_once(heads, '    "fcn3d": FCN3DHead,\n', f'    "fcn3d": FCN3DHead,\n{entry}')
-    replaced_once(registry, '    "fcn2d",\n    "fcn3d",\n)', f'    "fcn2d",\n    "fcn3d",\n{name})')
+    last = '    "fcn3d": "pipeline.heads.fcn3d:FCN3DHead",\n'
+    replaced_once(tmp_path / "pipeline" / "registry.py", last, last + entry)
     return tmp_path
 
 

@@ -447,7 +447,7 @@ def test_where_clips_lie_twice_the_fuller_folder_counts(tmp_path: Path) -> None:
 def test_prepare_prints_the_pairs_that_a_flip_swaps(name: str, pairs: list[tuple[int, int]]) -> None:
     from stages.prepare import flip_policy
 
-    path = REPOSITORY / "pipeline" / "datasets" / "labels" / f"{name}.txt"
+    path = REPOSITORY / "pipeline" / "prepare" / "labels" / f"{name}.txt"
     labels = path.read_text(encoding="utf-8").splitlines()
     first, *lines = flip_policy(labels).splitlines()
     assert first.startswith("Flip: --flip swap exchanges 3 pairs")
@@ -461,13 +461,6 @@ def test_a_side_without_a_partner_leaves_only_flip_off() -> None:
     assert text.startswith("Flip: only --flip off is sound.")
     assert "'Swiping Left'" in text
     assert "changes no label" in flip_policy(["up", "down"])
-
-
-def test_each_named_data_set_can_be_prepared() -> None:
-    from pipeline.registry import DATASET_NAMES
-    from stages.prepare import LISTERS
-
-    assert ("gestures", *LISTERS) == DATASET_NAMES
 
 
 def test_packing_writes_one_file_goes_on_and_keeps_faulty_rows(tmp_path: Path) -> None:

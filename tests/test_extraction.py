@@ -30,7 +30,7 @@ from pipeline.extract.forward import all_finite
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.progress import Progress
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore, layout
 from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.video.flips import swapped_labels
 
-LABELS = Path(__file__).resolve().parent.parent / "pipeline" / "datasets" / "labels"
+LABELS = Path(__file__).resolve().parent.parent / "pipeline" / "prepare" / "labels"
 
 
 def labels_of(name: str) -> list[str]:

@@ -22,8 +22,8 @@ from pipeline.errors import PipelineError, ShapeError
 from pipeline.heads import HEADS, Head, build_head, trn
 from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import RECIPES, HeadChoices
-from pipeline.registry import HEAD_NAMES, SPATIAL_HEAD_NAMES
-from tests import plain_heads
+from pipeline.registry import HEAD_NAMES
+from tests.support import plain_heads
 
 T, C, K = 4, 6, 5
 every_head = pytest.mark.parametrize("name", HEADS)
@@ -56,7 +56,7 @@ def settled(head: Head, name: str) -> Head:
 
 def test_registry_agrees_with_the_names_known_without_torch() -> None:
     assert tuple(HEADS) == HEAD_NAMES
-    assert {name for name, head in HEADS.items() if head.maps == "spatial"} == set(SPATIAL_HEAD_NAMES)
+    assert {name for name, head in HEADS.items() if head.maps == "spatial"} == {"convlstm", "fcn3d"}
 
 
 def test_unknown_head_is_refused_with_a_suggestion() -> None:

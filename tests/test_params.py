@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import block_of, filled_in, head_blocks, read_params
+from pipeline.params import block_of, expand_template, head_blocks, read_params
 
 
 def test_a_missing_file_has_no_settings(tmp_path: Path) -> None:
@@ -30,14 +30,14 @@ def test_a_block_that_is_no_mapping_is_refused() -> None:
 
 def test_the_first_source_with_a_value_fills_a_name() -> None:
     typed, block = {"backbone": "bninception", "weights": None}, {"backbone": "squeezenet", "weights": "imagenet"}
-    assert filled_in("c/{backbone}-{weights}.zarr", typed, block) == "c/bninception-imagenet.zarr"
+    assert expand_template("c/{backbone}-{weights}.zarr", typed, block) == "c/bninception-imagenet.zarr"
 
 
 def test_a_name_without_a_value_says_which_option_to_give() -> None:
     with pytest.raises(PipelineError, match="give --num-segments"):
-        filled_in("c/{num-segments}.zarr", {})
+        expand_template("c/{num-segments}.zarr", {})
 
 
 def test_a_path_gives_its_stem_to_a_name() -> None:
     weights = {"weights": "/data/weights/mine.v2.pth", "backbone": "torchvision:resnet18"}
-    assert filled_in("c/{backbone}-{weights}.zarr", weights) == "c/torchvision:resnet18-mine.v2.zarr"
+    assert expand_template("c/{backbone}-{weights}.zarr", weights) == "c/torchvision:resnet18-mine.v2.zarr"

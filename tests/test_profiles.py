@@ -58,9 +58,7 @@ def test_a_profile_has_the_papers_settings(name: str) -> None:
     assert {params[stage]["flip"] for stage in ("extract", "fit_head", "finetune")} == {PROFILES[name]}
     assert params["backbones"] == ["squeezenet", "bninception"]
     assert params["heads-compared"] == list(params["heads"])
-    labels = (
-        (REPOSITORY / "pipeline" / "datasets" / "labels" / f"{name.replace('-', '_')}.txt").read_text().splitlines()
-    )
+    labels = (REPOSITORY / "pipeline" / "prepare" / "labels" / f"{name.replace('-', '_')}.txt").read_text().splitlines()
     assert {label for pair in params["compare"]["pairs"] for label in pair.split(":")} <= set(labels)
 
 

@@ -26,7 +26,7 @@ from pipeline.heads import HEADS, build_head, trn
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 from pipeline.training.checkpoints import CheckpointFolder
-from tests import published_code
+from tests.support import published_code
 from tests.support.memory_source import C, T, make_source
 from tests.support.small_clips import CLASSES, write_clips
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,11 +10,10 @@ from torch import nn
 
 from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.backbones.batch_norm import calibrate_batch_norm
-from pipeline.backbones.bninception import BNInception
 from pipeline.backbones.preprocessing import Preprocessing
-from pipeline.backbones.squeezenet import SqueezeNet, SqueezeNetBypass
 from pipeline.backbones.weights import WeightsRecord, load_weights
-from pipeline.registry import unknown_name
+from pipeline.registry import BACKBONES as BACKBONE_PLACES
+from pipeline.registry import LazyTable, unknown_name
 
 __all__ = [
     "BACKBONES",
@@ -27,11 +27,8 @@ __all__ = [
     "pooled",
 ]
 
-BACKBONES: dict[str, type[Backbone]] = {
-    "squeezenet": SqueezeNet,
-    "squeezenet_bypass": SqueezeNetBypass,
-    "bninception": BNInception,
-}
+# Classes of the backbones by name, each imported when it is looked up.
+BACKBONES: Mapping[str, type[Backbone]] = LazyTable("backbones", BACKBONE_PLACES)
 
 TORCHVISION_PREFIX = "torchvision:"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backbones import backbone_contract
+from pipeline.backbones import BACKBONES, backbone_contract
 from pipeline.compare.complexity import describe_heads
 from pipeline.compare.latency import HeadCost
 from pipeline.compare.paper import RankAgreement, paper_column, rank_agreement
@@ -239,8 +239,7 @@ def map_size_of(cell: Cell) -> int | None:
     """Height and width of the backbone's maps: from the model file, or from the backbone's contract without one."""
     if cell.model_path.is_file():
         return load_spec(cell.model_path).map_size
-    known = cell.backbone in ("squeezenet", "squeezenet_bypass", "bninception")
-    return backbone_contract(cell.backbone).map_size if known else None
+    return backbone_contract(cell.backbone).map_size if cell.backbone in BACKBONES else None
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:

@@ -24,7 +24,7 @@ from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import FrameChoices
 from pipeline.registry import WEIGHTS_NAMES
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 from pipeline.store.clearing import refuse_strangers, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock

@@ -14,11 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import pipeline.backbones
-import pipeline.evaluation
-import pipeline.heads
-import pipeline.training
-import pipeline.video
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.devices import fixed_threads, has_compiler, num_cores
 from pipeline.errors import PipelineError
@@ -40,11 +35,12 @@ from pipeline.finetune.model import (
 from pipeline.finetune.scoring import ScoredClips
 from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
+from pipeline.imports import code_digest
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import Classifier, save_model
 from pipeline.recipe import FrameChoices, HeadChoices, Recipe
-from pipeline.registry import HEAD_NAMES, unknown_name
-from pipeline.settings import FinetuneSettings
+from pipeline.registry import BACKBONES, HEAD_NAMES, HEADS, module_of, unknown_name
+from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.video.flips import swapped_labels
 
@@ -323,10 +319,9 @@ def _digest(
     digest.update(json.dumps(values, sort_keys=True).encode())
     for name, tensor in sorted(classifier.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    packages = (pipeline.backbones, pipeline.evaluation, pipeline.heads, pipeline.training, pipeline.video)
-    for package in packages:
-        for file in sorted(Path(package.__path__[0]).glob("*.py")):
-            digest.update(file.read_bytes())
+    spec = classifier.spec
+    backbone = BACKBONES.get(spec.backbone, "pipeline.backbones.torchvision_models:TorchvisionBackbone")
+    digest.update(code_digest((__name__, module_of(HEADS[spec.head]), module_of(backbone))).encode())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ from pipeline.fit_head.workers import CellTask
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES
-from pipeline.settings import FitHeadSettings
+from pipeline.settings.fit_head import FitHeadSettings
 
 ALL = "all"
 # Settings of a block `heads.NAME` that are no choices of the recipe.

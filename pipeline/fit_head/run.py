@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,6 @@ from typing import Any
 
 from torch import nn
 
-import pipeline.evaluation
-import pipeline.heads
-import pipeline.training
 from pipeline.backbones import WeightsRecord, build_backbone
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, read_finished, write_results
@@ -24,10 +21,12 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, Watcher, fit_head
 from pipeline.heads import HEADS
+from pipeline.imports import code_digest
 from pipeline.model import ModelSpec, save_model
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.registry import WEIGHTS_NAMES
+from pipeline.registry import HEADS as HEAD_PLACES
+from pipeline.registry import WEIGHTS_NAMES, module_of
 from pipeline.store.settings import StoreSettings
 
 STAGE = "fit_head"
@@ -189,7 +188,7 @@ def _spec(cell: Cell, data: CachedData, plan: SplitPlan, result: FitResult) -> M
 
 
 def _digest(cell: Cell, data: CachedData) -> str:
-    """Of everything that decides the metrics of a cell, the code of heads, training and metrics among it."""
+    """Digest everything that decides the metrics of a cell, the code of the head and of `fit-head` among it."""
     compute = cell.compute
     values = {
         "head": cell.head,
@@ -197,14 +196,6 @@ def _digest(cell: Cell, data: CachedData) -> str:
         "seeds": cell.seeds,
         "compute": [str(compute.device), compute.precision, compute.threads],
         "data": data.digest,
-        "code": _code_digest([pipeline.evaluation, pipeline.heads, pipeline.training]),
+        "code": code_digest((__name__, module_of(HEAD_PLACES[cell.head]))),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _code_digest(packages: Sequence[Any]) -> str:
-    digest = hashlib.sha256()
-    for package in packages:
-        for file in sorted(Path(package.__path__[0]).glob("*.py")):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from pipeline.heads.blstm import BLSTMHead
-from pipeline.heads.convlstm import ConvLSTMHead
-from pipeline.heads.fcn2d import FCN2DHead
-from pipeline.heads.fcn3d import FCN3DHead
-from pipeline.heads.gru import GRUHead
-from pipeline.heads.head import DEFAULT_CHOICES, Head
-from pipeline.heads.lstm import LSTMHead
-from pipeline.heads.mlp import MLPHead
-from pipeline.heads.rnn import RNNReLUHead, RNNTanhHead
-from pipeline.heads.trn import TRNHead
-from pipeline.heads.tsn import TSNHead
-from pipeline.recipe import HeadChoices
-from pipeline.registry import look_up
+from collections.abc import Mapping
 
-HEADS: dict[str, type[Head]] = {
-    "mlp": MLPHead,
-    "tsn": TSNHead,
-    "trn": TRNHead,
-    "rnn_tanh": RNNTanhHead,
-    "rnn_relu": RNNReLUHead,
-    "lstm": LSTMHead,
-    "gru": GRUHead,
-    "blstm": BLSTMHead,
-    "convlstm": ConvLSTMHead,
-    "fcn2d": FCN2DHead,
-    "fcn3d": FCN3DHead,
-}
+from pipeline.heads.head import DEFAULT_CHOICES, Head
+from pipeline.recipe import HeadChoices
+from pipeline.registry import HEADS as HEAD_PLACES
+from pipeline.registry import LazyTable, look_up
+
+# Classes of the heads by name, each imported when it is looked up.
+HEADS: Mapping[str, type[Head]] = LazyTable("heads", HEAD_PLACES)
 
 __all__ = ["HEADS", "Head", "build_head"]
 

@@ -13,7 +13,7 @@ from pipeline.extract import extract_features
 from pipeline.extract.compute import device_like
 from pipeline.extract.provenance import is_there
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.record import FAILED

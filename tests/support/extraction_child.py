@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.extract import extract_features
 from pipeline.manifest import read_manifest
-from pipeline.settings import ExtractSettings
+from pipeline.settings.extract import ExtractSettings
 from stages.extract import summary_text
 
 

@@ -13,7 +13,11 @@ from pipeline.compare.comparison import Comparison
 from pipeline.extract import ExtractionSummary
 from pipeline.fit_head.run import CellOutcome
 from pipeline.manifest import Manifest
-from pipeline.settings import CompareSettings, ExtractSettings, FinetuneSettings, FitHeadSettings, PrepareSettings
+from pipeline.settings.compare import CompareSettings
+from pipeline.settings.extract import ExtractSettings
+from pipeline.settings.finetune import FinetuneSettings
+from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.prepare import PrepareSettings
 
 
 def prepare(dataset: str, root: Any = None, **values: Any) -> Manifest:

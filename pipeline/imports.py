@@ -1,0 +1,104 @@
+"""Find which modules of this project a module uses, and digest their sources.
+
+DVC and the reuse of finished heads both ask which code decides a result. The answer is read from the sources: imports
+in functions count, imports for type checking alone do not. Names in the lazy tables of `registry` are no imports: a
+head's module is asked for by its name.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "stages")
+# These decide no result, so a change of them makes nothing anew: names, messages, progress, and this module.
+DECIDES_NOTHING = frozenset(
+    {
+        "pipeline",
+        "pipeline.errors",
+        "pipeline.imports",
+        "pipeline.progress",
+        "pipeline.registry",
+        "pipeline.settings.help_texts",
+        "stages",
+    }
+)
+
+
+def import_closure(modules: Iterable[str]) -> dict[str, Path]:
+    """Return the given modules and all that they import, directly or not, with their files."""
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        path = file_of(module)
+        if path is None or module in found:
+            continue
+        found[module] = path
+        waiting += imported_modules(module)
+        # Importing a module runs the packages above it.
+        waiting += [module.rpartition(".")[0]] if "." in module else []
+    return dict(sorted(found.items()))
+
+
+def deciding_modules(modules: Iterable[str]) -> dict[str, Path]:
+    """Return the import closure of some modules without those that decide no result, and without empty packages."""
+    closure = import_closure(modules)
+    return {
+        module: path
+        for module, path in closure.items()
+        if module not in DECIDES_NOTHING and not _is_docstring_only(path.read_text(encoding="utf-8"))
+    }
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Return a SHA-256 over the sources of the given modules and all that they import."""
+    digest = hashlib.sha256()
+    for module, path in deciding_modules(modules).items():
+        digest.update(module.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of a module of this project; None for other names."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = ROOT.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@cache
+def imported_modules(module: str) -> tuple[str, ...]:
+    """Return the modules of this project that a module imports itself."""
+    path = file_of(module)
+    assert path is not None
+    found: set[str] = set()
+    for node in _running_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from package import name` imports a module of that name where there is one.
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(part if file_of(part) is not None else node.module for part in parts)
+    return tuple(sorted(name for name in found if file_of(name) is not None))
+
+
+def _is_docstring_only(source: str) -> bool:
+    body = ast.parse(source).body
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+
+
+def _running_nodes(tree: ast.AST) -> Iterable[ast.AST]:
+    """Yield the nodes of a tree but those under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        is_for_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if not is_for_types:
+            yield node
+            yield from _running_nodes(node)

@@ -1,0 +1,68 @@
+"""Settings of `pipeline extract`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipeline.errors import PipelineError
+from pipeline.recipe import FrameChoices, named_recipe
+from pipeline.registry import RECIPE_NAMES
+from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
+from pipeline.settings.settings import Settings, option, overrides, required
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSettings(Settings):
+    """Settings of `pipeline extract`; block `extract`."""
+
+    subject: ClassVar[tuple[str, ...]] = ("manifest",)
+
+    manifest: Path = required("Manifest, data_manifests/NAME.csv.")
+    root: Path | None = option(None, ROOT_HELP)
+    store: str = required("Feature store to fill: a folder, or a URL such as s3://bucket/name.zarr.", fills_braces=True)
+    backbone: str = option("squeezenet", f"Backbone: {BACKBONE_HELP}")
+    weights: str = option("imagenet", f"Weights of the backbone: {WEIGHTS_HELP}")
+    num_segments: int = option(8, "Number of frames taken from each clip.", minimum=1)
+    views: int = option(4, "Training views of each clip, besides the test view.", minimum=0)
+    maps: tuple[str, ...] = option(
+        ("pooled", "spatial"), "Features to keep: pooled, spatial or both.", choices=("pooled", "spatial")
+    )
+    recipe: str = option("cached", "Recipe that decides frames and crops.", choices=RECIPE_NAMES)
+    overrides: Mapping[str, Any] = overrides(FrameChoices)
+    seed: int = option(0, "Seed of the training views, and of random weights.")
+    frames: str = option(
+        "segments",
+        "all: store pooled features of every frame, so that any number of segments can be fitted later.",
+        choices=("segments", "all"),
+    )
+    dtype: str = option("auto", "Number type in which the backbone runs.", choices=("auto", "float32", "bfloat16"))
+    compile: str = option("auto", "Compiler of the backbone.", choices=("auto", "inductor", "jit", "eager"))
+    device: str = option("cpu", f"Device of the backbone: {DEVICE_HELP}")
+    workers: int | None = option(
+        None, "Number of local processes; 0 uses this one.  [default: by the cores]", minimum=0
+    )
+    scheduler: str | None = option(None, "Address of a Dask cluster that runs the work.", metavar="ADDRESS")
+    decode_threads: int | None = option(
+        None, "Number of threads that decode ahead in each process.  [default: the cores for a GPU, else 0]", minimum=0
+    )
+    max_failed: int | None = option(None, "Stop when more clips than this cannot be used.  [default: never]", minimum=0)
+    allow_squeezenet_weights: bool = option(
+        False, "Load weights of SqueezeNet 1.1 into squeezenet_bypass; the store records it."
+    )
+    rebuild: bool = option(False, "Delete the store and extract everything again.")
+    block_clips: int | None = option(None, "Number of clips in a block of a new store.", has_option=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.maps:
+            raise PipelineError("`maps` must be some of pooled, spatial.")
+        if self.scheduler is not None and self.workers is not None:
+            raise PipelineError("--workers starts processes here, --scheduler uses a cluster's: give one of both.")
+
+    @property
+    def frame_choices(self) -> FrameChoices:
+        """The recipe's choices of frames with the overrides."""
+        return named_recipe(self.recipe).changed(**self.overrides).frames

@@ -1,0 +1,46 @@
+"""Settings of `pipeline prepare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.registry import DATASET_NAMES
+from pipeline.settings.settings import Settings, option, required
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings(Settings):
+    """Settings of `pipeline prepare`; block `prepare`."""
+
+    subject: ClassVar[tuple[str, ...]] = ("dataset", "out")
+
+    dataset: str = required("The data set, or the layout of its files.", choices=DATASET_NAMES, is_argument=True)
+    root: Path | None = option(None, "Folder of the data set.", is_argument=True)
+    lists: tuple[Path, ...] = option((), "Label files of the data set.", is_argument=True)
+    out: Path = required("Manifest to write, data_manifests/NAME.csv.")
+    classes: Path | None = option(None, "Class file beside the manifest, named in params.yaml for DVC.", is_hidden=True)
+    class_order: str = option(
+        "file", "Order of the class numbers: as in the data set's files, or alphabetical.", choices=("file", "sorted")
+    )
+    pack: Path | None = option(None, "Copy folders of frames into one HDF5 file.", metavar="FILE.h5")
+    val_share: float = option(
+        0.2, "Share of clips put into validation when the data define no split.", minimum=0, maximum=1,
+        is_maximum_open=True,
+    )  # fmt: skip
+    fold: int = option(1, "Published split of ucf101 and hmdb51.", minimum=1, maximum=3)
+    columns: str | None = option(None, "Columns of a csv: path, clip_id, label, split.", metavar="WHAT=NAME,...")
+    frames: str = option("webm", "Form of drawn gestures: video files, or folders of JPGs.", choices=("webm", "jpg"))
+    train_clips: int = option(30, "Training clips of each class of drawn gestures.", minimum=1)
+    val_clips: int = option(15, "Validation clips of each class of drawn gestures.", minimum=1)
+    test_clips: int | None = option(
+        None, "Test clips of each class of drawn gestures.  [default: as many as --val-clips]", minimum=0
+    )
+    width: int = option(160, "Width of drawn gestures in pixels.", minimum=1, is_hidden=True)
+    height: int = option(120, "Height of drawn gestures in pixels.", minimum=1, is_hidden=True)
+    min_frames: int = option(20, "Shortest drawn gesture.", minimum=1, is_hidden=True)
+    max_frames: int = option(70, "Longest drawn gesture.", minimum=1, is_hidden=True)
+    fps: int = option(12, "Frame rate of drawn gestures.", minimum=1, is_hidden=True)
+    seed: int = option(0, "Seed of drawn clips and drawn splits.")
+    workers: int | None = option(None, "Number of processes that draw.  [default: the cores]", minimum=0)

@@ -1,0 +1,154 @@
+"""Settings of each command, declared once.
+
+A field makes the command's option with its help, default and checks, the key of its block in `params.yaml`, and the
+attribute that the library reads. This module imports neither torch nor click, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+from pipeline.errors import PipelineError
+from pipeline.registry import (
+    did_you_mean,
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """Everything about a setting but its name, type and default.
+
+    help: the option's text; a default that another setting or the machine decides is named in it.
+    minimum, maximum: bounds of a number, included; is_maximum_open excludes the upper one.
+    choices: values that a text may have.
+    is_argument: a positional argument. is_hidden: an option that `--help` leaves out. has_option: False for a setting
+        that only Python and `params.yaml` give.
+    is_required: without a value, the command ends with a sentence that names option and params key.
+    fills_braces: `{name}` in the value is replaced by other settings, or by values of the block `extract`.
+    """
+
+    help: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    is_maximum_open: bool = False
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    is_argument: bool = False
+    is_hidden: bool = False
+    has_option: bool = True
+    is_required: bool = False
+    fills_braces: bool = False
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """Declare a setting; `more` are fields of `Option`."""
+    return field(default=default, metadata={"option": Option(help, **more)})
+
+
+def required(help: str, **more: Any) -> Any:
+    """Declare a setting that has to be given, typed or in `params.yaml`."""
+    return field(default=None, metadata={"option": Option(help, is_required=True, **more)})
+
+
+def overrides(*groups: type) -> Any:
+    """Declare the values that replace those of the recipe: one option for each field of the groups of choices."""
+    return field(default_factory=dict, metadata={"groups": groups})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Base of the settings of a command.
+
+    Values are converted to the declared types (a text to a path, a list or a text with commas to a tuple) and checked
+    against the declared bounds.
+
+    subject: names of the settings that name the data. A block of `params.yaml` applies only where they agree with it.
+    """
+
+    subject: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name, hint in hints_of(type(self)).items():
+            value = getattr(self, name)
+            if value is not None:
+                value = converted(value, hint)
+                object.__setattr__(self, name, value)
+                check(name, value, option_of(type(self), name))
+        for name in required_names(type(self)):
+            if getattr(self, name) in (None, ()):
+                raise PipelineError(f"`{name}` is required: {option_of(type(self), name).help}")
+
+
+def hints_of(settings: type[Settings]) -> dict[str, Any]:
+    """Return the type of each field."""
+    hints = get_type_hints(settings)
+    return {item.name: hints[item.name] for item in dataclasses.fields(settings)}
+
+
+def option_of(settings: type[Settings], name: str) -> Option:
+    """Return the declaration of a field; a plain one for fields without."""
+    item = next(item for item in dataclasses.fields(settings) if item.name == name)
+    declared: Option = item.metadata.get("option", Option(has_option=False))
+    return declared
+
+
+def required_names(settings: type[Settings]) -> tuple[str, ...]:
+    """Return the fields that need a value."""
+    return tuple(item.name for item in dataclasses.fields(settings) if option_of(settings, item.name).is_required)
+
+
+def override_groups(settings: type[Settings]) -> tuple[type, ...]:
+    """Return the groups of recipe choices whose fields are options of the command."""
+    for item in dataclasses.fields(settings):
+        if "groups" in item.metadata:
+            groups: tuple[type, ...] = item.metadata["groups"]
+            return groups
+    return ()
+
+
+def without_none(hint: Any) -> Any:
+    """Return the type of a field that may also be None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+def converted(value: Any, hint: Any) -> Any:
+    """Return a value as the declared type, as far as that loses nothing."""
+    hint = without_none(hint)
+    if hint is Path:
+        return Path(value)
+    if hint is str and isinstance(value, Path):
+        return str(value)
+    if get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, Path) else value
+        part_type = get_args(hint)[0]
+        return tuple(converted(part.strip() if isinstance(part, str) else part, part_type) for part in parts)
+    return value
+
+
+def check(name: str, value: Any, declared: Option) -> None:
+    """Check a value against its declaration.
+
+    Raises:
+        PipelineError: it is outside the bounds, or none of the choices.
+    """
+    spelled = name.replace("_", "-")
+    if declared.choices:
+        for part in value if isinstance(value, tuple) else (value,):
+            if part not in declared.choices:
+                hint = did_you_mean(str(part), declared.choices)
+                raise PipelineError(f"`{spelled}` (={part!r}) must be one of {', '.join(declared.choices)}.{hint}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if declared.minimum is not None and not value >= declared.minimum:
+        raise PipelineError(f"`{spelled}` (={value:g}) must be at least {declared.minimum:g}.")
+    if declared.maximum is not None:
+        is_above = value >= declared.maximum if declared.is_maximum_open else value > declared.maximum
+        if is_above:
+            bound = "below" if declared.is_maximum_open else "at most"
+            raise PipelineError(f"`{spelled}` (={value:g}) must be {bound} {declared.maximum:g}.")
