@@ -108,7 +108,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
     """An epoch of fit-head against an epoch that extracts one view of every clip again, on one core."""
     opened = FeatureStore.open(store)
     settings = opened.settings
-    worker = worker_like(opened, opened.attributes["provenance"]["weights"])
+    worker = worker_like(opened, opened.provenance["weights"])
     listed = read_manifest(manifest, root)
     chosen = [clip for clip in listed.clips if clip.split == "train"]
     chosen = chosen[:: max(1, len(chosen) // clips)][:clips]

@@ -47,12 +47,15 @@ def import_closure(modules: Iterable[str]) -> dict[str, Path]:
 
 def deciding_modules(modules: Iterable[str]) -> dict[str, Path]:
     """Return the import closure of some modules without those that decide no result, and without empty packages."""
-    closure = import_closure(modules)
-    return {
-        module: path
-        for module, path in closure.items()
-        if module not in DECIDES_NOTHING and not _is_docstring_only(path.read_text(encoding="utf-8"))
-    }
+    return {module: path for module, path in import_closure(modules).items() if decides(module)}
+
+
+@cache
+def decides(module: str) -> bool:
+    """Return whether the source of a module can decide a result: neither a known exception nor an empty package."""
+    path = file_of(module)
+    assert path is not None
+    return module not in DECIDES_NOTHING and not _is_docstring_only(path.read_text(encoding="utf-8"))
 
 
 def code_digest(modules: Iterable[str]) -> str:

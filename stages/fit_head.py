@@ -32,7 +32,7 @@ def run(settings: FitHeadSettings) -> list[CellOutcome]:
     source = FeatureStore.open(settings.store)
     if source.num_pending:
         _say(f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet; going on without.")
-    weights = settings.weights or source.attributes["provenance"].get("weights")
+    weights = settings.weights or source.provenance.get("weights")
     request = StoreRequest(settings.store, settings.out, settings.num_segments, settings.views, weights)
     data = CachedData(source, settings.out, _say, settings.num_segments, settings.views)
     tasks = plan_tasks(settings, data, _say)

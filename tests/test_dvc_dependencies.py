@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline import registry
-from pipeline.imports import DECIDES_NOTHING, code_digest, deciding_modules, file_of, import_closure
+from pipeline.imports import DECIDES_NOTHING, code_digest, decides, file_of, import_closure
 from tests.conftest import REPOSITORY
 from tests.support.small_clips import T, write_clips
 
@@ -114,7 +114,7 @@ def test_no_stage_loads_code_that_it_does_not_declare(tmp_path: Path) -> None:
             if path is None:
                 continue  # a folder without __init__.py
             file = path.relative_to(REPOSITORY).as_posix()
-            if module in deciding_modules([module]) and not covers(declared(stage, "mlp"), file):
+            if decides(module) and not covers(declared(stage, "mlp"), file):
                 undeclared.append(module)
         assert undeclared == [], stage
 

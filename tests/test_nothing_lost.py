@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.store.record import read_record
 from pipeline.store.verify import find_damage
 from pipeline.store_command.command import store_verify
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
+from tests.conftest import REPOSITORY
 from tests.test_extraction import arrays_of, draw_clip, run, write_data
 from tests.test_store_repair import damage
 
@@ -40,6 +42,10 @@ def without(manifest: Manifest, clip_id: str) -> Manifest:
     path = manifest.path.with_name("less.csv")
     write_manifest(path, [clip for clip in manifest.clips if clip.clip_id != clip_id], manifest.classes)
     return read_manifest(path)
+
+
+def files_of(location: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(location)): path.read_bytes() for path in location.rglob("*") if path.is_file()}
 
 
 def records_of(location: Path) -> dict[str, bytes]:
@@ -343,3 +349,48 @@ def test_records_of_the_first_stores_are_read(location: Path) -> None:
     assert len(first) < len(body)
     digest = hashlib.sha256(first).hexdigest().encode()
     assert read_record(b'{"sha256": "%s",\n"record": %s}\n' % (digest, first), "r") == read_record(whole, "r")
+
+
+def test_two_copies_of_a_study_have_stores_of_the_same_bytes(tmp_path: Path, manifest: Manifest) -> None:
+    """What DVC hashes holds no absolute path and no time: a clone in another folder has a clean `git status`."""
+    stores = []
+    for name in ("here", "elsewhere/deeper"):
+        study = tmp_path / name
+        shutil.copytree(manifest.path.parent, study)  # new times of change
+        copied = read_manifest(study / manifest.path.name)
+        broken = copied.locate(copied.clips[0])
+        shutil.rmtree(broken) if Path(broken).is_dir() else Path(broken).unlink()
+        run(copied, study / "cache" / "s.zarr")
+        stores.append(files_of(study / "cache" / "s.zarr"))
+    kept = [{key: data for key, data in store.items() if not key.startswith(".")} for store in stores]
+    assert kept[0].keys() == kept[1].keys()
+    assert [key for key in kept[0] if kept[0][key] != kept[1][key]] == []
+    for store in kept:
+        assert not any(str(tmp_path).encode() in data for data in store.values())
+    ignored = (REPOSITORY / ".dvcignore").read_text()
+    assert {key.partition("/")[0] for key in stores[0] if key.startswith(".")} <= {".local", ".lock"}
+    assert "**/*.zarr/.local\n" in ignored
+
+
+def test_a_touched_clip_is_read_once_and_not_extracted_again(tmp_path: Path, manifest: Manifest) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(manifest.path.parent, study)
+    copied = read_manifest(study / manifest.path.name)
+    location = study / "s.zarr"
+    run(copied, location)
+    before = files_of(location)
+    shutil.rmtree(location / ".local")  # as after a clone or `dvc pull`
+    assert run(copied, location).num_computed == 0
+    after = files_of(location)
+    assert after == before  # the times are there again
+
+
+def test_the_manifest_is_found_from_any_folder(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    store = FeatureStore.open(str(tmp_path / "s.zarr"))
+    assert not os.path.isabs(store.attributes["provenance"]["manifest"])
+    monkeypatch.chdir("/")
+    assert store.provenance["manifest"] == str(manifest.path.resolve())
+    assert store.provenance["weights"] == "random"

@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from pipeline import registry
-from pipeline.imports import ROOT, deciding_modules, file_of
+from pipeline.imports import ROOT, decides, deciding_modules, file_of
 
 FILES = (
     "dvc.yaml",
@@ -41,6 +42,7 @@ FOUND_BY_NAME = {
 HEAD_OF_STAGE = {"fit_head": "${item.head}", "finetune": "${finetune.head}"}
 
 
+@cache
 def dependencies(stage: str) -> list[str]:
     """Return the paths of the code that a stage depends on, folders where all of their modules count."""
     modules = set(deciding_modules([f"stages.{stage}", *FOUND_BY_NAME[stage]]))
@@ -60,7 +62,7 @@ def _paths(modules: set[str]) -> Iterable[str]:
         assert path is not None
         by_folder.setdefault(path.parent, set()).add(path)
     for folder, used in by_folder.items():
-        every = {path for path in folder.glob("*.py") if _module(path) in deciding_modules([_module(path)])}
+        every = {path for path in folder.glob("*.py") if decides(_module(path))}
         is_package = folder.name not in ("pipeline", "stages")
         inner = [path for path in folder.iterdir() if path.is_dir() and any(path.glob("**/*.py"))]
         if is_package and every <= used and all(by_folder.get(path) for path in inner):

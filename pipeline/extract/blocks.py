@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import ClipError
-from pipeline.extract.provenance import ABSENT, digest_of, is_there, state_of
+from pipeline.extract.provenance import ABSENT, FileState, digest_of, is_there, state_of
 from pipeline.manifest import Manifest
+from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.record import DONE, FAILED, ClipRecord
+from pipeline.store.record import DONE, FAILED, ClipRecord, read_times
 from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 from pipeline.video.views import train_view_name
@@ -24,13 +26,14 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True)
 class ClipJob:
-    """A clip to compute in some views."""
+    """A clip to compute in some views. `path` is its location as the manifest has it, for messages that are kept."""
 
     offset: int
     clip_id: str
     location: str
     label: str
     views: tuple[str, ...]
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,40 +82,48 @@ def _plan_block(
     wanted = views_of(rows[0].split, 0 if store.settings.frames == "all" else num_draws)
     if record is None:
         return BlockJob(block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), ())
-    known = {clip.offset: clip for clip in record.clips}
+    times = read_times(store.place.get(layout.times_key(block)))
+    known = {clip.offset: clip._replace(modified_ns=times.get(clip.offset, clip.modified_ns)) for clip in record.clips}
     every = (*record.views, *(view for view in wanted if view not in record.views))
     listed = {row.row % store.block_clips for row in rows}
-    clips, kept = [], [clip for clip in record.clips if clip.offset not in listed]
+    is_touched = False
+    clips, kept = [], [clip for clip in known.values() if clip.offset not in listed]
     for row in rows:
         offset, location = row.row % store.block_clips, location_of[row.clip_id]
         before = known.get(offset)
-        if before is None or is_stale(before, row, location):
+        state = ABSENT if before is None else state_of(location)
+        if before is None or is_stale(before, row, location, state):
             # In every view that the block has or gets: the old ones show another file.
             clips.append(_job(store, row, location_of, every))
             continue
         has = record.views_of(offset)
         missing = tuple(view for view in wanted if view not in has)
-        if before.status == FAILED or not missing or state_of(location) == ABSENT:
+        if before.status == FAILED or not missing or state == ABSENT:
             kept.append(before)
+            if state != ABSENT and state.modified_ns != before.modified_ns:
+                # The bytes are those of the record, so the next extraction need not read them again.
+                times[offset] = state.modified_ns
+                is_touched = True
         else:
             clips.append(_job(store, row, location_of, missing))
+    if is_touched:
+        store.place.put(layout.times_key(block), json.dumps({str(at): time for at, time in times.items()}).encode())
     if not clips:
         return None
     views = tuple(view for view in every if any(view in clip.views for clip in clips))
     return BlockJob(block, views, tuple(clips), tuple(kept))
 
 
-def is_stale(before: ClipRecord | None, row: TableRow, location: str) -> bool:
-    """Whether a clip is to be done again: never done, relabelled, or its file is another than it was.
+def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState) -> bool:
+    """Whether a clip is to be done again: relabelled, or its file is another than it was.
 
     A finished clip whose file is not there any more is not: its features say what the file showed.
     """
-    if before is None or before.clip_id != row.clip_id or before.label != row.label:
+    if before.clip_id != row.clip_id or before.label != row.label:
         return True
     # What failed without a byte read (no right to, a disk that did not answer) may be readable now.
     if before.kind == KILLED_WORKER or (before.kind == UNREADABLE and not before.digest):
         return True
-    state = state_of(location)
     if (state.size, state.modified_ns) == (before.size, before.modified_ns):
         return False
     if state == ABSENT:
@@ -163,4 +174,4 @@ def located(job: BlockJob, manifest: Manifest) -> BlockJob:
 
 def _job(store: FeatureStore, row: TableRow, location_of: dict[str, str], views: Sequence[str]) -> ClipJob:
     offset = row.row % store.block_clips
-    return ClipJob(offset, row.clip_id, location_of[row.clip_id], row.label, tuple(views))
+    return ClipJob(offset, row.clip_id, location_of[row.clip_id], row.label, tuple(views), row.path)

@@ -123,7 +123,7 @@ class ClipSteps:
                 pixels = [of_view.pin_memory() for of_view in pixels]
             return RenderedClip(record, tuple(views), tuple(pixels))
         except ClipError as error:
-            return RenderedClip(_failed(record, error))
+            return RenderedClip(_failed(record, error, clip))
 
     def begun(self, clip: RenderedClip) -> BegunClip:
         """The second step: into the backbone. One thread."""
@@ -183,5 +183,7 @@ class ClipSteps:
         return views
 
 
-def _failed(record: ClipRecord, error: ClipError) -> ClipRecord:
-    return record._replace(status=FAILED, kind=error.kind, reason=str(error))
+def _failed(record: ClipRecord, error: ClipError, clip: ClipJob | None = None) -> ClipRecord:
+    # The record says the same in every copy of the data set: paths as in the manifest.
+    reason = str(error) if clip is None or not clip.path else str(error).replace(clip.location, clip.path)
+    return record._replace(status=FAILED, kind=error.kind, reason=reason)

@@ -28,7 +28,7 @@ from pipeline.settings.extract import ExtractSettings
 from pipeline.store.clearing import refuse_strangers, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import Phase, no_phase, place_of
+from pipeline.store.places import Phase, no_phase, path_from, place_of
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.verify import Damage, find_damage, forget_damaged
@@ -97,10 +97,9 @@ def extract_features(
             remove_store(place)
             size = request.block_clips or default_block_clips(len(manifest.clips))
             provenance = {
-                # Absolute: whoever repairs the store may stand in another folder.
-                "manifest": str(manifest.path.absolute()),
-                "root": str(manifest.root.absolute()),
-                "weights": request.weights if weights.name in WEIGHTS_NAMES else str(Path(request.weights).absolute()),
+                "manifest": path_from(location, manifest.path),
+                "root": path_from(location, manifest.root),
+                "weights": request.weights if weights.name in WEIGHTS_NAMES else path_from(location, request.weights),
                 "weights_note": weights.note,
                 "versions": {name: version(name) for name in PACKAGES},
             }

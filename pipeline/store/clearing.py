@@ -7,7 +7,7 @@ from pipeline.store import layout
 from pipeline.store.places import Place
 from pipeline.store.table import read_table
 
-OWN_NAMES = ("zarr.json", layout.TABLE_KEY, "records", "views", "frames")
+OWN_NAMES = ("zarr.json", layout.TABLE_KEY, "records", "views", "frames", layout.LOCAL_FOLDER)
 
 
 def refuse_strangers(place: Place) -> None:

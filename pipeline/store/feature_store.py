@@ -15,9 +15,10 @@ import numpy.typing as npt
 import zarr
 
 from pipeline.errors import PipelineError
+from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.chunks import MISSING, decode_chunk, filled, index_size, read_index
-from pipeline.store.places import Place, place_of
+from pipeline.store.places import Place, path_seen_from, place_of
 from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, read_record
 from pipeline.store.settings import StoreSettings, settings_from_dict
 from pipeline.store.table import ClipRow, TableRow, read_table, write_table
@@ -105,6 +106,15 @@ class FeatureStore:
         # The group last: a store exists once it has its table.
         layout.create_group(place, attributes)
         return cls(place, attributes)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the store was made from: absolute paths of `manifest`, `root` and `weights` (or a name)."""
+        found = dict(self.attributes.get("provenance", {}))
+        for name in ("manifest", "root", "weights"):
+            if found.get(name) and found[name] not in WEIGHTS_NAMES:
+                found[name] = path_seen_from(self.place.location, str(found[name]))
+        return found
 
     def reload(self) -> None:
         """Read table and records again."""

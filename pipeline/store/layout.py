@@ -28,6 +28,8 @@ from pipeline.store.settings import StoreSettings
 
 FORMAT = "st-pipeline feature store 1"
 TABLE_KEY = "clips.csv"
+# Of this copy of a store alone: DVC ignores it, and a store without it is whole.
+LOCAL_FOLDER = ".local"
 TEST_VIEW = "test"
 # Of the levels that keep trained maps small, the quickest to write, which extraction waits for: a third quicker than
 # level 3 and no larger (`benchmarks/store.py`).
@@ -39,6 +41,11 @@ COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
 def record_key(block: int) -> str:
     """Where the record of a block stands."""
     return f"records/{block:06d}.json"
+
+
+def times_key(block: int) -> str:
+    """Return the key of the times of a block's files. They belong to this copy of the data set, not to the store."""
+    return f"{LOCAL_FOLDER}/modified/{block:06d}.json"
 
 
 def kinds_of(settings: StoreSettings) -> tuple[str, ...]:

@@ -235,3 +235,17 @@ def place_of(location: str | Path) -> Place:
         except (ValueError, ImportError) as error:
             raise PipelineError(f"{text} cannot be reached: {error}.") from error
     return LocalPlace(Path(text.removeprefix("file://")))
+
+
+def path_from(location: str, path: Path | str) -> str:
+    """Return a path as a store records it: relative to the store's folder, or absolute for a store at a URL.
+
+    So a store says the same in every copy of a study, and its clips are found from any working folder.
+    """
+    absolute = os.path.abspath(path)
+    return absolute if "://" in location else os.path.relpath(absolute, os.path.abspath(location))
+
+
+def path_seen_from(location: str, recorded: str) -> str:
+    """Return the path that `path_from` recorded, as an absolute path."""
+    return recorded if "://" in location else os.path.normpath(os.path.join(os.path.abspath(location), recorded))

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pipeline.errors import PipelineError
 
 DONE, FAILED = "done", "failed"
+WRITTEN_FIELDS = (
+    "offset", "clip_id", "label", "status", "size", "digest", "num_frames", "height", "width", "kind", "reason",
+)  # fmt: skip
 
 
 class ClipRecord(NamedTuple):
     """What happened to one clip of a block.
 
     offset: its place in the block. modified_ns: the newest change of its file, which only saves reading the file
-    again to find its digest. kind, reason: why it failed.
+    again to find its digest; it is kept beside the record (`write_times`), since it differs between copies of a data
+    set. kind, reason: why it failed.
     """
 
     offset: int
@@ -72,7 +77,7 @@ def checksum(data: bytes) -> tuple[int, str]:
 
 def write_record(record: BlockRecord) -> bytes:
     """The record as JSON with a checksum of its own; clips by column: a hundred thousand open in under a second."""
-    columns = {name: [clip[at] for clip in record.clips] for at, name in enumerate(ClipRecord._fields)}
+    columns = {name: [getattr(clip, name) for clip in record.clips] for name in WRITTEN_FIELDS}
     value = {
         "block": record.block,
         "views": record.views,
@@ -97,7 +102,22 @@ def read_record(data: bytes, key: str) -> BlockRecord:
         raise PipelineError(f"The record {key} of the store is damaged. Run `pipeline store verify --repair`.")
     value = json.loads(body)
     columns = value["clips"]
+    # Version 0.1 wrote `modified_ns` too.
+    columns.setdefault("modified_ns", [0] * len(columns["offset"]))
     clips = tuple(map(ClipRecord, *(columns[name] for name in ClipRecord._fields)))
     objects = {name: tuple(stated) for name, stated in value["objects"].items()}
     lacking = {view: tuple(offsets) for view, offsets in value.get("lacking", {}).items()}
     return BlockRecord(value["block"], clips, tuple(value["views"]), objects, lacking)
+
+
+def write_times(clips: Iterable[ClipRecord]) -> bytes:
+    """Return when the files of a block's clips last changed, as JSON: nanoseconds by offset."""
+    return json.dumps({str(clip.offset): clip.modified_ns for clip in clips}).encode()
+
+
+def read_times(data: bytes | None) -> dict[int, int]:
+    """Read what `write_times` wrote; nothing where it is missing or damaged, so that files are read again instead."""
+    try:
+        return {int(offset): int(value) for offset, value in json.loads(data or b"{}").items()}
+    except (ValueError, AttributeError, TypeError):
+        return {}

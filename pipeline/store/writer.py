@@ -12,7 +12,7 @@ from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.places import Phase, Place, no_phase
-from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, read_record, write_record
+from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, read_record, write_record, write_times
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
 
@@ -244,6 +244,7 @@ def write_block(
     key = layout.record_key(builder.block)
     on_phase("mark", key)
     place.put(key, write_record(record))
+    place.put(layout.times_key(builder.block), write_times(clips))
     return record
 
 

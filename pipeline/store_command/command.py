@@ -68,7 +68,7 @@ def store_verify(
             "`pipeline store verify --repair` makes them anew."
         )
     source = _source(opened, manifest, root)
-    weights = weights or str(opened.attributes["provenance"].get("weights", opened.settings.weights["name"]))
+    weights = weights or str(opened.provenance.get("weights", opened.settings.weights["name"]))
     if damage:
         _repair(opened, damage, source, weights, workers)
     if samples:
@@ -117,7 +117,7 @@ def info_text(info: StoreInfo) -> str:
 
 
 def _source(store: FeatureStore, manifest: str | Path | None, root: str | Path | None) -> Manifest | None:
-    provenance = store.attributes.get("provenance", {})
+    provenance = store.provenance
     path = Path(manifest or provenance.get("manifest", ""))
     if manifest is None and not path.is_file():
         return None

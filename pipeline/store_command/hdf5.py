@@ -2,7 +2,7 @@
 
     attributes    format, settings (JSON), classes (JSON), provenance (JSON), block_clips
     clips         group of columns, one entry a clip in the order of the manifest: clip_id, path, label, split,
-                  class_index, status, kind, reason, size, digest, group, num_frames, height, width, modified_ns
+                  class_index, status, kind, reason, size, digest, group, num_frames, height, width
     views/test    clip (index into `clips`), pooled (n, T, C), spatial (n, T, H, W, C), sampling (n, T + 6)
     views/train-0 …
     frames        clip, offset, length, pooled (frame, C): with `--frames all`
@@ -22,12 +22,13 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
+from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.clearing import refuse_strangers, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import place_of
-from pipeline.store.record import DONE, ClipRecord
+from pipeline.store.places import path_from, place_of
+from pipeline.store.record import DONE, WRITTEN_FIELDS, ClipRecord
 from pipeline.store.settings import settings_from_dict
 from pipeline.store.table import ClipRow
 from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, write_block
@@ -50,7 +51,7 @@ def export_hdf5(store: FeatureStore, path: Path) -> int:
         file.attrs["format"] = FORMAT
         file.attrs["settings"] = json.dumps(store.settings.as_dict())
         file.attrs["classes"] = json.dumps(store.classes)
-        file.attrs["provenance"] = json.dumps(store.attributes.get("provenance", {}))
+        file.attrs["provenance"] = json.dumps(store.provenance)
         file.attrs["block_clips"] = store.block_clips
         _write_columns(file.create_group("clips"), store, clips)
         done = [(index, clip) for index, clip in enumerate(clips) if clip.status == DONE]
@@ -88,13 +89,23 @@ def import_hdf5(path: Path, location: str) -> int:
                     settings_from_dict(json.loads(file.attrs["settings"])),
                     json.loads(file.attrs["classes"]),
                     int(file.attrs["block_clips"]),
-                    json.loads(file.attrs["provenance"]),
+                    _recorded(json.loads(file.attrs["provenance"]), location),
                 )
                 return _fill(store, file)
             except BaseException:
                 # Half a store would look like one that an extraction has to finish.
                 remove_store(place)
                 raise
+
+
+def _recorded(provenance: dict[str, Any], location: str) -> dict[str, Any]:
+    """Return the provenance of an export as the store at `location` records it."""
+    paths = {
+        name: path_from(location, provenance[name])
+        for name in ("manifest", "root", "weights")
+        if provenance.get(name) and provenance[name] not in WEIGHTS_NAMES
+    }
+    return {**provenance, **paths}
 
 
 def _check_room(store: FeatureStore, path: Path) -> None:
@@ -146,8 +157,7 @@ def _fill(store: FeatureStore, file: h5py.File) -> int:
 
 
 def _record(columns: dict[str, list[Any]], index: int, offset: int) -> ClipRecord:
-    names = ("clip_id", "label", "status", "size", "digest", "modified_ns", "num_frames", "height", "width")
-    return ClipRecord(offset, *(columns[name][index] for name in (*names, "kind", "reason")))
+    return ClipRecord(offset=offset, modified_ns=0, **{name: columns[name][index] for name in WRITTEN_FIELDS[1:]})
 
 
 def _copy_row(builder: BlockBuilder, group: h5py.Group, at: int, offset: int, view: str) -> None:
@@ -169,12 +179,6 @@ def _write_columns(group: h5py.Group, store: FeatureStore, clips: tuple[ClipRow,
         group.create_dataset(name, data=[getattr(clip, name) for clip in clips], dtype=text)
     for name in NUMBER_COLUMNS:
         group.create_dataset(name, data=np.array([getattr(clip, name) for clip in clips], dtype=np.int64))
-    changed = {
-        block * store.block_clips + clip.offset: clip.modified_ns
-        for block, record in store.records.items()
-        for clip in record.clips
-    }
-    group.create_dataset("modified_ns", data=np.array([changed.get(clip.row, 0) for clip in clips], dtype=np.int64))
 
 
 def _write_view(group: h5py.Group, store: FeatureStore, view: str, members: list[tuple[int, ClipRow]]) -> None:

@@ -54,7 +54,7 @@ def describe(store: FeatureStore) -> StoreInfo:
     return StoreInfo(
         location=store.place.location,
         settings=store.settings.as_dict(),
-        provenance=dict(store.attributes.get("provenance", {})),
+        provenance=store.provenance,
         classes=store.classes,
         block_clips=store.block_clips,
         num_by_split={split: dict(counts) for split, counts in by_split.items()},
