@@ -30,7 +30,7 @@ def replaced_once(path: Path, old: str, new: str) -> None:
 FIT_AND_COMPARE = """
 import sys
 from pathlib import Path
-from tests.support.stages import compare
+from tests.support.run_stages import compare
 from pipeline.predict.command import predict
 from tests.support.fitted_models import fitted_in
 fitted = fitted_in(Path(sys.argv[1]), heads=("tconv", "tsn"))

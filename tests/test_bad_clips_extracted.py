@@ -19,7 +19,7 @@ from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_damage
-from tests.support.stages import extract, extract_settings
+from tests.support.run_stages import extract, extract_settings
 from tests.test_bad_clips import damage_one_packet, lose_one_packet, small_frames, write_sound
 from tests.test_decode import plain_decode, write_in_two_sizes, write_turned
 from tests.test_extraction import arrays_of

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from tests.support.result_folders import CLASSES, write_cell
-from tests.support.stages import compare
+from tests.support.run_stages import compare
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_cell
 from pipeline.finetune.distributed import World, joined_world
 from tests.conftest import REPOSITORY
+from tests.support.run_stages import finetune
 from tests.support.small_clips import write_clips, write_model
-from tests.support.stages import finetune
 from tests.test_finetune import CELL, QUICK, largest_change, largest_difference
 
 NUM_PROCESSES = 2

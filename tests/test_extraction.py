@@ -37,7 +37,7 @@ from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
 from stages.extract import summary_text
-from tests.support.stages import extract, extract_settings
+from tests.support.run_stages import extract, extract_settings
 
 CLASSES = ("swipe left", "swipe right")
 REQUEST = extract_settings(

@@ -48,8 +48,8 @@ from pipeline.training.optimiser import plan_parameters
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
 from tests.conftest import REPOSITORY
+from tests.support.run_stages import extract, finetune, fit_head
 from tests.support.small_clips import CLASSES, PLAIN, T, write_clips, write_model
-from tests.support.stages import extract, finetune, fit_head
 
 CELL = "squeezenet-mlp"
 # Three clips a batch: of seven, the last batch holds one, which no two processes can share.

@@ -10,8 +10,8 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.extract import extract_features
 from pipeline.manifest import read_manifest
+from tests.support.run_stages import extract_settings, fit_head
 from tests.support.small_clips import T, write_clips
-from tests.support.stages import extract_settings, fit_head
 
 SHORT = {"epochs": 2, "batch_size": 4}
 FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors")

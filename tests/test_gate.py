@@ -13,7 +13,7 @@ from pipeline.compare.gate import GateError, GateReport, UnknownRevisionError, c
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import find_cells, read_cell
 from tests.support.result_folders import write_cell
-from tests.support.stages import compare
+from tests.support.run_stages import compare
 
 
 def git(folder: Path, *words: str) -> None:

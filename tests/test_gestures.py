@@ -19,7 +19,7 @@ from pipeline.prepare.gestures.data_set import GestureSettings, draw_clip, draw_
 from pipeline.prepare.gestures.hands import HandLook, HandPose
 from pipeline.prepare.gestures.motion import GESTURES, Gesture, draw_poses
 from pipeline.prepare.gestures.seeding import generator_for
-from tests.support.stages import prepare
+from tests.support.run_stages import prepare
 
 SMALL = GestureSettings(train_clips=1, val_clips=1, width=64, height=48, min_frames=8, max_frames=12)
 PAIRS = sorted({gesture.pair for gesture in GESTURES} - {""})

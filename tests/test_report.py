@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,12 +13,14 @@ import pytest
 from PIL import Image
 
 from pipeline.compare.comparison import Comparison, compare_cells
-from pipeline.compare.disagreement import contact_sheets, most_confused
+from pipeline.compare.disagreement import contact_sheets, frames_of, most_confused, view_config_of
 from pipeline.compare.gate import Change, GateReport
 from pipeline.compare.plots import accuracy_against_macs, training_curves
 from pipeline.compare.report import write_report
 from pipeline.evaluation.result_reader import find_cells, read_cell
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
+from pipeline.prepare.gestures.encode import write_frame_folder
+from pipeline.recipe import named_recipe
 from tests.support.result_folders import CLASSES, write_cell
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -216,3 +220,23 @@ def test_plots_leave_matplotlib_as_it_was(comparison: Comparison) -> None:
     accuracy_against_macs(comparison.groups[0])
     assert dict(matplotlib.rcParams) == before
     assert _pylab_helpers.Gcf.figs == {}
+
+
+def test_a_sheet_shows_the_frames_that_the_model_saw(tmp_path: Path) -> None:
+    """The published code shows the first frame of a short clip in every segment; the formula spreads over the clip."""
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.full((4, 24, 32, 3), 60, dtype=np.uint8)
+    write_frame_folder(tmp_path / "short", frames)
+    shown = {}
+    for name in ("cached", "published-code"):
+        folder = tmp_path / name / "squeezenet-lstm"
+        write_cell(folder, recipe=named_recipe(name).as_dict())
+        images, fault = frames_of(str(tmp_path / "short"), view_config_of(read_cell(folder)))
+        assert fault is None
+        shown[name] = [round(brightness(image) / 60) for image in images]
+    assert shown["published-code"] == [0] * 8
+    assert shown["cached"] == [0, 0, 1, 1, 2, 2, 3, 3]  # int(4 / 16 + k * 4 / 8)
+
+
+def brightness(address: str) -> float:
+    picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+    return float(np.asarray(picture).mean())

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.store import FeatureStore, layout
 from pipeline.store_command.command import info_text, store_verify
 from pipeline.store_command.info import describe
-from tests.support.stages import extract
+from tests.support.run_stages import extract
 from tests.test_extraction import arrays_of, write_data
 
 

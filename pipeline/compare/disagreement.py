@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -14,10 +15,11 @@ from PIL import Image
 
 from pipeline.compare.comparison import Group
 from pipeline.errors import ClipError
-from pipeline.evaluation.result_reader import Predictions
+from pipeline.evaluation.result_reader import Cell, Predictions
 from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
+from pipeline.recipe import FrameChoices
 from pipeline.video.decode import open_clip
-from pipeline.video.sampling import test_frame_indices
+from pipeline.video.views import ViewConfig
 
 NUM_CONFUSED_PAIRS = 4
 NUM_LINKED_CLIPS = 3
@@ -103,7 +105,7 @@ def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = 
         if label in seen_labels or clip_id not in links.clips:
             continue
         seen_labels.add(label)
-        images, fault = _frames(manifest.locate(links.clips[clip_id]), group.num_segments)
+        images, fault = frames_of(manifest.locate(links.clips[clip_id]), view_config_of(rows[0].cell))
         sheets.append(
             ContactSheet(
                 links.to(clip_id),
@@ -135,11 +137,19 @@ class _Links:
         return ClipLink(clip_id, quote(Path(os.path.relpath(file, self._folder)).as_posix()))
 
 
-def _frames(location: str, num_segments: int) -> tuple[tuple[str, ...], str | None]:
+def view_config_of(cell: Cell) -> ViewConfig:
+    """Return how a row saw its clips; by the default choices where its metrics name the recipe alone."""
+    recipe = cell.metrics["recipe"]
+    frames = recipe.get("frames", {}) if isinstance(recipe, Mapping) else {}
+    return ViewConfig(cell.num_segments, FrameChoices(**frames))
+
+
+def frames_of(location: str, config: ViewConfig) -> tuple[tuple[str, ...], str | None]:
     """The test frames of a clip as data addresses; or the reason why there are none."""
     try:
         with open_clip(location) as reader:
-            frames = reader.read(test_frame_indices(reader.num_frames, num_segments).tolist())
+            view = config.test(reader.num_frames, reader.height, reader.width)
+            frames = reader.read(view.frame_indices)
     except ClipError as error:
         return (), str(error)
     return tuple(_thumbnail(Image.fromarray(frame)) for frame in frames), None

@@ -22,7 +22,7 @@ from pipeline.store.settings import StoreSettings
 from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
-from pipeline.video.views import View, drawn_view, test_view
+from pipeline.video.views import View, ViewConfig
 
 
 @dataclass(frozen=True)
@@ -163,23 +163,14 @@ class ClipSteps:
         if settings.frames == "all":
             crop = centre_crop(height, width, fraction)
             return [View(TEST_VIEW, tuple(range(num_frames)), crop, flip=False)]
-        views = []
-        if TEST_VIEW in clip.views:
-            views.append(test_view(num_frames, height, width, settings.num_segments, settings.frame_choices, fraction))
-        for draw in (int(view.partition("-")[2]) for view in clip.views if view != TEST_VIEW):
-            view = drawn_view(
-                draw,
-                clip_id=clip.clip_id,
-                seed=settings.seed,
-                num_frames=num_frames,
-                height=height,
-                width=width,
-                num_segments=settings.num_segments,
-                choices=settings.frame_choices,
-                crop_fraction=fraction,
-                input_size=self._preprocessing.input_size,
-            )
-            views.append(view)
+        shape = (num_frames, height, width)
+        config = ViewConfig(
+            settings.num_segments, settings.frame_choices, fraction, self._preprocessing.input_size, settings.seed
+        )
+        views = [config.test(*shape)] if TEST_VIEW in clip.views else []
+        for view in clip.views:
+            if view != TEST_VIEW:
+                views.append(config.draw(int(view.partition("-")[2]), clip.clip_id, *shape))
         return views
 
 

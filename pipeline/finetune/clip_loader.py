@@ -29,7 +29,7 @@ from pipeline.recipe import FrameChoices
 from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render, render_on_device
-from pipeline.video.views import View, drawn_view, test_view
+from pipeline.video.views import View, ViewConfig
 
 # The draws of a feature store count up from 0: from here on, a draw is one that no fitted head has seen.
 FIRST_FRESH_DRAW = 1_000_000
@@ -205,21 +205,12 @@ class ClipLoader:
 
 
 def _view(request: SampleRequest, settings: SampleSettings, num_frames: int, height: int, width: int) -> View:
-    if request.epoch is None:
-        shape = (num_frames, height, width)
-        return test_view(*shape, settings.num_segments, settings.choices, settings.crop_fraction)
-    return drawn_view(
-        FIRST_FRESH_DRAW + request.epoch,
-        clip_id=request.clip.clip_id,
-        seed=settings.seed,
-        num_frames=num_frames,
-        height=height,
-        width=width,
-        num_segments=settings.num_segments,
-        choices=settings.choices,
-        crop_fraction=settings.crop_fraction,
-        input_size=settings.input_size,
+    config = ViewConfig(
+        settings.num_segments, settings.choices, settings.crop_fraction, settings.input_size, settings.seed
     )
+    if request.epoch is None:
+        return config.test(num_frames, height, width)
+    return config.draw(FIRST_FRESH_DRAW + request.epoch, request.clip.clip_id, num_frames, height, width)
 
 
 def _allow_many_files() -> None:

@@ -15,11 +15,8 @@ from pipeline.model import Classifier
 from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
 from pipeline.predict.seen import SeenClip, ViewPlan, in_order, plan_of, see
 from pipeline.video.frame_folder import IMAGE_SUFFIXES
+from pipeline.video.suffixes import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".gif", ".flv", ".wmv"}
-    | {".ogv", ".3gp"}
-)
 THUMBNAIL_PIXELS = 112
 CAPTION_PIXELS = 18
 

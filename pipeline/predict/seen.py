@@ -18,7 +18,7 @@ from pipeline.recipe import FrameChoices, recipe_from_dict
 from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
-from pipeline.video.views import View, drawn_view, test_view
+from pipeline.video.views import View, ViewConfig
 
 NUM_CROPS = (1, 3, 5)
 MAX_DECODING_THREADS = 4
@@ -52,24 +52,14 @@ class ViewPlan:
     def views(self, clip_id: str, num_frames: int, height: int, width: int) -> list[View]:
         """The views of one clip of that many frames, height and width in pixels."""
         shape = (num_frames, height, width)
-        first = test_view(*shape, self.num_segments, self.choices, self.crop_fraction)
+        config = ViewConfig(self.num_segments, self.choices, self.crop_fraction, self.input_size, self.seed)
+        first = config.test(*shape)
         views = [first]
         for number, crop in enumerate(_further_crops(height, width, first.crop, self.num_crops)):
             views.append(replace(first, name=f"crop-{number + 1}", crop=crop))
-        centred = replace(self.choices, crops="centre", flip="off")
+        centred = replace(config, choices=replace(self.choices, crops="centre", flip="off"))
         for number in range(self.num_draws):
-            drawn = drawn_view(
-                number,
-                clip_id=clip_id,
-                seed=self.seed,
-                num_frames=num_frames,
-                height=height,
-                width=width,
-                num_segments=self.num_segments,
-                choices=centred,
-                crop_fraction=self.crop_fraction,
-            )
-            views.append(replace(drawn, name=f"draw-{number}"))
+            views.append(replace(centred.draw(number, clip_id, *shape), name=f"draw-{number}"))
         return views
 
 

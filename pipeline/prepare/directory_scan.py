@@ -14,14 +14,12 @@ from pipeline.errors import ClipError
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.progress import Progress
 from pipeline.video.frame_folder import IMAGE_SUFFIXES, numbered_images
+from pipeline.video.suffixes import VIDEO_SUFFIXES
 
 NUM_THREADS = 32
 # ROOT/20bn-jester-v1/20bn-jester-v1/<id>: people unpack archives into folders of the same name.
 MAX_DEPTH = 3
 FOLDERS_A_TASK = 64
-VIDEO_SUFFIXES = frozenset(
-    {".webm", ".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".wmv", ".flv", ".3gp", ".ogv", ".ts"}
-)
 
 
 @dataclass

@@ -82,6 +82,39 @@ def drawn_view(
     return View(train_view_name(draw), tuple(indices.tolist()), crop, bool(flip))
 
 
+@dataclass(frozen=True)
+class ViewConfig:
+    """The rule by which a model sees clips: frames and crops of the test view, and of the training draws.
+
+    Extraction, finetuning, prediction and the report all take their views from here.
+    """
+
+    num_segments: int
+    choices: FrameChoices
+    crop_fraction: float = 0.875
+    input_size: int = 224
+    seed: int = 0
+
+    def test(self, num_frames: int, height: int, width: int) -> View:
+        """Return the test view of a clip of these sizes."""
+        return test_view(num_frames, height, width, self.num_segments, self.choices, self.crop_fraction)
+
+    def draw(self, number: int, clip_id: str, num_frames: int, height: int, width: int) -> View:
+        """Return training draw `number` of a clip of these sizes."""
+        return drawn_view(
+            number,
+            clip_id=clip_id,
+            seed=self.seed,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_segments=self.num_segments,
+            choices=self.choices,
+            crop_fraction=self.crop_fraction,
+            input_size=self.input_size,
+        )
+
+
 def _boxes(crops: str, height: int, width: int, input_size: int) -> tuple[CropBox, ...]:
     if crops == "multiscale":
         return multiscale_crops(height, width)

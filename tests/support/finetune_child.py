@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from tests.support.stages import finetune
+from tests.support.run_stages import finetune
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.extract import extract_features
 from pipeline.manifest import Manifest, read_manifest
+from tests.support.run_stages import extract_settings, fit_head
 from tests.support.small_clips import T, write_clips
-from tests.support.stages import extract_settings, fit_head
 
 HEADS = ("lstm", "fcn2d")
 
