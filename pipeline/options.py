@@ -168,8 +168,13 @@ class PipelineCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         block = dict(ctx.default_map or {})
         ctx.default_map = None  # so that click shows the built-in default, which the block's value then replaces
+        arguments = [self._argument_record(p, block) for p in self.get_params(ctx) if isinstance(p, click.Argument)]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(arguments)
         for is_override, title in ((False, "Options"), (True, "Overrides of the recipe (each wins over --recipe)")):
-            parameters = [p for p in self.get_params(ctx) if isinstance(p, OverrideOption) is is_override]
+            options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+            parameters = [p for p in options if isinstance(p, OverrideOption) is is_override]
             records = [record for record in (_help_record(p, ctx, block) for p in parameters) if record is not None]
             if records:
                 with formatter.section(title):
@@ -181,6 +186,13 @@ class PipelineCommand(click.Command):
                     f"Defaults are those of the block `{_block_name(ctx)}` of ./params.yaml. They apply to "
                     f"{settings_text(named)}; with another value there, nothing is taken from the block."
                 )
+
+    def _argument_record(self, argument: click.Argument, block: dict[str, Any]) -> tuple[str, str]:
+        declared = option_of(self.settings, argument.name or "")
+        choices = f" One of {', '.join(declared.choices)}." if declared.choices else ""
+        value = block.get(argument.name or "")
+        shown = "" if value is None else f"  [default: {value_text(value)}]"
+        return argument.make_metavar(click.Context(self)), f"{declared.help}{choices}{shown}"
 
     def _other_subject(self, ctx: click.Context, args: list[str], block: dict[str, Any]) -> str | None:
         """Return the parameter in which the typed subject differs from the block's, if any."""
@@ -284,7 +296,8 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
     kind = _click_type(hint, declared)
     if declared.is_argument:
         is_list = get_origin(hint) is tuple
-        return click.Argument([name], type=kind, required=False, nargs=-1 if is_list else 1)
+        metavar = f"[{name.upper()}]" + ("..." if is_list else "")
+        return click.Argument([name], type=kind, required=False, nargs=-1 if is_list else 1, metavar=metavar)
     flag = "--" + name.replace("_", "-")
     if hint is bool:
         flag = f"{flag}/--no-{name.replace('_', '-')}" if default else flag
