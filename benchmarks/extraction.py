@@ -34,10 +34,10 @@ from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import torchvision
 from pipeline.extract import extract_features
 from pipeline.extract.compute import Compute
-from pipeline.extract.forward import Forward
+from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
 from pipeline.video.decode import open_clip
@@ -64,7 +64,7 @@ def write_clips(folder: Path, kind: str, count: int) -> Manifest:
 def pixels_of(location: str) -> torch.Tensor:
     """The test view of a clip, rendered."""
     with open_clip(location) as reader:
-        view = test_view(reader.num_frames, reader.height, reader.width, NUM_SEGMENTS, FrameChoices())
+        view = test_view(reader.num_frames, reader.height, reader.width, NUM_SEGMENTS, SamplingConfig())
         return render(reader.read(view.frame_indices), view.crop, view.flip)
 
 
@@ -79,7 +79,7 @@ def forward_rate(backbone: str, weights: str, compute: Compute) -> float:
     """Clips/s of the forward pass alone in this process."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
-    forward = Forward(build_backbone(backbone, weights)[0], compute)
+    forward = BackboneRunner(build_backbone(backbone, weights)[0], compute)
     frames = torch.randint(0, 256, (NUM_SEGMENTS, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
     return _rate(lambda turn: forward(frames, keep_maps=True))
 

@@ -34,11 +34,11 @@ from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute, choose_compute
 from pipeline.fit_head.features import ClipFeatures, Draw
-from pipeline.fit_head.fit import HeadData, Watcher
+from pipeline.fit_head.fit import HeadDataset, Watcher
 from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import HEADS
 from pipeline.manifest import read_manifest
-from pipeline.recipe import FrameChoices, Recipe, named_recipe
+from pipeline.recipe import Recipe, SamplingConfig, named_recipe
 from pipeline.store import FeatureStore
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
@@ -81,7 +81,7 @@ def ratio(store: str, heads: tuple[str, ...], precision: str, pairs: int, loader
     recipe = named_recipe("cached")
     for name in heads:
         data = CachedData(FeatureStore.open(store), Path("."), click.echo, cache=MapCache(0))
-        from_store = data.of(HEADS[name].maps, recipe)
+        from_store = data.of(HEADS[name].reads, recipe)
         from_ram = replace(from_store, train=TensorsInRam(from_store.train))
         compute = choose_compute(name, precision=precision, num_loaders=loaders)
         epochs = [_training(each, name, recipe, compute) for each in (from_store, from_ram)]
@@ -117,7 +117,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
     data = CachedData(opened, Path("."), click.echo)
     fits = {}
     for head in heads:
-        head_data = data.of(HEADS[head].maps, recipe)
+        head_data = data.of(HEADS[head].reads, recipe)
         one_core = replace(choose_compute(head), threads=1)
         fits[head] = _training(head_data, head, recipe, one_core), head_data.train.num_clips, one_core.precision
     extracting: list[float] = []
@@ -157,7 +157,7 @@ def heads(store: str, heads: tuple[str, ...], epochs: int, device: str) -> None:
     data = CachedData(FeatureStore.open(store), Path("."), click.echo)
     for name in heads:
         compute = choose_compute(name, device)
-        head_data = data.of(HEADS[name].maps, recipe)
+        head_data = data.of(HEADS[name].reads, recipe)
         train = _training(head_data, name, recipe, compute)
         seconds = statistics.median([_seconds(train) for _ in range(epochs + 1)][1:])
         click.echo(
@@ -171,7 +171,7 @@ def heads(store: str, heads: tuple[str, ...], epochs: int, device: str) -> None:
 def jester(clips: int) -> None:
     """Load a table of Jester's size and train one MLP epoch on it."""
     source = _SyntheticSource(clips)
-    recipe = named_recipe("cached").changed(epochs=1)
+    recipe = named_recipe("cached").with_overrides(epochs=1)
     data = CachedData(source, Path("."), click.echo)
     started_at_seconds = time.monotonic()
     head_data = data.of("pooled", recipe)
@@ -192,7 +192,7 @@ class _SyntheticSource:
 
     def __post_init__(self) -> None:
         self.settings = StoreSettings(
-            "squeezenet", {"name": "random", "sha256": ""}, "float32", "", "eager", 16, 1, FrameChoices(), 8, 0,
+            "squeezenet", {"name": "random", "sha256": ""}, "float32", "", "eager", 16, 1, SamplingConfig(), 8, 0,
             ("pooled",), 512, 13, {},
         )  # fmt: skip
         self._block = np.random.default_rng(0).random((4_096, 8, 512), dtype=np.float32).astype(np.float16)
@@ -222,7 +222,7 @@ class _SyntheticSource:
         raise NotImplementedError
 
 
-def _training(data: HeadData, name: str, recipe: Recipe, compute: Compute) -> Callable[[], None]:
+def _training(data: HeadDataset, name: str, recipe: Recipe, compute: Compute) -> Callable[[], None]:
     """One training epoch without validation, again and again on one head."""
     fit = fit_module._Fit(data, name, recipe, 0, compute, Watcher())
 

@@ -25,4 +25,4 @@ def selection_top1(data: CachedData, head: str, recipe: Recipe, seed: int) -> fl
 
 
 def _fit(data: CachedData, head: str, recipe: Recipe, seed: int) -> FitResult:
-    return fit_head(data.of(HEADS[head].maps, recipe), head, recipe, seed, choose_compute(head))
+    return fit_head(data.of(HEADS[head].reads, recipe), head, recipe, seed, choose_compute(head))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.heads import HEADS, Head, build_head
-from pipeline.recipe import HeadChoices
+from pipeline.recipe import HeadConfig
 from tests.support import plain_heads
 
 NUM_SEGMENTS, NUM_CLASSES = 8, 27
@@ -58,7 +58,7 @@ def _cpu_lines() -> list[str]:
 
 def features_of(head: Head, batch: int, map_size: int, device: str) -> Tensor:
     """Random features in the layout of the store, channels last, as a view in the order of the head's door."""
-    size = 1 if head.maps == "pooled" else map_size
+    size = 1 if head.reads == "pooled" else map_size
     stored = torch.rand(batch, head.num_segments, size, size, head.in_channels, device=device)
     return stored.permute(0, 1, 4, 2, 3)
 
@@ -112,7 +112,7 @@ def training_speed(name: str, backbone: str, device: str, rounds: int, at_least:
     fp32, bf16 = (batch / statistics.median(column) for column in zip(*times, strict=True))
     return {
         "head": name,
-        "maps": f"{map_size}×{map_size}" if HEADS[name].maps == "spatial" else "pooled",
+        "maps": f"{map_size}×{map_size}" if HEADS[name].reads == "spatial" else "pooled",
         "batch": batch,
         "fp32_clips_per_second": round(fp32, 1),
         "bf16_clips_per_second": round(bf16, 1),
@@ -121,7 +121,7 @@ def training_speed(name: str, backbone: str, device: str, rounds: int, at_least:
 
 
 def against_plain(
-    name: str, backbone: str, dtype: str, choices: HeadChoices, device: str, rounds: int, at_least: float
+    name: str, backbone: str, dtype: str, choices: HeadConfig, device: str, rounds: int, at_least: float
 ) -> dict[str, object]:
     channels, map_size = BACKBONES[backbone]
     batch = BATCH.get(name, 32)
@@ -137,7 +137,7 @@ def against_plain(
     fast, plain = (batch / statistics.median(column) for column in zip(*times, strict=True))
     return {
         "head": name,
-        "maps": f"{map_size}×{map_size}" if head.maps == "spatial" else "pooled",
+        "maps": f"{map_size}×{map_size}" if head.reads == "spatial" else "pooled",
         "dtype": dtype,
         "fast_clips_per_second": round(fast, 1),
         "plain_clips_per_second": round(plain, 1),
@@ -172,11 +172,11 @@ def main() -> None:
     speeds = [
         training_speed(name, backbone, *measure)
         for name in names
-        for backbone in (("squeezenet", "bninception") if HEADS[name].maps == "spatial" else ("squeezenet",))
+        for backbone in (("squeezenet", "bninception") if HEADS[name].reads == "spatial" else ("squeezenet",))
     ]
     show("Training, clips/s", speeds)
     pairs = [
-        against_plain(name, backbone, dtype, HeadChoices(), *measure)
+        against_plain(name, backbone, dtype, HeadConfig(), *measure)
         for name, backbone in (("trn", "squeezenet"), ("convlstm", "bninception"), ("convlstm", "squeezenet"))
         if name in names
         for dtype in ("fp32", "bf16")

@@ -44,7 +44,7 @@ def main(
     values = [[yaml.safe_load(value) for value in switch.partition("=")[2].split(",")] for switch in tries]
     rows: list[tuple[float, str]] = []
     for combination in itertools.product(*values):
-        chosen = named_recipe(recipe).changed(**dict(zip(switches, combination, strict=True)))
+        chosen = named_recipe(recipe).with_overrides(**dict(zip(switches, combination, strict=True)))
         started_at_seconds = time.monotonic()
         means = {}
         for name in names:

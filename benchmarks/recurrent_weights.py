@@ -38,8 +38,8 @@ HEAD_NAMES = ("rnn_tanh", "rnn_relu", "lstm", "gru", "blstm", "mlp")
 
 def arms_of(lr: float, patience_epochs: int, epochs: int) -> dict[str, Recipe]:
     """The recipes compared; frames are those of the store in all of them."""
-    paper = named_recipe("paper").changed(lr=lr, patience_epochs=patience_epochs, epochs=epochs)
-    code = named_recipe("published-code").changed(
+    paper = named_recipe("paper").with_overrides(lr=lr, patience_epochs=patience_epochs, epochs=epochs)
+    code = named_recipe("published-code").with_overrides(
         lr=lr,
         epochs=epochs,
         batch_size=paper.training.batch_size,
@@ -50,7 +50,7 @@ def arms_of(lr: float, patience_epochs: int, epochs: int) -> dict[str, Recipe]:
     )
     return {
         "paper": paper,
-        "paper, recurrent weights untrained": paper.changed(recurrent_parameters="weight_ih_l0"),
+        "paper, recurrent weights untrained": paper.with_overrides(recurrent_parameters="weight_ih_l0"),
         "published-code": code,
     }
 

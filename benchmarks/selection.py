@@ -35,8 +35,8 @@ def measured(data: CachedData, head: str, settings: dict[str, Any]) -> tuple[lis
     """Return top-1 of `test` for each seed: selected on `val`, and selected on `test`."""
     settings = dict(settings)
     num_seeds = int(settings.pop("seeds", 1))
-    recipe = named_recipe(str(settings.pop("recipe", "cached"))).changed(**settings)
-    apart = data.of(HEADS[head].maps, recipe)
+    recipe = named_recipe(str(settings.pop("recipe", "cached"))).with_overrides(**settings)
+    apart = data.of(HEADS[head].reads, recipe)
     on_reported = dataclasses.replace(apart, select=apart.report)
     found: tuple[list[float], list[float]] = ([], [])
     for values, head_data in zip(found, (apart, on_reported), strict=True):

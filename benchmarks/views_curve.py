@@ -92,7 +92,7 @@ def main(
     store: str, frames_store: str | None, views: str, heads: str, seeds: int, epochs: int, title: str, out: Path | None
 ) -> None:
     """Print top-1 of each head against the views that training draws from."""
-    recipe = named_recipe("cached").changed(epochs=epochs)
+    recipe = named_recipe("cached").with_overrides(epochs=epochs)
     opened = FeatureStore.open(store)
     points = []
     for num_views in map(int, views.split(",")):

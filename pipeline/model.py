@@ -99,7 +99,7 @@ class Classifier(nn.Module):
         """
         sizes = check_shape("frames", frames, "B T 3 H W")
         maps = self.backbone(frames.flatten(0, 1))  # (N, C, h, w)
-        if self.head.maps == "pooled":
+        if self.head.reads == "pooled":
             maps = pooled(maps)[:, :, None, None]  # (N, C, 1, 1)
         features: Tensor = maps.unflatten(0, (sizes["B"], sizes["T"]))
         return features

@@ -13,7 +13,15 @@ import click
 from click.core import ParameterSource
 
 from pipeline.errors import PipelineError
-from pipeline.params import block_of, expand_template, head_blocks, read_params, same_subject, settings_text, value_text
+from pipeline.params import (
+    command_params,
+    expand_template,
+    head_params,
+    read_params,
+    same_subject,
+    settings_text,
+    value_text,
+)
 from pipeline.recipe import RECIPES
 from pipeline.registry import unknown_name
 from pipeline.settings.fit_head import FitHeadSettings
@@ -53,7 +61,7 @@ class PipelineGroup(click.Group):
         if parent is None and "default_map" not in extra:
             try:
                 params = read_params()
-                extra["default_map"] = {name: block_of(params, name) for name in self.commands}
+                extra["default_map"] = {name: command_params(params, name) for name in self.commands}
                 extra["obj"] = params
             except PipelineError as error:
                 raise click.ClickException(str(error)) from error
@@ -155,7 +163,7 @@ class PipelineCommand(click.Command):
                 value, source = _value_in_recipe(recipe, name), f"recipe {recipe.name}"
             rows.append((name.replace("_", "-"), "" if value is None else value_text(value), source))
         if self.settings is FitHeadSettings:
-            for head, block in head_blocks(ctx.obj or {}).items():
+            for head, block in head_params(ctx.obj or {}).items():
                 state = "params.yaml, passed over" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
                 for name, value in block.items():
                     rows.append((f"heads.{head}.{name.replace('_', '-')}", value_text(value), state))
@@ -377,7 +385,7 @@ def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, 
         return {}
     blocks = {
         head: {name: value for name, value in block.items() if not _is_typed(ctx, name)}
-        for head, block in head_blocks(ctx.obj or {}).items()
+        for head, block in head_params(ctx.obj or {}).items()
         if head in heads or "all" in heads
     }
     lines = [f"{head} {settings_text(block)}" for head, block in blocks.items() if block]
@@ -392,4 +400,4 @@ def _is_typed(ctx: click.Context, name: str) -> bool:
 
 def _extract_block(ctx: click.Context) -> Mapping[str, Any]:
     """Return the `extract` block: the path of a store takes its names from there."""
-    return block_of(ctx.obj or {}, "extract")
+    return command_params(ctx.obj or {}, "extract")

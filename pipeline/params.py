@@ -42,7 +42,7 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     return params
 
 
-def block_of(params: Mapping[str, Any], command: str) -> dict[str, Any]:
+def command_params(params: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The settings of one command, by the names of its parameters (`num_segments`).
 
     Raises:
@@ -51,7 +51,7 @@ def block_of(params: Mapping[str, Any], command: str) -> dict[str, Any]:
     return python_names(_mapping(params, command.replace("-", "_")))
 
 
-def head_blocks(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def head_params(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of single heads: `heads.lstm.lr` as ``{"lstm": {"lr": ...}}``."""
     heads = _mapping(params, "heads")
     return {name: python_names(_mapping(heads, name)) for name in heads}

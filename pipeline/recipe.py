@@ -1,7 +1,7 @@
 """Recipes: every choice of an experiment on which paper, published code and sound practice differ, as plain data.
 
-A recipe only names choices. `FrameChoices` act on frames and belong to `extract` (and to `finetune`, which reads
-frames too); `HeadChoices` go to the head's constructor; `TrainingChoices` to the training loop.
+A recipe only names choices. `SamplingConfig` act on frames and belong to `extract` (and to `finetune`, which reads
+frames too); `HeadConfig` go to the head's constructor; `TrainConfig` to the training loop.
 `docs/paper-and-code.md` explains each against the paper and its published code.
 """
 
@@ -16,7 +16,7 @@ from pipeline.registry import look_up, unknown_name
 
 
 @dataclass(frozen=True)
-class FrameChoices:
+class SamplingConfig:
     """Which pixels of a clip are seen.
 
     sampler: how training draws one frame of each segment. `covering` segments are L / N frames long, so every frame
@@ -40,7 +40,7 @@ class FrameChoices:
 
 
 @dataclass(frozen=True)
-class HeadChoices:
+class HeadConfig:
     """How a head is built and initialised.
 
     dropout: on the features, before the learned projection (Sec. 3.5).
@@ -72,7 +72,7 @@ class HeadChoices:
 
 
 @dataclass(frozen=True)
-class TrainingChoices:
+class TrainConfig:
     """How parameters are updated.
 
     optimiser: `sgd` with momentum (Sec. 3.5), or `adamw`.
@@ -138,11 +138,11 @@ class Recipe:
     """A named set of choices. `changed` returns another with single switches set."""
 
     name: str
-    frames: FrameChoices = FrameChoices()
-    head: HeadChoices = HeadChoices()
-    training: TrainingChoices = TrainingChoices()
+    frames: SamplingConfig = SamplingConfig()
+    head: HeadConfig = HeadConfig()
+    training: TrainConfig = TrainConfig()
 
-    def changed(self, **switches: Any) -> Recipe:
+    def with_overrides(self, **switches: Any) -> Recipe:
         """A copy with single switches set, whichever of the three groups they stand in.
 
         Raises:
@@ -163,7 +163,7 @@ class Recipe:
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """The recipe that `Recipe.as_dict` wrote (also after a way through JSON)."""
     switches = {**values["frames"], **values["head"], **values["training"]}
-    return Recipe(values["name"]).changed(**switches)
+    return Recipe(values["name"]).with_overrides(**switches)
 
 
 def _group_of(switch: str) -> str:
@@ -202,15 +202,15 @@ PAPER = Recipe(name="paper")
 
 PUBLISHED_CODE = Recipe(
     name="published-code",
-    frames=FrameChoices(sampler="floor", short_clip="first", test_frames="float", crops="published", flip="off"),
-    head=HeadChoices(
+    frames=SamplingConfig(sampler="floor", short_clip="first", test_frames="float", crops="published", flip="off"),
+    head=HeadConfig(
         projection_init="normal_0.001",
         trn_train_tuples="sampled",
         trn_eval_tuples="sampled",
         fcn_score_relu=True,
         fcn_input_relu=True,
     ),
-    training=TrainingChoices(
+    training=TrainConfig(
         weight_decay_groups="no_conv_bias_no_norm",
         recurrent_parameters="weight_ih_l0",
         clip_scope="all",
@@ -225,8 +225,8 @@ PUBLISHED_CODE = Recipe(
 # Tuned by measurement for frozen features: `benchmarks/recipe_tuning.py`.
 CACHED = Recipe(
     name="cached",
-    head=HeadChoices(input_scaling="centre", trn_consensus="mean"),
-    training=TrainingChoices(
+    head=HeadConfig(input_scaling="centre", trn_consensus="mean"),
+    training=TrainConfig(
         optimiser="adamw",
         lr=1e-3,
         weight_decay=1e-2,

@@ -12,7 +12,7 @@ import click
 import torch
 
 from pipeline.backbones import backbone_contract
-from pipeline.compare.comparison import Comparison, compare_cells, map_size_of
+from pipeline.compare.comparison import Comparison, compare_runs, map_size_of
 from pipeline.compare.gate import GateReport, compare_with_revision
 from pipeline.compare.latency import HeadCost, measure_head
 from pipeline.compare.plots import write_plots
@@ -27,7 +27,7 @@ from pipeline.compare.table import (
     wrapped,
 )
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import Cell, find_cells, parse_pairs, read_cell
+from pipeline.evaluation.result_reader import Cell, find_runs, parse_pairs, read_run
 from pipeline.files import write_json, write_text
 from pipeline.heads import HEADS
 from pipeline.manifest import Manifest, read_manifest
@@ -55,15 +55,15 @@ def run(settings: CompareSettings) -> Comparison:
     places = [Path(place) for place in settings.dirs]
     # Results that are gone altogether are for the gate to name, where there is one.
     present = [place for place in places if place.is_dir()] if against is not None else places
-    folders = find_cells(present) if present or against is None else []
-    cells = [read_cell(folder) for folder in folders]
+    folders = find_runs(present) if present or against is None else []
+    cells = [read_run(folder) for folder in folders]
     gate = None if against is None else compare_with_revision(cells, places, against, max_drop)
     if not cells:
         _print_gate(gate)
         raise PipelineError(f"There are no results in {', '.join(map(str, places))}. `pipeline fit-head` writes them.")
     known_labels = {label for cell in cells for label in cell.predictions.classes}
     clips = None if settings.manifest is None else read_manifest(settings.manifest, settings.root)
-    comparison = compare_cells(
+    comparison = compare_runs(
         cells,
         pairs=_known_pairs(settings.pairs, known_labels),
         paper=settings.paper,

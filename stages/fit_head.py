@@ -12,14 +12,14 @@ from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.plan import plan_tasks
-from pipeline.fit_head.run import CellOutcome, backbone_of_store, fit_cell
+from pipeline.fit_head.run import RunOutcome, backbone_of_store, run_head
 from pipeline.fit_head.table import table_text
-from pipeline.fit_head.workers import CellTask, StoreRequest, TaskResult, fit_side_by_side
+from pipeline.fit_head.workers import FitTask, StoreRequest, TaskResult, fit_in_parallel
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
 
 
-def run(settings: FitHeadSettings) -> list[CellOutcome]:
+def run(settings: FitHeadSettings) -> list[RunOutcome]:
     """Fit heads on a store and print their table; with several recipes, each gets a folder of its own below `out`.
 
     With `jobs` above 1 (by default the number of cores), cells of one thread are fitted side by side in as many
@@ -41,7 +41,7 @@ def run(settings: FitHeadSettings) -> list[CellOutcome]:
     jobs = min(num_cores() if settings.jobs is None else settings.jobs, len(together))
     if jobs < 2:
         together = []
-    results = list(_reported(fit_side_by_side(request, together, jobs))) if together else []
+    results = list(_reported(fit_in_parallel(request, together, jobs))) if together else []
     results += _reported(_one_by_one([task for task in tasks if task not in together], data, backbone, len(tasks) > 1))
     # In the order in which the heads were named, whichever was done first.
     results.sort(key=lambda result: tasks.index(result.task))
@@ -54,13 +54,11 @@ def run(settings: FitHeadSettings) -> list[CellOutcome]:
     return outcomes
 
 
-def _one_by_one(
-    tasks: Sequence[CellTask], data: CachedData, backbone: nn.Module, goes_on: bool
-) -> Iterator[TaskResult]:
+def _one_by_one(tasks: Sequence[FitTask], data: CachedData, backbone: nn.Module, goes_on: bool) -> Iterator[TaskResult]:
     """Fit cells in this process. With `goes_on`, one that fails does not keep the others from being fitted."""
     for task in tasks:
         try:
-            outcome = fit_cell(task.cell, data, backbone, task.out, _say, force=task.force)
+            outcome = run_head(task.cell, data, backbone, task.out, _say, force=task.force)
         except PipelineError as error:
             if not goes_on:
                 raise

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import cli
 from pipeline.options import _explained_fields
-from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
+from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from tests.conftest import REPOSITORY
 
 
@@ -50,7 +50,7 @@ def test_each_command_explains_itself_with_an_example(run: CliRunner, command: s
         assert sub.help
 
 
-@pytest.mark.parametrize("group", [FrameChoices, HeadChoices, TrainingChoices])
+@pytest.mark.parametrize("group", [SamplingConfig, HeadConfig, TrainConfig])
 def test_each_switch_of_a_recipe_is_explained(group: type) -> None:
     assert set(_explained_fields(group)) == {field.name for field in dataclasses.fields(group)}
 

@@ -29,7 +29,7 @@ from pipeline.finetune.clip_loader import (
     load_sample,
 )
 from pipeline.manifest import read_manifest
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view, test_view
@@ -37,7 +37,7 @@ from tests.conftest import REPOSITORY
 from tests.support.small_clips import CLASSES, T, write_clips
 
 CPU = torch.device("cpu")
-SETTINGS = SampleSettings(num_segments=T, choices=FrameChoices(), seed=4, input_size=64)
+SETTINGS = SampleSettings(num_segments=T, choices=SamplingConfig(), seed=4, input_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_training_sample_is_the_view_of_seed_clip_and_epoch(clips: tuple[Label
             height=reader.height,
             width=reader.width,
             num_segments=T,
-            choices=FrameChoices(),
+            choices=SamplingConfig(),
         )
         pixels = render(reader.read(view.frame_indices), view.crop, view.flip, 64)
     assert sample.pixels is not None
@@ -86,7 +86,7 @@ def test_a_training_sample_is_the_view_of_seed_clip_and_epoch(clips: tuple[Label
 def test_a_validation_sample_is_the_test_view(clips: tuple[LabelledClip, ...]) -> None:
     sample = load_sample(SampleRequest(clips[0]), SETTINGS)
     with open_clip(clips[0].location) as reader:
-        view = test_view(reader.num_frames, reader.height, reader.width, T, FrameChoices())
+        view = test_view(reader.num_frames, reader.height, reader.width, T, SamplingConfig())
         pixels = render(reader.read(view.frame_indices), view.crop, False, 64)
     assert sample.pixels is not None
     assert torch.equal(sample.pixels.permute(0, 3, 1, 2), pixels)
@@ -124,8 +124,8 @@ def test_no_more_is_decoded_than_asked_for_ahead(clips: tuple[LabelledClip, ...]
 
 
 def test_a_mirrored_clip_gets_the_label_of_the_other_side(clips: tuple[LabelledClip, ...]) -> None:
-    swap = SampleSettings(T, FrameChoices(flip="swap"), 4, 64, swapped_labels=(1, 0, 2))
-    plain = SampleSettings(T, FrameChoices(flip="plain"), 4, 64)
+    swap = SampleSettings(T, SamplingConfig(flip="swap"), 4, 64, swapped_labels=(1, 0, 2))
+    plain = SampleSettings(T, SamplingConfig(flip="plain"), 4, 64)
     left = next(clip for clip in clips if CLASSES[clip.label] == "swipe_left")
     samples = [load_sample(SampleRequest(left, epoch), swap) for epoch in range(12)]
     assert {sample.flip for sample in samples} == {True, False}
@@ -156,7 +156,7 @@ def test_a_batch_is_channels_last_in_memory_without_a_copy(clips: tuple[Labelled
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_augmentation_on_the_device_equals_that_of_the_workers(clips: tuple[LabelledClip, ...], device: str) -> None:
-    choices = FrameChoices(flip="plain")
+    choices = SamplingConfig(flip="plain")
     here = SampleSettings(T, choices, 4, 224)
     there = SampleSettings(T, choices, 4, 224, on_device=True)
     requests = [SampleRequest(clip, epoch) for clip in clips[:4] for epoch in (None, 0, 1)]
@@ -190,12 +190,12 @@ def test_a_clip_that_goes_away_between_epochs_is_found(clips: tuple[LabelledClip
 def test_workers_end_with_a_parent_that_is_killed(clips: tuple[LabelledClip, ...]) -> None:
     script = f"""
         import multiprocessing, sys, time
-        from pipeline.recipe import FrameChoices
+        from pipeline.recipe import SamplingConfig
         from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings
         if __name__ == "__main__":
             clip = LabelledClip("clip", {clips[0].location!r}, 0)
             with ClipLoader(1, num_ahead=2) as loader:
-                next(loader.samples([SampleRequest(clip)], SampleSettings({T}, FrameChoices(), 0, 64)))
+                next(loader.samples([SampleRequest(clip)], SampleSettings({T}, SamplingConfig(), 0, 64)))
                 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
                 time.sleep(60)
     """

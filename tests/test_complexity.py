@@ -108,7 +108,7 @@ def counted_macs(name: str, num_segments: int, num_classes: int, map_size: int) 
     """MACs of the plain definition of a head, counted by torch as it runs, less those of the projection."""
     in_channels = 4
     head = build_head(name, in_channels=in_channels, num_segments=num_segments, num_classes=num_classes).eval()
-    size = 1 if head.maps == "pooled" else map_size
+    size = 1 if head.reads == "pooled" else map_size
     features = torch.randn(1, num_segments, in_channels, size, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         PLAIN_HEADS[name](head, features)

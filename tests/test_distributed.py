@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import read_cell
-from pipeline.finetune.distributed import World, joined_world
+from pipeline.evaluation.result_reader import read_run
+from pipeline.finetune.distributed import World, init_distributed
 from tests.conftest import REPOSITORY
 from tests.support.run_stages import finetune
 from tests.support.small_clips import write_clips, write_model
@@ -63,7 +63,7 @@ def test_two_processes_train_and_score_like_one(tmp_path: Path) -> None:
     said = run_two({**common, "out": str(tmp_path / "two"), "checkpoint_seconds": 0})
     one, two = tmp_path / "one" / CELL, tmp_path / "two" / CELL
     assert largest_difference(one, two) < 1e-4 * largest_change(model, one)
-    found, expected = read_cell(two), read_cell(one)
+    found, expected = read_run(two), read_run(one)
     assert found.predictions.clip_ids == expected.predictions.clip_ids
     assert found.metrics["num_report"] == 5
     assert abs(found.predictions.scores - expected.predictions.scores).max() < 1e-3
@@ -125,7 +125,7 @@ def test_every_item_belongs_to_exactly_one_process(size: int, num_items: int) ->
 
 def test_one_process_is_a_world_without_any_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined_world() as world:
+    with init_distributed() as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         values = torch.arange(3.0)
         assert torch.equal(world.summed(values), values)
@@ -145,7 +145,7 @@ def test_nccl_is_asked_for_only_where_there_is_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    with joined_world() as world:
+    with init_distributed() as world:
         assert (world.rank, world.size) == (1, 2)
     assert started == [backend]
 
@@ -153,5 +153,5 @@ def test_nccl_is_asked_for_only_where_there_is_a_gpu(
 def test_a_half_set_environment_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(PipelineError, match=r"WORLD_SIZE is 2, but RANK is not set.*torchrun"), joined_world():
+    with pytest.raises(PipelineError, match=r"WORLD_SIZE is 2, but RANK is not set.*torchrun"), init_distributed():
         pass

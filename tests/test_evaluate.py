@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import cli
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import read_cell
+from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.manifest import write_manifest
 from pipeline.model import load_model, save_model
@@ -80,7 +80,7 @@ def test_decoded_clips_score_as_cached_ones(fitted: Fitted, head: str, tmp_path:
     one, other = read_scores(tmp_path / "store"), read_scores(tmp_path / "manifest")
     np.testing.assert_allclose(np.stack(list(one.values())), np.stack(list(other.values())), atol=2e-4)
     # `compare` reads the folder, and finds the accuracy that it states.
-    assert read_cell(tmp_path / "manifest").predictions.clip_ids == tuple(sorted(other))
+    assert read_run(tmp_path / "manifest").predictions.clip_ids == tuple(sorted(other))
 
 
 def test_views_are_averaged_before_softmax(fitted: Fitted, tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_a_store_of_other_frames_or_weights_or_a_finetuned_backbone_is_refused(f
     model = load_model(fitted.model("lstm"))
     recipe = recipe_from_dict(dict(model.spec.recipe))
     for changes, words in (
-        ({"recipe": recipe.changed(short_clip="first").as_dict()}, "made with short_clip=formula"),
-        ({"recipe": recipe.changed(test_frames="float").as_dict()}, "made with test_frames=exact"),
+        ({"recipe": recipe.with_overrides(short_clip="first").as_dict()}, "made with short_clip=formula"),
+        ({"recipe": recipe.with_overrides(test_frames="float").as_dict()}, "made with test_frames=exact"),
         ({"stage": "finetune"}, "finetuned"),
         ({"weights": {"name": "w", "sha256": "0"}}, "made with weights="),
         ({"classes": ("swipe_left", "swipe_right", "other")}, "does not know 1 of the 3 classes"),

@@ -15,7 +15,7 @@ from pipeline.fit_head import features as module
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.features import ClipFeatures, batches, labelled_rows, load_frames, load_pooled
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
-from pipeline.recipe import FrameChoices, named_recipe
+from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 from tests.support.memory_source import SIZE, C, MemorySource, T, make_source
 
@@ -29,13 +29,13 @@ def every_kind(tmp_path: Path) -> list[tuple[MemorySource, ClipFeatures]]:
     return [
         (source, load_pooled(source, rows, tmp_path, print)),
         (source, open_spatial(source, rows, MapCache(0))),
-        (source, load_frames(source, without_views, T, FrameChoices(), tmp_path, print)),
+        (source, load_frames(source, without_views, T, SamplingConfig(), tmp_path, print)),
     ]
 
 
 def test_an_epoch_visits_every_clip_once(tmp_path: Path) -> None:
     for _, features in every_kind(tmp_path):
-        draw = features.training_draw(seed=3, epoch=1)
+        draw = features.shuffled_order(seed=3, epoch=1)
         assert sorted(draw.clips) == list(range(20))
         found = list(batches(features, draw, 8, num_loaders=2))
         assert [len(batch.labels) for batch in found] == [8, 8, 4]
@@ -44,22 +44,22 @@ def test_an_epoch_visits_every_clip_once(tmp_path: Path) -> None:
 
 def test_seed_and_epoch_alone_decide_the_draw(tmp_path: Path) -> None:
     for _, features in every_kind(tmp_path):
-        one, same = features.training_draw(1, 2), features.training_draw(1, 2)
+        one, same = features.shuffled_order(1, 2), features.shuffled_order(1, 2)
         assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True) if a is not None)
-        assert not np.array_equal(one.clips, features.training_draw(1, 3).clips)
-        assert not np.array_equal(one.clips, features.training_draw(2, 2).clips)
+        assert not np.array_equal(one.clips, features.shuffled_order(1, 3).clips)
+        assert not np.array_equal(one.clips, features.shuffled_order(2, 2).clips)
 
 
 def test_every_view_is_drawn(tmp_path: Path) -> None:
     _, features = every_kind(tmp_path)[0]
-    counts = Counter(int(view) for epoch in range(20) for view in features.training_draw(0, epoch).views)
+    counts = Counter(int(view) for epoch in range(20) for view in features.shuffled_order(0, epoch).views)
     assert set(counts) == {0, 1}
     assert min(counts.values()) > 150
 
 
 def test_pooled_features_are_those_of_the_store(tmp_path: Path) -> None:
     source, features = every_kind(tmp_path)[0]
-    draw = features.training_draw(0, 0)
+    draw = features.shuffled_order(0, 0)
     found = features.gather(draw)
     assert found.shape == (20, T, C, 1, 1)
     for place, (clip, view) in enumerate(zip(draw.clips, draw.views, strict=True)):
@@ -69,7 +69,7 @@ def test_pooled_features_are_those_of_the_store(tmp_path: Path) -> None:
 
 def test_maps_are_those_of_the_store_in_their_order_and_layout(tmp_path: Path) -> None:
     source, features = every_kind(tmp_path)[1]
-    draw = features.training_draw(0, 0)
+    draw = features.shuffled_order(0, 0)
     found = torch.cat([batch.features for batch in batches(features, draw, 8, num_loaders=3)])
     assert found.shape == (20, T, C, SIZE, SIZE)
     assert next(batches(features, draw, 8)).features.permute(0, 1, 3, 4, 2).is_contiguous()
@@ -82,7 +82,7 @@ def test_a_flipped_view_brings_its_own_label(tmp_path: Path) -> None:
     source = make_source(num_train=6, num_val=3)
     source.labels["train-1"] = (source.labels["train-1"] + 1) % 3
     features = load_pooled(source, labelled_rows(source, "train", TRAIN_VIEWS), tmp_path, print)
-    draw = features.training_draw(0, 0)
+    draw = features.shuffled_order(0, 0)
     assert features.batch(draw).labels.tolist() == [(c + v) % 3 for c, v in zip(draw.clips, draw.views, strict=True)]
 
 
@@ -90,12 +90,12 @@ def test_a_flipped_view_brings_its_own_label(tmp_path: Path) -> None:
 def test_stores_of_all_frames_serve_any_number_of_segments(tmp_path: Path, num_segments: int) -> None:
     source = make_source(num_train=9, num_val=3)
     rows = labelled_rows(source, "train", None)
-    features = load_frames(source, rows, num_segments, FrameChoices(), tmp_path, print)
-    plain = features.gather(features.plain_draw())[..., 0, 0].numpy()
+    features = load_frames(source, rows, num_segments, SamplingConfig(), tmp_path, print)
+    plain = features.gather(features.sequential_order())[..., 0, 0].numpy()
     for clip in range(9):
         frames = source.frames[clip]
         np.testing.assert_array_equal(plain[clip], frames[test_frame_indices(len(frames), num_segments)])
-    draw = features.training_draw(4, 2)
+    draw = features.shuffled_order(4, 2)
     generator = np.random.default_rng([4, 2])
     assert draw.clips.tolist() == generator.permutation(9).tolist()
     found = features.gather(draw)[..., 0, 0].numpy()
@@ -107,10 +107,10 @@ def test_stores_of_all_frames_serve_any_number_of_segments(tmp_path: Path, num_s
 def test_the_floor_sampler_draws_as_the_published_code(tmp_path: Path) -> None:
     source = make_source(num_train=9, num_val=3)
     rows = labelled_rows(source, "train", None)
-    features = load_frames(source, rows, 8, FrameChoices(), tmp_path, print).drawn_by(FrameChoices(sampler="floor"))
+    features = load_frames(source, rows, 8, SamplingConfig(), tmp_path, print).drawn_by(SamplingConfig(sampler="floor"))
     starts = np.concatenate([[0], np.cumsum([len(frames) for frames in source.frames[:9]])])
     for epoch in range(30):
-        draw = features.training_draw(0, epoch)
+        draw = features.shuffled_order(0, epoch)
         for clip, frames in zip(draw.clips, draw.frames, strict=True):
             num_frames = len(source.frames[clip])
             assert frames.max() - starts[clip] < num_frames // 8 * 8
@@ -119,7 +119,7 @@ def test_the_floor_sampler_draws_as_the_published_code(tmp_path: Path) -> None:
 def test_reading_ahead_is_bounded_and_ends_with_its_reader() -> None:
     source = make_source(num_train=40, num_val=3)
     features = open_spatial(source, labelled_rows(source, "train", TRAIN_VIEWS), MapCache(0))
-    stream = batches(features, features.training_draw(0, 0), 4, num_loaders=1)
+    stream = batches(features, features.shuffled_order(0, 0), 4, num_loaders=1)
     next(stream)
     # One batch is out and at most num_loaders + 1 are read ahead.
     assert len(source.reads) <= 4 * 3
@@ -133,7 +133,7 @@ def test_the_cache_stays_within_its_bytes() -> None:
     cache = MapCache(3 * one)
     features = open_spatial(source, labelled_rows(source, "train", ["test"]), cache)
     for _ in range(2):
-        features.gather(features.plain_draw())
+        features.gather(features.sequential_order())
     assert len(source.reads) == 10 + 7  # three were kept
 
 
@@ -142,7 +142,7 @@ def test_an_error_while_reading_ahead_reaches_the_reader() -> None:
     source.maps["train-0"][4] = np.nan
     features = open_spatial(source, labelled_rows(source, "train", ["train-0"]), MapCache(0))
     with pytest.raises(PipelineError, match=r"Row 4 of the store .* not there"):
-        list(batches(features, features.plain_draw(), 2, num_loaders=2))
+        list(batches(features, features.sequential_order(), 2, num_loaders=2))
 
 
 def test_a_pooled_row_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_memory_mapped_and_announced(tmp_path: Path, monkey
     in_ram = load_pooled(source, rows, tmp_path, said.append)
     assert len(said) == 1
     assert "memory-mapped" in said[0]
-    assert torch.equal(mapped.gather(mapped.training_draw(0, 0)), in_ram.gather(in_ram.training_draw(0, 0)))
+    assert torch.equal(mapped.gather(mapped.shuffled_order(0, 0)), in_ram.gather(in_ram.shuffled_order(0, 0)))
     assert not list(tmp_path.iterdir())
 
 

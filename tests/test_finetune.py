@@ -26,7 +26,7 @@ from torch._dynamo.utils import counters
 from pipeline.backbones import build_backbone
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import read_cell
+from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.selection import plan_splits
 from pipeline.finetune import trainer as finetune_module
 from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW
@@ -42,7 +42,7 @@ from pipeline.finetune.model import (
 )
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.model import load_model, load_spec
-from pipeline.recipe import FrameChoices, named_recipe
+from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.store import FeatureStore
 from pipeline.training.optimiser import plan_parameters
 from pipeline.video.render import render
@@ -109,8 +109,8 @@ def test_it_starts_as_the_model_that_the_cache_was_fitted_for(
     capsys.readouterr()
     metrics = finetune(manifest=manifest, init=init, out=tmp_path / "finetune", **{**QUICK, "epochs": 0})
     said = capsys.readouterr().err
-    cached = read_cell(init.parent).predictions
-    now = read_cell(tmp_path / "finetune" / "squeezenet-lstm").predictions
+    cached = read_run(init.parent).predictions
+    now = read_run(tmp_path / "finetune" / "squeezenet-lstm").predictions
     # The store rounds features to float16, to 2^-11 of their size; the scores are a few times as sensitive.
     bound = 8 * 2**-11 * float(np.abs(cached.scores[0]).max())
     assert float(np.abs(cached.scores[0] - now.scores[0]).max()) <= bound
@@ -122,7 +122,7 @@ def test_it_starts_as_the_model_that_the_cache_was_fitted_for(
 
 
 def test_the_result_folder_is_that_of_a_cell(trained: Path) -> None:
-    cell = read_cell(trained)  # checks metrics.json against predictions.csv
+    cell = read_run(trained)  # checks metrics.json against predictions.csv
     assert cell.is_finetuned
     for key in ("head", "backbone", "weights", "recipe", "num_segments", "num_seeds", "num_train", "num_report", "ece"):
         assert key in cell.metrics
@@ -151,7 +151,7 @@ def test_the_weights_are_those_of_a_plain_loop(manifest: Path, model: Path, tmp_
 
     clips = [clip for clip in read_manifest(manifest).clips if clip.split == "train"]
     root = read_manifest(manifest).root
-    choices, network = FrameChoices(), load_model(model).train()
+    choices, network = SamplingConfig(), load_model(model).train()
     groups = [
         {"params": network.backbone.parameters(), "lr": backbone_lr, "start": backbone_lr},
         {"params": network.head.parameters(), "lr": lr, "start": lr},
@@ -305,7 +305,7 @@ def test_partial_batch_norm_freezes_all_but_the_first_of_the_backbone_and_none_o
 
 
 def test_backbone_and_head_have_rates_of_their_own() -> None:
-    recipe = named_recipe("paper").changed(lr=0.5, backbone_lr=0.125)
+    recipe = named_recipe("paper").with_overrides(lr=0.5, backbone_lr=0.125)
     classifier = fresh_classifier("mlp", "squeezenet", "random", CLASSES, T, recipe, seed=0)
     parts: dict[str, tuple[nn.Module, float]] = {
         "backbone": (classifier.backbone, recipe.training.backbone_lr),
@@ -446,12 +446,12 @@ def test_more_parts_than_clips_in_a_batch_are_refused(manifest: Path, model: Pat
 def test_checkpointing_refuses_what_it_cannot_do() -> None:
     norms, _ = build_backbone("bninception", "random")
     with pytest.raises(PipelineError, match="count each batch twice"):
-        check_recomputes(norms, named_recipe("paper").changed(partial_bn="off").training)
+        check_recomputes(norms, named_recipe("paper").with_overrides(partial_bn="off").training)
     check_recomputes(norms, named_recipe("paper").training)
 
 
 def test_checkpointing_keeps_the_statistics_of_batch_norm() -> None:
-    recipe = named_recipe("paper").changed(**PLAIN)
+    recipe = named_recipe("paper").with_overrides(**PLAIN)
     frames = torch.randint(0, 256, (1, T, 3, 224, 224), dtype=torch.uint8)
     found = []
     for recompute in (False, True):
@@ -543,4 +543,4 @@ def test_without_epochs_the_selection_is_that_of_the_fitted_head(manifest: Path,
         init = write_model(tmp_path / f"{selected_on}.safetensors", selected_on=selected_on)
         metrics = finetune(manifest=manifest, init=init, out=tmp_path / selected_on, **{**QUICK, "epochs": 0})
         assert metrics["selected_on"] == metrics["init_selected_on"] == selected_on
-        assert read_cell(tmp_path / selected_on / CELL).is_selected_on_reported == is_marked_row
+        assert read_run(tmp_path / selected_on / CELL).is_selected_on_reported == is_marked_row

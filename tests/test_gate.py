@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.compare.gate import GateError, GateReport, UnknownRevisionError, compare_with_revision
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import find_cells, read_cell
+from pipeline.evaluation.result_reader import find_runs, read_run
 from tests.support.result_folders import write_cell
 from tests.support.run_stages import compare
 
@@ -34,7 +34,7 @@ def project(tmp_path: Path) -> Path:
 
 def gate(project: Path, max_drop: float | None = 1.0, revision: str = "main") -> GateReport:
     place = project / "results/fit_head"
-    cells = [read_cell(folder) for folder in find_cells([place])] if any(place.glob("*/metrics.json")) else []
+    cells = [read_run(folder) for folder in find_runs([place])] if any(place.glob("*/metrics.json")) else []
     return compare_with_revision(cells, [place], revision, max_drop)
 
 
@@ -72,9 +72,9 @@ def test_a_gate_that_could_not_judge_is_refused(
 
 
 def test_a_drop_fails_and_names_cell_drop_and_interval(project: Path) -> None:
-    before = read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
+    before = read_run(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.8, num_clips=200)
-    after = read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
+    after = read_run(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     report = gate(project)
     with pytest.raises(GateError) as caught:
         report.check()
@@ -89,9 +89,9 @@ def test_a_drop_fails_and_names_cell_drop_and_interval(project: Path) -> None:
 
 
 def test_a_drop_within_the_tolerance_passes(project: Path) -> None:
-    before = read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
+    before = read_run(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     write_cell(project / "results/fit_head/squeezenet-lstm", head="lstm", accuracy=0.88, num_clips=200)
-    drop = before - read_cell(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
+    drop = before - read_run(project / "results/fit_head/squeezenet-lstm").metrics_from_predictions()["top1"]
     assert drop > 0
     gate(project, max_drop=drop).check()
     with pytest.raises(GateError):
@@ -189,7 +189,7 @@ def test_other_clips_give_no_interval(project: Path) -> None:
 def test_a_place_outside_of_git_is_named(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "results/squeezenet-lstm")
     with pytest.raises(PipelineError, match="is not in a Git repository"):
-        compare_with_revision([read_cell(folder)], [tmp_path / "results"], "main")
+        compare_with_revision([read_run(folder)], [tmp_path / "results"], "main")
 
 
 def test_a_project_below_the_root_of_the_repository_is_found(project: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_project_below_the_root_of_the_repository_is_found(project: Path) -> N
     git(project, "add", "sub")
     git(project, "commit", "--quiet", "-m", "below")
     place = project / "sub/results"
-    report = compare_with_revision([read_cell(folder) for folder in find_cells([place])], [place], "HEAD", 1.0)
+    report = compare_with_revision([read_run(folder) for folder in find_runs([place])], [place], "HEAD", 1.0)
     assert [change.name for change in report.changes] == ["sub/results/fit_head/squeezenet-lstm"]
 
 

@@ -21,22 +21,22 @@ from torch import Tensor, nn
 from pipeline.errors import PipelineError, ShapeError
 from pipeline.heads import HEADS, Head, build_head, trn
 from pipeline.heads.dropout import ElementDropout
-from pipeline.recipe import RECIPES, HeadChoices
+from pipeline.recipe import RECIPES, HeadConfig
 from pipeline.registry import HEAD_NAMES
 from tests.support import plain_heads
 
 T, C, K = 4, 6, 5
 every_head = pytest.mark.parametrize("name", HEADS)
-NO_DROPOUT = HeadChoices(dropout=0.0, mlp_dropout=0.0)
+NO_DROPOUT = HeadConfig(dropout=0.0, mlp_dropout=0.0)
 
 
-def make(name: str, choices: HeadChoices = HeadChoices(), seed: int = 0, **sizes: int) -> Head:  # noqa: B008
+def make(name: str, choices: HeadConfig = HeadConfig(), seed: int = 0, **sizes: int) -> Head:  # noqa: B008
     torch.manual_seed(seed)
     return build_head(name, **{"in_channels": C, "num_segments": T, "num_classes": K, **sizes}, choices=choices)
 
 
 def draw(name: str, batch: int = 3, seed: int = 1, num_segments: int = T, in_channels: int = C) -> Tensor:
-    size = (1, 1) if HEADS[name].maps == "pooled" else (3, 2)
+    size = (1, 1) if HEADS[name].reads == "pooled" else (3, 2)
     return torch.randn(batch, num_segments, in_channels, *size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -56,7 +56,7 @@ def settled(head: Head, name: str) -> Head:
 
 def test_registry_agrees_with_the_names_known_without_torch() -> None:
     assert tuple(HEADS) == HEAD_NAMES
-    assert {name for name, head in HEADS.items() if head.maps == "spatial"} == {"convlstm", "fcn3d"}
+    assert {name for name, head in HEADS.items() if head.reads == "spatial"} == {"convlstm", "fcn3d"}
 
 
 def test_unknown_head_is_refused_with_a_suggestion() -> None:
@@ -67,7 +67,7 @@ def test_unknown_head_is_refused_with_a_suggestion() -> None:
 @every_head
 def test_states_maps_section_and_documentation(name: str) -> None:
     head = HEADS[name]
-    assert head.maps in ("pooled", "spatial")
+    assert head.reads in ("pooled", "spatial")
     assert head.section in ("3.2", "3.3", "3.4") or name not in plain_heads.PLAIN_HEADS
     assert head.__doc__
     assert "Shape:" in head.__doc__
@@ -141,7 +141,7 @@ def test_wrong_features_are_refused(name: str) -> None:
         (right[:, :, 1:], rf"C={C}.*but has C={C - 1}"),
         (right[0], r"axes \(B, T=4, C=6"),
         (right.flatten(2), r"axes \(B, T=4, C=6"),
-        (draw("fcn3d") if head.maps == "pooled" else draw("mlp"), "features"),
+        (draw("fcn3d") if head.reads == "pooled" else draw("mlp"), "features"),
     ]
     for features, message in refused:
         with pytest.raises(ShapeError, match=message):
@@ -186,7 +186,7 @@ def test_st_block_is_all_but_the_projection(name: str) -> None:
     projection = {id(parameter) for parameter in head.projection.parameters()}
     assert ids | projection == {id(parameter) for parameter in head.parameters()}
     assert not ids & projection
-    assert head.projection.out_channels == 256 if head.maps == "spatial" else head.projection.out_features in (256, K)
+    assert head.projection.out_channels == 256 if head.reads == "spatial" else head.projection.out_features in (256, K)
 
 
 @every_head
@@ -284,7 +284,7 @@ def test_fcn3d_reads_stored_maps_without_copying_the_volume() -> None:
 # Switches
 
 
-def with_identity_projection(name: str, choices: HeadChoices) -> Head:
+def with_identity_projection(name: str, choices: HeadConfig) -> Head:
     head = make(name, choices, in_channels=256)
     with torch.no_grad():
         head.projection.weight.copy_(torch.eye(256).view_as(head.projection.weight))
@@ -305,28 +305,28 @@ def with_identity_projection(name: str, choices: HeadChoices) -> Head:
     ],
 )
 def test_relu_on_the_input(name: str, switches: dict[str, Any], has_relu: bool) -> None:
-    head = with_identity_projection(name, HeadChoices(**switches))
+    head = with_identity_projection(name, HeadConfig(**switches))
     features = draw(name, in_channels=256)
     assert torch.equal(head(features), head(features.relu())) == has_relu
 
 
 @pytest.mark.parametrize("name", ["fcn2d", "fcn3d"])
 def test_relu_on_the_scores_is_a_switch(name: str) -> None:
-    plain, clamped = settled(make(name), name), settled(make(name, HeadChoices(fcn_score_relu=True)), name)
+    plain, clamped = settled(make(name), name), settled(make(name, HeadConfig(fcn_score_relu=True)), name)
     assert plain(draw(name)).min() < 0
     assert clamped(draw(name)).min() >= 0
 
 
 @every_head
 def test_dropout_acts_in_training_on_single_elements(name: str) -> None:
-    head = make(name, HeadChoices(dropout=0.5)).train()
+    head = make(name, HeadConfig(dropout=0.5)).train()
     seen: list[Tensor] = []
     head.projection.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
     ones = torch.ones_like(draw(name, 64))
     head(ones)
     assert set(seen[0].unique().tolist()) == {0.0, 2.0}
     assert (seen[0] == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
-    if head.maps == "spatial":
+    if head.reads == "spatial":
         of_channel = (seen[0] == 0).flatten(2).float().mean(2)
         assert ((of_channel > 0) & (of_channel < 1)).any()
 
@@ -359,7 +359,7 @@ def test_dropout_of_odd_sizes_keeps_views_apart() -> None:
 
 def test_dropout_must_leave_something() -> None:
     with pytest.raises(PipelineError, match=r"dropout \(=1.0\) must be at least 0 and below 1"):
-        make("mlp", HeadChoices(dropout=1.0))
+        make("mlp", HeadConfig(dropout=1.0))
 
 
 @every_head
@@ -369,14 +369,14 @@ def test_without_dropout_training_is_deterministic(name: str) -> None:
 
 
 def test_mlp_has_its_own_dropout() -> None:
-    head = make("mlp", HeadChoices(dropout=0.0)).train()
+    head = make("mlp", HeadConfig(dropout=0.0)).train()
     assert not torch.equal(head(draw("mlp")), head(draw("mlp")))
 
 
 @every_head
 def test_projection_starts_as_its_switch_says(name: str) -> None:
     sizes = {"in_channels": 512, "num_classes": 27}
-    small = make(name, HeadChoices(projection_init="normal_0.001"), **sizes).projection
+    small = make(name, HeadConfig(projection_init="normal_0.001"), **sizes).projection
     assert small.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert small.bias.abs().sum() == 0
     assert make(name, **sizes).projection.weight.std().item() == pytest.approx(1 / math.sqrt(3 * 512), rel=0.05)
@@ -384,7 +384,7 @@ def test_projection_starts_as_its_switch_says(name: str) -> None:
 
 @every_head
 def test_the_st_block_starts_alike_whatever_the_projection_starts_from(name: str) -> None:
-    plain, small = make(name), make(name, HeadChoices(projection_init="normal_0.001"))
+    plain, small = make(name), make(name, HeadConfig(projection_init="normal_0.001"))
     for one, other in zip(plain.st_block_parameters(), small.st_block_parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -397,7 +397,7 @@ def test_every_recipe_builds_every_head(name: str, recipe: str) -> None:
 
 # Temporal relations
 
-SAMPLED = HeadChoices(dropout=0.0, trn_train_tuples="sampled", trn_eval_tuples="sampled")
+SAMPLED = HeadConfig(dropout=0.0, trn_train_tuples="sampled", trn_eval_tuples="sampled")
 
 
 def test_trn_takes_all_247_tuples_of_eight_segments_or_19() -> None:
@@ -439,7 +439,7 @@ def test_trn_evaluates_one_fixed_subset_whatever_the_seed() -> None:
 
 
 def test_trn_trained_on_samples_weighs_scales_alike_in_evaluation() -> None:
-    head = make("trn", HeadChoices(dropout=0.0, trn_train_tuples="sampled"), num_segments=8).eval()
+    head = make("trn", HeadConfig(dropout=0.0, trn_train_tuples="sampled"), num_segments=8).eval()
     features = draw("trn", num_segments=8)
     expected = torch.zeros(3, K)
     for d, of_scale in plain_heads.all_tuples(8).items():
@@ -448,7 +448,7 @@ def test_trn_trained_on_samples_weighs_scales_alike_in_evaluation() -> None:
 
 
 def test_trn_consensus_can_be_the_mean_of_each_scale() -> None:
-    head = make("trn", HeadChoices(trn_consensus="mean"), num_segments=8).eval()
+    head = make("trn", HeadConfig(trn_consensus="mean"), num_segments=8).eval()
     features = draw("trn", num_segments=8)
     scales = plain_heads.all_tuples(8).items()
     expected = sum(plain_heads.trn(head, features, {d: of_scale}) / len(of_scale) for d, of_scale in scales)

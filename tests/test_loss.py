@@ -18,7 +18,7 @@ from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import labelled_rows, load_pooled
-from pipeline.fit_head.fit import HeadData, fit_head
+from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.heads import build_head
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
@@ -31,7 +31,7 @@ NUM_CLIPS, NUM_SEGMENTS, LR = 7, 2, 0.1
 # Three clips of the first class and two of each other one: 7 / (3 · 3) and 7 / (3 · 2).
 BALANCED = np.array([7 / 9, 7 / 6, 7 / 6])
 # One step of plain gradient descent on all clips.
-RECIPE = named_recipe("paper").changed(
+RECIPE = named_recipe("paper").with_overrides(
     dropout=0.0, lr=LR, backbone_lr=0.0, momentum=0.0, weight_decay=0.0, clip_norm=0.0, schedule="steps", epochs=1,
     batch_size=NUM_CLIPS,
 )  # fmt: skip
@@ -68,11 +68,11 @@ def test_fit_head_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
     source = make_source(num_train=NUM_CLIPS, num_val=3)
     parts = [labelled_rows(source, split, ["test"]) for split in ("train", "val")]
     train, val = (load_pooled(source, rows, tmp_path, print) for rows in parts)
-    data = HeadData(train, val, val, 3, T, C, source.settings.backbone)
+    data = HeadDataset(train, val, val, 3, T, C, source.settings.backbone)
     torch.manual_seed(0)
     start = build_head("tsn", in_channels=C, num_segments=T, num_classes=3).state_dict()
-    result = fit_head(data, "tsn", RECIPE.changed(**switches), 0, Compute(CPU, "float32", threads=1))
-    vectors = train.gather(train.plain_draw()).double().mean(dim=1)[..., 0, 0].numpy()
+    result = fit_head(data, "tsn", RECIPE.with_overrides(**switches), 0, Compute(CPU, "float32", threads=1))
+    vectors = train.gather(train.sequential_order()).double().mean(dim=1)[..., 0, 0].numpy()
     loss, bias = expected(vectors, start, train.labels[0], switches)
     assert result.history[0].train_loss == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(result.head.projection.bias.detach().numpy(), bias, atol=1e-6)
@@ -85,7 +85,7 @@ def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
         tuple(LabelledClip(clip.clip_id, manifest.locate(clip), CLASSES.index(clip.label)) for clip in clips)
         for clips in (manifest.in_split("train"), manifest.in_split("val"))
     )
-    recipe = RECIPE.changed(**switches)
+    recipe = RECIPE.with_overrides(**switches)
     samples = SampleSettings(NUM_SEGMENTS, recipe.frames, seed=0, input_size=64)
     classifier = fresh_classifier("tsn", "squeezenet", "random", CLASSES, NUM_SEGMENTS, recipe, seed=0)
     start = {name: value.clone() for name, value in classifier.head.state_dict().items()}

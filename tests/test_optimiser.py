@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS, build_head
-from pipeline.recipe import RECIPES, TrainingChoices, named_recipe
+from pipeline.recipe import RECIPES, TrainConfig, named_recipe
 from pipeline.training.optimiser import (
     ParameterGroup,
     ParameterPlan,
@@ -121,7 +121,7 @@ def test_a_parameter_without_a_rule_is_named() -> None:
 
     with pytest.raises(PipelineError, match=r"no rule for 'head\.gain', a parameter of Scaled"):
         plan_parameters({"head": (Scaled(), 1e-3)}, PUBLISHED)
-    assert names(plan_parameters({"head": (Scaled(), 1e-3)}, TrainingChoices())) == {"head, all": {"head.gain"}}
+    assert names(plan_parameters({"head": (Scaled(), 1e-3)}, TrainConfig())) == {"head, all": {"head.gain"}}
 
 
 def test_a_parameter_in_no_group_or_in_two_is_named() -> None:
@@ -137,13 +137,13 @@ def test_a_parameter_in_no_group_or_in_two_is_named() -> None:
 def test_frozen_parameters_are_in_no_group() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     module[0].requires_grad_(False)
-    plan = plan_parameters({"head": (module, 1e-3)}, TrainingChoices())
+    plan = plan_parameters({"head": (module, 1e-3)}, TrainConfig())
     assert names(plan) == {"head, all": {"head.1.weight", "head.1.bias"}}
 
 
 def test_parts_keep_rates_of_their_own() -> None:
     parts = {"backbone": (nn.Linear(2, 2), 1e-4), "head": (nn.Linear(2, 2), 1e-2)}
-    choices = TrainingChoices(optimiser="sgd")
+    choices = TrainConfig(optimiser="sgd")
     optimiser = build_optimiser(plan_parameters(parts, choices), choices)
     set_rates(optimiser, 0.1)
     assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([1e-5, 1e-3])
@@ -154,7 +154,7 @@ def test_one_sgd_step_by_hand() -> None:
     with torch.no_grad():
         module.weight.fill_(2.0)
         module.bias.fill_(1.0)
-    choices = TrainingChoices(optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=0.5)
+    choices = TrainConfig(optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=0.5)
     optimiser = build_optimiser(plan_parameters({"head": (module, 0.1)}, choices), choices)
     for _ in range(2):
         module.weight.grad, module.bias.grad = torch.ones(1, 1), torch.ones(1)
@@ -166,7 +166,7 @@ def test_one_sgd_step_by_hand() -> None:
 def test_a_first_step_that_the_loss_scaler_skips_leaves_no_trace() -> None:
     module = nn.Linear(64, 64)
     before = module.weight.detach().clone()
-    choices = TrainingChoices(optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+    choices = TrainConfig(optimiser="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
     waste = [torch.full((64, 64), torch.nan) for _ in range(50)]
     del waste  # freed memory that is no number: what a velocity must not begin with
     optimiser = build_optimiser(plan_parameters({"head": (module, 0.1)}, choices), choices)
@@ -183,7 +183,7 @@ def test_a_first_step_that_the_loss_scaler_skips_leaves_no_trace() -> None:
 
 def gradients_after_two_steps(scope: str) -> tuple[float, float | None]:
     head = build_head("lstm", **SIZES)
-    choices = TrainingChoices(recurrent_parameters="weight_ih_l0", clip_norm=1.0, clip_scope=scope)
+    choices = TrainConfig(recurrent_parameters="weight_ih_l0", clip_norm=1.0, clip_scope=scope)
     plan = plan_parameters({"head": (head, 1e-3)}, choices)
     for _ in range(2):
         clear_gradients(plan, choices)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.params import block_of, expand_template, head_blocks, read_params
+from pipeline.params import command_params, expand_template, head_params, read_params
 
 
 def test_a_missing_file_has_no_settings(tmp_path: Path) -> None:
@@ -18,14 +18,14 @@ def test_keys_are_spelt_as_options(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("extract: {num-segments: 16}\nheads: {lstm: {weight-decay: 0.1}}\n")
     params = read_params(path)
-    assert block_of(params, "extract") == {"num_segments": 16}
-    assert block_of(params, "fit-head") == {}
-    assert head_blocks(params) == {"lstm": {"weight_decay": 0.1}}
+    assert command_params(params, "extract") == {"num_segments": 16}
+    assert command_params(params, "fit-head") == {}
+    assert head_params(params) == {"lstm": {"weight_decay": 0.1}}
 
 
 def test_a_block_that_is_no_mapping_is_refused() -> None:
     with pytest.raises(PipelineError, match=r"`extract` in params\.yaml must be a block"):
-        block_of({"extract": 3}, "extract")
+        command_params({"extract": 3}, "extract")
 
 
 def test_the_first_source_with_a_value_fills_a_name() -> None:

@@ -45,7 +45,7 @@ def cached_scores(fitted: Fitted, head: str) -> np.ndarray:
     """Scores of the validation clips by the plainest way: the store's arrays through the head."""
     store, model = FeatureStore.open(fitted.store), load_model(fitted.model(head))
     rows = [clip.row for clip in store.clips("val")]
-    if model.head.maps == "pooled":
+    if model.head.reads == "pooled":
         features = torch.from_numpy(store.read_pooled("test", rows))[..., None, None]
     else:
         features = torch.from_numpy(store.read_spatial_batch("test", rows)).permute(0, 1, 4, 2, 3)

@@ -20,7 +20,7 @@ from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import batches, labelled_rows, load_pooled
-from pipeline.fit_head.fit import HeadData, fit_head
+from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.heads import HEADS, build_head, trn
 from pipeline.manifest import read_manifest
@@ -34,13 +34,13 @@ CPU = torch.device("cpu")
 NUM_EPOCHS, LAST_DROP = 3, 2
 NUM_SEGMENTS = 2  # of the clips that finetune reads
 # Six steps, two an epoch. Without dropout there are no random numbers but TRN's tuples.
-RECIPE = named_recipe("published-code").changed(
+RECIPE = named_recipe("published-code").with_overrides(
     dropout=0.0, mlp_dropout=0.0, epochs=NUM_EPOCHS, step_epochs=(LAST_DROP,), batch_size=2
 )
 CELLS = [*((name, "squeezenet") for name in published_code.BLOCKS), ("fcn2d", "bninception")]
 NUM_NORMS = {"squeezenet": 0, "bninception": 69}
 # Random backbones give smaller gradients than the published norm of 20 would clip.
-FINETUNE_RECIPE = RECIPE.changed(clip_norm=1.5)
+FINETUNE_RECIPE = RECIPE.with_overrides(clip_norm=1.5)
 QUICK_CELLS = [("lstm", "squeezenet"), ("fcn2d", "squeezenet"), ("fcn2d", "bninception")]
 
 
@@ -70,18 +70,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
     return tuples
 
 
-def head_data(name: str, backbone: str, folder: Path) -> HeadData:
+def head_data(name: str, backbone: str, folder: Path) -> HeadDataset:
     """Four clips to train on, with features so large that gradients are clipped."""
     source = make_source(num_train=4, num_val=3)
     source.maps = {view: 4000 * values[:, :, :2, :2] for view, values in source.maps.items()}
-    if HEADS[name].maps == "spatial":
+    if HEADS[name].reads == "spatial":
         cache = MapCache(0)
         train = open_spatial(source, labelled_rows(source, "train", ["train-0"]), cache)
         val = open_spatial(source, labelled_rows(source, "val", ["test"]), cache)
-        return HeadData(train, val, val, 3, T, C, backbone)
+        return HeadDataset(train, val, val, 3, T, C, backbone)
     rows = [labelled_rows(source, split, [view]) for split, view in (("train", "train-0"), ("val", "test"))]
     train, val = (load_pooled(source, of_split, folder, print) for of_split in rows)
-    return HeadData(train, val, val, 3, T, C, backbone)
+    return HeadDataset(train, val, val, 3, T, C, backbone)
 
 
 @pytest.mark.parametrize(("name", "backbone"), CELLS)
@@ -105,7 +105,7 @@ def test_fit_head_takes_the_published_steps(
     if isinstance(network.block, published_code.TRN):
         network.block.tuples = list(drawn)
     epochs = [
-        (lr, [(one.features, one.labels) for one in batches(data.train, data.train.training_draw(0, epoch), 2)])
+        (lr, [(one.features, one.labels) for one in batches(data.train, data.train.shuffled_order(0, epoch), 2)])
         for epoch, lr in enumerate(learning_rates())
     ]
     trained = published_code.trained_parameters(network, NUM_NORMS[backbone])

@@ -34,18 +34,18 @@ def test_published_code_differs_where_the_code_does() -> None:
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_survives_json(name: str) -> None:
-    recipe = named_recipe(name).changed(lr=0.5, flip="swap", step_epochs=(1, 2))
+    recipe = named_recipe(name).with_overrides(lr=0.5, flip="swap", step_epochs=(1, 2))
     assert recipe_from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
 
 
 def test_a_switch_changes_one_choice_alone() -> None:
-    changed = PAPER.changed(dropout=0)
+    changed = PAPER.with_overrides(dropout=0)
     assert changed.head.dropout == 0.0
     assert (changed.training, changed.frames, PAPER.head.dropout) == (PAPER.training, PAPER.frames, 0.3)
 
 
 def test_yaml_reads_a_bare_off_as_false() -> None:
-    assert PUBLISHED_CODE.changed(partial_bn=False).training.partial_bn == "off"
+    assert PUBLISHED_CODE.with_overrides(partial_bn=False).training.partial_bn == "off"
 
 
 @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ def test_yaml_reads_a_bare_off_as_false() -> None:
 )
 def test_faults_are_named(switch: str, value: object, words: str) -> None:
     with pytest.raises(PipelineError) as error:
-        PAPER.changed(**{switch: value})
+        PAPER.with_overrides(**{switch: value})
     assert words in str(error.value)

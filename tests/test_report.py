@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.compare.comparison import Comparison, compare_cells
+from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.disagreement import contact_sheets, frames_of, most_confused, view_config_of
 from pipeline.compare.gate import Change, GateReport
 from pipeline.compare.plots import accuracy_against_macs, training_curves
 from pipeline.compare.report import write_report
-from pipeline.evaluation.result_reader import find_cells, read_cell
+from pipeline.evaluation.result_reader import find_runs, read_run
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.recipe import named_recipe
@@ -62,7 +62,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     for seed, (head, accuracy) in enumerate({"fcn3d": 0.9, "lstm": 0.7, "tsn": 0.4}.items()):
         write_cell(root / f"fit_head/squeezenet-{head}", head=head, accuracy=accuracy, seed=seed)
     write_cell(root / "finetune/squeezenet-lstm", accuracy=0.75, recipe="paper", seed=9)
-    return compare_cells([read_cell(folder) for folder in find_cells([root])], pairs=[CLASSES[:2]])
+    return compare_runs([read_run(folder) for folder in find_runs([root])], pairs=[CLASSES[:2]])
 
 
 @pytest.fixture
@@ -122,15 +122,15 @@ def test_points_that_cover_each_other_share_one_text(tmp_path: Path) -> None:
     for head in ("gru", "blstm"):
         write_cell(tmp_path / f"squeezenet-{head}", head=head, accuracy=0.7)
     write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.3)
-    group = compare_cells([read_cell(folder) for folder in find_cells([tmp_path])]).groups[0]
+    group = compare_runs([read_run(folder) for folder in find_runs([tmp_path])]).groups[0]
     names = [text.get_text() for text in accuracy_against_macs(group).axes[0].texts]
     assert names == ["blstm\ngru", "tsn"]
 
 
 def test_labels_are_escaped(tmp_path: Path) -> None:
     write_cell(tmp_path / "fit_head/squeezenet-lstm", classes=("<b>a</b>", "b & c", 'd "e"'), accuracy=0.5)
-    cells = [read_cell(folder) for folder in find_cells([tmp_path])]
-    write_report(tmp_path / "report.html", compare_cells(cells))
+    cells = [read_run(folder) for folder in find_runs([tmp_path])]
+    write_report(tmp_path / "report.html", compare_runs(cells))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Page(text).open == []
     assert "<b>a</b>" not in text
@@ -206,9 +206,9 @@ def test_the_front_has_no_row_that_another_beats(comparison: Comparison) -> None
 def test_a_head_without_epochs_has_no_curves(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
     (folder / "history.csv").write_text("seed,epoch,lr,train_loss,train_top1,select_loss,select_top1\n")
-    cell = read_cell(folder)
+    cell = read_run(folder)
     assert training_curves(cell) is None
-    write_report(tmp_path / "report.html", compare_cells([cell]))
+    write_report(tmp_path / "report.html", compare_runs([cell]))
     assert "No epoch was trained." in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -230,7 +230,7 @@ def test_a_sheet_shows_the_frames_that_the_model_saw(tmp_path: Path) -> None:
     for name in ("cached", "published-code"):
         folder = tmp_path / name / "squeezenet-lstm"
         write_cell(folder, recipe=named_recipe(name).as_dict())
-        images, fault = frames_of(str(tmp_path / "short"), view_config_of(read_cell(folder)))
+        images, fault = frames_of(str(tmp_path / "short"), view_config_of(read_run(folder)))
         assert fault is None
         shown[name] = [round(brightness(image) / 60) for image in images]
     assert shown["published-code"] == [0] * 8

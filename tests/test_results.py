@@ -20,13 +20,13 @@ from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head import run as cells
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.run import Cell, CellOutcome, backbone_of_store, fit_cell
+from pipeline.fit_head.run import Cell, RunOutcome, backbone_of_store, run_head
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
 from tests.support.memory_source import CLASSES, MemorySource, make_source, settings
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)
-RECIPE = named_recipe("cached").changed(epochs=3, lr=3e-3, batch_size=16)
+RECIPE = named_recipe("cached").with_overrides(epochs=3, lr=3e-3, batch_size=16)
 FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors")
 
 
@@ -43,11 +43,11 @@ def fitted(
     seeds: Sequence[int] = (0, 1),
     said: list[str] | None = None,
     **switches: Any,
-) -> CellOutcome:
+) -> RunOutcome:
     say = (lambda text: None) if said is None else said.append
     source = make_source() if source is None else source
-    cell = Cell(head, RECIPE.changed(**switches), tuple(seeds), CPU)
-    return fit_cell(cell, CachedData(source, out, say), backbone, out, say)
+    cell = Cell(head, RECIPE.with_overrides(**switches), tuple(seeds), CPU)
+    return run_head(cell, CachedData(source, out, say), backbone, out, say)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -139,7 +139,7 @@ def test_one_cell_alone_equals_the_same_cell_among_others(tmp_path: Path, backbo
     source = make_source()
     data = CachedData(source, tmp_path, print)
     for head in ("gru", "fcn3d", "lstm"):
-        fit_cell(Cell(head, RECIPE, (0,), CPU), data, backbone, tmp_path / "many", lambda text: None)
+        run_head(Cell(head, RECIPE, (0,), CPU), data, backbone, tmp_path / "many", lambda text: None)
     alone = fitted(tmp_path / "alone", backbone, seeds=(0,)).folder
     for name in FILES:
         assert (alone / name).read_bytes() == (tmp_path / "many" / alone.name / name).read_bytes()
@@ -190,7 +190,7 @@ def test_the_parameter_groups_are_said_once(tmp_path: Path, backbone: nn.Module)
 
 def test_nothing_unfinished_is_left_behind(tmp_path: Path, backbone: nn.Module) -> None:
     data = CachedData(make_source(), tmp_path, print)
-    outcome = fit_cell(
+    outcome = run_head(
         Cell("lstm", RECIPE, (0,), CPU), data, backbone, tmp_path, lambda text: None, checkpoint_seconds=0
     )
     assert sorted(file.name for file in outcome.folder.iterdir()) == sorted([*FILES, "timing.json"])
@@ -234,7 +234,7 @@ def test_cell_names_are_those_of_the_matrix() -> None:
 def test_a_cell_is_fitted_on_a_gpu(tmp_path: Path, backbone: nn.Module) -> None:
     compute = Compute(torch.device("cuda"), "bfloat16", threads=1)
     data = CachedData(make_source(), tmp_path, print)
-    outcome = fit_cell(Cell("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path, print)
+    outcome = run_head(Cell("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path, print)
     assert load_spec(outcome.folder / "model.safetensors").head == "fcn3d"
 
 

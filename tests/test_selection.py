@@ -14,15 +14,15 @@ from pipeline.evaluation.metrics import top1
 from pipeline.evaluation.selection import DEV, TRAIN, is_marked, plan_splits
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.fit import HeadData, fit_head
+from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.heads.lstm import LSTMHead
-from pipeline.recipe import TrainingChoices, named_recipe
+from pipeline.recipe import TrainConfig, named_recipe
 from pipeline.splitting import LabelledId
 from pipeline.store.table import ClipRow
 from tests.support.memory_source import MemorySource, make_source
 
 CPU = Compute(torch.device("cpu"), "float32", threads=1)
-RECIPE = named_recipe("cached").changed(epochs=6, lr=3e-3)
+RECIPE = named_recipe("cached").with_overrides(epochs=6, lr=3e-3)
 
 
 class SplitId(LabelledId):
@@ -54,7 +54,7 @@ def clips(**num_by_split: int) -> list[SplitId]:
 )
 def test_the_rule(num_by_split: dict[str, int], select_on: Any, selected_on: str, reported_on: str) -> None:
     found = clips(**num_by_split)
-    plan = plan_splits(found, TrainingChoices(select_on=select_on), "M")
+    plan = plan_splits(found, TrainConfig(select_on=select_on), "M")
     assert (plan.selected_on, plan.reported_on) == (selected_on, reported_on)
     parts = {part: {clip.clip_id for clip in plan.clips_of(part, found)} for part in {TRAIN, selected_on, reported_on}}
     # No clip trains that selects or is reported, and none is lost.
@@ -65,7 +65,7 @@ def test_the_rule(num_by_split: dict[str, int], select_on: Any, selected_on: str
 
 def test_unlabelled_test_clips_report_nothing() -> None:
     found = [*clips(train=20, val=5), SplitId("test/1", "")]
-    plan = plan_splits(found, TrainingChoices(select_on="dev"), "M")
+    plan = plan_splits(found, TrainConfig(select_on="dev"), "M")
     assert (plan.selected_on, plan.reported_on) == ("dev", "val")
 
 
@@ -88,14 +88,14 @@ def test_the_defaults_are_those_of_the_recipes() -> None:
 )
 def test_what_cannot_be_planned_is_refused(num_by_split: dict[str, int], choices: Any, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
-        plan_splits(clips(**num_by_split), TrainingChoices(**choices), "M")
+        plan_splits(clips(**num_by_split), TrainConfig(**choices), "M")
 
 
 def test_the_held_out_clips_are_the_same_for_every_training_seed_and_head(tmp_path: Path) -> None:
     data = CachedData(make_source(), tmp_path, print)
-    plans = [data.plan(RECIPE.changed(lr=lr).training) for lr in (1e-3, 1e-2)]
+    plans = [data.plan(RECIPE.with_overrides(lr=lr).training) for lr in (1e-3, 1e-2)]
     assert plans[0] == plans[1]
-    assert plans[0].dev_ids != data.plan(RECIPE.changed(dev_seed=1).training).dev_ids
+    assert plans[0].dev_ids != data.plan(RECIPE.with_overrides(dev_seed=1).training).dev_ids
 
 
 def test_clips_that_failed_do_not_move_the_draw() -> None:
@@ -124,7 +124,7 @@ def test_held_out_clips_neither_train_nor_are_reported(tmp_path: Path) -> None:
 
 def test_two_recipes_on_one_store_get_their_own_clips(tmp_path: Path) -> None:
     data = CachedData(make_source(), tmp_path, print)
-    held_out, whole = data.of("pooled", RECIPE), data.of("pooled", RECIPE.changed(select_on="val"))
+    held_out, whole = data.of("pooled", RECIPE), data.of("pooled", RECIPE.with_overrides(select_on="val"))
     assert whole.train.num_clips == held_out.train.num_clips + held_out.select.num_clips == 60
     assert whole.select is whole.report
     assert held_out.report is whole.report  # loaded once
@@ -141,7 +141,7 @@ def with_test_split(source: MemorySource) -> MemorySource:
 def scored_by(head: torch.nn.Module, features: Any) -> np.ndarray:
     """Scores of the test view, worked out here."""
     with torch.inference_mode():
-        found: np.ndarray = head.eval()(features.gather(features.plain_draw()).float()).numpy()
+        found: np.ndarray = head.eval()(features.gather(features.sequential_order()).float()).numpy()
     return found
 
 
@@ -189,7 +189,7 @@ def test_the_reported_clips_are_scored_once(tmp_path: Path, monkeypatch: pytest.
 def test_one_split_for_both_selects_as_before(tmp_path: Path) -> None:
     """Selecting on the reported clips gives the highest top-1 of any epoch: the flattery that is to be avoided."""
     head_data = CachedData(with_test_split(make_source()), tmp_path, print).of("pooled", RECIPE)
-    both = HeadData(head_data.train, head_data.report, head_data.report, *vars_of_sizes(head_data))
+    both = HeadDataset(head_data.train, head_data.report, head_data.report, *vars_of_sizes(head_data))
     flattered = fit_head(both, "lstm", RECIPE, 0, CPU)
     assert flattered.selection is None
     assert top1(flattered.scores, flattered.labels) == max(record.select_top1 or 0.0 for record in flattered.history)
@@ -197,7 +197,7 @@ def test_one_split_for_both_selects_as_before(tmp_path: Path) -> None:
     assert top1(honest.scores, honest.labels) <= top1(flattered.scores, flattered.labels)
 
 
-def vars_of_sizes(head_data: HeadData) -> tuple[Any, ...]:
+def vars_of_sizes(head_data: HeadDataset) -> tuple[Any, ...]:
     return (head_data.num_classes, head_data.num_segments, head_data.in_channels, head_data.backbone)
 
 

@@ -17,19 +17,19 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.store import FeatureStore, StoreSettings, layout, settings_from_dict
 from pipeline.store.chunks import join_shard, split_shard
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import place_of
+from pipeline.store.places import open_object_store
 from pipeline.store.record import ClipRecord, read_record, write_record
 from pipeline.store.verify import find_damage, forget_damaged
 from pipeline.store.writer import (
     BlockBuilder,
     WantedClip,
+    assign_rows,
     default_block_clips,
     ensure_views,
-    lay_out,
     write_block,
 )
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
@@ -44,7 +44,7 @@ SETTINGS = StoreSettings(
     compile_mode="eager",
     batch_frames=2,
     transform_version=2,
-    frame_choices=FrameChoices(),
+    frame_choices=SamplingConfig(),
     num_segments=2,
     seed=0,
     maps=("pooled", "spatial"),
@@ -92,7 +92,7 @@ def fill(store: FeatureStore, views: Sequence[str], failing: Sequence[str] = (),
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
     made = FeatureStore.create(tmp_path / "s.zarr", SETTINGS, ["left", "right"], BLOCK_CLIPS)
-    lay_out(made, wanted(train=6, val=3))
+    assign_rows(made, wanted(train=6, val=3))
     fill(made, ["test", "train-0"], failing=["t1"])
     return made
 
@@ -169,7 +169,7 @@ def test_blocks_without_training_views_cost_nothing_for_them(store: FeatureStore
 def test_rows_are_found_again_by_id_whatever_the_order(store: FeatureStore) -> None:
     before = {clip.clip_id: clip.row for clip in store.table()}
     shuffled = wanted(train=6, val=3)[::-1]
-    lay_out(store, shuffled)
+    assign_rows(store, shuffled)
     assert [clip.clip_id for clip in store.table()] == [clip.clip_id for clip in shuffled]
     assert {clip.clip_id: clip.row for clip in store.table()} == before
     assert {clip.status for clip in store.table() if clip.clip_id != "t1"} == {"done"}
@@ -178,7 +178,7 @@ def test_rows_are_found_again_by_id_whatever_the_order(store: FeatureStore) -> N
 def test_groups_are_kept_and_a_store_without_any_has_no_column(store: FeatureStore, tmp_path: Path) -> None:
     assert b"group" not in (store.place.get(layout.TABLE_KEY) or b"")
     clips = [dataclasses.replace(clip, group=f"person{number % 2}") for number, clip in enumerate(wanted(6, 3))]
-    lay_out(store, clips)
+    assign_rows(store, clips)
     reopened = FeatureStore.open(store.place.location)
     assert {clip.clip_id: clip.group for clip in reopened.table()} == {clip.clip_id: clip.group for clip in clips}
     export_hdf5(reopened, tmp_path / "s.h5")
@@ -186,13 +186,13 @@ def test_groups_are_kept_and_a_store_without_any_has_no_column(store: FeatureSto
     assert [clip.group for clip in FeatureStore.open(str(tmp_path / "copy.zarr")).table()] == [
         clip.group for clip in reopened.table()
     ]
-    lay_out(reopened, wanted(6, 3))
+    assign_rows(reopened, wanted(6, 3))
     assert b"group" not in (store.place.get(layout.TABLE_KEY) or b"")
 
 
 def test_new_clips_get_new_blocks_and_leave_old_rows_alone(store: FeatureStore) -> None:
     before = {clip.clip_id: clip.row for clip in store.table()}
-    lay_out(store, wanted(train=7, val=4))
+    assign_rows(store, wanted(train=7, val=4))
     after = {clip.clip_id: clip for clip in store.table()}
     assert {name: after[name].row for name in before} == before
     assert {after["t6"].status, after["v3"].status} == {"pending"}
@@ -202,10 +202,10 @@ def test_new_clips_get_new_blocks_and_leave_old_rows_alone(store: FeatureStore) 
 
 def test_clips_that_leave_the_manifest_are_not_offered_and_come_back(store: FeatureStore) -> None:
     row = row_of(store, "t0")
-    lay_out(store, wanted(train=6, val=3)[1:])
+    assign_rows(store, wanted(train=6, val=3)[1:])
     assert "t0" not in {clip.clip_id for clip in store.table()}
     assert store.num_clips == 8
-    lay_out(store, wanted(train=6, val=3))
+    assign_rows(store, wanted(train=6, val=3))
     assert row_of(store, "t0") == row
     np.testing.assert_array_equal(store.read_spatial("test", row), features_of("t0", "test")[1])
 
@@ -224,7 +224,7 @@ def test_failed_clips_are_counted_and_never_offered(store: FeatureStore) -> None
     [
         ({"seed": 1}, "seed"),
         ({"weights": {"name": "imagenet", "sha256": "cd" * 32}}, "weights"),
-        ({"frame_choices": FrameChoices(flip="swap")}, "flip"),
+        ({"frame_choices": SamplingConfig(flip="swap")}, "flip"),
         ({"num_segments": 16}, "num_segments"),
         ({"compute_dtype": "bfloat16"}, "compute_dtype"),
         ({"preprocessing": {"mean": (0.0, 0.5, 0.5)}}, "preprocessing"),
@@ -357,8 +357,8 @@ def test_small_data_sets_have_smaller_blocks() -> None:
 HOLD = """
 import sys
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import place_of
-with writer_lock(place_of(sys.argv[1])):
+from pipeline.store.places import open_object_store
+with writer_lock(open_object_store(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -379,9 +379,9 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(store: Featu
 LIMITED = """
 import resource, sys
 from pipeline.errors import PipelineError
-from pipeline.store.places import place_of
+from pipeline.store.places import open_object_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-place = place_of(sys.argv[1])
+place = open_object_store(sys.argv[1])
 place.put("small", b"x" * 900)
 try:
     place.put("clips.csv", b"x" * 2000)
@@ -428,7 +428,7 @@ def test_info_counts_clips_bytes_and_failures(store: FeatureStore) -> None:
 def test_every_frame_of_a_block_is_one_array_with_offsets(tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, frames="all", num_segments=0, maps=("pooled",))
     store = FeatureStore.create(tmp_path / "all.zarr", settings, ["left", "right"], BLOCK_CLIPS)
-    lay_out(store, wanted(train=3, val=0))
+    assign_rows(store, wanted(train=3, val=0))
     frames = [np.random.default_rng(n).standard_normal((n + 2, 5)).astype(np.float16) for n in range(3)]
     builder = BlockBuilder(settings, 0, BLOCK_CLIPS, ("test",))
     records = []
@@ -451,10 +451,10 @@ def test_every_frame_of_a_block_is_one_array_with_offsets(tmp_path: Path) -> Non
 def test_a_store_in_memory_of_fsspec_is_as_good_as_a_folder() -> None:
     location = f"memory://stores/{os.getpid()}.zarr"
     store = FeatureStore.create(location, SETTINGS, ["left", "right"], BLOCK_CLIPS)
-    lay_out(store, wanted(train=6, val=3))
+    assign_rows(store, wanted(train=6, val=3))
     fill(store, ["test", "train-0"])
     opened = FeatureStore.open(location)
     rows = [clip.row for clip in opened.clips("train")]
     np.testing.assert_array_equal(opened.read_spatial_batch("test", rows)[4], features_of("t4", "test")[1])
     assert find_damage(opened) == []
-    assert place_of(location).get("records/000009.json") is None
+    assert open_object_store(location).get("records/000009.json") is None

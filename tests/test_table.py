@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.compare.comparison import Comparison, compare_cells
+from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.latency import measure_head
 from pipeline.compare.paper import paper_column, rank_agreement, table3
 from pipeline.compare.plots import against_paper, training_curves
@@ -27,7 +27,7 @@ from pipeline.compare.table import (
     terminal_table,
 )
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import find_cells, pair_correct, parse_pairs, read_cell
+from pipeline.evaluation.result_reader import find_runs, pair_correct, parse_pairs, read_run
 from pipeline.evaluation.result_writer import SeedResult, write_results
 from pipeline.fit_head.table import table_text
 from pipeline.registry import HEAD_NAMES
@@ -35,7 +35,7 @@ from tests.support.result_folders import CLASSES, write_cell, write_json
 
 
 def comparison_of(root: Path, **options: object) -> Comparison:
-    return compare_cells([read_cell(folder) for folder in find_cells([root])], **options)  # type: ignore[arg-type]
+    return compare_runs([read_run(folder) for folder in find_runs([root])], **options)  # type: ignore[arg-type]
 
 
 def accuracy_from_file(folder: Path) -> float:
@@ -64,7 +64,7 @@ def test_metrics_that_contradict_the_predictions_are_an_error_naming_the_cell(tm
     metrics["report"]["top1"] += 1
     write_json(folder / "metrics.json", metrics)
     with pytest.raises(PipelineError, match=r"fit_head/squeezenet-lstm: metrics.json states report.top1"):
-        read_cell(folder)
+        read_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_malformed_predictions_are_sentences(tmp_path: Path, change: object, mes
     path = folder / "predictions.csv"
     path.write_text(change(path.read_text()))  # type: ignore[operator]
     with pytest.raises(PipelineError, match=message):
-        read_cell(folder)
+        read_run(folder)
 
 
 def _without_score(text: str, value: str) -> str:
@@ -98,28 +98,28 @@ def test_unlabelled_clips_are_not_scored(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm", num_clips=30)
     with open(folder / "predictions.csv", "a", encoding="utf-8") as file:
         file.write("unlabelled,,still,0,0.0,0.0,1.0\n")
-    assert len(read_cell(folder).predictions.clip_ids) == 30
+    assert len(read_run(folder).predictions.clip_ids) == 30
 
 
 def test_classes_that_look_like_missing_values_are_kept(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm", classes=("None", "NA", "null"))
-    assert read_cell(folder).predictions.classes == ("None", "NA", "null")
+    assert read_run(folder).predictions.classes == ("None", "NA", "null")
 
 
 def test_missing_folders_and_files_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="There is no folder"):
-        find_cells([tmp_path / "nothing"])
+        find_runs([tmp_path / "nothing"])
     with pytest.raises(PipelineError, match=r"No metrics\.json lies in"):
-        find_cells([tmp_path])
+        find_runs([tmp_path])
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
     (folder / "predictions.csv").unlink()
     with pytest.raises(PipelineError, match=r"has no predictions\.csv"):
-        read_cell(folder)
+        read_run(folder)
 
 
 def test_a_cell_that_two_places_name_counts_once(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
-    assert find_cells([folder, tmp_path, tmp_path / "fit_head"]) == [folder]
+    assert find_runs([folder, tmp_path, tmp_path / "fit_head"]) == [folder]
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
@@ -369,7 +369,7 @@ def test_results_of_version_0_1_are_read_and_marked(tmp_path: Path) -> None:
     write_json(folder / "metrics.json", {**old, "val": metrics["report"], "num_val": old.pop("num_report")})
     history = (folder / "history.csv").read_text().replace("select_", "val_")
     (folder / "history.csv").write_text(history)
-    cell = read_cell(folder)
+    cell = read_run(folder)
     assert (cell.selected_on, cell.reported_on, cell.metrics["num_report"]) == ("val", "val", 60)
     assert cell.is_selected_on_reported
     assert training_curves(cell) is not None
@@ -393,10 +393,10 @@ def test_pairs_count_only_which_of_the_two_is_higher(tmp_path: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["report"] = {"top1": 50.0, "top5": 100.0, "mean_class_accuracy": 50.0}
     write_json(folder / "metrics.json", metrics)
-    found = pair_correct(read_cell(folder).predictions, [("swipe_left", "swipe_right")])
+    found = pair_correct(read_run(folder).predictions, [("swipe_left", "swipe_right")])
     assert found is not None
     assert found.tolist() == [[1.0, 0.0, 0.5]]
-    assert pair_correct(read_cell(folder).predictions, []) is None
+    assert pair_correct(read_run(folder).predictions, []) is None
 
 
 def test_pairs_are_checked() -> None:

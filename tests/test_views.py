@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.video import views
 from pipeline.video.crops import CropBox, centre_crop, multiscale_crops, published_crops
 from pipeline.video.sampling import drawn_frame_indices
@@ -18,10 +18,10 @@ SIZE = {"num_frames": 37, "height": 100, "width": 176, "num_segments": 8}
 
 
 def test_the_test_view_has_the_centre_and_the_middles() -> None:
-    view = test_view(40, 100, 176, 8, FrameChoices(flip="plain"))
+    view = test_view(40, 100, 176, 8, SamplingConfig(flip="plain"))
     assert view == View("test", (2, 7, 12, 17, 22, 27, 32, 37), CropBox(6.25, 44.25, 87.5, 87.5), False)
-    assert test_view(4, 100, 176, 8, FrameChoices(short_clip="first")).frame_indices == (0,) * 8
-    assert test_view(40, 100, 176, 8, FrameChoices(), crop_fraction=1.0).crop == CropBox(0, 38, 100, 100)
+    assert test_view(4, 100, 176, 8, SamplingConfig(short_clip="first")).frame_indices == (0,) * 8
+    assert test_view(40, 100, 176, 8, SamplingConfig(), crop_fraction=1.0).crop == CropBox(0, 38, 100, 100)
 
 
 # Worked out once and written down: a change of numpy, of the hash or of the order of the draws must not pass unseen,
@@ -35,21 +35,21 @@ FIXED = {
 def test_draws_never_drift() -> None:
     assert views.TRANSFORM_VERSION == 2
     for draw, expected in FIXED.items():
-        assert drawn_view(draw, clip_id="34870", seed=7, choices=FrameChoices(flip="swap"), **SIZE) == expected
+        assert drawn_view(draw, clip_id="34870", seed=7, choices=SamplingConfig(flip="swap"), **SIZE) == expected
 
 
 def test_draws_are_the_same_in_another_process() -> None:
     code = (
-        "from pipeline.recipe import FrameChoices; from pipeline.video.views import drawn_view;"
+        "from pipeline.recipe import SamplingConfig; from pipeline.video.views import drawn_view;"
         "print(drawn_view(0, clip_id='34870', seed=7, num_frames=37, height=100, width=176, num_segments=8,"
-        "choices=FrameChoices(flip='swap')))"
+        "choices=SamplingConfig(flip='swap')))"
     )
     other = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": "5"}, capture_output=True, text=True)
     assert other.stdout.strip() == repr(FIXED[0]), other.stderr
 
 
 def test_draws_differ_by_seed_clip_and_number() -> None:
-    choices = FrameChoices()
+    choices = SamplingConfig()
     seen = {
         drawn_view(draw, clip_id=clip_id, seed=seed, choices=choices, **SIZE).frame_indices
         for draw in range(3)
@@ -61,17 +61,17 @@ def test_draws_differ_by_seed_clip_and_number() -> None:
 
 def test_one_choice_leaves_the_draws_of_the_others() -> None:
     def view(**choices: str) -> View:
-        return drawn_view(3, clip_id="a", seed=0, choices=FrameChoices(**choices), **SIZE)  # type: ignore[arg-type]
+        return drawn_view(3, clip_id="a", seed=0, choices=SamplingConfig(**choices), **SIZE)  # type: ignore[arg-type]
 
     assert view(crops="centre").frame_indices == view().frame_indices == view(flip="swap").frame_indices
     assert view(flip="swap").crop == view().crop == view(sampler="floor").crop
     assert view(crops="centre").crop == centre_crop(100, 176)
-    assert not any(drawn_view(k, clip_id="a", seed=0, choices=FrameChoices(), **SIZE).flip for k in range(20))
+    assert not any(drawn_view(k, clip_id="a", seed=0, choices=SamplingConfig(), **SIZE).flip for k in range(20))
 
 
 def test_every_crop_and_both_sides_are_drawn_about_equally() -> None:
     size = {**SIZE, "height": 240, "width": 320}
-    drawn = [drawn_view(k, clip_id="a", seed=0, choices=FrameChoices(flip="plain"), **size) for k in range(2000)]
+    drawn = [drawn_view(k, clip_id="a", seed=0, choices=SamplingConfig(flip="plain"), **size) for k in range(2000)]
     counts = Counter(view.crop for view in drawn)
     expected = Counter(multiscale_crops(240, 320))  # four boxes stand in it twice
     for box, times in expected.items():
@@ -85,26 +85,26 @@ def test_published_crops_are_drawn_by_the_same_number_and_snap_to_the_input_size
         boxes = published_crops(340, 454, input_size)
         drawn = [
             drawn_view(
-                k, clip_id="a", seed=0, choices=FrameChoices(crops="published"), input_size=input_size, **size
+                k, clip_id="a", seed=0, choices=SamplingConfig(crops="published"), input_size=input_size, **size
             ).crop
             for k in range(300)
         ]
         assert set(drawn) == set(boxes)
         assert side in {box.height for box in drawn}
-        exact = [drawn_view(k, clip_id="a", seed=0, choices=FrameChoices(), **size).crop for k in range(300)]
+        exact = [drawn_view(k, clip_id="a", seed=0, choices=SamplingConfig(), **size).crop for k in range(300)]
         places = multiscale_crops(340, 454)
         assert all(boxes[places.index(other)] == box for box, other in zip(drawn[:50], exact[:50], strict=True))
 
 
 def test_unknown_crops_are_named() -> None:
     with pytest.raises(PipelineError, match="'corners'"):
-        drawn_view(0, clip_id="a", seed=0, choices=FrameChoices(crops="corners"), **SIZE)  # type: ignore[arg-type]
+        drawn_view(0, clip_id="a", seed=0, choices=SamplingConfig(crops="corners"), **SIZE)  # type: ignore[arg-type]
 
 
 def test_the_frames_of_a_drawn_view_follow_the_sampler() -> None:
     for sampler in ("covering", "floor"):
         pairs = [
-            (drawn_view(k, clip_id="a", seed=0, choices=FrameChoices(sampler=sampler), **SIZE).frame_indices, k)  # type: ignore[arg-type]
+            (drawn_view(k, clip_id="a", seed=0, choices=SamplingConfig(sampler=sampler), **SIZE).frame_indices, k)  # type: ignore[arg-type]
             for k in range(200)
         ]
         last = max(indices[-1] for indices, _ in pairs)

@@ -184,7 +184,7 @@ class Comparison:
         return [row for group in self.groups for row in group.rows]
 
 
-def compare_cells(
+def compare_runs(
     cells: Sequence[Cell],
     *,
     pairs: Sequence[tuple[str, str]] = (),

@@ -17,7 +17,7 @@ from pipeline.backbones import BACKBONES
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS, build_head
 from pipeline.heads.trn import TRNHead
-from pipeline.recipe import HeadChoices
+from pipeline.recipe import HeadConfig
 from pipeline.registry import look_up
 
 MAP_SIZE = 13  # of SqueezeNet; BNInception has 7
@@ -43,12 +43,12 @@ def describe_heads(
 
 def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int) -> dict[str, Any]:
     # Neither count depends on these choices; `all` would have TRN write down its tuples.
-    choices = HeadChoices(trn_train_tuples="sampled", trn_eval_tuples="sampled")
+    choices = HeadConfig(trn_train_tuples="sampled", trn_eval_tuples="sampled")
     with torch.device("meta"):  # Layers with shapes and without values: no memory, no random numbers.
         head = build_head(name, in_channels=1, num_segments=num_segments, num_classes=num_classes, choices=choices)
     row: dict[str, Any] = {
         "name": name,
-        "maps": head.maps,
+        "maps": head.reads,
         "parameters": sum(parameter.numel() for parameter in head.st_block_parameters()),
         "macs": head.macs(map_size),
     }

@@ -17,7 +17,7 @@ from pipeline.compare.comparison import Group
 from pipeline.errors import ClipError
 from pipeline.evaluation.result_reader import Cell, Predictions
 from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.video.decode import open_clip
 from pipeline.video.views import ViewConfig
 
@@ -141,7 +141,7 @@ def view_config_of(cell: Cell) -> ViewConfig:
     """Return how a row saw its clips; by the default choices where its metrics name the recipe alone."""
     recipe = cell.metrics["recipe"]
     frames = recipe.get("frames", {}) if isinstance(recipe, Mapping) else {}
-    return ViewConfig(cell.num_segments, FrameChoices(**frames))
+    return ViewConfig(cell.num_segments, SamplingConfig(**frames))
 
 
 def frames_of(location: str, config: ViewConfig) -> tuple[tuple[str, ...], str | None]:

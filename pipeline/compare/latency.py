@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.heads import build_head
-from pipeline.recipe import HeadChoices
+from pipeline.recipe import HeadConfig
 
 NUM_RUNS = 15
 NUM_WARM_UP_RUNS = 3
@@ -42,7 +42,7 @@ def measure_head(
     num_segments: int,
     num_classes: int,
     map_size: int,
-    choices: HeadChoices | None = None,
+    choices: HeadConfig | None = None,
     num_runs: int = NUM_RUNS,
 ) -> HeadCost:
     """Run a head with fresh parameters on drawn features: its cost does not depend on what it has learnt.
@@ -59,7 +59,7 @@ def measure_head(
             in_channels=in_channels,
             num_segments=num_segments,
             num_classes=num_classes,
-            choices=choices or HeadChoices(),
+            choices=choices or HeadConfig(),
         ).eval()
         size = map_size if module.maps == "spatial" else 1
         # Channels last, as the store hands them out.

@@ -35,7 +35,7 @@ PNG_DPI = 160
 MAX_LABELLED_CLASSES = 30
 # Readable on a light and on a dark surface; also apart for people who confuse red and green, by their lightness.
 RIGHT, WRONG = "#3f8f5f", "#f08a3c"
-PROBES = {"shuffled": "s", "reversed": "D", "repeated": "v"}
+ORDER_TESTS = {"shuffled": "s", "reversed": "D", "repeated": "v"}
 _SETTINGS: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.linewidth": 0.8}
 # Without the empty strips that a square matrix leaves in its figure.
 _TIGHT: Any = {"bbox_inches": "tight", "pad_inches": 0.04}
@@ -195,7 +195,7 @@ def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
     for place, row in enumerate(rows):
         values = {probe: row.top1.value - drop for probe, drop in row.probe_drops.items()}
         axes.hlines(place, min(values.values()), row.top1.value, color=palette.grid, linewidth=2, zorder=1)
-        for probe, marker in PROBES.items():
+        for probe, marker in ORDER_TESTS.items():
             if probe in values:
                 axes.plot([values[probe]], [place], marker=marker, color=palette.second, markersize=5, zorder=3,
                           markerfacecolor=palette.surface)  # fmt: skip
@@ -207,7 +207,7 @@ def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("top-1 (%)")
     handles = [axes.plot([], [], marker="o", linestyle="none", color=palette.main, label="in order")[0]]
-    for probe, marker in PROBES.items():
+    for probe, marker in ORDER_TESTS.items():
         handles += axes.plot([], [], marker=marker, linestyle="none", color=palette.second, label=probe,
                              markerfacecolor=palette.surface)  # fmt: skip
     handles += axes.plot([], [], color=palette.muted, linewidth=1, linestyle=(0, (2, 2)), label="chance")

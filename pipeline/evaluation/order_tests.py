@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PROBES = ("shuffled", "reversed", "repeated")
+ORDER_TESTS = ("shuffled", "reversed", "repeated")
 
 
 def segment_orders(probe: str, clip_ids: Sequence[str], num_segments: int) -> Tensor:
@@ -43,7 +43,7 @@ def reordered(features: Tensor, orders: Tensor) -> Tensor:
     return stored[clips, orders.to(features.device)].permute(0, 1, 4, 2, 3)
 
 
-def probe_of(probe: str) -> Callable[[Tensor, Sequence[str]], Tensor]:
+def order_test(probe: str) -> Callable[[Tensor, Sequence[str]], Tensor]:
     """The change that a probe makes to a batch of features, given the ids of its clips."""
 
     def change(features: Tensor, clip_ids: Sequence[str]) -> Tensor:

@@ -147,7 +147,7 @@ class Cell:
         }
 
 
-def find_cells(places: Iterable[Path | str]) -> list[Path]:
+def find_runs(places: Iterable[Path | str]) -> list[Path]:
     """The result folders among and below `places`, each once, in the order of their names.
 
     Raises:
@@ -169,7 +169,7 @@ def find_cells(places: Iterable[Path | str]) -> list[Path]:
     return list(found.values())
 
 
-def read_cell(folder: Path) -> Cell:
+def read_run(folder: Path) -> Cell:
     """Read one result folder and check its metrics against its predictions.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import TrainingChoices
+from pipeline.recipe import TrainConfig
 from pipeline.splitting import LabelledId, draw_held_out
 
 TRAIN, DEV, VAL, TEST = "train", "dev", "val", "test"
@@ -61,7 +61,7 @@ class SplitPlan:
         return f"epochs are selected on {self.selected_on}{held_out}, results are reported on {self.reported_on}"
 
 
-def plan_splits(clips: Sequence[SplitClip], choices: TrainingChoices, where: str) -> SplitPlan:
+def plan_splits(clips: Sequence[SplitClip], choices: TrainConfig, where: str) -> SplitPlan:
     """Plan the splits of a data set under a recipe.
 
     A labelled `test` is reported and `val` selects. Without one, `val` is reported, and `select_on` of the recipe

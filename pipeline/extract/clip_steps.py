@@ -13,7 +13,7 @@ from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract.blocks import ClipJob
 from pipeline.extract.compute import Compute
-from pipeline.extract.forward import Forward, Pending
+from pipeline.extract.forward import BackboneRunner, Pending
 from pipeline.extract.provenance import digest_of, state_of
 from pipeline.store.layout import TEST_VIEW, row_dtype
 from pipeline.store.places import Phase
@@ -26,7 +26,7 @@ from pipeline.video.views import View, ViewConfig
 
 
 @dataclass(frozen=True)
-class WorkerSetup:
+class WorkerConfig:
     """All that a worker needs besides its blocks; plain data that travels between processes.
 
     weights_seed: of random weights. swapped_labels: the class index after mirroring, where flips swap sides.
@@ -46,7 +46,7 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True)
-class RenderedClip:
+class DecodedClip:
     """A clip whose frames are ready for the backbone, view after view; one that has failed has no views."""
 
     record: ClipRecord
@@ -55,7 +55,7 @@ class RenderedClip:
 
 
 @dataclass(frozen=True)
-class BegunClip:
+class PendingClip:
     """A clip that is in the backbone, or through it."""
 
     record: ClipRecord
@@ -73,10 +73,10 @@ class ClipFeatures:
     sampling: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-class ClipSteps:
+class FeatureExtractor:
     """Holds the backbone, ready to run. A clip that cannot be used is recorded with its reason in any step."""
 
-    def __init__(self, setup: WorkerSetup, on_phase: Phase) -> None:
+    def __init__(self, setup: WorkerConfig, on_phase: Phase) -> None:
         settings = setup.settings
         backbone, weights = build_backbone(
             settings.backbone, setup.weights, setup.weights_seed, setup.allow_squeezenet_weights
@@ -89,7 +89,7 @@ class ClipSteps:
         self.setup, self.settings = setup, settings
         self._on_phase = on_phase
         self._preprocessing = Preprocessing.from_dict(settings.preprocessing)
-        self._forward = Forward(backbone, setup.compute)
+        self._forward = BackboneRunner(backbone, setup.compute)
         self._is_cuda = setup.compute.device.startswith("cuda")
         self._class_index = {label: index for index, label in enumerate(setup.classes)}
         # Batches that are longer than a view hold all views of a clip, one after the other.
@@ -99,7 +99,7 @@ class ClipSteps:
         """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
         return self.finished(self.begun(self.rendered(clip)))
 
-    def rendered(self, clip: ClipJob) -> RenderedClip:
+    def rendered(self, clip: ClipJob) -> DecodedClip:
         """The first step: the pixels of all views from one decode, in pinned memory for a GPU. Any thread."""
         state = state_of(clip.location)
         record = ClipRecord(clip.offset, clip.clip_id, clip.label, DONE, state.size, "", state.modified_ns)
@@ -121,20 +121,20 @@ class ClipSteps:
                 pixels = [torch.cat(pixels)]
             if self._is_cuda:
                 pixels = [of_view.pin_memory() for of_view in pixels]
-            return RenderedClip(record, tuple(views), tuple(pixels))
+            return DecodedClip(record, tuple(views), tuple(pixels))
         except ClipError as error:
-            return RenderedClip(_failed(record, error, clip))
+            return DecodedClip(_failed(record, error, clip))
 
-    def begun(self, clip: RenderedClip) -> BegunClip:
+    def begun(self, clip: DecodedClip) -> PendingClip:
         """The second step: into the backbone. One thread."""
         if clip.record.status == DONE:
             self._on_phase("forward", clip.record.clip_id)
         keep_maps = "spatial" in self.settings.maps
-        return BegunClip(
+        return PendingClip(
             clip.record, clip.views, tuple(self._forward.begin(pixels, keep_maps) for pixels in clip.pixels)
         )
 
-    def finished(self, clip: BegunClip) -> ClipFeatures:
+    def finished(self, clip: PendingClip) -> ClipFeatures:
         """The third step: out of the backbone, each view by itself again. Any thread."""
         found = ClipFeatures(clip.record)
         try:

@@ -29,9 +29,9 @@ from distributed.utils import silence_logging_cmgr
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
-from pipeline.extract.clip_steps import WorkerSetup
-from pipeline.extract.engine import Engine, Tally
-from pipeline.extract.worker import BlockResult, Worker, set_aside
+from pipeline.extract.clip_steps import WorkerConfig
+from pipeline.extract.engine import Engine, ExtractionProgress
+from pipeline.extract.worker import BlockResult, Worker, record_block_failure
 from pipeline.store.locks import worker_lock
 from pipeline.store.places import Phase, no_phase
 
@@ -63,10 +63,10 @@ def num_local_workers() -> int:
     return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
 
 
-class BackboneOnce(WorkerPlugin):
+class ExtractionPlugin(WorkerPlugin):
     """Keeps one `Worker` in each Dask worker; also in one that is started later, in place of a lost one."""
 
-    def __init__(self, name: str, setup: WorkerSetup, on_phase: Phase) -> None:
+    def __init__(self, name: str, setup: WorkerConfig, on_phase: Phase) -> None:
         self.name = name
         self._setup, self._on_phase = setup, on_phase
         self._worker: Worker | None = None
@@ -100,11 +100,11 @@ class BackboneOnce(WorkerPlugin):
         return self._worker
 
 
-class OnDask(Engine):
+class DaskEngine(Engine):
     """Blocks on the workers of a Dask cluster."""
 
     def __init__(
-        self, setup: WorkerSetup, num_workers: int, scheduler: str | None = None, on_phase: Phase = no_phase
+        self, setup: WorkerConfig, num_workers: int, scheduler: str | None = None, on_phase: Phase = no_phase
     ) -> None:
         self._setup, self._on_phase = setup, on_phase
         self._asked, self._scheduler = num_workers, scheduler
@@ -114,7 +114,7 @@ class OnDask(Engine):
         self._workers_seen_at_seconds = time.monotonic()
         self.num_workers = num_workers
 
-    def __enter__(self) -> OnDask:
+    def __enter__(self) -> DaskEngine:
         with ExitStack() as stack:
             if self._scheduler is None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="st-pipeline-dask-"))
@@ -140,7 +140,7 @@ class OnDask(Engine):
                     f"No Dask scheduler answers at {self._scheduler} ({error}). Start one with `dask scheduler`, "
                     "or use --workers N for processes on this machine."
                 ) from error
-            self._client.register_plugin(BackboneOnce(self._name, self._setup, self._on_phase))
+            self._client.register_plugin(ExtractionPlugin(self._name, self._setup, self._on_phase))
             if self._scheduler is not None:
                 stack.callback(self._leave)
                 self._wait_for_a_worker()
@@ -160,7 +160,7 @@ class OnDask(Engine):
     def client(self) -> Client:
         """The connection, while the engine is entered."""
         if self._client is None:
-            raise RuntimeError("OnDask is used as a context manager")
+            raise RuntimeError("DaskEngine is used as a context manager")
         return self._client
 
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
@@ -171,16 +171,16 @@ class OnDask(Engine):
         agree = self.client.gather(futures)
         return [job.clips[0].clip_id for job, same in zip(samples, agree, strict=True) if not same]
 
-    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+    def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
         waiting = iter(jobs)
         job_of: dict[Future[Any], BlockJob] = {}
         self._workers_seen_at_seconds = time.monotonic()
         try:
-            self._top_up(waiting, job_of)
+            self._fill_workers(waiting, job_of)
             while job_of:
                 for future in self._finished(list(job_of)):
                     self._count(future, job_of.pop(future), tally)
-                self._top_up(waiting, job_of)
+                self._fill_workers(waiting, job_of)
         except (CancelledError, CommClosedError) as error:
             raise PipelineError(
                 "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
@@ -188,7 +188,7 @@ class OnDask(Engine):
         finally:
             self.client.cancel(list(job_of), force=True)
 
-    def _top_up(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
+    def _fill_workers(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
         """Send blocks until every worker has one, and one in any case."""
         num_wanted = max(1, self._num_workers_now()) - len(job_of)
         for job in islice(waiting, max(0, num_wanted)):
@@ -222,7 +222,7 @@ class OnDask(Engine):
         except TimeoutError:
             return []
 
-    def _count(self, future: Future[Any], job: BlockJob, tally: Tally) -> None:
+    def _count(self, future: Future[Any], job: BlockJob, tally: ExtractionProgress) -> None:
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
             # Written here: no worker survives this block.
@@ -230,7 +230,7 @@ class OnDask(Engine):
                 f"Block {job.block} killed every worker that tried it (out of memory, or a crash in a decoder). "
                 "Its clips are set aside; the next extraction tries them again. Fewer --workers have more memory each."
             )
-            result = set_aside(self._setup, job, reason)
+            result = record_block_failure(self._setup, job, reason)
         else:
             result = future.result()
         for clip in result.clips:
@@ -246,8 +246,8 @@ class OnDask(Engine):
             ) from error
 
 
-def _plugin(name: str) -> BackboneOnce:
-    return cast(BackboneOnce, get_worker().plugins[name])
+def _plugin(name: str) -> ExtractionPlugin:
+    return cast(ExtractionPlugin, get_worker().plugins[name])
 
 
 def _run_block(name: str, job: BlockJob) -> BlockResult:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
-from pipeline.extract.clip_steps import WorkerSetup
+from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.worker import BlockResult, ComputedClip, Worker
 from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
@@ -21,7 +21,7 @@ from pipeline.store.record import FAILED, ClipRecord
 
 
 @dataclass
-class Tally:
+class ExtractionProgress:
     """What has been done so far, for whoever watches, and the limit on failed clips."""
 
     progress: Progress
@@ -79,7 +79,7 @@ class Engine(ABC):
         """Of finished clips (one a job), the ids of those that come out otherwise when computed again."""
 
     @abstractmethod
-    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+    def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
         """Compute, write and mark these blocks.
 
         Raises:
@@ -93,12 +93,12 @@ class Engine(ABC):
         return None
 
 
-class InProcess(Engine):
+class LocalEngine(Engine):
     """One block after the other, here."""
 
     num_workers = 0
 
-    def __init__(self, setup: WorkerSetup, on_phase: Phase = no_phase) -> None:
+    def __init__(self, setup: WorkerConfig, on_phase: Phase = no_phase) -> None:
         self._setup, self._on_phase = setup, on_phase
 
     @cached_property
@@ -109,7 +109,7 @@ class InProcess(Engine):
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
         return [job.clips[0].clip_id for job in samples if not self._worker.agrees(job)]
 
-    def run(self, jobs: Sequence[BlockJob], tally: Tally) -> None:
+    def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
         # Closed here and now, also after an error: threads that decode ahead end with it.
         with worker_lock(self._worker.place), closing(self._worker.run_all(jobs, tally.add_clip)) as results:
             for result in results:

@@ -16,23 +16,23 @@ from pipeline.devices import find_device, has_bfloat16, has_compiler
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
-from pipeline.extract.clip_steps import WorkerSetup
+from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.compute import Compute
-from pipeline.extract.engine import Engine, InProcess, Tally
+from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
 from pipeline.extract.provenance import is_there
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.settings.extract import ExtractSettings
-from pipeline.store.clearing import refuse_strangers, remove_store
+from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import Phase, no_phase, path_from, place_of
+from pipeline.store.places import Phase, no_phase, open_object_store, path_from
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.verify import Damage, find_damage, forget_damaged
-from pipeline.store.writer import TRAIN_SPLIT, WantedClip, default_block_clips, ensure_views, forget, lay_out
+from pipeline.store.writer import TRAIN_SPLIT, WantedClip, assign_rows, default_block_clips, ensure_views, forget
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
 from pipeline.video.render import render
@@ -76,17 +76,17 @@ def extract_features(
             finished clips that come out otherwise when they are computed again.
     """
     started_at_seconds = time.monotonic()
-    place = place_of(location)
+    place = open_object_store(location)
     if "://" not in location:
         location = str(Path(location).absolute())
-        place = place_of(location)
+        place = open_object_store(location)
     with writer_lock(place):
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
         is_there = place.get("zarr.json") is not None
         if not is_there:
-            refuse_strangers(place)
+            check_location_is_free(place)
         place.remove_parts()
         store = FeatureStore.open(location, "r+") if is_there and not request.rebuild else None
         setup, said = settle(manifest, location, request, backbone, weights, store)
@@ -106,7 +106,7 @@ def extract_features(
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
         num_draws = 0 if setup.settings.frames == "all" else request.views
-        lay_out(
+        assign_rows(
             store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
         )
         ensure_views(store, _needed_views(manifest, num_draws))
@@ -144,7 +144,7 @@ def settle(
     backbone: Backbone,
     weights: WeightsRecord,
     store: FeatureStore | None,
-) -> tuple[WorkerSetup, tuple[str, ...]]:
+) -> tuple[WorkerConfig, tuple[str, ...]]:
     """What every worker shall do, and sentences about what was chosen.
 
     Raises:
@@ -194,7 +194,7 @@ def settle(
         refuse_differences(store, settings, manifest.classes)
         settings = store.settings
     swaps = settings.frame_choices.flip == "swap"
-    setup = WorkerSetup(
+    setup = WorkerConfig(
         location=location,
         settings=settings,
         classes=manifest.classes,
@@ -249,22 +249,28 @@ def choose_num_workers(request: ExtractSettings, settings: StoreSettings, jobs: 
     return num_workers if num_workers > 1 else 0
 
 
-def _engine(setup: WorkerSetup, request: ExtractSettings, num_workers: int, on_phase: Phase) -> Engine:
+def _engine(setup: WorkerConfig, request: ExtractSettings, num_workers: int, on_phase: Phase) -> Engine:
     if request.scheduler is None and num_workers == 0:
-        return InProcess(setup, on_phase)
-    from pipeline.extract.cluster import OnDask
+        return LocalEngine(setup, on_phase)
+    from pipeline.extract.cluster import DaskEngine
 
-    return OnDask(setup, num_workers, request.scheduler, on_phase)
+    return DaskEngine(setup, num_workers, request.scheduler, on_phase)
 
 
-def _tally_of(store: FeatureStore, jobs: Sequence[BlockJob], max_failed: int | None) -> Tally:
+def _tally_of(store: FeatureStore, jobs: Sequence[BlockJob], max_failed: int | None) -> ExtractionProgress:
     due = {job.block * store.block_clips + clip.offset for job in jobs for clip in job.clips}
     failed_before = sum(clip.status == "failed" and clip.row not in due for clip in store.table())
-    return Tally(Progress("extract", store.num_clips, done=store.num_clips - len(due)), max_failed, failed_before)
+    return ExtractionProgress(
+        Progress("extract", store.num_clips, done=store.num_clips - len(due)), max_failed, failed_before
+    )
 
 
 def _run(
-    engine: Engine, store: FeatureStore, jobs: Sequence[BlockJob], samples: Sequence[BlockJob], tally: Tally
+    engine: Engine,
+    store: FeatureStore,
+    jobs: Sequence[BlockJob],
+    samples: Sequence[BlockJob],
+    tally: ExtractionProgress,
 ) -> int:
     """Check the samples, run the jobs; the number of worker processes."""
     try:
@@ -326,7 +332,7 @@ def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int)
             with open_clip(manifest.locate(clip)) as reader:
                 fraction, size = backbone.preprocessing.crop_fraction, backbone.preprocessing.input_size
                 shape = (reader.num_frames, reader.height, reader.width)
-                view = test_view(*shape, num_segments, FrameChoices(), fraction)
+                view = test_view(*shape, num_segments, SamplingConfig(), fraction)
                 found.append(render(reader.read(view.frame_indices), view.crop, view.flip, size))
         except ClipError:
             continue

@@ -62,7 +62,7 @@ def all_finite(values: np.ndarray) -> bool:
     return bool(values.view(np.int16).max() < 0x7C00 and values.view(np.uint16).max() < 0xFC00)
 
 
-class Forward:
+class BackboneRunner:
     """Frames of one clip -> float16 features.
 
     A call's frames are divided into batches of one size, the last one padded: then the features of a clip depend on

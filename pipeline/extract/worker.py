@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from pipeline.extract.blocks import KILLED_WORKER, BlockJob, ClipJob
-from pipeline.extract.clip_steps import BegunClip, ClipFeatures, ClipSteps, RenderedClip, WorkerSetup
+from pipeline.extract.clip_steps import ClipFeatures, DecodedClip, FeatureExtractor, PendingClip, WorkerConfig
 from pipeline.extract.compute import choose_decode_threads
 from pipeline.extract.provenance import state_of
 from pipeline.prefetch import ahead, executor_of
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.places import Phase, no_phase, place_of
+from pipeline.store.places import Phase, no_phase, open_object_store
 from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
 from pipeline.store.writer import BlockBuilder, current_record, write_block
 
@@ -57,13 +57,13 @@ class BlockResult:
 class Worker:
     """Holds the backbone, ready to run; computes blocks."""
 
-    def __init__(self, setup: WorkerSetup, on_phase: Phase = no_phase) -> None:
+    def __init__(self, setup: WorkerConfig, on_phase: Phase = no_phase) -> None:
         # One thread: sums in float32 depend on the number of threads, and a process a core is fastest anyway.
         torch.set_num_threads(1)
         self.setup, self.settings = setup, setup.settings
         self.on_phase = on_phase
-        self.place = place_of(setup.location)
-        self._steps = ClipSteps(setup, on_phase)
+        self.place = open_object_store(setup.location)
+        self._steps = FeatureExtractor(setup, on_phase)
         self._num_threads = choose_decode_threads(setup.decode_threads, setup.compute.device)
         # Clips that are decoded and wait, and clips that wait to be compressed, each at most: those that the threads
         # have in hand, and two.
@@ -99,7 +99,7 @@ class Worker:
     def _computed(
         self,
         job: BlockJob,
-        rendered: Iterator[RenderedClip],
+        rendered: Iterator[DecodedClip],
         executor: Executor,
         on_clip: Callable[[ComputedClip], None],
     ) -> ComputedBlock:
@@ -118,7 +118,7 @@ class Worker:
             on_clip(clip)
         return ComputedBlock(job, builder, tuple(clips), before)
 
-    def _added(self, builder: BlockBuilder, clip: BegunClip) -> ComputedClip:
+    def _added(self, builder: BlockBuilder, clip: PendingClip) -> ComputedClip:
         """Compress the features of a clip into its block."""
         features = self._steps.finished(clip)
         at = features.record.offset
@@ -164,9 +164,9 @@ class Worker:
         return True
 
 
-def set_aside(setup: WorkerSetup, job: BlockJob, reason: str) -> BlockResult:
+def record_block_failure(setup: WorkerConfig, job: BlockJob, reason: str) -> BlockResult:
     """Record the clips of a block as failed, because no worker could compute it; what it had before is kept."""
-    place = place_of(setup.location)
+    place = open_object_store(setup.location)
     before = current_record(place, job.block)
     computed = []
     for clip in job.clips:

@@ -25,7 +25,7 @@ import torch.multiprocessing  # teaches the pickler of processes to hand tensors
 from torch import Tensor
 
 from pipeline.errors import ClipError, PipelineError
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render, render_on_device
@@ -53,7 +53,7 @@ class SampleSettings:
     """
 
     num_segments: int
-    choices: FrameChoices
+    choices: SamplingConfig
     seed: int
     input_size: int = 224
     crop_fraction: float = 0.875

@@ -88,7 +88,7 @@ class World:
 
 
 @contextmanager
-def joined_world() -> Iterator[World]:
+def init_distributed() -> Iterator[World]:
     """The world that `torchrun` describes in the environment; without it, a world of one process.
 
     Raises:

@@ -20,7 +20,7 @@ from pipeline.devices import find_device, has_bfloat16
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 from pipeline.model import Classifier, ModelSpec, load_model
-from pipeline.recipe import HeadChoices, Recipe, TrainingChoices
+from pipeline.recipe import HeadConfig, Recipe, TrainConfig
 from pipeline.registry import unknown_name
 from pipeline.training.optimiser import freeze_later_norms
 
@@ -93,7 +93,7 @@ class EndToEnd(nn.Module):
     def scores(self, features: Tensor) -> Tensor:
         """The head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
         # As in fit-head: pooled features are few, so a head of theirs keeps full precision.
-        pooled = self.classifier.head.maps == "pooled"
+        pooled = self.classifier.head.reads == "pooled"
         with nullcontext() if pooled else self.precision.autocast():
             scores: Tensor = self.classifier.head(features)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -112,7 +112,7 @@ def fitted_classifier(path: Path | str, classes: tuple[str, ...], head_switches:
     spec = classifier.spec
     check_classes(path, spec.classes, classes)
     if head_switches:
-        choices = dataclasses.replace(HeadChoices(**spec.recipe["head"]), **head_switches)
+        choices = dataclasses.replace(HeadConfig(**spec.recipe["head"]), **head_switches)
         head = _head(spec, choices)
         head.load_state_dict(classifier.head.state_dict())
         recipe = {**spec.recipe, "head": dataclasses.asdict(choices)}
@@ -192,7 +192,7 @@ def freeze_up_to(backbone: Backbone, layer: str) -> list[str]:
     return frozen
 
 
-def check_recomputes(backbone: Backbone, choices: TrainingChoices) -> None:
+def check_recomputes(backbone: Backbone, choices: TrainConfig) -> None:
     """Hold activation checkpointing against the backbone.
 
     Raises:
@@ -209,7 +209,7 @@ def check_recomputes(backbone: Backbone, choices: TrainingChoices) -> None:
         )
 
 
-def default_parts(classifier: Classifier, choices: TrainingChoices, device: torch.device, num_clips: int) -> int:
+def default_parts(classifier: Classifier, choices: TrainConfig, device: torch.device, num_clips: int) -> int:
     """In how many parts a process best sends its `num_clips` of a batch through the model.
 
     On a GPU in one. On the CPU so that a part has at most `CPU_FRAMES_AT_A_TIME` frames, unless a batch norm trains:
@@ -222,7 +222,7 @@ def default_parts(classifier: Classifier, choices: TrainingChoices, device: torc
     return min(num_clips, math.ceil(num_clips * classifier.spec.num_segments / CPU_FRAMES_AT_A_TIME))
 
 
-def set_training_mode(classifier: Classifier, choices: TrainingChoices) -> None:
+def set_training_mode(classifier: Classifier, choices: TrainConfig) -> None:
     """Set training mode with partial batch norm: frozen in the backbone but for its first layer, never in the head.
 
     A batch norm whose parameters are frozen for another reason keeps its statistics too.
@@ -235,7 +235,7 @@ def set_training_mode(classifier: Classifier, choices: TrainingChoices) -> None:
             layer.eval()
 
 
-def _head(spec: ModelSpec, choices: HeadChoices) -> Any:
+def _head(spec: ModelSpec, choices: HeadConfig) -> Any:
     return build_head(
         spec.head,
         in_channels=spec.in_channels,

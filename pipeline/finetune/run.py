@@ -17,12 +17,12 @@ import torch
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.devices import fixed_threads, has_compiler, num_cores
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import Predictions, read_cell
+from pipeline.evaluation.result_reader import Predictions, read_run
 from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
 from pipeline.evaluation.selection import TRAIN, plan_splits
 from pipeline.files import sha256_of_file, write_json
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
-from pipeline.finetune.distributed import World, joined_world
+from pipeline.finetune.distributed import World, init_distributed
 from pipeline.finetune.model import (
     STAGE,
     check_recomputes,
@@ -38,7 +38,7 @@ from pipeline.finetune.trainer import Finetuner
 from pipeline.imports import code_digest
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import Classifier, save_model
-from pipeline.recipe import FrameChoices, HeadChoices, Recipe
+from pipeline.recipe import HeadConfig, Recipe, SamplingConfig
 from pipeline.registry import BACKBONES, HEAD_NAMES, HEADS, module_of, unknown_name
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.checkpoints import CheckpointFolder
@@ -70,7 +70,7 @@ def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
     Raises:
         PipelineError: anything that the user can mend.
     """
-    with joined_world() as world:
+    with init_distributed() as world:
         say = say if world.is_main else _silent
         where = choose_precision(settings.device, settings.precision, world.local_rank if world.size > 1 else None)
         if where.device.type == "cuda":
@@ -112,7 +112,7 @@ def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
             tuner = Finetuner(classifier, data, plan, where, loader, checkpoints, world, say)
             start = _begin(tuner, classifier, settings.init, world, say, settings.force)
             tuner.run()
-            scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.take_best()
+            scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
             if not world.is_main:
                 return None
             assert scored is not None
@@ -140,10 +140,10 @@ def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier
         )
         return classifier, recipe
     # A fitted head stays what it is, whatever the recipe says of heads; only what is asked for by name changes.
-    names = {field.name for field in dataclasses.fields(HeadChoices)}
+    names = {field.name for field in dataclasses.fields(HeadConfig)}
     own = {name: getattr(recipe.head, name) for name in settings.overrides if name in names}
     classifier = fitted_classifier(settings.init, clips.classes, own)
-    return classifier, dataclasses.replace(recipe, head=HeadChoices(**classifier.spec.recipe["head"]))
+    return classifier, dataclasses.replace(recipe, head=HeadConfig(**classifier.spec.recipe["head"]))
 
 
 def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: FinetuneSettings) -> ClipData:
@@ -181,7 +181,7 @@ def _begin(
     samples = tuner.data.samples
     if frames is not None:
         # Exactly the frames of the cache, also where the recipe looks at short clips otherwise.
-        samples = dataclasses.replace(samples, choices=FrameChoices(**frames))
+        samples = dataclasses.replace(samples, choices=SamplingConfig(**frames))
     data = tuner.data
     if tuner.choices.epochs == 0:
         start = tuner.score(data.report, samples)
@@ -213,8 +213,8 @@ def _begin(
 
 def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int] | None:
     """How far the scores from the clips are from those from the cache, over all clips that both have, if any."""
-    place_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
-    pairs = [(place_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in place_of]
+    position_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
+    pairs = [(position_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in position_of]
     if not pairs:
         return None
     before = cached.scores[0][[first for first, _ in pairs]]
@@ -236,7 +236,7 @@ def _cached_predictions(folder: Path) -> Predictions | None:
     """What was written beside the model file. Its first seed is that of the model."""
     if not (folder / "metrics.json").is_file():
         return None
-    return read_cell(folder).predictions
+    return read_run(folder).predictions
 
 
 def _write(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics, round_scores
-from pipeline.evaluation.order_tests import PROBES, probe_of
+from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.finetune.clip_loader import ClipLoader, Fault, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import EndToEnd
@@ -55,7 +55,7 @@ def score_clips(
     requests = world.part([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
     num_classes = network.classifier.spec.num_classes
     # (1 + probes, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
-    table = np.zeros((1 + len(PROBES), len(clips), num_classes))
+    table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
     is_found = np.zeros(len(clips))
     faults: list[Fault] = []
     device = network.precision.device
@@ -69,7 +69,7 @@ def score_clips(
                 batch = collate(samples, settings, device)
                 features = network.features(batch.frames)
                 clip_ids = [request.clip.clip_id for request in batch.requests]
-                seen = [features, *(probe_of(probe)(features, clip_ids) for probe in PROBES)]
+                seen = [features, *(order_test(probe)(features, clip_ids) for probe in ORDER_TESTS)]
                 rows = [request.position for request in batch.requests]
                 for place, inputs in enumerate(seen):
                     table[place, rows] = network.scores(inputs).cpu().double().numpy()
@@ -91,6 +91,6 @@ def score_clips(
         clip_ids=tuple(clip.clip_id for clip, there in zip(clips, found, strict=True) if there),
         labels=labels[found],
         scores=round_scores(table[0][found]),
-        probes={probe: round_scores(table[1 + place][found]) for place, probe in enumerate(PROBES)},
+        probes={probe: round_scores(table[1 + place][found]) for place, probe in enumerate(ORDER_TESTS)},
         faults=tuple(every_fault),
     )

@@ -167,7 +167,7 @@ class Finetuner:
             selection=self.selection,
         )
 
-    def take_best(self) -> tuple[ScoredClips, int]:
+    def load_best(self) -> tuple[ScoredClips, int]:
         """Put the weights of the best epoch into the model; return its scores of the reported clips, and its number.
 
         Every process takes part: where other clips selected the epoch, the reported ones are scored now.
@@ -245,11 +245,11 @@ class Finetuner:
                 self.sums.step = step + 1
                 progress.advance(min(size, len(order) - step * size))
                 if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or self.device.type == "cpu":
-                    self._settle_sums()
+                    self._sync_metrics()
                 if is_agreed and step + 1 < self.steps_per_epoch:
                     self._write_checkpoint()
                     saved_at_seconds = time.monotonic()
-            self._settle_sums()
+            self._sync_metrics()
         num_clips = sum(min(size, len(order) - step * size) for step in steps)
         return {
             "train_clips_per_second": round(num_clips / clock.seconds(), 3),
@@ -284,7 +284,7 @@ class Finetuner:
                 # All processes together get the mean of their gradients; times their number it is the sum.
                 self.scaler.scale(loss * (self.world.size / total_weight)).backward()
         if not chunks and self.world.size > 1:
-            self._idle_pass()
+            self._empty_step()
         self.scaler.unscale_(self.optimiser)
         clip_gradients(self.plan, self.choices)
         self.scaler.step(self.optimiser)
@@ -307,7 +307,7 @@ class Finetuner:
         self._num_right += (scores.detach().argmax(dim=1) == batch.labels).sum()
         return loss
 
-    def _idle_pass(self) -> None:
+    def _empty_step(self) -> None:
         """Take part in a step for which this process has no clip: its gradient is zero, its statistics stay."""
         norms = [layer for layer in self.network.modules() if isinstance(layer, _BatchNorm) and layer.training]
         for layer in norms:
@@ -329,7 +329,7 @@ class Finetuner:
         own = math.ceil(self.choices.batch_size / self.world.size)
         return math.ceil(own / self.training_plan.accumulate)
 
-    def _settle_sums(self) -> None:
+    def _sync_metrics(self) -> None:
         """Bring the sums of loss and right answers from the device, and check the loss.
 
         Raises:
@@ -352,7 +352,7 @@ class Finetuner:
         return EpochSums(self.sums.step, loss, weight, int(num_right), int(num_seen))
 
     def _write_checkpoint(self) -> None:
-        self._settle_sums()
+        self._sync_metrics()
         sums = self._summed_sums()
         if self.world.is_main:
             state = {**self.state_dict(), "sums": asdict(sums)}

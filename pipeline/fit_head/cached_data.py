@@ -17,9 +17,9 @@ from pipeline.fit_head.features import (
     load_frames,
     load_pooled,
 )
-from pipeline.fit_head.fit import HeadData
+from pipeline.fit_head.fit import HeadDataset
 from pipeline.fit_head.spatial_features import MapCache, default_map_cache, open_spatial
-from pipeline.recipe import FrameChoices, Recipe, TrainingChoices
+from pipeline.recipe import Recipe, SamplingConfig, TrainConfig
 
 DEFAULT_NUM_SEGMENTS = 8
 
@@ -50,7 +50,7 @@ class CachedData:
         self.views = self._choose_views(num_views)
         self._loaded: dict[tuple[str, str, frozenset[str]], ClipFeatures] = {}
 
-    def of(self, maps: str, recipe: Recipe) -> HeadData:
+    def of(self, maps: str, recipe: Recipe) -> HeadDataset:
         """Load the data of a head that reads `maps` and is trained by `recipe`.
 
         Raises:
@@ -61,7 +61,7 @@ class CachedData:
         parts = dict.fromkeys((TRAIN, plan.selected_on, plan.reported_on))
         features = {part: self._part(part, maps, plan, recipe.frames) for part in parts}
         settings = self.source.settings
-        return HeadData(
+        return HeadDataset(
             features[TRAIN],
             features[plan.selected_on],
             features[plan.reported_on],
@@ -71,7 +71,7 @@ class CachedData:
             settings.backbone,
         )
 
-    def plan(self, choices: TrainingChoices) -> SplitPlan:
+    def plan(self, choices: TrainConfig) -> SplitPlan:
         """Return which clips train, select and are reported under a recipe.
 
         Raises:
@@ -79,7 +79,7 @@ class CachedData:
         """
         return plan_splits(self.source.table(), choices, "The store")
 
-    def _part(self, part: str, maps: str, plan: SplitPlan, choices: FrameChoices) -> ClipFeatures:
+    def _part(self, part: str, maps: str, plan: SplitPlan, choices: SamplingConfig) -> ClipFeatures:
         # Clips that are held out belong to the training clips alone: other parts are the same under every plan.
         key = (part, maps, plan.dev_ids if part in (TRAIN, DEV) else frozenset())
         if key not in self._loaded:
@@ -96,7 +96,7 @@ class CachedData:
             PipelineError: the recipe's frames differ from the store's; the message names the field.
         """
         if self.has_all_frames:
-            return recipe.changed(crops="centre", flip="off")
+            return recipe.with_overrides(crops="centre", flip="off")
         held = vars(self.source.settings.frame_choices)
         for name, wanted in vars(recipe.frames).items():
             if held[name] != wanted:
@@ -172,7 +172,7 @@ class CachedData:
         wanted = plan.clips_of(part, self.source.table())
         if self.has_all_frames:
             rows = done_rows(wanted, part, None)
-            return load_frames(self.source, rows, self.num_segments, FrameChoices(), self._scratch, self._announce)
+            return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch, self._announce)
         rows = done_rows(wanted, part, self.views if part == TRAIN else (TEST_VIEW,))
         if part == TRAIN and rows.views != self.views:
             self._announce(f"not every training clip has all views yet; used are {', '.join(rows.views)}")

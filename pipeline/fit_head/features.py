@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 
 TEST_VIEW = "test"
-ROWS_A_READ = 4_096
+ROWS_PER_READ = 4_096
 RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
 STATISTICS_CLIPS = {"pooled": 4_096, "spatial": 64}
 
@@ -113,13 +113,13 @@ class ClipFeatures(ABC):
     def num_views(self) -> int:
         return len(self.labels)
 
-    def training_draw(self, seed: int, epoch: int) -> Draw:
+    def shuffled_order(self, seed: int, epoch: int) -> Draw:
         """Every clip once, in an order and with a view of its own, from seed and epoch alone."""
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
         return Draw(clips, generator.integers(0, self.num_views, self.num_clips))
 
-    def plain_draw(self) -> Draw:
+    def sequential_order(self) -> Draw:
         """Every clip once in the order of the manifest, by its first view."""
         return Draw(np.arange(self.num_clips), np.zeros(self.num_clips, dtype=np.int64))
 
@@ -138,7 +138,7 @@ class ClipFeatures(ABC):
         """
         num_sampled = min(self.num_clips, STATISTICS_CLIPS["spatial" if self.reads_ahead else "pooled"])
         chosen = np.linspace(0, self.num_clips - 1, num_sampled).round().astype(np.int64)
-        plain = self.plain_draw()
+        plain = self.sequential_order()
         sums = squares = torch.zeros((), dtype=torch.float64)
         num_values = 0
         for part in np.array_split(chosen, max(1, num_sampled // 32)):
@@ -177,20 +177,20 @@ class FrameFeatures(ClipFeatures):
         table: NDArray[np.float16],
         starts: Integers,
         num_segments: int,
-        choices: FrameChoices,
+        choices: SamplingConfig,
     ) -> None:
         super().__init__(clip_ids, labels)
         self.table = torch.from_numpy(table)
         self._starts, self._num_frames = starts[:-1], np.diff(starts)
         self._num_segments, self._choices = num_segments, choices
 
-    def drawn_by(self, choices: FrameChoices) -> FrameFeatures:
+    def drawn_by(self, choices: SamplingConfig) -> FrameFeatures:
         """The same features under other choices of frames; nothing is copied."""
         other = copy.copy(self)
         other._choices = choices
         return other
 
-    def training_draw(self, seed: int, epoch: int) -> Draw:
+    def shuffled_order(self, seed: int, epoch: int) -> Draw:
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
         frames = np.stack(
@@ -201,7 +201,7 @@ class FrameFeatures(ClipFeatures):
         )
         return Draw(clips, np.zeros_like(clips), self._starts[clips, None] + frames)
 
-    def plain_draw(self) -> Draw:
+    def sequential_order(self) -> Draw:
         frames = np.stack(
             [
                 test_frame_indices(
@@ -291,14 +291,14 @@ def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path, announce
     shape = (len(split.views), len(split.clips), settings.num_segments, settings.channels)
     table = _allocate(shape, scratch, announce)
     for view_index, view in enumerate(split.views):
-        for start in range(0, len(split.clips), ROWS_A_READ):
-            rows = split.rows[start : start + ROWS_A_READ]
+        for start in range(0, len(split.clips), ROWS_PER_READ):
+            rows = split.rows[start : start + ROWS_PER_READ]
             read = source.read_pooled(view, rows)
             # A row that is not there is NaN throughout.
             missing = np.isnan(read[:, 0, 0])
             if missing.any():
                 raise unreadable_row(view, int(rows[np.argmax(missing)]))
-            table[view_index, start : start + ROWS_A_READ] = read
+            table[view_index, start : start + ROWS_PER_READ] = read
     labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
     return PooledFeatures(tuple(clip.clip_id for clip in split.clips), labels, table)
 
@@ -307,7 +307,7 @@ def load_frames(
     source: FeatureSource,
     split: SplitRows,
     num_segments: int,
-    choices: FrameChoices,
+    choices: SamplingConfig,
     scratch: Path,
     announce: Announce,
 ) -> FrameFeatures:

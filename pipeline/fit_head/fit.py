@@ -25,7 +25,7 @@ from pipeline.fit_head.features import ClipFeatures, batches
 from pipeline.fit_head.scoring import probe_scores, score_features
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
-from pipeline.recipe import Recipe, TrainingChoices
+from pipeline.recipe import Recipe, TrainConfig
 from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.training.loss import balanced_weights
 from pipeline.training.optimiser import (
@@ -47,7 +47,7 @@ CHECKPOINT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class HeadData:
+class HeadDataset:
     """Features of the clips that train a head, and the sizes of a head that reads them.
 
     select: features of the clips that select the best epoch. report: features of the clips that are scored at that
@@ -81,7 +81,7 @@ class Watcher:
 
 
 def fit_head(
-    data: HeadData,
+    data: HeadDataset,
     head_name: str,
     recipe: Recipe,
     seed: int,
@@ -120,10 +120,10 @@ class _Fit:
     """The state of one fit between epochs."""
 
     def __init__(
-        self, data: HeadData, head_name: str, recipe: Recipe, seed: int, compute: Compute, watcher: Watcher
+        self, data: HeadDataset, head_name: str, recipe: Recipe, seed: int, compute: Compute, watcher: Watcher
     ) -> None:
         self.data, self.seed, self.compute, self.watcher = data, seed, compute, watcher
-        self.choices: TrainingChoices = recipe.training
+        self.choices: TrainConfig = recipe.training
         self.name = f"{head_name}, seed {seed}"
         # Drawn on the CPU, so that every device starts from the same weights.
         head = build_head(
@@ -166,7 +166,7 @@ class _Fit:
     def _train(self) -> tuple[float, float]:
         num_clips = self.data.train.num_clips
         num_steps = math.ceil(num_clips / self.choices.batch_size)
-        draw = self.data.train.training_draw(self.seed, self.epoch)
+        draw = self.data.train.shuffled_order(self.seed, self.epoch)
         losses = torch.zeros(num_steps, device=self.compute.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self.compute.device)
         self.head.train()
@@ -294,12 +294,12 @@ class _Fit:
         return self.seconds_before + time.monotonic() - self.started_at_seconds
 
 
-def _num_norms(data: HeadData, choices: TrainingChoices) -> int:
+def _num_norms(data: HeadDataset, choices: TrainConfig) -> int:
     """The number of the backbone's batch norms, looked up only where it decides what is trained."""
     return backbone_contract(data.backbone).num_norms if choices.partial_bn == "backbone_and_head" else 0
 
 
-def _criterion(data: HeadData, choices: TrainingChoices, compute: Compute) -> nn.CrossEntropyLoss:
+def _criterion(data: HeadDataset, choices: TrainConfig, compute: Compute) -> nn.CrossEntropyLoss:
     weight = None
     if choices.class_weights == "balanced":
         weight = balanced_weights(data.train.labels[0], data.num_classes).to(compute.device)

@@ -9,7 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import choose_compute
 from pipeline.fit_head.run import Cell
-from pipeline.fit_head.workers import CellTask
+from pipeline.fit_head.workers import FitTask
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES
@@ -20,7 +20,7 @@ ALL = "all"
 OWN_SETTINGS = ("seeds", "seed", "precision", "threads")
 
 
-def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str], None]) -> list[CellTask]:
+def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str], None]) -> list[FitTask]:
     """List the cells to fit, by recipe and head. Everything that can be refused is refused here, before the first fit.
 
     Raises:
@@ -28,16 +28,16 @@ def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str],
     """
     names = _served(list(dict.fromkeys(settings.head)), data, say)
     common = {name: getattr(settings, name) for name in OWN_SETTINGS}
-    tasks: list[CellTask] = []
+    tasks: list[FitTask] = []
     for chosen in settings.recipe:
-        recipe = named_recipe(chosen).changed(**settings.overrides)
+        recipe = named_recipe(chosen).with_overrides(**settings.overrides)
         say(f"{chosen}: {data.plan(recipe.training).sentence()}")
         for name in names:
             cell = _cell(name, recipe, dict(settings.heads.get(name, {})), common, settings)
             data.check_recipe(cell.recipe)
-            data.check_maps(HEADS[name].maps, name)
+            data.check_maps(HEADS[name].reads, name)
             out = settings.out / chosen if len(settings.recipe) > 1 else settings.out
-            tasks.append(CellTask(cell, out, settings.force))
+            tasks.append(FitTask(cell, out, settings.force))
     return tasks
 
 
@@ -45,7 +45,7 @@ def _served(names: list[str], data: CachedData, say: Callable[[str], None]) -> l
     """The named heads; `all` are all that the store has the maps for."""
     if ALL not in names:
         return names
-    served = [name for name in HEAD_NAMES if data.serves(HEADS[name].maps)]
+    served = [name for name in HEAD_NAMES if data.serves(HEADS[name].reads)]
     left_out = [name for name in HEAD_NAMES if name not in served]
     if left_out:
         say(f"left out, since the store has no maps for them: {', '.join(left_out)}")
@@ -58,4 +58,4 @@ def _cell(name: str, recipe: Recipe, own: dict[str, Any], common: Mapping[str, A
     seeds = tuple(range(chosen["seed"], chosen["seed"] + chosen["seeds"]))
     if not seeds:
         raise PipelineError(f"`seeds` (={chosen['seeds']}) must be at least 1.")
-    return Cell(name, recipe.changed(**own), seeds, compute)
+    return Cell(name, recipe.with_overrides(**own), seeds, compute)

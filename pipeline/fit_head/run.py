@@ -44,7 +44,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class CellOutcome:
+class RunOutcome:
     """The metrics of a cell, and whether it was there already."""
 
     metrics: dict[str, Any]
@@ -52,7 +52,7 @@ class CellOutcome:
     was_finished: bool
 
 
-def fit_cell(
+def run_head(
     cell: Cell,
     data: CachedData,
     backbone: nn.Module,
@@ -62,7 +62,7 @@ def fit_cell(
     force: bool = False,
     shows_progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> CellOutcome:
+) -> RunOutcome:
     """Fit a cell into its folder below `out`, unless the same was finished there before.
 
     The model file holds the head of the first seed. A fit that was killed goes on where it was.
@@ -77,8 +77,8 @@ def fit_cell(
     digest = _digest(cell, data)
     finished = None if force else read_finished(folder, digest)
     if finished is not None:
-        return CellOutcome(finished, folder, was_finished=True)
-    head_data = data.of(HEADS[cell.head].maps, recipe)
+        return RunOutcome(finished, folder, was_finished=True)
+    head_data = data.of(HEADS[cell.head].reads, recipe)
     plan = data.plan(recipe.training)
     unfinished = folder / CHECKPOINT_FOLDER
     results: list[FitResult] = []
@@ -132,7 +132,7 @@ def fit_cell(
         left_over.unlink()
     if unfinished.is_dir():
         unfinished.rmdir()
-    return CellOutcome(metrics, folder, was_finished=False)
+    return RunOutcome(metrics, folder, was_finished=False)
 
 
 def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module:

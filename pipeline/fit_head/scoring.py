@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.evaluation.metrics import round_scores
-from pipeline.evaluation.order_tests import PROBES, probe_of
+from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import ClipFeatures, Draw, batches
 
@@ -34,7 +34,7 @@ def score_features(
     Shape:
         returns: (N, K).
     """
-    draw = features.plain_draw() if draw is None else draw
+    draw = features.sequential_order() if draw is None else draw
     clip_ids = [features.clip_ids[clip] for clip in draw.clips]
     size = EVALUATION_BATCH["spatial" if features.reads_ahead else "pooled"]
     found: list[Tensor] = []
@@ -51,4 +51,4 @@ def score_features(
 
 def probe_scores(head: nn.Module, features: ClipFeatures, compute: Compute) -> dict[str, NDArray[np.float64]]:
     """The scores under each order probe. Shape: (N, K) each."""
-    return {probe: score_features(head, features, compute, change=probe_of(probe)) for probe in PROBES}
+    return {probe: score_features(head, features, compute, change=order_test(probe)) for probe in ORDER_TESTS}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.run import Cell, CellOutcome, backbone_of_store, fit_cell
+from pipeline.fit_head.run import Cell, RunOutcome, backbone_of_store, run_head
 from pipeline.store import FeatureStore
 
 
@@ -30,7 +30,7 @@ class StoreRequest:
 
 
 @dataclass(frozen=True)
-class CellTask:
+class FitTask:
     """A cell and the folder below which it is written."""
 
     cell: Cell
@@ -42,13 +42,13 @@ class CellTask:
 class TaskResult:
     """What came of a task: an outcome or what went wrong, and what was said meanwhile."""
 
-    task: CellTask
-    outcome: CellOutcome | None
+    task: FitTask
+    outcome: RunOutcome | None
     failure: str
     said: tuple[str, ...]
 
 
-def fit_side_by_side(request: StoreRequest, tasks: Sequence[CellTask], jobs: int) -> Iterator[TaskResult]:
+def fit_in_parallel(request: StoreRequest, tasks: Sequence[FitTask], jobs: int) -> Iterator[TaskResult]:
     """Fit cells in `jobs` processes and yield each as it is done.
 
     Raises:
@@ -71,14 +71,14 @@ def fit_side_by_side(request: StoreRequest, tasks: Sequence[CellTask], jobs: int
                 future.cancel()
 
 
-def fit_here(request: StoreRequest, task: CellTask) -> TaskResult:
+def fit_here(request: StoreRequest, task: FitTask) -> TaskResult:
     """Fit one cell in this process, without a progress bar."""
     said: list[str] = []
     try:
         source = FeatureStore.open(request.location)
         data = CachedData(source, request.scratch, said.append, request.num_segments, request.num_views)
         backbone = backbone_of_store(source.settings, request.weights)
-        outcome = fit_cell(task.cell, data, backbone, task.out, said.append, force=task.force, shows_progress=False)
+        outcome = run_head(task.cell, data, backbone, task.out, said.append, force=task.force, shows_progress=False)
     except PipelineError as error:
         return TaskResult(task, None, str(error), tuple(said))
     return TaskResult(task, outcome, "", tuple(said))

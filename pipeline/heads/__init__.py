@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.heads.head import DEFAULT_CHOICES, Head
-from pipeline.recipe import HeadChoices
+from pipeline.recipe import HeadConfig
 from pipeline.registry import HEADS as HEAD_PLACES
 from pipeline.registry import LazyTable, look_up
 
@@ -16,7 +16,7 @@ __all__ = ["HEADS", "Head", "build_head"]
 
 
 def build_head(
-    name: str, *, in_channels: int, num_segments: int, num_classes: int, choices: HeadChoices = DEFAULT_CHOICES
+    name: str, *, in_channels: int, num_segments: int, num_classes: int, choices: HeadConfig = DEFAULT_CHOICES
 ) -> Head:
     """The head of that name, with initial weights from torch's random numbers.
 

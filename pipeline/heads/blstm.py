@@ -25,7 +25,7 @@ class BLSTMHead(Head):
         the backward state at the first, each of which has seen the whole clip.
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.3"
 
     def __init__(self, **settings: Any) -> None:

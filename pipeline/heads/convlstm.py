@@ -27,7 +27,7 @@ class ConvLSTMHead(Head):
         shows and the published code has it.
     """
 
-    maps = "spatial"
+    reads = "spatial"
     section = "3.3"
 
     def __init__(self, **settings: Any) -> None:

@@ -26,7 +26,7 @@ class FCN2DHead(Head):
         ReLU on the scores and on the input are the switches `fcn_score_relu` and `fcn_input_relu`.
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.4"
 
     def __init__(self, **settings: Any) -> None:

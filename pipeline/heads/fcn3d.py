@@ -25,7 +25,7 @@ class FCN3DHead(Head):
         code's ReLU on the scores and on the input are the switches `fcn_score_relu` and `fcn_input_relu`.
     """
 
-    maps = "spatial"
+    reads = "spatial"
     section = "3.4"
 
     def __init__(self, **settings: Any) -> None:

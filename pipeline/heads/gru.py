@@ -19,7 +19,7 @@ class GRUHead(Head):
     Source: paper, Sec. 3.3 (GRU); the reset gate acts on the projected hidden state, as in every fused kernel.
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.3"
 
     def __init__(self, **settings: Any) -> None:

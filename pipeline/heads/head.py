@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, ShapeError
 from pipeline.heads.dropout import ElementDropout
-from pipeline.recipe import HeadChoices
+from pipeline.recipe import HeadConfig
 from pipeline.shapes import check_shape
 
 NUM_FEATURES = 256  # what the learned projection makes of a backbone's channels (Sec. 3.1)
-DEFAULT_CHOICES = HeadChoices()
+DEFAULT_CHOICES = HeadConfig()
 # Of all channels together under `input_scaling=centre`. Recurrent heads learn worse from larger inputs, the others as
 # well from these.
 CENTRED_DEVIATION = 0.25
@@ -39,7 +39,7 @@ class Head(nn.Module):
         published code.
     """
 
-    maps: ClassVar[Literal["pooled", "spatial"]]
+    reads: ClassVar[Literal["pooled", "spatial"]]
     section: ClassVar[str]
 
     def __init__(
@@ -48,7 +48,7 @@ class Head(nn.Module):
         in_channels: int,
         num_segments: int,
         num_classes: int,
-        choices: HeadChoices = DEFAULT_CHOICES,
+        choices: HeadConfig = DEFAULT_CHOICES,
         num_projected: int = NUM_FEATURES,
     ) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Head(nn.Module):
         self.dropout = ElementDropout(choices.dropout)
         self.projection = (
             nn.Linear(in_channels, num_projected)
-            if self.maps == "pooled"
+            if self.reads == "pooled"
             else nn.Conv2d(in_channels, num_projected, kernel_size=1)
         )
         if choices.projection_init == "normal_0.001":
@@ -125,7 +125,7 @@ class Head(nn.Module):
         if not torch.is_autocast_enabled(features.device.type):
             features = features.to(self.projection.weight.dtype)
         features = self._scaled(features)
-        if self.maps == "pooled":
+        if self.reads == "pooled":
             vectors: Tensor = self.projection(self.dropout(features.flatten(2)))
             return vectors
         # Without a copy where the storage is (B, T, H, W, C), as the feature store keeps it.
@@ -135,13 +135,13 @@ class Head(nn.Module):
         return maps
 
     def _check(self, features: Tensor) -> None:
-        axes = "B T C 1 1" if self.maps == "pooled" else "B T C H W"
+        axes = "B T C 1 1" if self.reads == "pooled" else "B T C H W"
         shape = features.shape
         fits = len(shape) == 5 and shape[1] == self.num_segments and shape[2] == self.in_channels
-        if not fits or (self.maps == "pooled" and (shape[3], shape[4]) != (1, 1)):
+        if not fits or (self.reads == "pooled" and (shape[3], shape[4]) != (1, 1)):
             # Only a misfit is checked axis by axis, so that a symbolic batch size survives torch.export.
             check_shape("features", features, axes, T=self.num_segments, C=self.in_channels)
-        if self.maps == "spatial" and (shape[3], shape[4]) == (1, 1):
+        if self.reads == "spatial" and (shape[3], shape[4]) == (1, 1):
             raise ShapeError(
                 f"`features` must have the axes ({', '.join(axes.split())}) with feature maps, but has pooled features "
                 f"in its shape {tuple(shape)}: {type(self).__name__} reads maps='spatial'."

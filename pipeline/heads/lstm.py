@@ -20,7 +20,7 @@ class LSTMHead(Head):
         and the published code has it.
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.3"
 
     def __init__(self, **settings: Any) -> None:

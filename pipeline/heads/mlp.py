@@ -23,7 +23,7 @@ class MLPHead(Head):
         published code's, and the switch `mlp_dropout` sets the latter.
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.2"
 
     def __init__(self, **settings: Any) -> None:

@@ -19,7 +19,7 @@ class RNNReLUHead(Head):
     Source: paper, Sec. 3.3 (RNN_ReLU).
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.3"
 
     def __init__(self, **settings: Any) -> None:

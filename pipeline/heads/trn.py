@@ -44,7 +44,7 @@ class TRNHead(Head):
         tuple are the published code's; only this bottleneck gives the parameter count of Table 3.
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.2"
 
     def __init__(self, **settings: Any) -> None:

@@ -21,7 +21,7 @@ class TSNHead(Head):
     Source: paper, Sec. 3.2 (TSN, Fig. 3).
     """
 
-    maps = "pooled"
+    reads = "pooled"
     section = "3.2"
 
     def __init__(self, *, num_classes: int, **settings: Any) -> None:

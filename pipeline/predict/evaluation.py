@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.devices import fixed_threads
 from pipeline.errors import ClipError, PipelineError
 from pipeline.evaluation.metrics import confusion_matrix, round_scores
-from pipeline.evaluation.order_tests import PROBES, probe_of
+from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.finetune.model import STAGE as FINETUNE
 from pipeline.fit_head.features import TEST_VIEW, ClipFeatures, Draw, labelled_rows, load_frames, load_pooled
@@ -24,7 +24,7 @@ from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
 from pipeline.manifest import Clip, Manifest
 from pipeline.model import ModelSpec
 from pipeline.predict.scorer import Scorer
-from pipeline.predict.seen import SeenClip, in_order, plan_of, see
+from pipeline.predict.seen import ClipViews, in_order, plan_of, see
 from pipeline.recipe import recipe_from_dict
 from pipeline.store import FeatureStore
 
@@ -74,7 +74,7 @@ def evaluate_store(
     if has_all_frames:
         choices = recipe_from_dict(dict(spec.recipe)).frames
         features = load_frames(store, rows, spec.num_segments, choices, scratch, announce)
-    elif scorer.head.maps == "pooled":
+    elif scorer.head.reads == "pooled":
         features = load_pooled(store, rows, scratch, announce)
     else:
         features = open_spatial(store, rows, default_map_cache())
@@ -122,14 +122,14 @@ def evaluate_manifest(
     class_index = _class_mapping(scorer.spec, manifest.classes)
     plan = plan_of(scorer.spec, num_crops, num_draws, seed)
 
-    def seen(clip: Clip) -> SeenClip | ClipError:
+    def seen(clip: Clip) -> ClipViews | ClipError:
         try:
             return see(manifest.locate(clip), plan, clip.clip_id)
         except ClipError as error:
             return error
 
     scores: list[Scores] = []
-    probes: dict[str, list[Scores]] = {probe: [] for probe in PROBES}
+    probes: dict[str, list[Scores]] = {probe: [] for probe in ORDER_TESTS}
     used: list[Clip] = []
     faults: list[tuple[str, str]] = []
     num_views = num_crops + num_draws
@@ -142,11 +142,11 @@ def evaluate_manifest(
         except ClipError as error:
             faults.append((clip.clip_id, str(error)))
             continue
-        changed = [probe_of(probe)(views[:1], [clip.clip_id]) for probe in PROBES]
+        changed = [order_test(probe)(views[:1], [clip.clip_id]) for probe in ORDER_TESTS]
         every = scorer.scores(torch.cat([views, *changed]))  # (V + probes, K)
         used.append(clip)
         scores.append(every[:num_views].mean(axis=0))
-        for probe, values in zip(PROBES, every[num_views:], strict=True):
+        for probe, values in zip(ORDER_TESTS, every[num_views:], strict=True):
             probes[probe].append(values)
     if not used:
         raise PipelineError(
@@ -215,7 +215,7 @@ def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[st
 
 def _in_place(features: ClipFeatures, seed: int, number: int) -> Draw:
     """A training draw with its clips in the order of the manifest again."""
-    draw = features.training_draw(seed, number)
+    draw = features.shuffled_order(seed, number)
     order = np.argsort(draw.clips)
     assert draw.frames is not None
     return Draw(draw.clips[order], draw.views[order], draw.frames[order])

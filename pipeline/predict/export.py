@@ -58,7 +58,7 @@ class Exportable(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         maps = self.backbone(frames.flatten(0, 1))  # (B·T, C, h, w)
-        if self.head.maps == "pooled":
+        if self.head.reads == "pooled":
             maps = pooled(maps)[:, :, None, None]
         scores: Tensor = self.head(maps.unflatten(0, (-1, self.num_segments)))
         return scores

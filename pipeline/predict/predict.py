@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.errors import ClipError, PipelineError
 from pipeline.model import Classifier
 from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
-from pipeline.predict.seen import SeenClip, ViewPlan, in_order, plan_of, see
+from pipeline.predict.seen import ClipViews, ViewPlan, in_order, plan_of, see
 from pipeline.video.frame_folder import IMAGE_SUFFIXES
 from pipeline.video.suffixes import VIDEO_SUFFIXES
 
@@ -54,7 +54,7 @@ def predictions(scorer: Scorer, clips: Iterable[str], top: int = 5, keep_pixels:
     """The predictions of clips in their order, each as soon as it is there; clips are decoded a few ahead."""
     plan = plan_of(scorer.spec)
 
-    def seen(clip: str) -> SeenClip | Prediction:
+    def seen(clip: str) -> ClipViews | Prediction:
         return _seen(clip, plan)
 
     for found in in_order(seen, clips):
@@ -142,7 +142,7 @@ def contact_sheet(found: Iterable[Prediction]) -> Image.Image:
     return sheet
 
 
-def _seen(clip: str, plan: ViewPlan) -> SeenClip | Prediction:
+def _seen(clip: str, plan: ViewPlan) -> ClipViews | Prediction:
     try:
         return see(clip, plan)
     except ClipError as error:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.devices import find_device, has_bfloat16
 from pipeline.errors import PipelineError
 from pipeline.extract import compute as extraction_compute
-from pipeline.extract.forward import Forward
+from pipeline.extract.forward import BackboneRunner
 from pipeline.finetune.model import STAGE as FINETUNE
 from pipeline.finetune.model import EndToEnd, choose_precision
 from pipeline.fit_head import compute as head_compute
@@ -50,7 +50,7 @@ class Scorer:
         self.compute = head_compute.choose_compute(self.spec.head, device, precision)
         self.head = copy.deepcopy(classifier.head).eval().to(self.device)
         self._end_to_end: EndToEnd | None = None
-        self._forward: Forward | None = None
+        self._forward: BackboneRunner | None = None
         backbone = copy.deepcopy(classifier.backbone).eval()
         if self.spec.stage == FINETUNE:
             moved = Classifier(backbone.to(self.device), self.head, self.spec)
@@ -60,7 +60,7 @@ class Scorer:
             capability = extraction_compute.capability_of(device)
             batch_frames = extraction_compute.batch_frames_of(self.spec.num_segments)
             how = extraction_compute.Compute(self.dtype, mode, capability, batch_frames, device)
-            self._forward = Forward(backbone, how)
+            self._forward = BackboneRunner(backbone, how)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class Scorer:
             with torch.inference_mode():
                 return self._end_to_end.features(pixels[None].to(self.device))[0]
         assert self._forward is not None
-        vectors, maps = self._forward(pixels, self.head.maps == "spatial")
+        vectors, maps = self._forward(pixels, self.head.reads == "spatial")
         if maps is None:
             return torch.from_numpy(vectors)[..., None, None]  # (T, C, 1, 1)
         return torch.from_numpy(maps).permute(0, 3, 1, 2)  # channels last in memory, as from the store

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import PipelineError
 from pipeline.model import ModelSpec
-from pipeline.recipe import FrameChoices, recipe_from_dict
+from pipeline.recipe import SamplingConfig, recipe_from_dict
 from pipeline.video.crops import CropBox, centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
@@ -36,7 +36,7 @@ class ViewPlan:
     """
 
     num_segments: int
-    choices: FrameChoices
+    choices: SamplingConfig
     input_size: int
     crop_fraction: float
     num_crops: int = 1
@@ -64,7 +64,7 @@ class ViewPlan:
 
 
 @dataclass(frozen=True)
-class SeenClip:
+class ClipViews:
     """One clip, decoded once for all of its views.
 
     Shape:
@@ -91,7 +91,7 @@ def plan_of(spec: ModelSpec, num_crops: int = 1, num_draws: int = 0, seed: int =
     )
 
 
-def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> SeenClip:
+def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> ClipViews:
     """Decode a clip and render its views.
 
     Raises:
@@ -106,7 +106,7 @@ def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> SeenClip:
         render(frames[np.searchsorted(wanted, view.frame_indices)], view.crop, view.flip, plan.input_size)
         for view in views
     )
-    return SeenClip(location, num_frames, tuple(views), pixels)
+    return ClipViews(location, num_frames, tuple(views), pixels)
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

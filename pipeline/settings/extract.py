@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices, named_recipe
+from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.registry import RECIPE_NAMES
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
@@ -31,7 +31,7 @@ class ExtractSettings(Settings):
         ("pooled", "spatial"), "Features to keep: pooled, spatial or both.", choices=("pooled", "spatial")
     )
     recipe: str = option("cached", "Recipe that decides frames and crops.", choices=RECIPE_NAMES)
-    overrides: Mapping[str, Any] = overrides(FrameChoices)
+    overrides: Mapping[str, Any] = overrides(SamplingConfig)
     seed: int = option(0, "Seed of the training views, and of random weights.")
     frames: str = option(
         "segments",
@@ -63,6 +63,6 @@ class ExtractSettings(Settings):
             raise PipelineError("--workers starts processes here, --scheduler uses a cluster's: give one of both.")
 
     @property
-    def frame_choices(self) -> FrameChoices:
+    def frame_choices(self) -> SamplingConfig:
         """The recipe's choices of frames with the overrides."""
-        return named_recipe(self.recipe).changed(**self.overrides).frames
+        return named_recipe(self.recipe).with_overrides(**self.overrides).frames

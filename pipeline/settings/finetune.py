@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.recipe import FrameChoices, HeadChoices, Recipe, TrainingChoices, named_recipe
+from pipeline.recipe import HeadConfig, Recipe, SamplingConfig, TrainConfig, named_recipe
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
@@ -28,7 +28,7 @@ class FinetuneSettings(Settings):
     num_segments: int = option(8, "Number of frames taken from each clip with --init none.", minimum=1)
     out: Path = required("Folder of results; the model gets a folder in it.")
     recipe: str = option("paper", "Recipe that decides frames and training.", choices=RECIPE_NAMES)
-    overrides: Mapping[str, Any] = overrides(FrameChoices, TrainingChoices, HeadChoices)
+    overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig)
     seed: int = option(0, "Seed of views, order and dropout.")
     device: str = option("cpu", f"Device to train on: {DEVICE_HELP}")
     precision: str = option(
@@ -60,4 +60,4 @@ class FinetuneSettings(Settings):
     @property
     def recipe_with_overrides(self) -> Recipe:
         """The recipe with the overrides."""
-        return named_recipe(self.recipe).changed(**self.overrides)
+        return named_recipe(self.recipe).with_overrides(**self.overrides)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.recipe import FrameChoices, HeadChoices, TrainingChoices
+from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES, unknown_name
 from pipeline.settings.help_texts import DEVICE_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
@@ -26,7 +26,7 @@ class FitHeadSettings(Settings):
     recipe: tuple[str, ...] = option(
         ("cached",), f"One of {', '.join(RECIPE_NAMES)}; several, with commas, get a folder each."
     )
-    overrides: Mapping[str, Any] = overrides(FrameChoices, TrainingChoices, HeadChoices)
+    overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: int = option(1, "Number of fits of each head, from seeds SEED, SEED+1, ...", minimum=1)
     seed: int = option(0, "The first seed.")

@@ -10,7 +10,7 @@ from pipeline.store.table import read_table
 OWN_NAMES = ("zarr.json", layout.TABLE_KEY, "records", "views", "frames", layout.LOCAL_FOLDER)
 
 
-def refuse_strangers(place: Place) -> None:
+def check_location_is_free(place: Place) -> None:
     """Refuse a place for a new store where something lies that no store has made.
 
     Raises:

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.chunks import MISSING, decode_chunk, filled, index_size, read_index
-from pipeline.store.places import Place, path_seen_from, place_of
+from pipeline.store.places import Place, open_object_store, path_seen_from
 from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, read_record
 from pipeline.store.settings import StoreSettings, settings_from_dict
 from pipeline.store.table import ClipRow, TableRow, read_table, write_table
@@ -58,7 +58,7 @@ class FeatureStore:
         """
         if mode not in ("r", "r+"):
             raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; make a store with FeatureStore.create.")
-        place = place_of(location)
+        place = open_object_store(location)
         if place.get("zarr.json") is None:
             raise PipelineError(
                 f"There is no feature store at {location}. Make one with `pipeline extract --store {location}`."
@@ -92,7 +92,7 @@ class FeatureStore:
         Raises:
             PipelineError: something is there already.
         """
-        place = place_of(location)
+        place = open_object_store(location)
         if place.get("zarr.json") is not None:
             raise PipelineError(f"There is a store at {location} already. Pass --rebuild to make it anew.")
         attributes = {

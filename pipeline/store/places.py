@@ -220,7 +220,7 @@ class RemotePlace(Place):
         return sync(all_of_them())
 
 
-def place_of(location: str | Path) -> Place:
+def open_object_store(location: str | Path) -> Place:
     """The place that a path or URL names.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 
 MAP_KINDS = ("pooled", "spatial")
 
@@ -34,7 +34,7 @@ class StoreSettings:
     compile_mode: str
     batch_frames: int
     transform_version: int
-    frame_choices: FrameChoices
+    frame_choices: SamplingConfig
     num_segments: int
     seed: int
     maps: tuple[str, ...]
@@ -72,7 +72,7 @@ class StoreSettings:
 def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
     """The settings that `StoreSettings.as_dict` wrote, also after a way through JSON."""
     return StoreSettings(
-        **{**values, "frame_choices": FrameChoices(**values["frame_choices"]), "maps": tuple(values["maps"])}
+        **{**values, "frame_choices": SamplingConfig(**values["frame_choices"]), "maps": tuple(values["maps"])}
     )
 
 

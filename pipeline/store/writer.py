@@ -38,7 +38,7 @@ def default_block_clips(num_clips: int) -> int:
     return size
 
 
-def lay_out(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
+def assign_rows(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
     """Give every wanted clip a row, found again by its id; new ones get new blocks. Writes the table.
 
     Clips to train on and all others lie in blocks of their own, since only the first have training views. A clip that
@@ -148,7 +148,7 @@ class BlockBuilder:
             self._copy_frames(place, record, set(offsets))
             return
         for kind in layout.kinds_of(self.settings):
-            data = sound_object(place, record, layout.chunk_key(view, kind, self.block))
+            data = read_verified(place, record, layout.chunk_key(view, kind, self.block))
             if kind == "spatial":
                 chunks = split_shard(data, self.block_clips)
                 self._maps.update({(view, at): chunk for at in offsets if (chunk := chunks[at]) is not None})
@@ -160,7 +160,7 @@ class BlockBuilder:
     def _copy_frames(self, place: Place, record: BlockRecord, offsets: set[int]) -> None:
         done = [clip for clip in record.clips if clip.status == DONE]
         frames = np.empty((sum(clip.num_frames for clip in done), self.settings.channels), dtype=np.float16)
-        decode_chunk(sound_object(place, record, layout.frames_key(self.block)), frames)
+        decode_chunk(read_verified(place, record, layout.frames_key(self.block)), frames)
         starts = np.cumsum([0, *(clip.num_frames for clip in done)])
         for clip, start in zip(done, starts, strict=False):
             if clip.offset in offsets:
@@ -200,7 +200,7 @@ class BlockBuilder:
         return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(self.settings, kind))
 
 
-def sound_object(place: Place, record: BlockRecord, key: str) -> bytes:
+def read_verified(place: Place, record: BlockRecord, key: str) -> bytes:
     """The bytes of an object, which must be those that its record names.
 
     Raises:

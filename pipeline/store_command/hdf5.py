@@ -24,14 +24,14 @@ from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
-from pipeline.store.clearing import refuse_strangers, remove_store
+from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import path_from, place_of
+from pipeline.store.places import open_object_store, path_from
 from pipeline.store.record import DONE, WRITTEN_FIELDS, ClipRecord
 from pipeline.store.settings import settings_from_dict
 from pipeline.store.table import ClipRow
-from pipeline.store.writer import BlockBuilder, WantedClip, ensure_views, lay_out, write_block
+from pipeline.store.writer import BlockBuilder, WantedClip, assign_rows, ensure_views, write_block
 
 FORMAT = "st-pipeline features in HDF5 1"
 TEXT_COLUMNS = ("clip_id", "path", "label", "split", "status", "kind", "reason", "digest", "group")
@@ -77,10 +77,10 @@ def import_hdf5(path: Path, location: str) -> int:
     with file:
         if file.attrs.get("format") != FORMAT:
             raise PipelineError(f"{path} is not an exported feature store ({FORMAT}).")
-        place = place_of(location)
+        place = open_object_store(location)
         if place.get("zarr.json") is not None:
             raise PipelineError(f"There is a store at {location} already. Import into another --store, or delete it.")
-        refuse_strangers(place)
+        check_location_is_free(place)
         with writer_lock(place):
             remove_store(place)
             try:
@@ -128,7 +128,7 @@ def _fill(store: FeatureStore, file: h5py.File) -> int:
     # Files of version 0.1 have no groups.
     columns.setdefault("group", [""] * len(columns["clip_id"]))
     named = zip(*(columns[name] for name in ("clip_id", "path", "label", "split", "group")), strict=True)
-    lay_out(store, [WantedClip(*clip) for clip in named])
+    assign_rows(store, [WantedClip(*clip) for clip in named])
     views = tuple(file["views"]) if "views" in file else ()
     # The order of a store made by extraction: test first, then the draws by number.
     views = tuple(sorted(views, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))

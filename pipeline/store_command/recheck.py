@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipeline.devices import has_bfloat16, has_compiler
 from pipeline.errors import ClipError
 from pipeline.extract.blocks import located, sample_of_done
-from pipeline.extract.clip_steps import WorkerSetup
+from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.compute import Compute, capability_of, device_like
 from pipeline.extract.provenance import digest_of, is_there
 from pipeline.extract.worker import Worker
@@ -86,7 +86,7 @@ def worker_like(store: FeatureStore, weights: str) -> Worker:
     settings = store.settings
     swaps = settings.frame_choices.flip == "swap"
     return Worker(
-        WorkerSetup(
+        WorkerConfig(
             location=store.place.location,
             settings=settings,
             classes=store.classes,

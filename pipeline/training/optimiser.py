@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import TrainingChoices
+from pipeline.recipe import TrainConfig
 
 NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 TRAINED_RECURRENT_PARAMETER = "weight_ih_l0"
@@ -68,7 +68,7 @@ class ParameterPlan:
 
 
 def plan_parameters(
-    parts: Mapping[str, tuple[nn.Module, float]], choices: TrainingChoices, num_norms_before: int = 0
+    parts: Mapping[str, tuple[nn.Module, float]], choices: TrainConfig, num_norms_before: int = 0
 ) -> ParameterPlan:
     """Put every trainable parameter of the named modules into a group. `parts` gives a module and its rate by name.
 
@@ -120,7 +120,7 @@ def check_plan(plan: ParameterPlan, modules: Mapping[str, nn.Module]) -> None:
                 )
 
 
-def build_optimiser(plan: ParameterPlan, choices: TrainingChoices) -> Optimizer:
+def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
     """The recipe's optimiser over the groups of a plan. Each group keeps its rate as `base_lr` for the schedule."""
     groups = [
         {
@@ -148,7 +148,7 @@ def set_rates(optimiser: Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def clip_gradients(plan: ParameterPlan, choices: TrainingChoices) -> Tensor | None:
+def clip_gradients(plan: ParameterPlan, choices: TrainConfig) -> Tensor | None:
     """Clip the gradients as the recipe says; returns their norm before, or None where nothing is clipped.
 
     With `clip_scope="all"` the gradients of parameters that are left out count too. Nobody sets those to zero, so
@@ -162,7 +162,7 @@ def clip_gradients(plan: ParameterPlan, choices: TrainingChoices) -> Tensor | No
     return nn.utils.clip_grad_norm_(parameters, choices.clip_norm)
 
 
-def clear_gradients(plan: ParameterPlan, choices: TrainingChoices) -> None:
+def clear_gradients(plan: ParameterPlan, choices: TrainConfig) -> None:
     """Forget the gradients before a step, but not those that pile up in the published code."""
     for parameter in plan.trained:
         parameter.grad = None
@@ -192,7 +192,7 @@ def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Modu
                 yield ".".join(filter(None, (part, path, name))), owner, parameter
 
 
-def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: TrainingChoices) -> str | None:
+def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: TrainConfig) -> str | None:
     """The switch that leaves a parameter out of the optimiser, or None where it is trained."""
     if choices.partial_bn == "backbone_and_head" and is_later_norm:
         return f"partial_bn={choices.partial_bn}"
@@ -202,7 +202,7 @@ def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: Trai
     return None
 
 
-def _kind_of(owner: nn.Module, name: str, choices: TrainingChoices) -> tuple[str, float, bool]:
+def _kind_of(owner: nn.Module, name: str, choices: TrainConfig) -> tuple[str, float, bool]:
     """The kind of a parameter, the factor on its learning rate, and whether it decays."""
     if choices.weight_decay_groups == "all":
         return "all", 1.0, True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.recipe import TrainingChoices
+from pipeline.recipe import TrainConfig
 
 NUM_DROPS = 2
 DROP_FACTOR = 0.1
@@ -26,7 +26,7 @@ class Schedule:
     Source: paper, Sec. 3.6: the rate is divided by ten twice, each time the validation loss has converged.
     """
 
-    def __init__(self, choices: TrainingChoices) -> None:
+    def __init__(self, choices: TrainConfig) -> None:
         self._kind = choices.schedule
         self._num_epochs = choices.epochs
         self._patience_epochs = choices.patience_epochs

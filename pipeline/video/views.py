@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.video.crops import CropBox, centre_crop, multiscale_crops, published_crops
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 
@@ -46,7 +46,7 @@ def test_view(
     height: int,
     width: int,
     num_segments: int,
-    choices: FrameChoices,
+    choices: SamplingConfig,
     crop_fraction: float = 0.875,  # noqa: PT028
 ) -> View:
     """The view that is scored: equidistant frames, centre crop, never mirrored."""
@@ -63,7 +63,7 @@ def drawn_view(
     height: int,
     width: int,
     num_segments: int,
-    choices: FrameChoices,
+    choices: SamplingConfig,
     crop_fraction: float = 0.875,
     input_size: int = 224,
 ) -> View:
@@ -90,7 +90,7 @@ class ViewConfig:
     """
 
     num_segments: int
-    choices: FrameChoices
+    choices: SamplingConfig
     crop_fraction: float = 0.875
     input_size: int = 224
     seed: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.recipe import FrameChoices
+from pipeline.recipe import SamplingConfig
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
 
@@ -25,7 +25,7 @@ def settings(**changes: Any) -> StoreSettings:
         "compile_mode": "eager",
         "batch_frames": 16,
         "transform_version": 2,
-        "frame_choices": FrameChoices(),
+        "frame_choices": SamplingConfig(),
         "num_segments": T,
         "seed": 0,
         "maps": ("pooled", "spatial"),

@@ -11,7 +11,7 @@ import stages.fit_head
 import stages.prepare
 from pipeline.compare.comparison import Comparison
 from pipeline.extract import ExtractionSummary
-from pipeline.fit_head.run import CellOutcome
+from pipeline.fit_head.run import RunOutcome
 from pipeline.manifest import Manifest
 from pipeline.settings.compare import CompareSettings
 from pipeline.settings.extract import ExtractSettings
@@ -33,7 +33,7 @@ def extract(**values: Any) -> ExtractionSummary:
     return stages.extract.run(ExtractSettings(**values))
 
 
-def fit_head(**values: Any) -> list[CellOutcome]:
+def fit_head(**values: Any) -> list[RunOutcome]:
     return stages.fit_head.run(FitHeadSettings(**values))
 
 

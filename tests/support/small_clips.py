@@ -40,7 +40,7 @@ def write_model(
     path: Path, head: str = "mlp", backbone: str = "squeezenet", selected_on: str = "none", **switches: Any
 ) -> Path:
     """A model file with random weights."""
-    recipe = named_recipe("paper").changed(**{**PLAIN, **switches})
+    recipe = named_recipe("paper").with_overrides(**{**PLAIN, **switches})
     classifier = fresh_classifier(head, backbone, "random", CLASSES, T, recipe, seed=3)
     spec = dataclasses.replace(classifier.spec, selected_on=selected_on)
     save_model(path, spec, classifier.head, classifier.backbone)
