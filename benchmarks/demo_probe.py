@@ -3,7 +3,7 @@
 A ridge regression on the test views of a store, fitted on the training clips, its penalty chosen on `val`, judged on
 `test`:
 
-    python benchmarks/demo_probe.py cache/gestures/squeezenet-8seg.zarr
+    python -m benchmarks.demo_probe cache/gestures/squeezenet-8seg.zarr
 
 `mean` sees the mean over the segments, `sorted` each channel's values sorted over the segments (all that frames say
 without their order), `ordered` the segments in order. Accuracy over all classes, and within each time-reversed pair,

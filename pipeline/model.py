@@ -72,7 +72,7 @@ class ModelSpec:
         return len(self.classes)
 
     def as_json(self) -> str:
-        """The text that stands in a model file's header."""
+        """Return the text of a model file's header."""
         return json.dumps({"format": FORMAT_VERSION, **dataclasses.asdict(self)}, sort_keys=True)
 
 

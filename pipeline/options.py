@@ -73,7 +73,7 @@ class PipelineGroup(click.Group):
         except PipelineError as error:
             raise Failure(str(error), getattr(error, "exit_code", 1)) from error
         except BrokenPipeError:
-            raise  # whoever read the output has gone; click knows what to do
+            raise  # the reader of the output has gone; click handles it
         except OSError as error:
             if error.filename is None:
                 raise

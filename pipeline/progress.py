@@ -1,4 +1,4 @@
-"""Progress for whoever watches: a bar with rate and time to go for a person, plain lines for a pipe."""
+"""Show progress: a bar with rate and remaining time on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 

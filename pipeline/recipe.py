@@ -135,24 +135,24 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named set of choices. `changed` returns another with single switches set."""
+    """A named set of choices. `with_overrides` returns a copy with some of them replaced."""
 
     name: str
     frames: SamplingConfig = SamplingConfig()
     head: HeadConfig = HeadConfig()
     training: TrainConfig = TrainConfig()
 
-    def with_overrides(self, **switches: Any) -> Recipe:
-        """A copy with single switches set, whichever of the three groups they stand in.
+    def with_overrides(self, **overrides: Any) -> Recipe:
+        """Return a copy with some choices replaced; each belongs to one of the three groups.
 
         Raises:
-            PipelineError: an unknown switch, or a value that it does not take.
+            PipelineError: an unknown choice, or a value that it does not take.
         """
         groups: dict[str, Any] = {"frames": self.frames, "head": self.head, "training": self.training}
-        for switch, value in switches.items():
-            group = _group_of(switch)
-            checked = checked_value(type(groups[group]), switch, value)
-            groups[group] = dataclasses.replace(groups[group], **{switch: checked})
+        for name, value in overrides.items():
+            group = _group_of(name)
+            checked = checked_value(type(groups[group]), name, value)
+            groups[group] = dataclasses.replace(groups[group], **{name: checked})
         return Recipe(self.name, **groups)
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,40 +162,40 @@ class Recipe:
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """The recipe that `Recipe.as_dict` wrote (also after a way through JSON)."""
-    switches = {**values["frames"], **values["head"], **values["training"]}
-    return Recipe(values["name"]).with_overrides(**switches)
+    overrides = {**values["frames"], **values["head"], **values["training"]}
+    return Recipe(values["name"]).with_overrides(**overrides)
 
 
-def _group_of(switch: str) -> str:
+def _group_of(name: str) -> str:
     hints = get_type_hints(Recipe)
     fields = {f.name: group for group in ("frames", "head", "training") for f in dataclasses.fields(hints[group])}
-    if switch not in fields:
-        raise unknown_name("recipe switch", switch, fields)
-    return fields[switch]
+    if name not in fields:
+        raise unknown_name("choice of a recipe", name, fields)
+    return fields[name]
 
 
-def checked_value(choices: type, switch: str, value: Any) -> Any:
-    """`value` as the type of the field `switch` of a dataclass of choices.
+def checked_value(choices: type, name: str, value: Any) -> Any:
+    """Return `value` as the type of the field `name` of a dataclass of choices.
 
     Raises:
-        PipelineError: the value is not one that the switch takes.
+        PipelineError: the choice does not take the value.
     """
-    hint = get_type_hints(choices)[switch]
+    hint = get_type_hints(choices)[name]
     if get_origin(hint) is Literal:
         # YAML reads a bare `off` as False.
         value = "off" if value is False and "off" in get_args(hint) else value
         if value in get_args(hint):
             return value
-        raise PipelineError(f"`{switch}` (={value!r}) must be one of {', '.join(map(repr, get_args(hint)))}.")
+        raise PipelineError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, get_args(hint)))}.")
     if hint is bool and isinstance(value, bool):
         return value
     if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
         if value < 0 or hint(value) != value:
-            raise PipelineError(f"`{switch}` (={value!r}) must be {hint.__name__} and not negative.")
+            raise PipelineError(f"`{name}` (={value!r}) must be {hint.__name__} and not negative.")
         return hint(value)
     if get_origin(hint) is tuple and isinstance(value, list | tuple) and all(isinstance(v, int) for v in value):
         return tuple(value)
-    raise PipelineError(f"`{switch}` (={value!r}) must be {getattr(hint, '__name__', hint)}.")
+    raise PipelineError(f"`{name}` (={value!r}) must be {getattr(hint, '__name__', hint)}.")
 
 
 PAPER = Recipe(name="paper")

@@ -1,4 +1,4 @@
-"""The last stage: results -> one table, files that can stand in Git, a report, and a gate against a revision."""
+"""`pipeline compare`: results -> one table, files to commit, a report, and a gate against a revision."""
 
 from __future__ import annotations
 

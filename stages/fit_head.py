@@ -20,7 +20,7 @@ from pipeline.store import FeatureStore
 
 
 def run(settings: FitHeadSettings) -> list[RunOutcome]:
-    """Fit heads on a store and print their table; with several recipes, each gets a folder of its own below `out`.
+    """Fit heads on a store and print their table; with several recipes, each gets its own folder below `out`.
 
     With `jobs` above 1 (by default the number of cores), cells of one thread are fitted side by side in as many
     processes; the others follow one by one. A cell that diverges does not keep the others from being fitted; it is
@@ -68,7 +68,7 @@ def _one_by_one(tasks: Sequence[FitTask], data: CachedData, backbone: nn.Module,
 
 
 def _reported(results: Iterable[TaskResult]) -> Iterator[TaskResult]:
-    """Say what came of each cell as soon as it is there."""
+    """Report each cell as soon as it is done."""
     for result in results:
         for line in result.said:
             _say(line)

@@ -1,4 +1,4 @@
-"""Drawn stills as training batches: pools that a process of its own draws ahead, and cheap variations of them."""
+"""Drawn stills as training batches: pools that a separate process draws ahead, and cheap variations of them."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def most_confused(
     """The pairs of classes that are mixed up most often, the most frequent first, with some of their clips."""
     matrix = predictions.confusion()
     np.fill_diagonal(matrix, 0)
-    # Stable, so that pairs of equal count stand in the order of their classes.
+    # Stable, so that pairs of equal count are in the order of their classes.
     order = np.argsort(-matrix.ravel(), kind="stable")[:limit]
     found: list[ConfusedPair] = []
     links = _Links(manifest, folder)

@@ -61,7 +61,7 @@ def measure_head(
             num_classes=num_classes,
             choices=choices or HeadConfig(),
         ).eval()
-        size = map_size if module.maps == "spatial" else 1
+        size = map_size if module.reads == "spatial" else 1
         # Channels last, as the store hands them out.
         features = torch.rand(1, num_segments, size, size, in_channels).permute(0, 1, 4, 2, 3)
         with torch.inference_mode():

@@ -236,7 +236,7 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
 def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
     """Write the plots of each group as PNG and SVG, without anything measured in time; return the paths.
 
-    Those of single cells stand in the report, and `dvc plots show` draws them from each cell's own files.
+    Those of single cells are in the report, and `dvc plots show` draws them from each cell's own files.
     """
     figures: dict[str, Figure | None] = {}
     for index, group in enumerate(comparison.groups):

@@ -128,7 +128,7 @@ def terminal_table(comparison: Comparison, width: int) -> str:
 
 
 def markdown_table(comparison: Comparison) -> str:
-    """Every group as a Markdown table, without anything measured in time: it can stand in Git."""
+    """Return every group as a Markdown table without measured times, so that it can be committed."""
     parts: list[str] = []
     for group in comparison.groups:
         columns = [column for column in used_columns(group) if not column.is_measured]

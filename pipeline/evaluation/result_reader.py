@@ -38,7 +38,7 @@ class Predictions:
     """The scores of all seeds on the labelled clips of one split.
 
     Shape:
-        labels: (N,), class indices; scores: (S, N, K). Clips stand in the order of their ids.
+        labels: (N,), class indices; scores: (S, N, K). Clips are in the order of their ids.
     """
 
     classes: tuple[str, ...]
@@ -261,7 +261,7 @@ def read_predictions_text(text: str, name: str) -> Predictions:
 
 
 def pair_correct(predictions: Predictions, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64] | None:
-    """Whether the label scores higher than its partner, for the clips whose label stands in a pair; a tie is a half.
+    """Whether the label scores higher than its partner, for the clips whose label is in a pair; a tie counts one half.
 
     Chance is one half, whatever the number of classes: what is left is the order of the frames alone where the two
     classes of a pair are each other's reverse. None where no clip is of a pair.

@@ -1,6 +1,6 @@
 """The result folder of a cell: metrics, history, predictions and confusion without times, and the times apart.
 
-Every figure in `metrics.json` is computed from the scores that stand in `predictions.csv`, digit for digit.
+Every figure in `metrics.json` is computed from the rounded scores of `predictions.csv`.
 """
 
 from __future__ import annotations

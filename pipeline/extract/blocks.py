@@ -161,7 +161,7 @@ def _sample(store: FeatureStore, row: int) -> BlockJob:
     record = store.records[block]
     clip = next(clip for clip in record.clips if clip.offset == offset)
     views = record.views_of(offset)[:2]
-    # The location is filled in by whoever has the manifest.
+    # `located` fills the location in from the manifest.
     return BlockJob(block, views, (ClipJob(offset, clip.clip_id, "", clip.label, views),), ())
 
 

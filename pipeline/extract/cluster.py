@@ -1,9 +1,9 @@
-"""The engine on Dask: local processes of its own, or a cluster that is there.
+"""Run an extraction on Dask: on local processes, or on a running cluster.
 
 A worker process builds its backbone once and computes one block at a time with one thread; blocks travel as plain data
 and features never do, since workers write them. As many blocks are in flight as there are workers, also while these
 come and go, so a worker that dies takes one block with it: Dask runs it elsewhere, and gives it up when it has killed
-several workers. Several extractions may share a cluster: each has names of its own there, and leaves nothing behind.
+several workers. Several extractions may share a cluster: each uses its own names there and removes them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ExtractionPlugin(WorkerPlugin):
                 return worker.run(job)
 
     def agrees(self, job: BlockJob) -> bool:
-        """Whether a finished clip comes out as it stands in the store."""
+        """Return whether a finished clip agrees with the features in the store."""
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:

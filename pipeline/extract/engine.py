@@ -22,7 +22,7 @@ from pipeline.store.record import FAILED, ClipRecord
 
 @dataclass
 class ExtractionProgress:
-    """What has been done so far, for whoever watches, and the limit on failed clips."""
+    """Progress of an extraction, and its limit on failed clips."""
 
     progress: Progress
     max_failed: int | None

@@ -30,7 +30,7 @@ from pipeline.store.writer import BlockBuilder, current_record, write_block
 
 
 class ComputedClip(NamedTuple):
-    """What became of a clip, for whoever watches. `num_frames` went through the backbone."""
+    """The result of one clip. `num_frames` is the number of frames that the backbone computed."""
 
     record: ClipRecord
     num_frames: int
@@ -48,7 +48,7 @@ class ComputedBlock:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What became of a block, for whoever watches. `num_bytes`: what the store has grown by."""
+    """The results of one block. `num_bytes` is the growth of the store."""
 
     clips: tuple[ComputedClip, ...]
     num_bytes: int
@@ -139,7 +139,7 @@ class Worker:
         return BlockResult(block.clips, grown)
 
     def agrees(self, job: BlockJob, tolerance: float = 0.0) -> bool:
-        """Whether the clip of a job of one clip comes out as it stands in the store.
+        """Whether the clip of a job of one clip agrees with the features in the store.
 
         Without a `tolerance` bit by bit: everything that may change a bit is in the store's settings. With one,
         relative to the largest value of the clip, for machines that round otherwise.

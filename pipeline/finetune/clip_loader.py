@@ -63,7 +63,7 @@ class SampleSettings:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One clip as seen in one epoch; in the test view where `epoch` is None. `position` is for whoever asks."""
+    """One clip as seen in one epoch; in the test view where `epoch` is None. `position` is returned with the sample."""
 
     clip: LabelledClip
     epoch: int | None = None

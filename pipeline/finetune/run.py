@@ -174,7 +174,7 @@ def _begin(
     """Go on from a checkpoint; or score the model as it starts and hold it against what `fit-head` wrote."""
     if not force and tuner.choices.epochs > 0 and tuner.resume():
         return None
-    world.barrier()  # nobody looks for checkpoints any more
+    world.barrier()  # all processes have finished looking for a checkpoint
     if world.is_main and tuner.choices.epochs > 0:
         tuner.checkpoints.clear()
     frames = classifier.spec.recipe["frames"] if init != NONE else None

@@ -114,7 +114,7 @@ class ClipFeatures(ABC):
         return len(self.labels)
 
     def shuffled_order(self, seed: int, epoch: int) -> Draw:
-        """Every clip once, in an order and with a view of its own, from seed and epoch alone."""
+        """Return every clip once, in an order and with views that follow from seed and epoch alone."""
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
         return Draw(clips, generator.integers(0, self.num_views, self.num_clips))

@@ -161,7 +161,7 @@ def _other_weights(settings: StoreSettings, record: WeightsRecord) -> str:
 
 
 def _ignore(count: int, note: str | None) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 def _spec(cell: Cell, data: CachedData, plan: SplitPlan, result: FitResult) -> ModelSpec:

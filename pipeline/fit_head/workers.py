@@ -1,4 +1,4 @@
-"""Cells side by side: each in a process of its own, for heads whose matrices are too small to share among cores.
+"""Fit heads in parallel, each in its own process: their matrices are too small to share among cores.
 
 A process opens the store and loads its features itself. Where a cell is fitted does not change its result.
 """
@@ -40,7 +40,7 @@ class FitTask:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of a task: an outcome or what went wrong, and what was said meanwhile."""
+    """The result of a task: an outcome or an error, and its messages."""
 
     task: FitTask
     outcome: RunOutcome | None

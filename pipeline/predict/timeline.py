@@ -1,4 +1,4 @@
-"""Scores over the time of a long video: a window slides over it, each seen as a clip of its own."""
+"""Scores over the time of a long video: a window slides over it, and each window is scored as a clip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A CSV of one's own: a row for each clip, columns recognised by their usual names or named by `--columns`."""
+"""Read a user's CSV: a row for each clip, columns recognised by their usual names or named by `--columns`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pipeline.prepare.locating import Row, refuse_doubled
 from pipeline.prepare.ucf101 import checked_fold, clips_of, video_folder
 
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "videos", "")
-# In the split files: 1 is for training, 2 for testing, 0 stands in no set of this fold.
+# In the split files: 1 is for training, 2 for testing, 0 is in neither set of this fold.
 SPLIT_OF_MARK = {"1": "train", "2": "val"}
 
 

@@ -35,7 +35,7 @@ def locate(
     """Find the clips of `rows` below the root. `expected_path` (with ``{}`` for the id) is where a missing one belongs.
 
     Raises:
-        PipelineError: an id stands in two rows, or not one clip is there.
+        PipelineError: an id is in two rows, or no clip exists.
     """
     refuse_doubled(rows)
     found = find_clips(root, {row.clip_id for row in rows})
@@ -74,7 +74,7 @@ def locate(
 
 
 def refuse_doubled(rows: Sequence[Row]) -> None:
-    """Raise for an id that stands in two rows, saying where."""
+    """Raise an error for an id that is in two rows, and name both."""
     seen: dict[str, str] = {}
     for row in rows:
         if row.clip_id in seen:

@@ -30,7 +30,7 @@ PENDING = "pending"
 
 
 class FeatureStore:
-    """A store that is there. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
+    """An existing store. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
 
     Reading is safe from several threads and processes, also while an extraction goes on; `reload` sees what has been
     done since.
@@ -268,7 +268,7 @@ class FeatureStore:
         return np.concatenate([[0], np.cumsum(counts)]), frames
 
     def group(self) -> zarr.Group:
-        """The store as a read-only Zarr group, for whoever knows Zarr."""
+        """Return the store as a read-only Zarr group."""
         return zarr.open_group(self.place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
 
     @cached_property

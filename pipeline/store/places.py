@@ -70,7 +70,7 @@ class Place(ABC):
 
     @abstractmethod
     def remove_parts(self) -> None:
-        """Remove what a killed writer left half written. Only for whoever holds the store's lock."""
+        """Remove files that a killed writer left incomplete. The caller must hold the store's lock."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Several objects; at once where that helps."""

@@ -85,7 +85,7 @@ def ensure_views(store: FeatureStore, views: Iterable[str]) -> None:
 class BlockBuilder:
     """A block in the making: rows come in one by one and are compressed at once.
 
-    `views` are those that get new objects. Rows that nobody adds read as NaN.
+    `views` are those that get new objects. Rows that are not added read as NaN.
     """
 
     settings: StoreSettings

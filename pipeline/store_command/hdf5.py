@@ -7,7 +7,7 @@
     views/train-0 …
     frames        clip, offset, length, pooled (frame, C): with `--frames all`
 
-Clips that are not done stand in `clips` and in no view.
+Clips that are not done are in `clips` and in no view.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ TOLERANCES = {"bfloat16": 0.05, "float32": 0.002}
 
 
 class Recheck(NamedTuple):
-    """What came of computing finished clips again, by their ids.
+    """Ids of finished clips that were computed again, by the result.
 
     tolerance: 0 on a machine like the store's, else that of its number type.
     """

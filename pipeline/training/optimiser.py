@@ -1,6 +1,6 @@
 """Which parameters are trained, in which groups, at which rate and decay.
 
-Every trainable parameter stands in exactly one group, or is left out because the recipe says so; anything else stops
+Every trainable parameter is in exactly one group, or is left out because the recipe says so; anything else stops
 the training before its first step.
 """
 
@@ -43,7 +43,7 @@ class ParameterGroup:
 class ParameterPlan:
     """What the optimiser gets and what the recipe leaves as it starts.
 
-    left_out_by: the switch of the recipe that leaves a parameter out, by the parameter's name.
+    left_out_by: the choice of the recipe that leaves a parameter out, by the parameter's name.
     """
 
     groups: list[ParameterGroup]
@@ -55,7 +55,7 @@ class ParameterPlan:
         return [parameter for group in self.groups for parameter in group.parameters.values()]
 
     def lines(self) -> list[str]:
-        """The plan for a reader: a line a group, and one for each switch that leaves parameters out."""
+        """The plan for a reader: a line a group, and one for each choice that leaves parameters out."""
         lines = [group.describe() for group in self.groups]
         for switch in dict.fromkeys(self.left_out_by.values()):
             names = [name for name in self.left_out if self.left_out_by[name] == switch]
@@ -193,7 +193,7 @@ def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Modu
 
 
 def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: TrainConfig) -> str | None:
-    """The switch that leaves a parameter out of the optimiser, or None where it is trained."""
+    """Return the choice of the recipe that leaves a parameter out of the optimiser, or None where it is trained."""
     if choices.partial_bn == "backbone_and_head" and is_later_norm:
         return f"partial_bn={choices.partial_bn}"
     is_first = name.rpartition(".")[2] == TRAINED_RECURRENT_PARAMETER

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 # A word by itself, also in snake_case and CamelCase; not a part of another (upright, leftover, brightness).
 _LEFT = r"(?<![A-Za-z])left(?![a-z])|(?<![A-Z])Left(?![a-z])|(?<![A-Za-z])LEFT(?![A-Za-z])"
 _RIGHT = r"(?<![A-Za-z])right(?![a-z])|(?<![A-Z])Right(?![a-z])|(?<![A-Za-z])RIGHT(?![A-Za-z])"
-# The longer word first: "clockwise" stands in it.
+# The longer word first: it contains "clockwise".
 _COUNTERCLOCKWISE = r"(?i:(?:counter|anti)[-_ ]?clockwise)"
 _CLOCKWISE = r"(?i:clockwise)"
 _SIDES = re.compile(

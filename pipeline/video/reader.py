@@ -35,7 +35,7 @@ class ClipReader(ABC):
             returns: (T, H, W, 3), uint8 RGB, T = len(indices).
 
         Raises:
-            ClipError: a frame cannot be had; none ever stands in for another.
+            ClipError: a frame cannot be decoded; it is never replaced by another.
         """
         wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
         outside = wanted[(wanted < 0) | (wanted >= self.num_frames)]
