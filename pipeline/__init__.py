@@ -4,7 +4,7 @@
 >>> store = pipeline.open_store("cache/squeezenet.zarr")          # doctest: +SKIP
 >>> data = pipeline.features(store, split="val")                  # doctest: +SKIP
 >>> model = pipeline.load_model("model.safetensors")              # doctest: +SKIP
->>> pipeline.predict(model, "clip.webm")[0].label                 # doctest: +SKIP
+>>> pipeline.classify(model, "clip.webm")[0].label                 # doctest: +SKIP
 
 `docs/notebook.md` shows each at work.
 """
@@ -19,36 +19,39 @@ if TYPE_CHECKING:
     from pipeline.heads import build_head
     from pipeline.model import load_model, load_spec
     from pipeline.predict.notebook import LabelledFeatures, features, open_store
-    from pipeline.predict.predict import predict
+    from pipeline.predict.predict import predict as classify
 
 # Where each name comes from. Nothing is imported before it is asked for: `import pipeline` takes no time.
 _HOMES = {
     "LabelledFeatures": "pipeline.predict.notebook",
     "PipelineError": "pipeline.errors",
     "build_head": "pipeline.heads",
+    "classify": "pipeline.predict.predict",
     "features": "pipeline.predict.notebook",
     "load_model": "pipeline.model",
     "load_spec": "pipeline.model",
     "open_store": "pipeline.predict.notebook",
-    "predict": "pipeline.predict.predict",
 }
+
+_NAMES_THERE = {"classify": "predict"}
 
 __all__ = [
     "LabelledFeatures",
     "PipelineError",
     "build_head",
+    "classify",
     "features",
     "load_model",
     "load_spec",
     "open_store",
-    "predict",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    # `pipeline.predict` is the package of the command, so its function has another name here.
+    return getattr(importlib.import_module(_HOMES[name]), _NAMES_THERE.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -82,7 +82,7 @@ def test_every_head_of_the_registry_has_a_row() -> None:
     for row in table:
         extra = {"macs_sampled"} if row["name"] == "trn" else set()
         assert set(row) == {"name", "maps", "parameters", "macs", "section"} | extra
-        assert row["maps"] == HEADS[row["name"]].maps
+        assert row["maps"] == HEADS[row["name"]].reads
 
 
 def test_parameters_and_macs_equal_the_reference_to_the_unit() -> None:

@@ -251,7 +251,7 @@ def test_more_failures_than_allowed_stop_the_run_with_a_sentence(manifest: Manif
         ({"seed": 5}, "seed=0.*asked for.*seed=5"),
         ({"num_segments": 3}, "num_segments=2"),
         ({"overrides": {"crops": "centre"}}, "crops=multiscale.*asked for crops=centre"),
-        ({"compile": "jit"}, "compile=eager"),
+        ({"compile": "jit"}, "compile_mode=eager"),
     ],
 )
 def test_other_settings_are_refused_by_name(

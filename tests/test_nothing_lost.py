@@ -368,8 +368,8 @@ def test_two_copies_of_a_study_have_stores_of_the_same_bytes(tmp_path: Path, man
     for store in kept:
         assert not any(str(tmp_path).encode() in data for data in store.values())
     ignored = (REPOSITORY / ".dvcignore").read_text()
-    assert {key.partition("/")[0] for key in stores[0] if key.startswith(".")} <= {".local", ".lock"}
-    assert "**/*.zarr/.local\n" in ignored
+    assert {key.partition("/")[0] for key in stores[0] if key.startswith(".")} <= {".local", ".lock", ".workers"}
+    assert all(f"**/*.zarr/{name}\n" in ignored for name in (".local", ".lock", ".workers"))
 
 
 def test_a_touched_clip_is_read_once_and_not_extracted_again(tmp_path: Path, manifest: Manifest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.fit_head import run as cells
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.run import Cell, RunOutcome, backbone_of_store, run_head
+from pipeline.imports import import_closure
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
 from tests.support.memory_source import CLASSES, MemorySource, make_source, settings
@@ -88,9 +89,17 @@ def test_the_code_of_metrics_decides_whether_a_cell_is_fitted_again(
     tmp_path: Path, backbone: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    monkeypatch.setattr(cells, "_code_digest", lambda packages: hashed.extend(p.__name__ for p in packages))
+
+    def noted(modules: Iterable[str]) -> str:
+        hashed.extend(modules)
+        return ""
+
+    monkeypatch.setattr(cells, "code_digest", noted)
     fitted(tmp_path, backbone)
-    assert {"pipeline.evaluation", "pipeline.heads", "pipeline.training"} <= set(hashed)
+    assert "pipeline.heads.lstm" in hashed
+    assert {"pipeline.evaluation.metrics", "pipeline.heads.head", "pipeline.training.optimiser"} <= set(
+        import_closure(hashed)
+    )
 
 
 def test_metrics_have_the_keys_of_the_contract(tmp_path: Path, backbone: nn.Module) -> None:
