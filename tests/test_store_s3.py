@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 
 from pipeline.extract import extract_features
 from pipeline.store import FeatureStore
@@ -37,6 +38,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         "NO_PROXY": "127.0.0.1",
     }.items():
         monkeypatch.setenv(name, value)
+    # fsspec keeps connections by their settings, also to the server of the test before.
+    s3fs.S3FileSystem.clear_instance_cache()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         _wait_for(port)
@@ -68,7 +71,7 @@ def test_a_store_on_s3_is_filled_read_verified_and_exported(bucket: str, tmp_pat
     extract_features(manifest, str(tmp_path / "s.zarr"), more)
     remote, local = FeatureStore.open(f"{bucket}/a/s.zarr"), FeatureStore.open(tmp_path / "s.zarr")
     digests = arrays_of(tmp_path / "s.zarr")
-    assert set(remote.place.sizes("views/")) == set(digests)
+    assert {key for key in remote.place.sizes() if key.startswith("views/")} == set(digests)
     for key in digests:
         assert remote.place.get(key) == local.place.get(key)
     rows = [clip.row for clip in local.clips()][::-1]

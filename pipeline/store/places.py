@@ -61,8 +61,8 @@ class Place(ABC):
         """Remove an object; one that is not there is no error."""
 
     @abstractmethod
-    def sizes(self, prefix: str = "") -> dict[str, int]:
-        """The size in bytes of every object whose key starts with `prefix`."""
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every object by its key."""
 
     @abstractmethod
     def names(self, under: str = "") -> set[str]:
@@ -130,14 +130,12 @@ class LocalPlace(Place):
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for folder, _, names in os.walk(self.root):
             for name in names:
                 path = os.path.join(folder, name)
-                key = os.path.relpath(path, self.root)
-                if key.startswith(prefix):
-                    found[key] = os.stat(path).st_size
+                found[os.path.relpath(path, self.root)] = os.stat(path).st_size
         return found
 
     def names(self, under: str = "") -> set[str]:
@@ -176,9 +174,9 @@ class RemotePlace(Place):
     def delete(self, key: str) -> None:
         sync(self._store.delete(key))
 
-    def sizes(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         async def all_sizes() -> dict[str, int]:
-            keys = [key async for key in self._store.list_prefix(prefix)]
+            keys = [key async for key in self._store.list_prefix("")]
             return dict(zip(keys, await asyncio.gather(*(self._store.getsize(key) for key in keys)), strict=True))
 
         return sync(all_sizes())

@@ -1,0 +1,87 @@
+"""One contract for every place that a store may lie in: a folder, memory, and S3 on a loopback server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zarr
+
+from pipeline.store.places import Place, open_object_store, path_from, path_seen_from
+from tests.test_store_s3 import bucket
+
+__all__ = ["bucket"]  # a fixture, found by its name
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "folder":
+        yield open_object_store(tmp_path / "store")
+    elif request.param == "memory":
+        yield open_object_store(f"memory://{uuid.uuid4()}/store")
+    else:
+        yield open_object_store(f"{request.getfixturevalue('bucket')}/{uuid.uuid4()}")
+
+
+def test_an_empty_place_has_nothing(place: Place) -> None:
+    assert place.get("a") is None
+    assert place.get_range("a", 0, 1) is None
+    assert place.get_many(["a", "b/c"]) == [None, None]
+    assert place.sizes() == {}
+    assert place.names() == set()
+    place.delete("a")
+    place.remove_parts()
+
+
+def test_what_is_put_comes_back(place: Place) -> None:
+    objects = {"zarr.json": b"{}", "views/test/c/0": bytes(range(256)), "views/train-0/c/0": b"", "a": b"\x00\xff"}
+    for key, data in objects.items():
+        place.put(key, data)
+    assert {key: place.get(key) for key in objects} == objects
+    assert place.get_many([*objects, "none"]) == [*objects.values(), None]
+    assert place.sizes() == {key: len(data) for key, data in objects.items()}
+    assert place.names() == {"zarr.json", "views", "a"}
+    assert place.names("views") == {"test", "train-0"}
+
+
+def test_ranges_are_those_of_the_bytes(place: Place) -> None:
+    data = bytes(range(200))
+    place.put("k", data)
+    assert place.get_range("k", 0, 5) == data[:5]
+    assert place.get_range("k", 195, 5) == data[195:]
+    assert place.get_range("k", -7, 0) == data[-7:]
+    assert place.get_ranges([("k", 3, 4), ("none", 0, 1), ("k", -1, 0)]) == [data[3:7], None, data[-1:]]
+
+
+def test_an_object_is_replaced_whole_and_deleted(place: Place) -> None:
+    place.put("k", b"long before")
+    place.put("k", b"now")
+    assert place.get("k") == b"now"
+    place.delete("k")
+    assert place.get("k") is None
+    assert place.sizes() == {}
+
+
+def test_zarr_reads_the_same_objects(place: Place) -> None:
+    group = zarr.create_group(place.zarr_store, zarr_format=3, attributes={"format": "x"})
+    group.create_array("numbers", shape=(4,), dtype="int16", chunks=(4,))[:] = [1, 2, 3, 4]
+    assert b'"format"' in (place.get("zarr.json") or b"")
+    assert "numbers" in place.names()
+    assert zarr.open_group(place.zarr_store, mode="r")["numbers"][:].tolist() == [1, 2, 3, 4]  # type: ignore[index]
+
+
+def test_paths_are_recorded_relative_to_a_folder_and_absolute_for_a_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, manifest = tmp_path / "cache" / "s.zarr", tmp_path / "data" / "m.csv"
+    monkeypatch.chdir(tmp_path)
+    recorded = path_from("cache/s.zarr", "data/m.csv")
+    assert recorded == "../../data/m.csv"
+    monkeypatch.chdir("/")
+    assert path_seen_from(str(store), recorded) == str(manifest)
+    assert path_seen_from(str(store), str(manifest)) == str(manifest)  # version 0.1 recorded absolute paths
+    assert path_from("s3://bucket/s.zarr", manifest) == str(manifest)
