@@ -81,8 +81,7 @@ def judged(rows: Sequence[BoolArray]) -> Group:
                 complexity=None,
                 top1=Interval(float(np.mean(of_seeds)), 0, 100),  # the verdict reads the value alone
                 top1_of_seeds=of_seeds,
-                top5=100,
-                mean_class_accuracy=0,
+                metrics={},
                 pairs=None,
                 probe_drops={},
                 paper_top1=None,
