@@ -394,3 +394,4 @@ def test_the_manifest_is_found_from_any_folder(
     monkeypatch.chdir("/")
     assert store.provenance["manifest"] == str(manifest.path.resolve())
     assert store.provenance["weights"] == "random"
+    assert not any("+" in text for text in store.provenance["versions"].values())

@@ -101,7 +101,8 @@ def extract_features(
                 "root": path_from(location, manifest.root),
                 "weights": request.weights if weights.name in WEIGHTS_NAMES else path_from(location, request.weights),
                 "weights_note": weights.note,
-                "versions": {name: version(name) for name in PACKAGES},
+                # Without the tag of a build such as +cpu: the store is the same.
+                "versions": {name: version(name).partition("+")[0] for name in PACKAGES},
             }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
