@@ -1,30 +1,22 @@
-"""One contract for every place that a store may lie in: a folder, memory, and S3 on a loopback server."""
+"""One contract for every kind of place that a store may lie in: a folder, and a file system of fsspec.
+
+`test_store_s3.py` fills, reads and verifies a store on a real S3 server.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zarr
 
 from pipeline.store.places import Place, open_object_store, path_from, path_seen_from
-from tests.test_store_s3 import bucket
-
-__all__ = ["bucket"]  # a fixture, found by its name
-
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    if request.param == "folder":
-        yield open_object_store(tmp_path / "store")
-    elif request.param == "memory":
-        yield open_object_store(f"memory://{uuid.uuid4()}/store")
-    else:
-        yield open_object_store(f"{request.getfixturevalue('bucket')}/{uuid.uuid4()}")
+@pytest.fixture(params=["folder", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return open_object_store(tmp_path / "store" if request.param == "folder" else f"memory://{uuid.uuid4()}/store")
 
 
 def test_an_empty_place_has_nothing(place: Place) -> None:
