@@ -191,6 +191,20 @@ def test_a_touched_clip_of_the_same_bytes_is_left_alone(manifest: Manifest, tmp_
     assert run(manifest, tmp_path / "s.zarr").num_computed == 0
 
 
+def test_a_touched_clip_beside_a_changed_one_is_not_read_twice(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest, tmp_path / "s.zarr")
+    for frame in (tmp_path / "c1").iterdir():
+        os.utime(frame, ns=(1, 1))
+    draw_clip(tmp_path / "c0", seed=77, num_frames=9)
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 1
+    read: list[str] = []
+    monkeypatch.setattr("pipeline.extract.blocks.digest_of", lambda location: read.append(location) or "")
+    assert run(manifest, tmp_path / "s.zarr").num_computed == 0
+    assert read == []
+
+
 def test_same_size_and_other_bytes_are_seen(manifest: Manifest, tmp_path: Path) -> None:
     run(manifest, tmp_path / "s.zarr")
     frame = tmp_path / "c0" / "00001.jpg"

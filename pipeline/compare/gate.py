@@ -226,9 +226,7 @@ def _read_cells(files: dvc.api.DVCFileSystem, revision: str, places: Sequence[st
             continue
         folder = posixpath.dirname(path)
         name = folder.lstrip("/")
-        metrics = _parsed(files.read_text(path, encoding="utf-8"), f"{name}/{METRICS_FILE} at {revision}")
-        if "report" not in metrics and isinstance(metrics.get("val"), dict):
-            metrics = with_splits(metrics)
+        metrics = with_splits(_parsed(files.read_text(path, encoding="utf-8"), f"{name}/{METRICS_FILE} at {revision}"))
         if not isinstance(metrics.get("report"), dict) or "top1" not in metrics["report"]:
             # Another stage's metrics, or another tool's: no head was scored there.
             continue

@@ -175,9 +175,7 @@ def read_run(folder: Path) -> Cell:
     Raises:
         PipelineError: a file is missing or malformed, or metrics.json states another accuracy than predictions.csv.
     """
-    metrics = _read_json(folder / METRICS_FILE)
-    if "report" not in metrics and "val" in metrics:
-        metrics = with_splits(metrics)
+    metrics = with_splits(_read_json(folder / METRICS_FILE))
     missing = [key for key in REQUIRED_KEYS if key not in metrics]
     if missing:
         raise PipelineError(f"{folder / METRICS_FILE} lacks {', '.join(missing)}. Fit the head again.")
@@ -197,7 +195,9 @@ def read_run(folder: Path) -> Cell:
 
 
 def with_splits(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics of version 0.1, which selected the epoch on `val` and reported `val`, in the present form."""
+    """Return metrics in the present form: version 0.1 selected the epoch on `val` and reported `val`, as `val`."""
+    if "report" in metrics or not isinstance(metrics.get("val"), dict):
+        return dict(metrics)
     others = {key: value for key, value in metrics.items() if key not in ("val", "num_val")}
     return {
         "selected_on": VAL,

@@ -42,11 +42,6 @@ class SplitPlan:
     reported_on: str
     dev_ids: frozenset[str] = frozenset()
 
-    @property
-    def selects_on_reported(self) -> bool:
-        """Whether the reported clips select the epoch, which makes the reported accuracy too high."""
-        return self.selected_on == self.reported_on
-
     def clips_of(self, part: str, clips: Iterable[Clip]) -> list[Clip]:
         """Return the labelled clips that train (`train`), or that are in the part `dev`, `val` or `test`."""
         split = TRAIN if part == DEV else part

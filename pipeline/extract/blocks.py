@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pipeline.manifest import Manifest
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.record import DONE, FAILED, ClipRecord, read_times
+from pipeline.store.record import DONE, FAILED, ClipRecord, read_times, write_times
 from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 from pipeline.video.views import train_view_name
@@ -99,15 +98,15 @@ def _plan_block(
         has = record.views_of(offset)
         missing = tuple(view for view in wanted if view not in has)
         if before.status == FAILED or not missing or state == ABSENT:
-            kept.append(before)
             if state != ABSENT and state.modified_ns != before.modified_ns:
                 # The bytes are those of the record, so the next extraction need not read them again.
-                times[offset] = state.modified_ns
+                before = known[offset] = before._replace(modified_ns=state.modified_ns)
                 is_touched = True
+            kept.append(before)
         else:
             clips.append(_job(store, row, location_of, missing))
     if is_touched:
-        store.place.put(layout.times_key(block), json.dumps({str(at): time for at, time in times.items()}).encode())
+        store.place.put(layout.times_key(block), write_times(known.values()))
     if not clips:
         return None
     views = tuple(view for view in every if any(view in clip.views for clip in clips))

@@ -49,6 +49,7 @@ class CachedData:
         self.num_segments = self._choose_segments(num_segments)
         self.views = self._choose_views(num_views)
         self._loaded: dict[tuple[str, str, frozenset[str]], ClipFeatures] = {}
+        self._plans: dict[tuple[str, float, int], SplitPlan] = {}
 
     def of(self, maps: str, recipe: Recipe) -> HeadDataset:
         """Load the data of a head that reads `maps` and is trained by `recipe`.
@@ -72,12 +73,15 @@ class CachedData:
         )
 
     def plan(self, choices: TrainConfig) -> SplitPlan:
-        """Return which clips train, select and are reported under a recipe.
+        """Return which clips train, select and are reported under a recipe; every head asks, it is drawn once.
 
         Raises:
             PipelineError: the store lacks labelled clips for it.
         """
-        return plan_splits(self.source.table(), choices, "The store")
+        key = (choices.select_on, choices.dev_share, choices.dev_seed)
+        if key not in self._plans:
+            self._plans[key] = plan_splits(self.source.table(), choices, "The store")
+        return self._plans[key]
 
     def _part(self, part: str, maps: str, plan: SplitPlan, choices: SamplingConfig) -> ClipFeatures:
         # Clips that are held out belong to the training clips alone: other parts are the same under every plan.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
 from pipeline.model import ModelSpec
 from pipeline.recipe import SamplingConfig, recipe_from_dict
@@ -111,8 +111,7 @@ def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> ClipViews:
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`function` of each item in their order, computed by a few threads, no more than twice as many ahead."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_threads = min(num_cores, MAX_DECODING_THREADS)
+    num_threads = min(num_cores(), MAX_DECODING_THREADS)
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(num_threads, thread_name_prefix="seen") as pool:
         try:
