@@ -33,7 +33,7 @@ from pipeline.extract.blocks import ClipJob
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute, choose_compute
-from pipeline.fit_head.features import ClipFeatures, Draw
+from pipeline.fit_head.features import FeatureDataset, SampleOrder
 from pipeline.fit_head.fit import HeadDataset, Watcher
 from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import HEADS
@@ -47,19 +47,19 @@ from pipeline.store_command.recheck import worker_like
 JESTER_CLIPS = 118_562
 
 
-class TensorsInRam(ClipFeatures):
+class TensorsInRam(FeatureDataset):
     """The plainest data path there is: every view in one float32 tensor. Shape: (V, N, T, H, W, C)."""
 
-    def __init__(self, features: ClipFeatures) -> None:
+    def __init__(self, features: FeatureDataset) -> None:
         super().__init__(features.clip_ids, features.labels)
         num_clips = features.num_clips
         views = []
         for view in range(features.num_views):
-            draw = Draw(np.arange(num_clips), np.full(num_clips, view))
+            draw = SampleOrder(np.arange(num_clips), np.full(num_clips, view))
             views.append(features.gather(draw).permute(0, 1, 3, 4, 2).float())
         self.tensor = torch.stack(views).flatten(0, 1)
 
-    def gather(self, draw: Draw) -> torch.Tensor:
+    def gather(self, draw: SampleOrder) -> torch.Tensor:
         rows = torch.from_numpy(draw.views * self.num_clips + draw.clips)
         return self.tensor.index_select(0, rows).permute(0, 1, 4, 2, 3)
 

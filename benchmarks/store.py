@@ -97,7 +97,7 @@ def time_opening(num_clips: int) -> None:
             ids = range(block * 64, min(block * 64 + 64, num_clips))
             clips = tuple(ClipRecord(n % 64, f"{n}", label, "done", 9, "0" * 64, n, 30, 240, 320) for n in ids)
             objects = {chunk_key(view, kind, block): (9, "0" * 64) for view in views for kind in ("pooled", "spatial")}
-            store.place.put(f"records/{block:06d}.json", write_record(BlockRecord(block, clips, views, objects)))
+            store.objects.put(f"records/{block:06d}.json", write_record(BlockRecord(block, clips, views, objects)))
         took = [seconds_of(lambda: FeatureStore.open(Path(folder) / "s.zarr").clips("train")) for _ in range(3)]
     print(f"opening {num_clips:,} clips: {statistics.median(took):.2f} s")
 
@@ -109,7 +109,7 @@ def main() -> None:
     rows = [clips[index].row for index in order]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     info = describe(store)
-    print(f"{store.place.location}: {info.num_bytes / 1e6:,.0f} MB, {info.ratio:.3f} of plain float16")
+    print(f"{store.objects.location}: {info.num_bytes / 1e6:,.0f} MB, {info.ratio:.3f} of plain float16")
     compare_codecs(store.read_spatial_batch("test", rows))
     compare_reading(store, rows, ARGUMENTS.rounds)
     if ARGUMENTS.opening:

@@ -22,7 +22,7 @@ from scipy.special import ndtri
 
 from pipeline.compare.comparison import Group, Row, pair_tests
 from pipeline.devices import num_cores
-from pipeline.evaluation.result_reader import Cell, Predictions
+from pipeline.evaluation.result_reader import Predictions, RunResult
 from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_difference
 
 SEEDS = (1, 2, 3, 5)
@@ -76,7 +76,7 @@ def judged(rows: Sequence[BoolArray]) -> Group:
         of_seeds = tuple(100 * correct.mean(axis=1))
         drawn.append(
             Row(
-                cell=Cell(Path(f"row{index}"), {}, predictions, None, None),
+                run=RunResult(Path(f"row{index}"), {}, predictions, None, None),
                 label=f"row{index}",
                 complexity=None,
                 top1=Interval(float(np.mean(of_seeds)), 0, 100),  # the verdict reads the value alone

@@ -27,7 +27,7 @@ from pipeline.compare.table import (
     wrapped,
 )
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import Cell, find_runs, parse_pairs, read_run
+from pipeline.evaluation.result_reader import RunResult, find_runs, parse_pairs, read_run
 from pipeline.files import write_json, write_text
 from pipeline.heads import HEADS
 from pipeline.manifest import Manifest, read_manifest
@@ -56,18 +56,18 @@ def run(settings: CompareSettings) -> Comparison:
     # Results that are gone altogether are for the gate to name, where there is one.
     present = [place for place in places if place.is_dir()] if against is not None else places
     folders = find_runs(present) if present or against is None else []
-    cells = [read_run(folder) for folder in folders]
-    gate = None if against is None else compare_with_revision(cells, places, against, max_drop)
-    if not cells:
+    runs = [read_run(folder) for folder in folders]
+    gate = None if against is None else compare_with_revision(runs, places, against, max_drop)
+    if not runs:
         _print_gate(gate)
         raise PipelineError(f"There are no results in {', '.join(map(str, places))}. `pipeline fit-head` writes them.")
-    known_labels = {label for cell in cells for label in cell.predictions.classes}
+    known_labels = {label for run in runs for label in run.predictions.classes}
     clips = None if settings.manifest is None else read_manifest(settings.manifest, settings.root)
     comparison = compare_runs(
-        cells,
+        runs,
         pairs=_known_pairs(settings.pairs, known_labels),
         paper=settings.paper,
-        costs=_measured(cells) if settings.latency else {},
+        costs=_measured(runs) if settings.latency else {},
     )
     width = settings.width or _terminal_width()
     click.echo(terminal_table(comparison, width))
@@ -106,35 +106,35 @@ def _terminal_width() -> int:
     return max(LEAST_WIDTH, columns)
 
 
-def _measured(cells: Sequence[Cell]) -> dict[str, HeadCost]:
-    """The cost of each cell's head; cells that differ in training alone share one measurement."""
+def _measured(runs: Sequence[RunResult]) -> dict[str, HeadCost]:
+    """The cost of each run's head; runs that differ in training alone share one measurement."""
     costs: dict[str, HeadCost] = {}
     by_sizes: dict[tuple[Any, ...], HeadCost] = {}
-    for cell in tracked(cells, "measuring", len(cells), "heads"):
-        map_size = map_size_of(cell)
-        if cell.head not in HEADS or map_size is None:
+    for run in tracked(runs, "measuring", len(runs), "heads"):
+        map_size = map_size_of(run)
+        if run.head not in HEADS or map_size is None:
             continue
-        channels = _channels(cell)
-        recipe = cell.metrics["recipe"]
+        channels = _channels(run)
+        recipe = run.metrics["recipe"]
         choices = recipe_from_dict(dict(recipe)).head if isinstance(recipe, Mapping) and "head" in recipe else None
-        sizes = (cell.head, channels, cell.num_segments, len(cell.predictions.classes), map_size, choices)
+        sizes = (run.head, channels, run.num_segments, len(run.predictions.classes), map_size, choices)
         if sizes not in by_sizes:
             by_sizes[sizes] = measure_head(
-                cell.head,
+                run.head,
                 in_channels=channels,
-                num_segments=cell.num_segments,
-                num_classes=len(cell.predictions.classes),
+                num_segments=run.num_segments,
+                num_classes=len(run.predictions.classes),
                 map_size=map_size,
                 choices=choices,
             )
-        costs[cell.name] = by_sizes[sizes]
+        costs[run.name] = by_sizes[sizes]
     return costs
 
 
-def _channels(cell: Cell) -> int:
-    if cell.model_path.is_file():
-        return load_spec(cell.model_path).in_channels
-    return backbone_contract(cell.backbone).channels
+def _channels(run: RunResult) -> int:
+    if run.model_path.is_file():
+        return load_spec(run.model_path).in_channels
+    return backbone_contract(run.backbone).channels
 
 
 def _write(out: Path, comparison: Comparison, gate: GateReport | None, clips: Manifest | None, report: bool) -> None:

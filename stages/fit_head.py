@@ -22,8 +22,8 @@ from pipeline.store import FeatureStore
 def run(settings: FitHeadSettings) -> list[RunOutcome]:
     """Fit heads on a store and print their table; with several recipes, each gets its own folder below `out`.
 
-    With `jobs` above 1 (by default the number of cores), cells of one thread are fitted side by side in as many
-    processes; the others follow one by one. A cell that diverges does not keep the others from being fitted; it is
+    With `jobs` above 1 (by default the number of cores), runs of one thread are fitted side by side in as many
+    processes; the others follow one by one. A run that diverges does not keep the others from being fitted; it is
     named at the end. Neither order nor `jobs` changes a result.
 
     Raises:
@@ -37,7 +37,7 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     data = CachedData(source, settings.out, _say, settings.num_segments, settings.views)
     tasks = plan_tasks(settings, data, _say)
     backbone = backbone_of_store(source.settings, weights)
-    together = [task for task in tasks if task.cell.compute.threads == 1 and task.cell.compute.device.type == "cpu"]
+    together = [task for task in tasks if task.run.compute.threads == 1 and task.run.compute.device.type == "cpu"]
     jobs = min(num_cores() if settings.jobs is None else settings.jobs, len(together))
     if jobs < 2:
         together = []
@@ -50,15 +50,15 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
         click.echo(table_text([outcome.metrics for outcome in outcomes]))
     failures = [result.failure for result in results if result.failure]
     if failures:
-        raise PipelineError(f"{len(failures)} of {len(tasks)} cells failed. " + " ".join(failures))
+        raise PipelineError(f"{len(failures)} of {len(tasks)} runs failed. " + " ".join(failures))
     return outcomes
 
 
 def _one_by_one(tasks: Sequence[FitTask], data: CachedData, backbone: nn.Module, goes_on: bool) -> Iterator[TaskResult]:
-    """Fit cells in this process. With `goes_on`, one that fails does not keep the others from being fitted."""
+    """Fit runs in this process. With `goes_on`, one that fails does not keep the others from being fitted."""
     for task in tasks:
         try:
-            outcome = run_head(task.cell, data, backbone, task.out, _say, force=task.force)
+            outcome = run_head(task.run, data, backbone, task.out, _say, force=task.force)
         except PipelineError as error:
             if not goes_on:
                 raise
@@ -68,12 +68,12 @@ def _one_by_one(tasks: Sequence[FitTask], data: CachedData, backbone: nn.Module,
 
 
 def _reported(results: Iterable[TaskResult]) -> Iterator[TaskResult]:
-    """Report each cell as soon as it is done."""
+    """Report each run as soon as it is done."""
     for result in results:
         for line in result.said:
             _say(line)
         if result.outcome is None:
-            _say(f"{result.task.cell.head} failed: {result.failure}")
+            _say(f"{result.task.run.head} failed: {result.failure}")
         elif result.outcome.was_finished:
             _say(f"{result.outcome.folder} was finished with these settings; --force fits it again.")
         else:

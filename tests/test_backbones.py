@@ -158,7 +158,7 @@ def test_squeezenet_equals_published_outputs(shared: Path) -> None:
     pairs = np.load(shared / "weights" / "squeezenet1_1_ref_io.npz")
     for index in (0, 1):
         with torch.no_grad():
-            maps = backbone.maps(torch.from_numpy(pairs[f"input_{index}"]))
+            maps = backbone.forward_features(torch.from_numpy(pairs[f"input_{index}"]))
             class_maps = F.conv2d(maps, classifier["classifier.1.weight"], classifier["classifier.1.bias"])
             scores = torch.relu(class_maps).mean((2, 3))
         np.testing.assert_allclose(scores.numpy(), pairs[f"output_{index}"], rtol=0, atol=2e-4)

@@ -18,7 +18,7 @@ from pipeline.extract import ExtractionSummary, extract_features
 from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.store import FeatureStore
-from pipeline.store.verify import find_damage
+from pipeline.store.verify import find_corruption
 from tests.support.run_stages import extract, extract_settings
 from tests.test_bad_clips import damage_one_packet, lose_one_packet, small_frames, write_sound
 from tests.test_decode import plain_decode, write_in_two_sizes, write_turned
@@ -234,7 +234,7 @@ def test_every_clip_has_the_features_of_its_frames_or_its_reason(
     said = capsys.readouterr().out
     store = FeatureStore.open(tmp_path / "s.zarr")
     assert summary.num_clips == store.num_clips == len(expected)
-    assert find_damage(store) == []
+    assert find_corruption(store) == []
 
     kinds = {Path(path).name: kind for path, kind in expected.items() if isinstance(kind, str)}
     assert {clip.clip_id: clip.kind for clip in summary.failed} == kinds

@@ -101,7 +101,7 @@ def test_losses_fall_on_a_few_images() -> None:
     sums = []
     for _ in range(25):
         images, targets, masks = varied_batch(stills, np.arange(16), generator_for("fixed"), 48, "cpu")
-        losses = pretext(backbone.maps(backbone.normalise(images)), targets, masks)
+        losses = pretext(backbone.forward_features(backbone.normalise(images)), targets, masks)
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad()
         total.backward()

@@ -118,7 +118,7 @@ def test_torchrun_starts_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_items", [0, 1, 7, 8])
 def test_every_item_belongs_to_exactly_one_process(size: int, num_items: int) -> None:
     items = list(range(num_items))
-    parts = [World(rank, size).part(items) for rank in range(size)]
+    parts = [World(rank, size).shard(items) for rank in range(size)]
     assert sorted(item for part in parts for item in part) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -128,10 +128,10 @@ def test_one_process_is_a_world_without_any_traffic(monkeypatch: pytest.MonkeyPa
     with init_distributed() as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         values = torch.arange(3.0)
-        assert torch.equal(world.summed(values), values)
-        assert world.gathered(["a", 1]) == [["a", 1]]
+        assert torch.equal(world.all_reduce(values), values)
+        assert world.all_gather(["a", 1]) == [["a", 1]]
         model = torch.nn.Linear(2, 2)
-        assert world.wrapped(model, torch.device("cpu")) is model
+        assert world.wrap_ddp(model, torch.device("cpu")) is model
 
 
 @pytest.mark.parametrize(("has_gpu", "backend"), [(False, "gloo"), (True, "cpu:gloo,cuda:nccl")])

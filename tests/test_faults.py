@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.store import FeatureStore
-from pipeline.store.verify import find_damage
+from pipeline.store.verify import find_corruption
 from pipeline.store_command.command import store_verify
 
 CHILD = Path(__file__).parent / "support" / "extraction_child.py"
@@ -84,7 +84,7 @@ def resume_and_compare(manifest: Manifest, location: Path, expected: dict[str, b
     resumed = run(manifest, location, **changes)
     assert resumed.returncode == 0, resumed.stderr
     assert objects_of(location) == expected
-    assert find_damage(FeatureStore.open(location)) == []
+    assert find_corruption(FeatureStore.open(location)) == []
 
 
 @pytest.mark.parametrize(("phase", "number"), [("decode", 3), ("forward", 6), ("write", 8), ("move", 13), ("mark", 2)])
@@ -98,7 +98,7 @@ def test_a_kill_in_any_phase_leaves_a_store_that_ends_up_the_same(
     done = sum(clip.status == "done" for clip in FeatureStore.open(location).table())
     assert done < 7
     # Reading what is done is safe whatever else lies about.
-    assert find_damage(FeatureStore.open(location)) == []
+    assert find_corruption(FeatureStore.open(location)) == []
     resume_and_compare(manifest, location, expected)
 
 
@@ -111,7 +111,7 @@ def test_a_kill_while_threads_decode_ahead_and_write_behind(
     location, kill = tmp_path / "s.zarr", {"phase": phase, "number": number, "marker": str(tmp_path / "killed")}
     assert run(manifest, location, decode_threads=2, kill=kill).returncode == -signal.SIGKILL
     assert (tmp_path / "killed").exists()
-    assert find_damage(FeatureStore.open(location)) == []
+    assert find_corruption(FeatureStore.open(location)) == []
     resume_and_compare(manifest, location, expected, decode_threads=2)
 
 

@@ -13,7 +13,7 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.fit_head import features as module
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.features import ClipFeatures, batches, labelled_rows, load_frames, load_pooled
+from pipeline.fit_head.features import FeatureDataset, batches, labelled_rows, load_frames, load_pooled
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
@@ -22,7 +22,7 @@ from tests.support.memory_source import SIZE, C, MemorySource, T, make_source
 TRAIN_VIEWS = ("train-0", "train-1")
 
 
-def every_kind(tmp_path: Path) -> list[tuple[MemorySource, ClipFeatures]]:
+def every_kind(tmp_path: Path) -> list[tuple[MemorySource, FeatureDataset]]:
     source = make_source(num_train=20, num_val=5)
     rows = labelled_rows(source, "train", TRAIN_VIEWS)
     without_views = labelled_rows(source, "train", None)

@@ -19,7 +19,7 @@ from pipeline.extract import ExtractionSummary
 from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.store import FeatureStore
 from pipeline.store.record import read_record
-from pipeline.store.verify import find_damage
+from pipeline.store.verify import find_corruption
 from pipeline.store_command.command import store_verify
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from tests.conftest import REPOSITORY
@@ -144,7 +144,7 @@ def test_every_frame_of_a_block_is_kept_while_one_clip_is_done_again(manifest: M
     rows = {clip.clip_id: clip for clip in store.table()}
     np.testing.assert_array_equal(store.read_frames(rows["c0"].row), kept)
     assert len(store.read_frames(rows["c1"].row)) == rows["c1"].num_frames == 9
-    assert find_damage(store) == []
+    assert find_corruption(store) == []
 
 
 def test_a_repair_needs_the_clips_before_it_forgets_a_block(manifest: Manifest, location: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_repair_needs_the_clips_before_it_forgets_a_block(manifest: Manifest, 
         store_verify(store=location, repair=True, workers=0, weights="nosuch.pt")
     assert {**arrays_of(location), **records_of(location)} == before
     store_verify(store=location, repair=True, workers=0)
-    assert find_damage(FeatureStore.open(location)) == []
+    assert find_corruption(FeatureStore.open(location)) == []
 
 
 def test_a_repair_does_without_clips_of_sound_blocks(manifest: Manifest, location: Path) -> None:
@@ -311,12 +311,12 @@ def test_an_export_needs_room_and_no_clip(
 def test_damaged_metadata_is_found_named_and_made_again(manifest: Manifest, location: Path, key: str) -> None:
     whole = (location / key).read_bytes()
     (location / key).write_bytes(whole[:20])
-    assert [item.key for item in find_damage(FeatureStore.open(location))] == [key]
+    assert [item.key for item in find_corruption(FeatureStore.open(location))] == [key]
     more = write_data(manifest.root, train=3, val=4)
     with pytest.raises(PipelineError, match="verify --repair"):
         run(more, location)
     store_verify(store=location, repair=True, workers=0)
-    assert find_damage(FeatureStore.open(location)) == []
+    assert find_corruption(FeatureStore.open(location)) == []
 
 
 @pytest.mark.parametrize(

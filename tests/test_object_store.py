@@ -1,4 +1,4 @@
-"""One contract for every kind of place that a store may lie in: a folder, and a file system of fsspec.
+"""One contract for every kind of objects that a store may lie in: a folder, and a file system of fsspec.
 
 `test_store_s3.py` fills, reads and verifies a store on a real S3 server.
 """
@@ -11,59 +11,59 @@ from pathlib import Path
 import pytest
 import zarr
 
-from pipeline.store.places import Place, open_object_store, path_from, path_seen_from
+from pipeline.store.object_store import ObjectStore, open_object_store, path_from, path_seen_from
 
 
 @pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return open_object_store(tmp_path / "store" if request.param == "folder" else f"memory://{uuid.uuid4()}/store")
 
 
-def test_an_empty_place_has_nothing(place: Place) -> None:
-    assert place.get("a") is None
-    assert place.get_range("a", 0, 1) is None
-    assert place.get_many(["a", "b/c"]) == [None, None]
-    assert place.sizes() == {}
-    assert place.names() == set()
-    place.delete("a")
-    place.remove_parts()
+def test_an_empty_place_has_nothing(contents: ObjectStore) -> None:
+    assert objects.get("a") is None
+    assert objects.get_range("a", 0, 1) is None
+    assert objects.get_many(["a", "b/c"]) == [None, None]
+    assert objects.sizes() == {}
+    assert objects.names() == set()
+    objects.delete("a")
+    objects.remove_parts()
 
 
-def test_what_is_put_comes_back(place: Place) -> None:
-    objects = {"zarr.json": b"{}", "views/test/c/0": bytes(range(256)), "views/train-0/c/0": b"", "a": b"\x00\xff"}
-    for key, data in objects.items():
-        place.put(key, data)
-    assert {key: place.get(key) for key in objects} == objects
-    assert place.get_many([*objects, "none"]) == [*objects.values(), None]
-    assert place.sizes() == {key: len(data) for key, data in objects.items()}
-    assert place.names() == {"zarr.json", "views", "a"}
-    assert place.names("views") == {"test", "train-0"}
+def test_what_is_put_comes_back(contents: ObjectStore) -> None:
+    contents = {"zarr.json": b"{}", "views/test/c/0": bytes(range(256)), "views/train-0/c/0": b"", "a": b"\x00\xff"}
+    for key, data in contents.items():
+        objects.put(key, data)
+    assert {key: objects.get(key) for key in contents} == contents
+    assert objects.get_many([*contents, "none"]) == [*contents.values(), None]
+    assert objects.sizes() == {key: len(data) for key, data in contents.items()}
+    assert objects.names() == {"zarr.json", "views", "a"}
+    assert objects.names("views") == {"test", "train-0"}
 
 
-def test_ranges_are_those_of_the_bytes(place: Place) -> None:
+def test_ranges_are_those_of_the_bytes(contents: ObjectStore) -> None:
     data = bytes(range(200))
-    place.put("k", data)
-    assert place.get_range("k", 0, 5) == data[:5]
-    assert place.get_range("k", 195, 5) == data[195:]
-    assert place.get_range("k", -7, 0) == data[-7:]
-    assert place.get_ranges([("k", 3, 4), ("none", 0, 1), ("k", -1, 0)]) == [data[3:7], None, data[-1:]]
+    objects.put("k", data)
+    assert objects.get_range("k", 0, 5) == data[:5]
+    assert objects.get_range("k", 195, 5) == data[195:]
+    assert objects.get_range("k", -7, 0) == data[-7:]
+    assert objects.get_ranges([("k", 3, 4), ("none", 0, 1), ("k", -1, 0)]) == [data[3:7], None, data[-1:]]
 
 
-def test_an_object_is_replaced_whole_and_deleted(place: Place) -> None:
-    place.put("k", b"long before")
-    place.put("k", b"now")
-    assert place.get("k") == b"now"
-    place.delete("k")
-    assert place.get("k") is None
-    assert place.sizes() == {}
+def test_an_object_is_replaced_whole_and_deleted(contents: ObjectStore) -> None:
+    objects.put("k", b"long before")
+    objects.put("k", b"now")
+    assert objects.get("k") == b"now"
+    objects.delete("k")
+    assert objects.get("k") is None
+    assert objects.sizes() == {}
 
 
-def test_zarr_reads_the_same_objects(place: Place) -> None:
-    group = zarr.create_group(place.zarr_store, zarr_format=3, attributes={"format": "x"})
+def test_zarr_reads_the_same_objects(contents: ObjectStore) -> None:
+    group = zarr.create_group(objects.zarr_store, zarr_format=3, attributes={"format": "x"})
     group.create_array("numbers", shape=(4,), dtype="int16", chunks=(4,))[:] = [1, 2, 3, 4]
-    assert b'"format"' in (place.get("zarr.json") or b"")
-    assert "numbers" in place.names()
-    assert zarr.open_group(place.zarr_store, mode="r")["numbers"][:].tolist() == [1, 2, 3, 4]  # type: ignore[index]
+    assert b'"format"' in (objects.get("zarr.json") or b"")
+    assert "numbers" in objects.names()
+    assert zarr.open_group(objects.zarr_store, mode="r")["numbers"][:].tolist() == [1, 2, 3, 4]  # type: ignore[index]
 
 
 def test_paths_are_recorded_relative_to_a_folder_and_absolute_for_a_url(

@@ -1,4 +1,4 @@
-"""Result folders: every figure again from predictions.csv, cells that are finished, and the model beside them."""
+"""Result folders: every figure again from predictions.csv, runs that are finished, and the model beside them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import nn
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import cell_name
-from pipeline.fit_head import run as cells
+from pipeline.fit_head import run as runs
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.run import Cell, RunOutcome, backbone_of_store, run_head
+from pipeline.fit_head.run import HeadRun, RunOutcome, backbone_of_store, run_head
 from pipeline.imports import import_closure
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
@@ -47,8 +47,8 @@ def fitted(
 ) -> RunOutcome:
     say = (lambda text: None) if said is None else said.append
     source = make_source() if source is None else source
-    cell = Cell(head, RECIPE.with_overrides(**switches), tuple(seeds), CPU)
-    return run_head(cell, CachedData(source, out, say), backbone, out, say)
+    run = HeadRun(head, RECIPE.with_overrides(**switches), tuple(seeds), CPU)
+    return run_head(run, CachedData(source, out, say), backbone, out, say)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -94,7 +94,7 @@ def test_the_code_of_metrics_decides_whether_a_cell_is_fitted_again(
         hashed.extend(modules)
         return ""
 
-    monkeypatch.setattr(cells, "code_digest", noted)
+    monkeypatch.setattr(runs, "code_digest", noted)
     fitted(tmp_path, backbone)
     assert "pipeline.heads.lstm" in hashed
     assert {"pipeline.evaluation.metrics", "pipeline.heads.head", "pipeline.training.optimiser"} <= set(
@@ -148,7 +148,7 @@ def test_one_cell_alone_equals_the_same_cell_among_others(tmp_path: Path, backbo
     source = make_source()
     data = CachedData(source, tmp_path, print)
     for head in ("gru", "fcn3d", "lstm"):
-        run_head(Cell(head, RECIPE, (0,), CPU), data, backbone, tmp_path / "many", lambda text: None)
+        run_head(HeadRun(head, RECIPE, (0,), CPU), data, backbone, tmp_path / "many", lambda text: None)
     alone = fitted(tmp_path / "alone", backbone, seeds=(0,)).folder
     for name in FILES:
         assert (alone / name).read_bytes() == (tmp_path / "many" / alone.name / name).read_bytes()
@@ -200,7 +200,7 @@ def test_the_parameter_groups_are_said_once(tmp_path: Path, backbone: nn.Module)
 def test_nothing_unfinished_is_left_behind(tmp_path: Path, backbone: nn.Module) -> None:
     data = CachedData(make_source(), tmp_path, print)
     outcome = run_head(
-        Cell("lstm", RECIPE, (0,), CPU), data, backbone, tmp_path, lambda text: None, checkpoint_seconds=0
+        HeadRun("lstm", RECIPE, (0,), CPU), data, backbone, tmp_path, lambda text: None, checkpoint_seconds=0
     )
     assert sorted(file.name for file in outcome.folder.iterdir()) == sorted([*FILES, "timing.json"])
 
@@ -243,7 +243,7 @@ def test_cell_names_are_those_of_the_matrix() -> None:
 def test_a_cell_is_fitted_on_a_gpu(tmp_path: Path, backbone: nn.Module) -> None:
     compute = Compute(torch.device("cuda"), "bfloat16", threads=1)
     data = CachedData(make_source(), tmp_path, print)
-    outcome = run_head(Cell("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path, print)
+    outcome = run_head(HeadRun("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path, print)
     assert load_spec(outcome.folder / "model.safetensors").head == "fcn3d"
 
 

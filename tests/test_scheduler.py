@@ -21,7 +21,7 @@ from pipeline.cli import cli
 from pipeline.extract import cluster
 from pipeline.manifest import Manifest
 from pipeline.store import FeatureStore
-from pipeline.store.verify import find_damage
+from pipeline.store.verify import find_corruption
 from tests.test_extraction import arrays_of, run, write_data
 from tests.test_faults import command
 
@@ -126,7 +126,7 @@ def test_a_worker_that_is_lost_for_good_leaves_its_block_to_the_others(manifest:
     alone = subprocess.run(command(manifest, tmp_path / "alone.zarr"), capture_output=True, timeout=200)
     assert alone.returncode == 0
     assert arrays_of(tmp_path / "s.zarr") == arrays_of(tmp_path / "alone.zarr")
-    assert find_damage(FeatureStore.open(tmp_path / "s.zarr")) == []
+    assert find_corruption(FeatureStore.open(tmp_path / "s.zarr")) == []
     assert not list((tmp_path / "s.zarr").rglob("*.part"))
 
 

@@ -21,9 +21,9 @@ from pipeline.recipe import SamplingConfig
 from pipeline.store import FeatureStore, StoreSettings, layout, settings_from_dict
 from pipeline.store.chunks import join_shard, split_shard
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import open_object_store
+from pipeline.store.object_store import open_object_store
 from pipeline.store.record import ClipRecord, read_record, read_times, write_record, write_times
-from pipeline.store.verify import find_damage, forget_damaged
+from pipeline.store.verify import delete_damaged_records, find_corruption
 from pipeline.store.writer import (
     BlockBuilder,
     WantedClip,
@@ -85,7 +85,7 @@ def fill(store: FeatureStore, views: Sequence[str], failing: Sequence[str] = (),
             if not fails:
                 for view in here:
                     builder.add(offset, view, *features_of(clip_id, view))
-        write_block(store.place, builder, records, None)
+        write_block(store.objects, builder, records, None)
     store.reload()
 
 
@@ -116,7 +116,7 @@ def test_features_come_back_by_view_and_row_in_any_order(store: FeatureStore) ->
 
 
 def test_zarr_alone_reads_the_same_and_nan_where_nothing_is_done(store: FeatureStore) -> None:
-    group = zarr.open_group(store.place.zarr_store, mode="r")
+    group = zarr.open_group(store.objects.zarr_store, mode="r")
     for clip in store.table():
         for view in ("test", "train-0"):
             spatial = group[f"views/{view}/spatial"][clip.row]
@@ -162,7 +162,7 @@ def test_a_shard_that_zarr_writes_is_split_and_joined_to_the_same_bytes(tmp_path
 def test_blocks_without_training_views_cost_nothing_for_them(store: FeatureStore) -> None:
     blocks = {clip.block for clip in store.table() if clip.split == "val"}
     assert blocks.isdisjoint({clip.block for clip in store.table() if clip.split == "train"})
-    sizes = {key: size for key, size in store.place.sizes().items() if key.startswith("views/train-0/")}
+    sizes = {key: size for key, size in store.objects.sizes().items() if key.startswith("views/train-0/")}
     assert not [key for key in sizes for block in blocks if f"/c/{block}/" in key]
 
 
@@ -176,10 +176,10 @@ def test_rows_are_found_again_by_id_whatever_the_order(store: FeatureStore) -> N
 
 
 def test_groups_are_kept_and_a_store_without_any_has_no_column(store: FeatureStore, tmp_path: Path) -> None:
-    assert b"group" not in (store.place.get(layout.TABLE_KEY) or b"")
+    assert b"group" not in (store.objects.get(layout.TABLE_KEY) or b"")
     clips = [dataclasses.replace(clip, group=f"person{number % 2}") for number, clip in enumerate(wanted(6, 3))]
     assign_rows(store, clips)
-    reopened = FeatureStore.open(store.place.location)
+    reopened = FeatureStore.open(store.objects.location)
     assert {clip.clip_id: clip.group for clip in reopened.table()} == {clip.clip_id: clip.group for clip in clips}
     export_hdf5(reopened, tmp_path / "s.h5")
     import_hdf5(tmp_path / "s.h5", str(tmp_path / "copy.zarr"))
@@ -187,7 +187,7 @@ def test_groups_are_kept_and_a_store_without_any_has_no_column(store: FeatureSto
         clip.group for clip in reopened.table()
     ]
     assign_rows(reopened, wanted(6, 3))
-    assert b"group" not in (store.place.get(layout.TABLE_KEY) or b"")
+    assert b"group" not in (store.objects.get(layout.TABLE_KEY) or b"")
 
 
 def test_new_clips_get_new_blocks_and_leave_old_rows_alone(store: FeatureStore) -> None:
@@ -237,7 +237,7 @@ def test_a_difference_is_named_by_its_field(change: dict[str, object], field: st
 
 
 def test_settings_survive_the_way_through_a_store(store: FeatureStore) -> None:
-    opened = FeatureStore.open(store.place.location)
+    opened = FeatureStore.open(store.objects.location)
     assert SETTINGS.differences(opened.settings) == []
     assert settings_from_dict(opened.settings.as_dict()).frame_choices == SETTINGS.frame_choices
     assert opened.classes == ("left", "right")
@@ -251,7 +251,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path, store: FeatureStore) -> Non
     with pytest.raises(PipelineError, match="not a feature store"):
         FeatureStore.open(tmp_path / "other.zarr")
     with pytest.raises(PipelineError, match="--rebuild"):
-        FeatureStore.create(store.place.location, SETTINGS, ["left"])
+        FeatureStore.create(store.objects.location, SETTINGS, ["left"])
 
 
 def objects_of(store: FeatureStore) -> list[str]:
@@ -266,27 +266,27 @@ def flip_bit(path: Path, seed: int) -> None:
 
 
 def test_a_flipped_bit_in_any_object_is_found(store: FeatureStore) -> None:
-    root = Path(store.place.location)
-    assert find_damage(store) == []
+    root = Path(store.objects.location)
+    assert find_corruption(store) == []
     for seed, key in enumerate(objects_of(store)):
         whole = (root / key).read_bytes()
         flip_bit(root / key, seed)
-        assert [damage.key for damage in find_damage(store)] == [key]
+        assert [damage.key for damage in find_corruption(store)] == [key]
         (root / key).unlink()
-        assert [damage.what for damage in find_damage(store)] == ["missing"]
+        assert [damage.what for damage in find_corruption(store)] == ["missing"]
         (root / key).write_bytes(whole[:-1])
-        assert [damage.key for damage in find_damage(store)] == [key]
+        assert [damage.key for damage in find_corruption(store)] == [key]
         (root / key).write_bytes(whole)
 
 
 def test_a_flipped_bit_in_a_map_never_reads_as_features(store: FeatureStore) -> None:
-    key = Path(store.place.location) / layout.chunk_key("test", "spatial", 0)
+    key = Path(store.objects.location) / layout.chunk_key("test", "spatial", 0)
     whole = key.read_bytes()
     rows = [clip.row for clip in store.table() if clip.block == 0 and clip.status == "done"]
     good = {row: store.read_spatial("test", row) for row in rows}
     for seed in range(60):
         flip_bit(key, seed)
-        opened = FeatureStore.open(store.place.location)
+        opened = FeatureStore.open(store.objects.location)
         for row in rows:
             try:
                 np.testing.assert_array_equal(opened.read_spatial("test", row), good[row])
@@ -296,7 +296,7 @@ def test_a_flipped_bit_in_a_map_never_reads_as_features(store: FeatureStore) -> 
 
 
 def test_damaged_records_and_metadata_are_found_and_forgotten(store: FeatureStore) -> None:
-    root = Path(store.place.location)
+    root = Path(store.objects.location)
     for seed in range(20):
         whole = (root / "records/000001.json").read_bytes()
         flip_bit(root / "records/000001.json", seed)
@@ -304,42 +304,42 @@ def test_damaged_records_and_metadata_are_found_and_forgotten(store: FeatureStor
             FeatureStore.open(root)
         opened = FeatureStore.open(root, "r+")
         assert {clip.status for clip in opened.table() if clip.block == 1} == {"pending"}
-        assert find_damage(opened)[0].block == 1
+        assert find_corruption(opened)[0].block == 1
         (root / "records/000001.json").write_bytes(whole)
     metadata = root / "views/test/pooled/zarr.json"
     metadata.write_text(metadata.read_text().replace("float16", "float32"))
-    damage = find_damage(FeatureStore.open(root, "r+"))
+    damage = find_corruption(FeatureStore.open(root, "r+"))
     assert [(item.block, item.key) for item in damage] == [(-1, "views/test/pooled/zarr.json")]
-    forget_damaged(store, damage)
+    delete_damaged_records(store, damage)
     ensure_views(store, ["test"])
-    assert find_damage(FeatureStore.open(root)) == []
+    assert find_corruption(FeatureStore.open(root)) == []
 
 
 def test_a_store_of_another_compression_level_is_sound_and_can_be_extended(store: FeatureStore) -> None:
     """Each level of zstd is read alike; the first stores were written with level 3."""
-    root = Path(store.place.location)
+    root = Path(store.objects.location)
     for path in root.glob("views/*/*/zarr.json"):
         written = path.read_text()
         assert f'"level": {layout.ZSTD_LEVEL}' in written
         path.write_text(written.replace(f'"level": {layout.ZSTD_LEVEL}', '"level": 3'))
     opened = FeatureStore.open(root, "r+")
-    assert find_damage(opened) == []
+    assert find_corruption(opened) == []
     ensure_views(opened, ["test", "train-0", "train-1"])
-    assert find_damage(FeatureStore.open(root)) == []
+    assert find_corruption(FeatureStore.open(root)) == []
     metadata = root / "views/test/pooled/zarr.json"
     metadata.write_text(metadata.read_text().replace('"zstd"', '"gzip"').replace(', "checksum": true', ""))
-    assert [item.key for item in find_damage(FeatureStore.open(root))] == ["views/test/pooled/zarr.json"]
+    assert [item.key for item in find_corruption(FeatureStore.open(root))] == ["views/test/pooled/zarr.json"]
 
 
 def test_rows_are_copied_as_they_are_when_others_are_made_anew(store: FeatureStore) -> None:
     record = store.records[0]
     builder = BlockBuilder(SETTINGS, 0, BLOCK_CLIPS, record.views)
     for view in record.views:
-        builder.copy_rows(store.place, record, view, [clip.offset for clip in record.clips if clip.status == "done"])
-    assert {key: store.place.get(key) for key in builder.encoded()} == builder.encoded()
-    (Path(store.place.location) / layout.chunk_key("test", "pooled", 0)).write_bytes(b"rotten")
+        builder.copy_rows(store.objects, record, view, [clip.offset for clip in record.clips if clip.status == "done"])
+    assert {key: store.objects.get(key) for key in builder.encoded()} == builder.encoded()
+    (Path(store.objects.location) / layout.chunk_key("test", "pooled", 0)).write_bytes(b"rotten")
     with pytest.raises(PipelineError, match="damaged"):
-        builder.copy_rows(store.place, record, "test", [0])
+        builder.copy_rows(store.objects, record, "test", [0])
 
 
 def test_records_survive_any_text() -> None:
@@ -362,7 +362,7 @@ def test_small_data_sets_have_smaller_blocks() -> None:
 HOLD = """
 import sys
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import open_object_store
+from pipeline.store.object_store import open_object_store
 with writer_lock(open_object_store(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -370,21 +370,21 @@ with writer_lock(open_object_store(sys.argv[1])):
 
 
 def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(store: FeatureStore) -> None:
-    command = [sys.executable, "-c", HOLD, store.place.location]
+    command = [sys.executable, "-c", HOLD, store.objects.location]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(PipelineError, match=f"another process.*{holder.pid}"), writer_lock(store.place):
+        with pytest.raises(PipelineError, match=f"another process.*{holder.pid}"), writer_lock(store.objects):
             pass
         holder.send_signal(signal.SIGKILL)
-    with writer_lock(store.place):
+    with writer_lock(store.objects):
         pass
 
 
 LIMITED = """
 import resource, sys
 from pipeline.errors import PipelineError
-from pipeline.store.places import open_object_store
+from pipeline.store.object_store import open_object_store
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 place = open_object_store(sys.argv[1])
 place.put("small", b"x" * 900)
@@ -396,12 +396,12 @@ except PipelineError as error:
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_the_old_object(store: FeatureStore) -> None:
-    before = store.place.get("clips.csv")
-    command = [sys.executable, "-c", LIMITED, store.place.location]
+    before = store.objects.get("clips.csv")
+    command = [sys.executable, "-c", LIMITED, store.objects.location]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "No room for 2,000 more bytes" in said
-    assert store.place.get("clips.csv") == before
-    assert not [name for name in os.listdir(store.place.location) if name.endswith(".part")]
+    assert store.objects.get("clips.csv") == before
+    assert not [name for name in os.listdir(store.objects.location) if name.endswith(".part")]
 
 
 def test_hdf5_holds_the_same_for_h5py_alone_and_comes_back(store: FeatureStore, tmp_path: Path) -> None:
@@ -415,10 +415,10 @@ def test_hdf5_holds_the_same_for_h5py_alone_and_comes_back(store: FeatureStore, 
     assert import_hdf5(tmp_path / "s.h5", str(tmp_path / "back.zarr")) == 9
     back = FeatureStore.open(tmp_path / "back.zarr")
     assert back.table() == store.table()
-    assert {key: back.place.get(key) for key in objects_of(store)} == {
-        key: store.place.get(key) for key in objects_of(store)
+    assert {key: back.objects.get(key) for key in objects_of(store)} == {
+        key: store.objects.get(key) for key in objects_of(store)
     }
-    assert find_damage(back) == []
+    assert find_corruption(back) == []
 
 
 def test_info_counts_clips_bytes_and_failures(store: FeatureStore) -> None:
@@ -427,7 +427,7 @@ def test_info_counts_clips_bytes_and_failures(store: FeatureStore) -> None:
     assert info.num_by_view == {"test": 8, "train-0": 5}
     assert info.num_raw_bytes == 13 * 2 * (2 * 5 + 2 * 3 * 3 * 5)
     assert info.failed_by_kind == {"empty": ["t1"]}
-    assert info.num_bytes == sum(len(store.place.get(key) or b"") for key in objects_of(store))
+    assert info.num_bytes == sum(len(store.objects.get(key) or b"") for key in objects_of(store))
 
 
 def test_every_frame_of_a_block_is_one_array_with_offsets(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_every_frame_of_a_block_is_one_array_with_offsets(tmp_path: Path) -> Non
         records.append(ClipRecord(offset, f"t{offset}", "left", status, 1, "d", 1, len(values), 9, 9))
         if status == "done":
             builder.add_frames(offset, values)
-    write_block(store.place, builder, records, None)
+    write_block(store.objects, builder, records, None)
     store.reload()
     assert store.read_frames(1).shape == (0, 5)
     for row in (0, 2):
@@ -461,5 +461,5 @@ def test_a_store_in_memory_of_fsspec_is_as_good_as_a_folder() -> None:
     opened = FeatureStore.open(location)
     rows = [clip.row for clip in opened.clips("train")]
     np.testing.assert_array_equal(opened.read_spatial_batch("test", rows)[4], features_of("t4", "test")[1])
-    assert find_damage(opened) == []
+    assert find_corruption(opened) == []
     assert open_object_store(location).get("records/000009.json") is None

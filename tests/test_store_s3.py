@@ -16,7 +16,7 @@ import s3fs
 
 from pipeline.extract import extract_features
 from pipeline.store import FeatureStore
-from pipeline.store.verify import find_damage
+from pipeline.store.verify import find_corruption
 from pipeline.store_command.hdf5 import export_hdf5
 from tests.test_extraction import REQUEST, arrays_of, write_data
 
@@ -71,13 +71,13 @@ def test_a_store_on_s3_is_filled_read_verified_and_exported(bucket: str, tmp_pat
     extract_features(manifest, str(tmp_path / "s.zarr"), more)
     remote, local = FeatureStore.open(f"{bucket}/a/s.zarr"), FeatureStore.open(tmp_path / "s.zarr")
     digests = arrays_of(tmp_path / "s.zarr")
-    assert {key for key in remote.place.sizes() if key.startswith("views/")} == set(digests)
+    assert {key for key in remote.objects.sizes() if key.startswith("views/")} == set(digests)
     for key in digests:
-        assert remote.place.get(key) == local.place.get(key)
+        assert remote.objects.get(key) == local.objects.get(key)
     rows = [clip.row for clip in local.clips()][::-1]
     np.testing.assert_array_equal(remote.read_spatial_batch("test", rows), local.read_spatial_batch("test", rows))
     np.testing.assert_array_equal(remote.read_pooled("test", rows), local.read_pooled("test", rows))
-    assert find_damage(remote) == []
+    assert find_corruption(remote) == []
     assert export_hdf5(remote, tmp_path / "s.h5") == 4
     extract_features(manifest, f"{bucket}/a/s.zarr", dataclasses.replace(request, views=0, rebuild=True))
     assert FeatureStore.open(f"{bucket}/a/s.zarr").views == ("test",)

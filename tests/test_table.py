@@ -173,7 +173,7 @@ def test_parameters_and_macs_are_those_of_the_reference(tmp_path: Path) -> None:
     classes = tuple(f"class{index:02d}" for index in range(27))
     write_cell(tmp_path / "a/squeezenet-fcn3d", head="fcn3d", classes=classes)
     write_cell(tmp_path / "a/bninception-fcn3d", head="fcn3d", classes=classes, backbone="bninception")
-    found = {row.cell.backbone: row.complexity for row in comparison_of(tmp_path).rows}
+    found = {row.run.backbone: row.complexity for row in comparison_of(tmp_path).rows}
     # From the reference table: exact parameters, MACs at 13 x 13 and at 7 x 7.
     assert [found["squeezenet"].parameters, found["squeezenet"].macs] == [1_556_571, 524_489_472]
     assert [found["bninception"].parameters, found["bninception"].macs] == [1_556_571, 152_070_912]
@@ -325,7 +325,7 @@ def test_rows_that_were_selected_on_the_reported_clips_are_marked_in_every_table
         tmp_path / "finetune/squeezenet-gru", head="gru", recipe="paper", stage="finetune", init_selected_on="val"
     )
     comparison = comparison_of(tmp_path)
-    metrics = [json.loads((row.cell.folder / "metrics.json").read_text()) for row in comparison.rows]
+    metrics = [json.loads((row.run.folder / "metrics.json").read_text()) for row in comparison.rows]
     write_report(tmp_path / "report.html", comparison)
     html = re.sub(r"<svg.*?</svg>|<[^>]+>", " ", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
     texts = {

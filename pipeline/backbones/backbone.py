@@ -92,9 +92,9 @@ class Backbone(nn.Module):
                 f"`frames` must be uint8 with the axes (N, 3, H, W), "
                 f"but is {frames.dtype} of shape {tuple(frames.shape)}."
             )
-        return self.maps(self.normalise(frames))
+        return self.forward_features(self.normalise(frames))
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """Feature maps of frames that are normalised already.
 
         Shape:

@@ -106,7 +106,7 @@ class BNInception(Backbone):
         """He's weights, the first layer's divided by the spread of the pixels, so that features are of order one."""
         initialise_he(self, seed, input_spread=PIXEL_SPREAD)
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         outputs = _halve(self._run("conv1_7x7_s2", inputs))  # (N, 64, 56, 56)
         outputs = self._run("conv2_3x3", self._run("conv2_3x3_reduce", outputs))
         outputs = _halve(outputs)  # (N, 192, 28, 28)

@@ -89,7 +89,7 @@ class SqueezeNet(Backbone):
         )
         self.initialise(seed=0)
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         if not self.recompute:
             outputs: Tensor = self.features(inputs)  # (N, 512, 13, 13)
             return outputs

@@ -66,7 +66,7 @@ class TorchvisionBackbone(Backbone):
             for name, tensor in self.weight_tensors().items():
                 tensor.copy_(values[name])
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.layers(inputs)["maps"]
         return outputs
 

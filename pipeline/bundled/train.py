@@ -226,7 +226,7 @@ def _train_step(
     backbone, pretext = network["backbone"], network["pretext"]
     assert isinstance(backbone, Backbone)
     with _autocast(device):
-        maps = backbone.maps(backbone.normalise(images))
+        maps = backbone.forward_features(backbone.normalise(images))
     losses: dict[str, Tensor] = pretext(maps, targets, masks)
     optimiser.zero_grad(set_to_none=True)
     total = torch.stack(list(losses.values())).sum()

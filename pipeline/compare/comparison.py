@@ -1,4 +1,4 @@
-"""Cells -> a judgement: one row for each, with intervals and costs, and what may be said about which is better."""
+"""Runs -> a judgement: one row for each, with intervals and costs, and what may be said about which is better."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.backbones import BACKBONES, backbone_contract
 from pipeline.compare.complexity import describe_heads
 from pipeline.compare.latency import HeadCost
 from pipeline.compare.paper import RankAgreement, paper_column, rank_agreement
-from pipeline.evaluation.result_reader import Cell, pair_correct
+from pipeline.evaluation.result_reader import RunResult, pair_correct
 from pipeline.evaluation.statistics import (
     MIN_CLIPS_OF_A_TEST,
     MIN_SEEDS,
@@ -42,7 +42,7 @@ class Complexity:
 class Row:
     """One line of the table. `metrics` are in percent, `probe_drops` in points of top-1 lost."""
 
-    cell: Cell
+    run: RunResult
     label: str
     complexity: Complexity | None
     top1: Interval
@@ -98,13 +98,13 @@ class Group:
     @property
     def reported_on(self) -> str:
         """Name of the split whose clips are reported."""
-        return self.rows[0].cell.reported_on
+        return self.rows[0].run.reported_on
 
     @property
     def title(self) -> str:
-        cell = self.rows[0].cell
-        num_clips = len(cell.predictions.clip_ids)
-        num_classes = len(cell.predictions.classes)
+        run = self.rows[0].run
+        num_clips = len(run.predictions.clip_ids)
+        num_classes = len(run.predictions.classes)
         return (
             f"{self.backbone}, weights {self.weights}, {self.num_segments} segments: "
             f"{num_clips:,} clips of {self.reported_on}, {num_classes} classes"
@@ -113,8 +113,8 @@ class Group:
     def recipes(self) -> str:
         """By which recipe the rows were trained; one that not all of them share is in their labels."""
         of_stage = {
-            "": sorted({row.cell.recipe for row in self.rows if not row.cell.is_finetuned}),
-            "finetuned rows: ": sorted({row.cell.recipe for row in self.rows if row.cell.is_finetuned}),
+            "": sorted({row.run.recipe for row in self.rows if not row.run.is_finetuned}),
+            "finetuned rows: ": sorted({row.run.recipe for row in self.rows if row.run.is_finetuned}),
         }
         return "Recipe: " + "; ".join(stage + ", ".join(names) for stage, names in of_stage.items() if names) + "."
 
@@ -141,7 +141,7 @@ class Group:
         unknown = f" {_few_seeds_text(few_seeds)}, so that {not_known}: {labels}." if few_seeds else ""
         if not tested:
             return f"{highest}.{unknown}"
-        if len(best.cell.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
+        if len(best.run.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
             return f"{highest}. Fewer than {MIN_CLIPS_OF_A_TEST} clips are too few to call a row better.{unknown}"
         rule = f"paired tests, {100 * SIGNIFICANCE:.0f} %"
         if all(test.difference.p_value < SIGNIFICANCE for _, test in tested):
@@ -185,31 +185,31 @@ class Comparison:
 
 
 def compare_runs(
-    cells: Sequence[Cell],
+    runs: Sequence[RunResult],
     *,
     pairs: Sequence[tuple[str, str]] = (),
     paper: str = "auto",
     costs: Mapping[str, HeadCost] | None = None,
 ) -> Comparison:
-    """Judge cells: group those that can be compared, sort each group by top-1, and test every pair in it.
+    """Judge runs: group those that can be compared, sort each group by top-1, and test every pair in it.
 
-    `costs` has the measured cost of a cell under its name.
+    `costs` has the measured cost of a run under its name.
     """
-    shares = _time_shares(cells)
-    by_key: dict[tuple[str, ...], list[Cell]] = {}
-    for cell in cells:
-        sha256 = str(cell.metrics["weights"].get("sha256"))
-        key = (cell.backbone, cell.weights, sha256, f"{cell.num_segments:04d}", cell.predictions.clips_digest)
-        by_key.setdefault(key, []).append(cell)
+    shares = _time_shares(runs)
+    by_key: dict[tuple[str, ...], list[RunResult]] = {}
+    for run in runs:
+        sha256 = str(run.metrics["weights"].get("sha256"))
+        key = (run.backbone, run.weights, sha256, f"{run.num_segments:04d}", run.predictions.clips_digest)
+        by_key.setdefault(key, []).append(run)
     groups: list[Group] = []
     for _, of_group in sorted(by_key.items()):
         labels = _labels(of_group)
         rows = [
-            _row(cell, label, pairs, paper, (costs or {}).get(cell.name), shares.get(cell.name))
-            for cell, label in zip(of_group, labels, strict=True)
+            _row(run, label, pairs, paper, (costs or {}).get(run.name), shares.get(run.name))
+            for run, label in zip(of_group, labels, strict=True)
         ]
         rows.sort(key=lambda row: (-row.top1.value, row.label))
-        first = rows[0].cell
+        first = rows[0].run
         groups.append(
             Group(
                 first.backbone,
@@ -223,64 +223,64 @@ def compare_runs(
     return Comparison(tuple(groups), tuple(pairs))
 
 
-def complexity_of(cell: Cell) -> Complexity | None:
-    """What the head of a cell costs; None for a head or backbone that this version does not know."""
-    map_size = map_size_of(cell)
-    if cell.head not in HEADS or map_size is None:
+def complexity_of(run: RunResult) -> Complexity | None:
+    """What the head of a run costs; None for a head or backbone that this version does not know."""
+    map_size = map_size_of(run)
+    if run.head not in HEADS or map_size is None:
         return None
-    row = describe_heads(cell.num_segments, len(cell.predictions.classes), map_size, names=(cell.head,))[0]
-    recipe = cell.metrics["recipe"]
+    row = describe_heads(run.num_segments, len(run.predictions.classes), map_size, names=(run.head,))[0]
+    recipe = run.metrics["recipe"]
     choices = recipe.get("head", {}) if isinstance(recipe, Mapping) else {}
     sampled = choices.get("trn_eval_tuples") == "sampled" and "macs_sampled" in row
     return Complexity(str(row["maps"]), int(row["parameters"]), int(row["macs_sampled" if sampled else "macs"]))
 
 
-def map_size_of(cell: Cell) -> int | None:
+def map_size_of(run: RunResult) -> int | None:
     """Height and width of the backbone's maps: from the model file, or from the backbone's contract without one."""
-    if cell.model_path.is_file():
-        return load_spec(cell.model_path).map_size
-    return backbone_contract(cell.backbone).map_size if cell.backbone in BACKBONES else None
+    if run.model_path.is_file():
+        return load_spec(run.model_path).map_size
+    return backbone_contract(run.backbone).map_size if run.backbone in BACKBONES else None
 
 
-def _labels(cells: Sequence[Cell]) -> list[str]:
-    """A short name for each cell of a group: its head, and whatever else sets it apart from another one."""
-    recipes = {cell.recipe for cell in cells if not cell.is_finetuned}
+def _labels(runs: Sequence[RunResult]) -> list[str]:
+    """A short name for each run of a group: its head, and whatever else sets it apart from another one."""
+    recipes = {run.recipe for run in runs if not run.is_finetuned}
     labels = []
-    for cell in cells:
-        parts = [cell.head]
-        if cell.weights == "random":
+    for run in runs:
+        parts = [run.head]
+        if run.weights == "random":
             parts.append("random")
-        if cell.is_finetuned:
+        if run.is_finetuned:
             parts.append("finetuned")
         elif len(recipes) > 1:
-            parts.append(cell.recipe)
+            parts.append(run.recipe)
         labels.append(", ".join(parts))
     doubled = {label for label in labels if labels.count(label) > 1}
-    return [f"{label} ({cell.name})" if label in doubled else label for label, cell in zip(labels, cells, strict=True)]
+    return [f"{label} ({run.name})" if label in doubled else label for label, run in zip(labels, runs, strict=True)]
 
 
 def _row(
-    cell: Cell,
+    run: RunResult,
     label: str,
     pairs: Sequence[tuple[str, str]],
     paper: str,
     cost: HeadCost | None,
     time_share: float | None,
 ) -> Row:
-    values = cell.metrics_from_predictions()
-    of_pairs = pair_correct(cell.predictions, pairs)
-    probes = cell.metrics.get("probes") or {}
-    column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
+    values = run.metrics_from_predictions()
+    of_pairs = pair_correct(run.predictions, pairs)
+    probes = run.metrics.get("probes") or {}
+    column = paper_column(run.backbone, run.num_segments, run.predictions.classes, paper)
     return Row(
-        cell=cell,
+        run=run,
         label=label,
-        complexity=complexity_of(cell),
-        top1=accuracy_interval(cell.predictions.correct),
-        top1_of_seeds=tuple(float(value) * 100 for value in cell.predictions.correct.mean(axis=1)),
+        complexity=complexity_of(run),
+        top1=accuracy_interval(run.predictions.correct),
+        top1_of_seeds=tuple(float(value) * 100 for value in run.predictions.correct.mean(axis=1)),
         metrics=values,
         pairs=None if of_pairs is None else accuracy_interval(of_pairs),
         probe_drops={name: values["top1"] - float(top1) for name, top1 in probes.items() if top1 is not None},
-        paper_top1=column.accuracies.get(cell.head) if column is not None and column.same_data else None,
+        paper_top1=column.accuracies.get(run.head) if column is not None and column.same_data else None,
         cost=cost,
         time_share=time_share,
     )
@@ -293,7 +293,7 @@ def _few_seeds_text(rows: Sequence[Row]) -> str:
 def pair_tests(rows: Sequence[Row]) -> list[PairTest]:
     """Test every pair of rows, which must be scored on the same clips."""
     pairs = list(itertools.combinations(rows, 2))
-    found = [paired_difference(a.cell.predictions.correct, b.cell.predictions.correct) for a, b in pairs]
+    found = [paired_difference(a.run.predictions.correct, b.run.predictions.correct) for a, b in pairs]
     adjusted = [1.0] * len(pairs)
     for knows_seeds in (True, False):
         family = [index for index, difference in enumerate(found) if difference.knows_seeds == knows_seeds]
@@ -303,22 +303,22 @@ def pair_tests(rows: Sequence[Row]) -> list[PairTest]:
 
 
 def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
-    frozen = [row for row in rows if not row.cell.is_finetuned]
-    for recipe in sorted({row.cell.recipe for row in frozen}):
-        of_recipe = [row for row in frozen if row.cell.recipe == recipe]
-        cell = of_recipe[0].cell
-        column = paper_column(cell.backbone, cell.num_segments, cell.predictions.classes, paper)
+    frozen = [row for row in rows if not row.run.is_finetuned]
+    for recipe in sorted({row.run.recipe for row in frozen}):
+        of_recipe = [row for row in frozen if row.run.recipe == recipe]
+        run = of_recipe[0].run
+        column = paper_column(run.backbone, run.num_segments, run.predictions.classes, paper)
         if column is None:
             continue
-        agreement = rank_agreement(column, recipe, {row.cell.head: row.top1.value for row in of_recipe})
+        agreement = rank_agreement(column, recipe, {row.run.head: row.top1.value for row in of_recipe})
         # One head has no order; the paper does not know every head.
         if agreement.num_heads > 1:
             yield agreement
 
 
-def _time_shares(cells: Iterable[Cell]) -> dict[str, float]:
-    """The share of each cell in the training time of all, in percent; only of cells whose time is known."""
-    seconds = {cell.name: _training_seconds(cell.timing) for cell in cells if cell.timing is not None}
+def _time_shares(runs: Iterable[RunResult]) -> dict[str, float]:
+    """The share of each run in the training time of all, in percent; only of runs whose time is known."""
+    seconds = {run.name: _training_seconds(run.timing) for run in runs if run.timing is not None}
     known = {name: value for name, value in seconds.items() if value is not None}
     total = sum(known.values())
     return {name: 100 * value / total for name, value in known.items()} if total > 0 else {}

@@ -75,7 +75,7 @@ def _describe_backbone(name: str) -> dict[str, Any]:
         size = backbone.preprocessing.input_size
         frame = torch.empty(1, 3, size, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        backbone.maps(frame)
+        backbone.forward_features(frame)
     return {
         "name": name,
         "channels": backbone.channels,

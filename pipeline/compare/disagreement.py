@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.compare.comparison import Group
 from pipeline.errors import ClipError
-from pipeline.evaluation.result_reader import Cell, Predictions
+from pipeline.evaluation.result_reader import Predictions, RunResult
 from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
 from pipeline.recipe import SamplingConfig
 from pipeline.video.decode import open_clip
@@ -88,11 +88,11 @@ def most_confused(
 
 def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = NUM_SHEETS) -> list[ContactSheet]:
     """The clips on which the heads of a group are most evenly split between right and wrong, at most one a class."""
-    rows = [row for row in group.rows if not row.cell.is_finetuned]
+    rows = [row for row in group.rows if not row.run.is_finetuned]
     if len(rows) < 2:
         return []
-    predictions = rows[0].cell.predictions
-    best = np.stack([row.cell.predictions.mean_scores.argmax(axis=1) for row in rows])  # (heads, N)
+    predictions = rows[0].run.predictions
+    best = np.stack([row.run.predictions.mean_scores.argmax(axis=1) for row in rows])  # (heads, N)
     right = best == predictions.labels[None, :]
     share = right.mean(axis=0)
     links = _Links(manifest, folder)
@@ -105,7 +105,7 @@ def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = 
         if label in seen_labels or clip_id not in links.clips:
             continue
         seen_labels.add(label)
-        images, fault = frames_of(manifest.locate(links.clips[clip_id]), view_config_of(rows[0].cell))
+        images, fault = frames_of(manifest.locate(links.clips[clip_id]), view_config_of(rows[0].run))
         sheets.append(
             ContactSheet(
                 links.to(clip_id),
@@ -137,11 +137,11 @@ class _Links:
         return ClipLink(clip_id, quote(Path(os.path.relpath(file, self._folder)).as_posix()))
 
 
-def view_config_of(cell: Cell) -> ViewConfig:
+def view_config_of(run: RunResult) -> ViewConfig:
     """Return how a row saw its clips; by the default choices where its metrics name the recipe alone."""
-    recipe = cell.metrics["recipe"]
+    recipe = run.metrics["recipe"]
     frames = recipe.get("frames", {}) if isinstance(recipe, Mapping) else {}
-    return ViewConfig(cell.num_segments, SamplingConfig(**frames))
+    return ViewConfig(run.num_segments, SamplingConfig(**frames))
 
 
 def frames_of(location: str, config: ViewConfig) -> tuple[tuple[str, ...], str | None]:

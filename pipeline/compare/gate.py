@@ -20,7 +20,7 @@ from dvc.scm import RevError, SCMError
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics as evaluation_metrics
-from pipeline.evaluation.result_reader import Cell, Predictions, read_predictions_text, with_splits
+from pipeline.evaluation.result_reader import Predictions, RunResult, read_predictions_text, with_splits
 from pipeline.evaluation.result_writer import METRICS_FILE, PREDICTIONS_FILE
 from pipeline.evaluation.statistics import Interval, paired_difference
 
@@ -152,7 +152,7 @@ class GateReport:
 
 
 def compare_with_revision(
-    cells: Sequence[Cell], places: Iterable[Path | str], revision: str, max_drop: float | None = None
+    cells: Sequence[RunResult], places: Iterable[Path | str], revision: str, max_drop: float | None = None
 ) -> GateReport:
     """The cells here against those that `revision` has in the same folders.
 

@@ -25,7 +25,7 @@ from pipeline.compare.comparison import Comparison, Group, Row
 from pipeline.compare.labels import place_labels
 from pipeline.compare.paper import RankAgreement
 from pipeline.compare.table import count_text
-from pipeline.evaluation.result_reader import Cell
+from pipeline.evaluation.result_reader import RunResult
 from pipeline.files import write_text, written_aside
 
 WIDTH_INCHES = 4.1
@@ -117,9 +117,9 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
     return figure
 
 
-def training_curves(cell: Cell, palette: Palette = LIGHT) -> Figure | None:
+def training_curves(run: RunResult, palette: Palette = LIGHT) -> Figure | None:
     """Validation top-1 and both losses by epoch, the mean over seeds; None where no epoch was trained."""
-    history = cell.history
+    history = run.history
     if history is None or history.empty or "epoch" not in history:
         return None
     by_epoch: pd.DataFrame = history.groupby("epoch").mean(numeric_only=True)
@@ -150,7 +150,7 @@ def training_curves(cell: Cell, palette: Palette = LIGHT) -> Figure | None:
 
 def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     """How the clips of each class were classified, in percent of the class: the diagonal is right."""
-    predictions = row.cell.predictions
+    predictions = row.run.predictions
     matrix = predictions.confusion()
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
@@ -200,7 +200,7 @@ def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
                 axes.plot([values[probe]], [place], marker=marker, color=palette.second, markersize=5, zorder=3,
                           markerfacecolor=palette.surface)  # fmt: skip
         axes.plot([row.top1.value], [place], marker="o", color=palette.main, markersize=6.5, zorder=4)
-    chance = 100 / len(rows[0].cell.predictions.classes)
+    chance = 100 / len(rows[0].run.predictions.classes)
     axes.axvline(chance, color=palette.muted, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_xlim(-2, 102)
@@ -219,11 +219,11 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
     """Our top-1 of each head against that of the paper: a rising cloud is the same order of heads."""
     figure, axes = _figure(palette, WIDTH_INCHES, 3.6)
     points = [
-        (agreement.column.accuracies[row.cell.head], row.top1.value, row.label)
+        (agreement.column.accuracies[row.run.head], row.top1.value, row.label)
         for row in group.rows
-        if not row.cell.is_finetuned
-        and row.cell.recipe == agreement.recipe
-        and row.cell.head in agreement.column.accuracies
+        if not row.run.is_finetuned
+        and row.run.recipe == agreement.recipe
+        and row.run.head in agreement.column.accuracies
     ]
     axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "o", color=palette.main, markersize=6, zorder=3)
     axes.margins(x=0.2, y=0.1)
@@ -236,7 +236,7 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
 def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
     """Write the plots of each group as PNG and SVG, without anything measured in time; return the paths.
 
-    Those of single cells are in the report, and `dvc plots show` draws them from each cell's own files.
+    Those of single runs are in the report, and `dvc plots show` draws them from each run's own files.
     """
     figures: dict[str, Figure | None] = {}
     for index, group in enumerate(comparison.groups):

@@ -18,7 +18,7 @@ from pipeline.compare.comparison import Comparison, Group, PairTest, Row
 from pipeline.compare.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.compare.gate import GateReport
 from pipeline.compare.table import Column, legend_of, marked_label, points_text, remarks_of, used_columns
-from pipeline.evaluation.result_reader import Cell
+from pipeline.evaluation.result_reader import RunResult
 from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
@@ -32,7 +32,7 @@ _MARKER_NAMES = {getattr(_MARKERS, name): f"var(--{name})" for name in vars(_MAR
 
 @dataclass(frozen=True)
 class HeadPage:
-    """What the report shows of one cell."""
+    """What the report shows of one run."""
 
     row: Row
     anchor: str
@@ -109,7 +109,7 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
         (agreement.sentence(), inline_svg(plots.against_paper(group, agreement, _MARKERS), f"paper-{index}-{number}"))
         for number, agreement in enumerate(group.agreements)
     ]
-    settings = [_settings(row.cell) for row in group.rows]
+    settings = [_settings(row.run) for row in group.rows]
     shared = {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
     return GroupPage(
         group=group,
@@ -138,24 +138,24 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
 
 
 def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest | None, folder: Path) -> HeadPage:
-    curves = plots.training_curves(row.cell, _MARKERS)
+    curves = plots.training_curves(row.run, _MARKERS)
     return HeadPage(
         row=row,
         anchor=f"head-{name}",
         curves=None if curves is None else inline_svg(curves, f"curves-{name}"),
         confusion=inline_svg(plots.confusion(row, _MARKERS), f"confusion-{name}"),
-        confused=most_confused(row.cell.predictions, manifest, folder),
+        confused=most_confused(row.run.predictions, manifest, folder),
         settings=settings,
     )
 
 
-def _settings(cell: Cell) -> dict[str, str]:
+def _settings(run: RunResult) -> dict[str, str]:
     """Where a row comes from: every value of metrics.json that is not a result, by its dotted name."""
     results = {"report", "select", "probes", "ece", "start"}
-    metrics = {key: value for key, value in cell.metrics.items() if key not in results}
-    values = {"folder": str(cell.folder), **dict(_flat(metrics))}
-    if cell.metrics.get("ece") is not None:
-        values["calibration error (ECE)"] = f"{float(cell.metrics['ece']):.2f} %"
+    metrics = {key: value for key, value in run.metrics.items() if key not in results}
+    values = {"folder": str(run.folder), **dict(_flat(metrics))}
+    if run.metrics.get("ece") is not None:
+        values["calibration error (ECE)"] = f"{float(run.metrics['ece']):.2f} %"
     return values
 
 

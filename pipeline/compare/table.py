@@ -42,7 +42,7 @@ COLUMNS = (
     Column("params", lambda row: count_text(row.complexity.parameters if row.complexity else None), 1),
     Column("MACs", lambda row: count_text(row.complexity.macs if row.complexity else None), 1),
     Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
-    Column("selected on", lambda row: row.cell.selected_on, 7, align="<"),
+    Column("selected on", lambda row: row.run.selected_on, 7, align="<"),
     Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
     *(_metric_column(name, priority) for priority, name in enumerate(OTHER_SHARES, start=4)),
     Column("pairs", lambda row: "" if row.pairs is None else f"{row.pairs.value:.1f}", 2),
@@ -84,7 +84,7 @@ def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int 
 
 def marked_label(row: Row) -> str:
     """The row's label, with a mark where the reported clips selected the epoch."""
-    return f"{row.label} {SELECTED_ON_REPORTED_MARK}" if row.cell.is_selected_on_reported else row.label
+    return f"{row.label} {SELECTED_ON_REPORTED_MARK}" if row.run.is_selected_on_reported else row.label
 
 
 def interval_text(interval: Interval) -> str:
@@ -160,14 +160,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "groups": [
             {
                 "backbone": group.backbone,
-                "weights": dict(group.rows[0].cell.metrics["weights"]),
+                "weights": dict(group.rows[0].run.metrics["weights"]),
                 "num_segments": group.num_segments,
                 "verdict": group.verdict(),
                 "rows": [_record(row) for row in group.rows],
                 "tests": [
                     {
-                        "a": test.a.cell.name,
-                        "b": test.b.cell.name,
+                        "a": test.a.run.name,
+                        "b": test.b.run.name,
                         "points": _rounded(test.difference.points.value),
                         "low": _rounded(test.difference.points.low),
                         "high": _rounded(test.difference.points.high),
@@ -195,9 +195,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def measured_json(comparison: Comparison) -> dict[str, Any]:
-    """What was measured on this machine for each cell: never the same twice, so kept apart from the rest."""
+    """What was measured on this machine for each run: never the same twice, so kept apart from the rest."""
     return {
-        row.cell.name: {
+        row.run.name: {
             "latency_ms": None if row.cost is None else row.cost.latency_ms,
             "memory_bytes": None if row.cost is None else row.cost.memory_bytes,
             "time_share_percent": row.time_share,
@@ -208,7 +208,7 @@ def measured_json(comparison: Comparison) -> dict[str, Any]:
 
 def remarks_of(group: Group) -> list[str]:
     """What may be said about a group, one sentence each."""
-    failed = sorted({int(row.cell.metrics.get("num_failed") or 0) for row in group.rows} - {0})
+    failed = sorted({int(row.run.metrics.get("num_failed") or 0) for row in group.rows} - {0})
     remarks = [group.verdict()]
     front = [
         f"{row.label}: {row.top1.value:.1f} % for {count_text(row.complexity.macs)}"
@@ -218,7 +218,7 @@ def remarks_of(group: Group) -> list[str]:
     if len(front) > 1:
         remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
-    if any(row.cell.is_selected_on_reported for row in group.rows):
+    if any(row.run.is_selected_on_reported for row in group.rows):
         remarks.append(SELECTED_ON_REPORTED_NOTE)
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
@@ -271,24 +271,24 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    cell, complexity = row.cell, row.complexity
+    run, complexity = row.run, row.complexity
     return {
-        "cell": cell.name,
-        "backbone": cell.backbone,
-        "weights": cell.weights,
-        "head": cell.head,
-        "trained": "end to end" if cell.is_finetuned else "head",
-        "recipe": cell.recipe,
-        "num_segments": cell.num_segments,
+        "cell": run.name,
+        "backbone": run.backbone,
+        "weights": run.weights,
+        "head": run.head,
+        "trained": "end to end" if run.is_finetuned else "head",
+        "recipe": run.recipe,
+        "num_segments": run.num_segments,
         "maps": complexity.maps if complexity else None,
         "parameters": complexity.parameters if complexity else None,
         "macs": complexity.macs if complexity else None,
         "num_seeds": len(row.top1_of_seeds),
-        "selected_on": cell.selected_on,
-        "reported_on": cell.reported_on,
-        "selected_on_reported": cell.is_selected_on_reported,
-        "num_report": len(cell.predictions.clip_ids),
-        "num_failed": cell.metrics.get("num_failed"),
+        "selected_on": run.selected_on,
+        "reported_on": run.reported_on,
+        "selected_on_reported": run.is_selected_on_reported,
+        "num_report": len(run.predictions.clip_ids),
+        "num_failed": run.metrics.get("num_failed"),
         "top1": _rounded(row.top1.value),
         "top1_low": _rounded(row.top1.low),
         "top1_high": _rounded(row.top1.high),
@@ -298,7 +298,7 @@ def _record(row: Row) -> dict[str, Any]:
         "pairs_low": _rounded(row.pairs.low) if row.pairs else None,
         "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
         **{f"{probe}_drop": _rounded(row.probe_drops.get(probe)) for probe in ("shuffled", "reversed", "repeated")},
-        "ece": _rounded(cell.metrics.get("ece")),
+        "ece": _rounded(run.metrics.get("ece")),
         "paper_top1": row.paper_top1,
     }
 

@@ -1,6 +1,6 @@
-"""Result folders -> cells: one fitted head each, with its metrics recomputed from its per-clip predictions.
+"""Result folders -> runs: one fitted head each, with its metrics recomputed from its per-clip predictions.
 
-A cell is a folder `<stage>/<backbone>-<head>` with `metrics.json`, `predictions.csv`, `history.csv` and, where it was
+A run is a folder `<stage>/<backbone>-<head>` with `metrics.json`, `predictions.csv`, `history.csv` and, where it was
 fitted on this machine, `timing.json` and `model.safetensors`. The predictions are the ground: an accuracy that
 `metrics.json` states otherwise is an error, since one of the two files then belongs to another run.
 """
@@ -58,7 +58,7 @@ class Predictions:
 
     @cached_property
     def clips_digest(self) -> str:
-        """The same for two cells exactly when they were scored on the same clips with the same labels."""
+        """The same for two runs exactly when they were scored on the same clips with the same labels."""
         digest = hashlib.sha256()
         for clip_id, label in zip(self.clip_ids, self.labels, strict=True):
             digest.update(f"{clip_id}\0{self.classes[label]}\0".encode())
@@ -79,7 +79,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunResult:
     """One fitted head: what was run, what it said about each clip, and how its training went."""
 
     folder: Path
@@ -169,7 +169,7 @@ def find_runs(places: Iterable[Path | str]) -> list[Path]:
     return list(found.values())
 
 
-def read_run(folder: Path) -> Cell:
+def read_run(folder: Path) -> RunResult:
     """Read one result folder and check its metrics against its predictions.
 
     Raises:
@@ -183,15 +183,15 @@ def read_run(folder: Path) -> Cell:
     if not predictions_path.is_file():
         raise PipelineError(f"{folder} has no {PREDICTIONS_FILE}, from which every accuracy comes. Fit the head again.")
     history_path, timing_path = folder / HISTORY_FILE, folder / TIMING_FILE
-    cell = Cell(
+    run = RunResult(
         folder=folder,
         metrics=metrics,
         predictions=read_predictions(predictions_path, str(predictions_path)),
         history=_read_history(history_path) if history_path.is_file() else None,
         timing=_read_json(timing_path) if timing_path.is_file() else None,
     )
-    _check_against_metrics(cell)
-    return cell
+    _check_against_metrics(run)
+    return run
 
 
 def with_splits(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,12 +300,12 @@ def parse_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _check_against_metrics(cell: Cell) -> None:
-    for name, value in cell.metrics_from_predictions().items():
-        stated = cell.metrics["report"].get(name)
+def _check_against_metrics(run: RunResult) -> None:
+    for name, value in run.metrics_from_predictions().items():
+        stated = run.metrics["report"].get(name)
         if stated is None or abs(float(stated) - value) > TOLERANCE_POINTS:
             raise PipelineError(
-                f"{cell.name}: metrics.json states report.{name} = {stated}, but predictions.csv gives {value:.4f}. "
+                f"{run.name}: metrics.json states report.{name} = {stated}, but predictions.csv gives {value:.4f}. "
                 "The two files are not of the same run; fit the head again."
             )
 

@@ -1,4 +1,4 @@
-"""The result folder of a cell: metrics, history, predictions and confusion without times, and the times apart.
+"""The result folder of a run: metrics, history, predictions and confusion without times, and the times apart.
 
 Every figure in `metrics.json` is computed from the rounded scores of `predictions.csv`.
 """
@@ -73,12 +73,12 @@ class SeedResult:
 
 
 def cell_name(backbone: str, head: str) -> str:
-    """Return the folder of a cell, as DVC's matrix names it: `squeezenet-trn`, `torchvision:resnet18-trn`."""
+    """Return the folder of a run, as DVC's matrix names it: `squeezenet-trn`, `torchvision:resnet18-trn`."""
     return f"{backbone}-{head}"
 
 
 def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
-    """Compute `report`, `select`, `probes` and `ece` of a cell: means over its seeds, and the interval of its top-1.
+    """Compute `report`, `select`, `probes` and `ece` of a run: means over its seeds, and the interval of its top-1.
 
     `report` has the figures of the reported clips. `select` has those that selected the epoch, where other clips did.
     `top1_std` is over the seeds (n - 1 in the denominator; there with several seeds only). `top1_low` and `top1_high`
@@ -114,7 +114,7 @@ def write_results(
     results: Sequence[SeedResult],
     timing: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the files of a cell but its model, `metrics.json` last of those in Git, and return the metrics.
+    """Write the files of a run but its model, `metrics.json` last of those in Git, and return the metrics.
 
     `about` comes first in the metrics: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
     num_train, num_failed, ….
@@ -139,7 +139,7 @@ def write_results(
 
 
 def read_finished(folder: Path, digest: str) -> dict[str, Any] | None:
-    """The metrics of a cell that was finished under the same digest of settings and is whole; None otherwise."""
+    """The metrics of a run that was finished under the same digest of settings and is whole; None otherwise."""
     names = (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE, TIMING_FILE, MODEL_FILE)
     if not all((folder / name).is_file() for name in names):
         return None
@@ -206,6 +206,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        # A file that cannot be read belongs to no finished cell; it is written again.
+        # A file that cannot be read belongs to no finished run; it is written again.
         return {}
     return values if isinstance(values, dict) else {}

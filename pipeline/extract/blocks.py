@@ -81,7 +81,7 @@ def _plan_block(
     wanted = views_of(rows[0].split, 0 if store.settings.frames == "all" else num_draws)
     if record is None:
         return BlockJob(block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), ())
-    times = read_times(store.place.get(layout.times_key(block)))
+    times = read_times(store.objects.get(layout.times_key(block)))
     known = {clip.offset: clip._replace(modified_ns=times.get(clip.offset, clip.modified_ns)) for clip in record.clips}
     every = (*record.views, *(view for view in wanted if view not in record.views))
     listed = {row.row % store.block_clips for row in rows}
@@ -106,7 +106,7 @@ def _plan_block(
         else:
             clips.append(_job(store, row, location_of, missing))
     if is_touched:
-        store.place.put(layout.times_key(block), write_times(known.values()))
+        store.objects.put(layout.times_key(block), write_times(known.values()))
     if not clips:
         return None
     views = tuple(view for view in every if any(view in clip.views for clip in clips))

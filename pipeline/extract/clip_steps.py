@@ -16,7 +16,7 @@ from pipeline.extract.compute import Compute
 from pipeline.extract.forward import BackboneRunner, Pending
 from pipeline.extract.provenance import digest_of, state_of
 from pipeline.store.layout import TEST_VIEW, row_dtype
-from pipeline.store.places import Phase
+from pipeline.store.object_store import Phase
 from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.settings import StoreSettings
 from pipeline.video.crops import centre_crop
@@ -97,9 +97,9 @@ class FeatureExtractor:
 
     def features(self, clip: ClipJob) -> ClipFeatures:
         """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
-        return self.finished(self.begun(self.rendered(clip)))
+        return self.collect(self.submit(self.decode(clip)))
 
-    def rendered(self, clip: ClipJob) -> DecodedClip:
+    def decode(self, clip: ClipJob) -> DecodedClip:
         """The first step: the pixels of all views from one decode, in pinned memory for a GPU. Any thread."""
         state = state_of(clip.location)
         record = ClipRecord(clip.offset, clip.clip_id, clip.label, DONE, state.size, "", state.modified_ns)
@@ -125,20 +125,20 @@ class FeatureExtractor:
         except ClipError as error:
             return DecodedClip(_failed(record, error, clip))
 
-    def begun(self, clip: DecodedClip) -> PendingClip:
+    def submit(self, clip: DecodedClip) -> PendingClip:
         """The second step: into the backbone. One thread."""
         if clip.record.status == DONE:
             self._on_phase("forward", clip.record.clip_id)
         keep_maps = "spatial" in self.settings.maps
         return PendingClip(
-            clip.record, clip.views, tuple(self._forward.begin(pixels, keep_maps) for pixels in clip.pixels)
+            clip.record, clip.views, tuple(self._forward.submit(pixels, keep_maps) for pixels in clip.pixels)
         )
 
-    def finished(self, clip: PendingClip) -> ClipFeatures:
+    def collect(self, clip: PendingClip) -> ClipFeatures:
         """The third step: out of the backbone, each view by itself again. Any thread."""
         found = ClipFeatures(clip.record)
         try:
-            arrays = [pending.wait() for pending in clip.pending]
+            arrays = [pending.result() for pending in clip.pending]
         except ClipError as error:
             return ClipFeatures(_failed(clip.record, error))
         if self._joins_views and clip.views:

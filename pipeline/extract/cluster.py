@@ -33,7 +33,7 @@ from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress
 from pipeline.extract.worker import BlockResult, Worker, record_block_failure
 from pipeline.store.locks import worker_lock
-from pipeline.store.places import Phase, no_phase
+from pipeline.store.object_store import Phase, no_phase
 
 SECONDS_TO_CONNECT = 20
 SECONDS_BETWEEN_LOOKS = 5
@@ -83,15 +83,15 @@ class ExtractionPlugin(WorkerPlugin):
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
             worker = self._built()
-            with worker_lock(worker.place):
+            with worker_lock(worker.objects):
                 return worker.run(job)
 
-    def agrees(self, job: BlockJob) -> bool:
+    def matches_store(self, job: BlockJob) -> bool:
         """Return whether a finished clip agrees with the features in the store."""
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
-            return self._built().agrees(job)
+            return self._built().matches_store(job)
 
     def _built(self) -> Worker:
         if self._worker is None:
@@ -142,7 +142,7 @@ class DaskEngine(Engine):
                 ) from error
             self._client.register_plugin(ExtractionPlugin(self._name, self._setup, self._on_phase))
             if self._scheduler is not None:
-                stack.callback(self._leave)
+                stack.callback(self._unregister_plugin)
                 self._wait_for_a_worker()
             self._stack = stack.pop_all()
         return self
@@ -150,7 +150,7 @@ class DaskEngine(Engine):
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _leave(self) -> None:
+    def _unregister_plugin(self) -> None:
         """Have the workers of a cluster that stays forget this run's backbone."""
         if self.client.status == "running":
             with suppress(OSError):
@@ -255,4 +255,4 @@ def _run_block(name: str, job: BlockJob) -> BlockResult:
 
 
 def _agrees(name: str, job: BlockJob) -> bool:
-    return _plugin(name).agrees(job)
+    return _plugin(name).matches_store(job)

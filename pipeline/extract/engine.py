@@ -16,7 +16,7 @@ from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.worker import BlockResult, ComputedClip, Worker
 from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
-from pipeline.store.places import Phase, no_phase
+from pipeline.store.object_store import Phase, no_phase
 from pipeline.store.record import FAILED, ClipRecord
 
 
@@ -107,10 +107,10 @@ class LocalEngine(Engine):
         return Worker(self._setup, self._on_phase)
 
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
-        return [job.clips[0].clip_id for job in samples if not self._worker.agrees(job)]
+        return [job.clips[0].clip_id for job in samples if not self._worker.matches_store(job)]
 
     def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
         # Closed here and now, also after an error: threads that decode ahead end with it.
-        with worker_lock(self._worker.place), closing(self._worker.run_all(jobs, tally.add_clip)) as results:
+        with worker_lock(self._worker.objects), closing(self._worker.run_all(jobs, tally.add_clip)) as results:
             for result in results:
                 tally.add_block(result)

@@ -28,11 +28,11 @@ from pipeline.settings.extract import ExtractSettings
 from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import Phase, no_phase, open_object_store, path_from
+from pipeline.store.object_store import Phase, no_phase, open_object_store, path_from
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
-from pipeline.store.verify import Damage, find_damage, forget_damaged
-from pipeline.store.writer import TRAIN_SPLIT, WantedClip, assign_rows, default_block_clips, ensure_views, forget
+from pipeline.store.verify import Corruption, delete_damaged_records, find_corruption
+from pipeline.store.writer import TRAIN_SPLIT, WantedClip, assign_rows, default_block_clips, delete_record, ensure_views
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
 from pipeline.video.render import render
@@ -65,36 +65,36 @@ def extract_features(
     location: str,
     request: ExtractSettings,
     on_phase: Phase = no_phase,
-    damage: Sequence[Damage] = (),
+    damage: Sequence[Corruption] = (),
 ) -> ExtractionSummary:
     """Fill a store with the features of a manifest's clips; what it has already is left as it is.
 
-    `damage` is what `find_damage` found in the store and what is therefore to be made anew.
+    `damage` is what `find_corruption` found in the store and what is therefore to be made anew.
 
     Raises:
         PipelineError: another setting than the store's, another writer, too many failed clips, a full disk, or
             finished clips that come out otherwise when they are computed again.
     """
     started_at_seconds = time.monotonic()
-    place = open_object_store(location)
+    objects = open_object_store(location)
     if "://" not in location:
         location = str(Path(location).absolute())
-        place = open_object_store(location)
-    with writer_lock(place):
+        objects = open_object_store(location)
+    with writer_lock(objects):
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
-        is_there = place.get("zarr.json") is not None
+        is_there = objects.get("zarr.json") is not None
         if not is_there:
-            check_location_is_free(place)
-        place.remove_parts()
+            check_location_is_free(objects)
+        objects.remove_parts()
         store = FeatureStore.open(location, "r+") if is_there and not request.rebuild else None
-        setup, said = settle(manifest, location, request, backbone, weights, store)
+        setup, said = resolve_settings(manifest, location, request, backbone, weights, store)
         if store is not None:
-            forget_damaged(store, damage)
+            delete_damaged_records(store, damage)
         else:
             # Nothing is taken away before all that can be wrong with the request has been looked at.
-            remove_store(place)
+            remove_store(objects)
             size = request.block_clips or default_block_clips(len(manifest.clips))
             provenance = {
                 "manifest": path_from(location, manifest.path),
@@ -119,7 +119,7 @@ def extract_features(
         if jobs:
             num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
             # Those of workers that were killed on the way: a finished store has none.
-            place.remove_parts()
+            objects.remove_parts()
         store.reload()
         said += _about_absent(store, manifest)
     return ExtractionSummary(
@@ -138,7 +138,7 @@ def extract_features(
     )
 
 
-def settle(
+def resolve_settings(
     manifest: Manifest,
     location: str,
     request: ExtractSettings,
@@ -229,7 +229,7 @@ def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Se
         asked.append(f"maps={','.join(settings.maps)}")
     if made:
         raise PipelineError(
-            f"The store {store.place.location} was made with {', '.join(made)}, asked for {', '.join(asked)}. "
+            f"The store {store.objects.location} was made with {', '.join(made)}, asked for {', '.join(asked)}. "
             "Extract into another --store, or pass --rebuild."
         )
 
@@ -279,7 +279,7 @@ def _run(
             others = engine.differing(samples)
             if others:
                 raise PipelineError(
-                    f"Clips that the store {store.place.location} has ({', '.join(others)}) come out otherwise when "
+                    f"Clips that the store {store.objects.location} has ({', '.join(others)}) come out otherwise when "
                     "computed again: decoder, torch or transform have changed since. Extract into another --store, "
                     "or pass --rebuild."
                 )
@@ -288,7 +288,7 @@ def _run(
     except KeyboardInterrupt:
         raise PipelineError(
             f"Stopped at {tally.progress.done:,} of {tally.progress.total:,} clips. Finished blocks are in "
-            f"{store.place.location}; run the same command again to go on."
+            f"{store.objects.location}; run the same command again to go on."
         ) from None
 
 
@@ -300,10 +300,10 @@ def _with_samples(
         return jobs, []
     known = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
     samples = [job for job in known if is_there(job.clips[0].location)]
-    damaged = {job.block for job in samples if find_damage(store, [job.block])}
+    damaged = {job.block for job in samples if find_corruption(store, [job.block])}
     if damaged:
         for block in damaged:
-            forget(store.place, block)
+            delete_record(store.objects, block)
         store.reload()
         jobs = plan_blocks(store, manifest, num_draws)
     return jobs, [job for job in samples if job.block not in damaged]

@@ -31,7 +31,7 @@ class Pending:
     maps: Tensor | None
     copied: torch.cuda.Event | None
 
-    def wait(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def result(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The features, once they are there; from any thread.
 
         Shape:
@@ -92,9 +92,9 @@ class BackboneRunner:
         Raises:
             ClipError: a value is beyond float16, or is no number.
         """
-        return self.begin(frames, keep_maps).wait()
+        return self.submit(frames, keep_maps).result()
 
-    def begin(self, frames: Tensor, keep_maps: bool) -> Pending:
+    def submit(self, frames: Tensor, keep_maps: bool) -> Pending:
         """Begin with some frames; on a GPU this returns before they are done.
 
         Shape:

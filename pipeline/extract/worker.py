@@ -24,7 +24,7 @@ from pipeline.extract.provenance import state_of
 from pipeline.prefetch import ahead, executor_of
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.places import Phase, no_phase, open_object_store
+from pipeline.store.object_store import Phase, no_phase, open_object_store
 from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
 from pipeline.store.writer import BlockBuilder, current_record, write_block
 
@@ -62,7 +62,7 @@ class Worker:
         torch.set_num_threads(1)
         self.setup, self.settings = setup, setup.settings
         self.on_phase = on_phase
-        self.place = open_object_store(setup.location)
+        self.objects = open_object_store(setup.location)
         self._steps = FeatureExtractor(setup, on_phase)
         self._num_threads = choose_decode_threads(setup.decode_threads, setup.compute.device)
         # Clips that are decoded and wait, and clips that wait to be compressed, each at most: those that the threads
@@ -92,35 +92,35 @@ class Worker:
         """
         clips = (clip for job in jobs for clip in job.clips)
         with executor_of(self._num_threads) as executor:
-            rendered = ahead(executor, self._steps.rendered, clips, self._num_ahead)
-            blocks = (self._computed(job, rendered, executor, on_clip) for job in jobs)
-            yield from ahead(executor, self._written, blocks, min(self._num_ahead, 2))
+            rendered = ahead(executor, self._steps.decode, clips, self._num_ahead)
+            blocks = (self._compute_block(job, rendered, executor, on_clip) for job in jobs)
+            yield from ahead(executor, self._write_block, blocks, min(self._num_ahead, 2))
 
-    def _computed(
+    def _compute_block(
         self,
         job: BlockJob,
         rendered: Iterator[DecodedClip],
         executor: Executor,
         on_clip: Callable[[ComputedClip], None],
     ) -> ComputedBlock:
-        before = current_record(self.place, job.block)
+        before = current_record(self.objects, job.block)
         builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views)
         if before is not None:
             computed = {clip.offset: clip.views for clip in job.clips}
             done = [clip.offset for clip in before.clips if clip.status == DONE]
             for view in job.views:
                 # A view that is written anew keeps the rows of the clips that are not computed in it.
-                builder.copy_rows(self.place, before, view, [at for at in done if view not in computed.get(at, ())])
+                builder.copy_rows(self.objects, before, view, [at for at in done if view not in computed.get(at, ())])
         clips = []
-        begun = map(self._steps.begun, islice(rendered, job.num_clips))
-        for clip in ahead(executor, partial(self._added, builder), begun, self._num_ahead):
+        begun = map(self._steps.submit, islice(rendered, job.num_clips))
+        for clip in ahead(executor, partial(self._add_clip, builder), begun, self._num_ahead):
             clips.append(clip)
             on_clip(clip)
         return ComputedBlock(job, builder, tuple(clips), before)
 
-    def _added(self, builder: BlockBuilder, clip: PendingClip) -> ComputedClip:
+    def _add_clip(self, builder: BlockBuilder, clip: PendingClip) -> ComputedClip:
         """Compress the features of a clip into its block."""
-        features = self._steps.finished(clip)
+        features = self._steps.collect(clip)
         at = features.record.offset
         if features.record.status != DONE:
             builder.drop(at)
@@ -132,13 +132,13 @@ class Worker:
                 builder.add(at, view, pooled, features.spatial[view], features.sampling[view])
         return ComputedClip(features.record, sum(len(pooled) for pooled in features.pooled.values()))
 
-    def _written(self, block: ComputedBlock) -> BlockResult:
+    def _write_block(self, block: ComputedBlock) -> BlockResult:
         clips = sorted((*block.job.kept, *(clip.record for clip in block.clips)))
-        record = write_block(self.place, block.builder, clips, block.before, self.on_phase)
+        record = write_block(self.objects, block.builder, clips, block.before, self.on_phase)
         grown = record.num_bytes - (block.before.num_bytes if block.before else 0)
         return BlockResult(block.clips, grown)
 
-    def agrees(self, job: BlockJob, tolerance: float = 0.0) -> bool:
+    def matches_store(self, job: BlockJob, tolerance: float = 0.0) -> bool:
         """Whether the clip of a job of one clip agrees with the features in the store.
 
         Without a `tolerance` bit by bit: everything that may change a bit is in the store's settings. With one,
@@ -166,8 +166,8 @@ class Worker:
 
 def record_block_failure(setup: WorkerConfig, job: BlockJob, reason: str) -> BlockResult:
     """Record the clips of a block as failed, because no worker could compute it; what it had before is kept."""
-    place = open_object_store(setup.location)
-    before = current_record(place, job.block)
+    objects = open_object_store(setup.location)
+    before = current_record(objects, job.block)
     computed = []
     for clip in job.clips:
         state = state_of(clip.location)
@@ -175,7 +175,7 @@ def record_block_failure(setup: WorkerConfig, job: BlockJob, reason: str) -> Blo
         computed.append(ClipRecord(*known, kind=KILLED_WORKER, reason=reason))
     records = {clip.offset: clip for clip in (*job.kept, *computed)}
     builder = BlockBuilder(setup.settings, job.block, setup.block_clips, () if before else job.views)
-    write_block(place, builder, [records[offset] for offset in sorted(records)], before)
+    write_block(objects, builder, [records[offset] for offset in sorted(records)], before)
     return BlockResult(tuple(ComputedClip(clip, 0) for clip in computed), 0)
 
 

@@ -37,11 +37,11 @@ class World:
         """Whether this process writes the files and talks to the user."""
         return self.rank == 0
 
-    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's share: every item belongs to exactly one process, and none is there twice."""
         return items[self.rank :: self.size]
 
-    def summed(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum of a CPU tensor over all processes."""
         if self.size == 1:
             return values
@@ -49,17 +49,17 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Plain data of each process, the same list in all of them; it travels as JSON."""
         if self.size == 1:
             return [value]
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(text)
-        lengths = self.summed(lengths)
+        lengths = self.all_reduce(lengths)
         table = torch.zeros((self.size, int(lengths.max())), dtype=torch.uint8)
         table[self.rank, : len(text)] = text
-        table = self.summed(table)
+        table = self.all_reduce(table)
         return [json.loads(bytes(row[:length].tolist())) for row, length in zip(table, lengths.tolist(), strict=True)]
 
     def average_norms(self, module: nn.Module) -> None:
@@ -77,7 +77,7 @@ class World:
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
 
-    def wrapped(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model as all processes train it: after each backward pass they have the mean of their gradients."""
         if self.size == 1:
             return model

@@ -52,7 +52,7 @@ def score_clips(
     Raises:
         PipelineError: not one clip could be decoded, or a score is not a finite number.
     """
-    requests = world.part([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
+    requests = world.shard([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
     num_classes = network.classifier.spec.num_classes
     # (1 + probes, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
     table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
@@ -77,9 +77,9 @@ def score_clips(
             if progress is not None:
                 progress.advance(len(samples))
     network.train(was_training)
-    table = world.summed(torch.from_numpy(table)).numpy()
-    found = world.summed(torch.from_numpy(is_found)).numpy() > 0
-    every_fault = [Fault(*fault) for faults_of_one in world.gathered(faults) for fault in faults_of_one]
+    table = world.all_reduce(torch.from_numpy(table)).numpy()
+    found = world.all_reduce(torch.from_numpy(is_found)).numpy() > 0
+    every_fault = [Fault(*fault) for faults_of_one in world.all_gather(faults) for fault in faults_of_one]
     if not found.any():
         example = f" The first: '{every_fault[0].clip_id}', {every_fault[0].reason}" if every_fault else ""
         raise PipelineError(

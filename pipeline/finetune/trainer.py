@@ -91,7 +91,7 @@ class Finetuner:
                 "clip_scope=all lets the gradients of untrained parameters pile up, which float16 with its scaled loss "
                 "cannot do. Pass --precision float32, or --clip-scope trained."
             )
-        self.trained = world.wrapped(self.network, self.device)
+        self.trained = world.wrap_ddp(self.network, self.device)
         self.class_weights = self._class_weights()
         # On this side too: a look at the device's copy would wait for all that the device has to do.
         self.weight_of_label: list[float] = self.class_weights.tolist()
@@ -142,7 +142,7 @@ class Finetuner:
         size = self._part_size()
         if self.device.type == "cpu":
             size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
-        with self._progress("scoring", len(self.world.part(clips))) as progress, self._memory_explained():
+        with self._progress("scoring", len(self.world.shard(clips))) as progress, self._memory_explained():
             return score_clips(
                 self.network,
                 clips,
@@ -228,7 +228,7 @@ class Finetuner:
         size = self.choices.batch_size
         order = np.random.default_rng([self.training_plan.seed, self.epoch]).permutation(len(self.data.train)).tolist()
         steps = range(self.sums.step, self.steps_per_epoch)
-        own = {step: self.world.part(order[step * size : (step + 1) * size]) for step in steps}
+        own = {step: self.world.shard(order[step * size : (step + 1) * size]) for step in steps}
         requests = (SampleRequest(self.data.train[index], self.epoch) for step in steps for index in own[step])
         stream = self.loader.samples(requests, self.data.samples)
         set_training_mode(self.classifier, self.choices)
@@ -265,10 +265,10 @@ class Finetuner:
         faults = [sample.fault for sample in samples if sample.fault is not None]
         weight = sum(self.weight_of_label[sample.label] for sample in sound)
         asks = is_due and self.world.is_main
-        figures = self.world.summed(torch.tensor([weight, len(sound), len(faults), asks], dtype=torch.float64))
+        figures = self.world.all_reduce(torch.tensor([weight, len(sound), len(faults), asks], dtype=torch.float64))
         total_weight, num_sound, num_faults, is_agreed = figures.tolist()
         if num_faults:
-            found = [Fault(*fault) for faults_of_one in self.world.gathered(faults) for fault in faults_of_one]
+            found = [Fault(*fault) for faults_of_one in self.world.all_gather(faults) for fault in faults_of_one]
             self.faults.add("train", found, self.training_plan.max_failed)
         if num_sound == 0 or total_weight == 0:
             return bool(is_agreed)
@@ -348,7 +348,7 @@ class Finetuner:
 
     def _summed_sums(self) -> EpochSums:
         own = [self.sums.loss, self.sums.weight, self.sums.num_right, self.sums.num_seen]
-        loss, weight, num_right, num_seen = self.world.summed(torch.tensor(own, dtype=torch.float64)).tolist()
+        loss, weight, num_right, num_seen = self.world.all_reduce(torch.tensor(own, dtype=torch.float64)).tolist()
         return EpochSums(self.sums.step, loss, weight, int(num_right), int(num_seen))
 
     def _write_checkpoint(self) -> None:

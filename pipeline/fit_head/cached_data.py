@@ -10,7 +10,7 @@ from pipeline.evaluation.selection import DEV, TRAIN, SplitPlan, plan_splits
 from pipeline.fit_head.features import (
     TEST_VIEW,
     Announce,
-    ClipFeatures,
+    FeatureDataset,
     FeatureSource,
     FrameFeatures,
     done_rows,
@@ -48,7 +48,7 @@ class CachedData:
         self.has_all_frames = source.settings.frames == "all"
         self.num_segments = self._choose_segments(num_segments)
         self.views = self._choose_views(num_views)
-        self._loaded: dict[tuple[str, str, frozenset[str]], ClipFeatures] = {}
+        self._loaded: dict[tuple[str, str, frozenset[str]], FeatureDataset] = {}
         self._plans: dict[tuple[str, float, int], SplitPlan] = {}
 
     def of(self, maps: str, recipe: Recipe) -> HeadDataset:
@@ -83,7 +83,7 @@ class CachedData:
             self._plans[key] = plan_splits(self.source.table(), choices, "The store")
         return self._plans[key]
 
-    def _part(self, part: str, maps: str, plan: SplitPlan, choices: SamplingConfig) -> ClipFeatures:
+    def _part(self, part: str, maps: str, plan: SplitPlan, choices: SamplingConfig) -> FeatureDataset:
         # Clips that are held out belong to the training clips alone: other parts are the same under every plan.
         key = (part, maps, plan.dev_ids if part in (TRAIN, DEV) else frozenset())
         if key not in self._loaded:
@@ -172,7 +172,7 @@ class CachedData:
             "--maps pooled,spatial into another --store."
         )
 
-    def _load(self, part: str, maps: str, plan: SplitPlan) -> ClipFeatures:
+    def _load(self, part: str, maps: str, plan: SplitPlan) -> FeatureDataset:
         wanted = plan.clips_of(part, self.source.table())
         if self.has_all_frames:
             rows = done_rows(wanted, part, None)

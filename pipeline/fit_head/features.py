@@ -56,7 +56,7 @@ class FeatureSource(Protocol):
     def iterate_frames(self, rows: Any) -> Iterator[NDArray[np.float16]]: ...
 
 
-class Draw(NamedTuple):
+class SampleOrder(NamedTuple):
     """Clips in the order in which they are seen, and how.
 
     Shape:
@@ -68,9 +68,9 @@ class Draw(NamedTuple):
     views: Integers
     frames: Integers | None = None
 
-    def part(self, start: int, stop: int) -> Draw:
+    def part(self, start: int, stop: int) -> SampleOrder:
         frames = None if self.frames is None else self.frames[start:stop]
-        return Draw(self.clips[start:stop], self.views[start:stop], frames)
+        return SampleOrder(self.clips[start:stop], self.views[start:stop], frames)
 
 
 class Batch(NamedTuple):
@@ -92,7 +92,7 @@ class SplitRows:
         return np.array([clip.row for clip in self.clips], dtype=np.int64)
 
 
-class ClipFeatures(ABC):
+class FeatureDataset(ABC):
     """Features of the labelled clips of one split, from several views.
 
     Shape:
@@ -113,21 +113,21 @@ class ClipFeatures(ABC):
     def num_views(self) -> int:
         return len(self.labels)
 
-    def shuffled_order(self, seed: int, epoch: int) -> Draw:
+    def shuffled_order(self, seed: int, epoch: int) -> SampleOrder:
         """Return every clip once, in an order and with views that follow from seed and epoch alone."""
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
-        return Draw(clips, generator.integers(0, self.num_views, self.num_clips))
+        return SampleOrder(clips, generator.integers(0, self.num_views, self.num_clips))
 
-    def sequential_order(self) -> Draw:
+    def sequential_order(self) -> SampleOrder:
         """Every clip once in the order of the manifest, by its first view."""
-        return Draw(np.arange(self.num_clips), np.zeros(self.num_clips, dtype=np.int64))
+        return SampleOrder(np.arange(self.num_clips), np.zeros(self.num_clips, dtype=np.int64))
 
-    def batch(self, draw: Draw) -> Batch:
+    def batch(self, draw: SampleOrder) -> Batch:
         return Batch(self.gather(draw), torch.from_numpy(self.labels[draw.views, draw.clips]))
 
     @abstractmethod
-    def gather(self, draw: Draw) -> Tensor:
+    def gather(self, draw: SampleOrder) -> Tensor:
         """The features of a draw. Shape: (N, T, C, H, W)."""
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,9 @@ class ClipFeatures(ABC):
         num_values = 0
         for part in np.array_split(chosen, max(1, num_sampled // 32)):
             frames = None if plain.frames is None else plain.frames[part]
-            values = self.gather(Draw(plain.clips[part], plain.views[part], frames)).cpu().double()  # (N, T, C, H, W)
+            values = (
+                self.gather(SampleOrder(plain.clips[part], plain.views[part], frames)).cpu().double()
+            )  # (N, T, C, H, W)
             sums = sums + values.sum(dim=(0, 1, 3, 4))
             squares = squares + values.square().sum(dim=(0, 1, 3, 4))
             num_values += values.numel() // values.shape[2]
@@ -151,19 +153,19 @@ class ClipFeatures(ABC):
         return mean.float(), (squares / num_values - mean.square()).clamp(min=0).sqrt().float()
 
 
-class PooledFeatures(ClipFeatures):
+class PooledFeatures(FeatureDataset):
     """Pooled features of some views in one table. Shape: table: (V, N, T, C) float16."""
 
     def __init__(self, clip_ids: tuple[str, ...], labels: Integers, table: NDArray[np.float16]) -> None:
         super().__init__(clip_ids, labels)
         self.table = torch.from_numpy(table).flatten(0, 1)  # (V·N, T, C)
 
-    def gather(self, draw: Draw) -> Tensor:
+    def gather(self, draw: SampleOrder) -> Tensor:
         rows = torch.from_numpy(draw.views * self.num_clips + draw.clips).to(self.table.device)
         return self.table.index_select(0, rows)[..., None, None]  # (B, T, C, 1, 1)
 
 
-class FrameFeatures(ClipFeatures):
+class FrameFeatures(FeatureDataset):
     """Pooled features of every frame, so that each epoch draws frames anew, for any number of segments.
 
     Shape:
@@ -190,7 +192,7 @@ class FrameFeatures(ClipFeatures):
         other._choices = choices
         return other
 
-    def shuffled_order(self, seed: int, epoch: int) -> Draw:
+    def shuffled_order(self, seed: int, epoch: int) -> SampleOrder:
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
         frames = np.stack(
@@ -199,9 +201,9 @@ class FrameFeatures(ClipFeatures):
                 for clip in clips
             ]
         )
-        return Draw(clips, np.zeros_like(clips), self._starts[clips, None] + frames)
+        return SampleOrder(clips, np.zeros_like(clips), self._starts[clips, None] + frames)
 
-    def sequential_order(self) -> Draw:
+    def sequential_order(self) -> SampleOrder:
         frames = np.stack(
             [
                 test_frame_indices(
@@ -211,9 +213,9 @@ class FrameFeatures(ClipFeatures):
             ]
         )
         clips = np.arange(self.num_clips)
-        return Draw(clips, np.zeros_like(clips), self._starts[:, None] + frames)
+        return SampleOrder(clips, np.zeros_like(clips), self._starts[:, None] + frames)
 
-    def gather(self, draw: Draw) -> Tensor:
+    def gather(self, draw: SampleOrder) -> Tensor:
         assert draw.frames is not None
         rows = torch.from_numpy(draw.frames.reshape(-1)).to(self.table.device)
         frames = self.table.index_select(0, rows).unflatten(0, draw.frames.shape)  # (B, T, C)
@@ -221,7 +223,7 @@ class FrameFeatures(ClipFeatures):
         return features
 
 
-def batches(features: ClipFeatures, draw: Draw, batch_size: int, num_loaders: int = 1) -> Iterator[Batch]:
+def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_loaders: int = 1) -> Iterator[Batch]:
     """The batches of a draw in its order, the last one as long as what is left.
 
     Feature maps are read by `num_loaders` threads, at most `num_loaders + 1` batches ahead.

@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics
 from pipeline.evaluation.result_writer import EpochRecord, SeedResult, Selection
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.features import ClipFeatures, batches
+from pipeline.fit_head.features import FeatureDataset, batches
 from pipeline.fit_head.scoring import probe_scores, score_features
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
@@ -54,9 +54,9 @@ class HeadDataset:
     epoch; the same object as `select` where one split is both.
     """
 
-    train: ClipFeatures
-    select: ClipFeatures
-    report: ClipFeatures
+    train: FeatureDataset
+    select: FeatureDataset
+    report: FeatureDataset
     num_classes: int
     num_segments: int
     in_channels: int
@@ -206,7 +206,7 @@ class _Fit:
                 f"Lower lr (={self.choices.lr:g}) or clip_norm (={self.choices.clip_norm:g})."
             )
 
-    def _scores(self, features: ClipFeatures) -> NDArray[np.float64]:
+    def _scores(self, features: FeatureDataset) -> NDArray[np.float64]:
         try:
             return score_features(self.head, features, self.compute)
         except PipelineError as error:

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import choose_compute
-from pipeline.fit_head.run import Cell
+from pipeline.fit_head.run import HeadRun
 from pipeline.fit_head.workers import FitTask
 from pipeline.heads import HEADS
 from pipeline.recipe import Recipe, named_recipe
@@ -21,7 +21,7 @@ OWN_SETTINGS = ("seeds", "seed", "precision", "threads")
 
 
 def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str], None]) -> list[FitTask]:
-    """List the cells to fit, by recipe and head. Everything that can be refused is refused here, before the first fit.
+    """List the runs to fit, by recipe and head. Everything that can be refused is refused here, before the first fit.
 
     Raises:
         PipelineError: an unknown head or recipe, or one that the store cannot serve.
@@ -33,11 +33,11 @@ def plan_tasks(settings: FitHeadSettings, data: CachedData, say: Callable[[str],
         recipe = named_recipe(chosen).with_overrides(**settings.overrides)
         say(f"{chosen}: {data.plan(recipe.training).sentence()}")
         for name in names:
-            cell = _cell(name, recipe, dict(settings.heads.get(name, {})), common, settings)
-            data.check_recipe(cell.recipe)
+            run = _head_run(name, recipe, dict(settings.heads.get(name, {})), common, settings)
+            data.check_recipe(run.recipe)
             data.check_maps(HEADS[name].reads, name)
             out = settings.out / chosen if len(settings.recipe) > 1 else settings.out
-            tasks.append(FitTask(cell, out, settings.force))
+            tasks.append(FitTask(run, out, settings.force))
     return tasks
 
 
@@ -52,10 +52,12 @@ def _served(names: list[str], data: CachedData, say: Callable[[str], None]) -> l
     return served
 
 
-def _cell(name: str, recipe: Recipe, own: dict[str, Any], common: Mapping[str, Any], settings: FitHeadSettings) -> Cell:
+def _head_run(
+    name: str, recipe: Recipe, own: dict[str, Any], common: Mapping[str, Any], settings: FitHeadSettings
+) -> HeadRun:
     chosen = {**common, **{key: own.pop(key) for key in OWN_SETTINGS if key in own}}
     compute = choose_compute(name, settings.device, chosen["precision"], chosen["threads"], settings.loaders)
     seeds = tuple(range(chosen["seed"], chosen["seed"] + chosen["seeds"]))
     if not seeds:
         raise PipelineError(f"`seeds` (={chosen['seeds']}) must be at least 1.")
-    return Cell(name, recipe.with_overrides(**own), seeds, compute)
+    return HeadRun(name, recipe.with_overrides(**own), seeds, compute)

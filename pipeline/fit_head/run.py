@@ -1,4 +1,4 @@
-"""A cell: one head under one recipe, fitted from one or several seeds, written as a result folder with its model."""
+"""A run: one head under one recipe, fitted from one or several seeds, written as a result folder with its model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHECKPOINT_FOLDER = ".unfinished"
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeadRun:
     """What is fitted."""
 
     head: str
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The metrics of a cell, and whether it was there already."""
+    """The metrics of a run, and whether it was there already."""
 
     metrics: dict[str, Any]
     folder: Path
@@ -53,7 +53,7 @@ class RunOutcome:
 
 
 def run_head(
-    cell: Cell,
+    run: HeadRun,
     data: CachedData,
     backbone: nn.Module,
     out: Path,
@@ -63,7 +63,7 @@ def run_head(
     shows_progress: bool = True,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> RunOutcome:
-    """Fit a cell into its folder below `out`, unless the same was finished there before.
+    """Fit a run into its folder below `out`, unless the same was finished there before.
 
     The model file holds the head of the first seed. A fit that was killed goes on where it was.
 
@@ -71,41 +71,41 @@ def run_head(
         PipelineError: the store cannot serve this head or recipe, or training diverges.
     """
     settings = data.source.settings
-    recipe = data.check_recipe(cell.recipe)
-    cell = dataclasses.replace(cell, recipe=recipe)
-    folder = out / cell_name(settings.backbone, cell.head)
-    digest = _digest(cell, data)
+    recipe = data.check_recipe(run.recipe)
+    run = dataclasses.replace(run, recipe=recipe)
+    folder = out / cell_name(settings.backbone, run.head)
+    digest = _digest(run, data)
     finished = None if force else read_finished(folder, digest)
     if finished is not None:
         return RunOutcome(finished, folder, was_finished=True)
-    head_data = data.of(HEADS[cell.head].reads, recipe)
+    head_data = data.of(HEADS[run.head].reads, recipe)
     plan = data.plan(recipe.training)
     unfinished = folder / CHECKPOINT_FOLDER
     results: list[FitResult] = []
-    for seed in cell.seeds:
+    for seed in run.seeds:
         total = recipe.training.epochs * head_data.train.num_clips
-        with Progress(f"{cell.head}, seed {seed}", total) if shows_progress else nullcontext() as progress:
+        with Progress(f"{run.head}, seed {seed}", total) if shows_progress else nullcontext() as progress:
             result = fit_head(
                 head_data,
-                cell.head,
+                run.head,
                 recipe,
                 seed,
-                cell.compute,
+                run.compute,
                 checkpoint=unfinished / f"seed-{seed}.pt",
                 checkpoint_seconds=checkpoint_seconds,
                 digest=digest,
                 # The parameter groups are the same for every seed: they are said once.
                 watcher=Watcher(
                     line=say,
-                    plan=say if seed == cell.seeds[0] else None,
+                    plan=say if seed == run.seeds[0] else None,
                     clips=progress.advance if progress is not None else _ignore,
                 ),
             )
         results.append(result)
-    save_model(folder / MODEL_FILE, _spec(cell, data, plan, results[0]), results[0].head, backbone)
+    save_model(folder / MODEL_FILE, _spec(run, data, plan, results[0]), results[0].head, backbone)
     about = {
         "stage": STAGE,
-        "head": cell.head,
+        "head": run.head,
         "backbone": settings.backbone,
         "weights": dict(settings.weights),
         "recipe": recipe.as_dict(),
@@ -115,10 +115,10 @@ def run_head(
         "frames": settings.frames,
         "selected_on": plan.selected_on,
         "reported_on": plan.reported_on,
-        "seed": cell.seeds[0],
-        "precision": cell.compute.precision,
-        "threads": cell.compute.threads,
-        "device": cell.compute.device.type,
+        "seed": run.seeds[0],
+        "precision": run.compute.precision,
+        "threads": run.compute.threads,
+        "device": run.compute.device.type,
         "num_train": head_data.train.num_clips,
         "num_failed": data.source.num_failed,
     }
@@ -164,38 +164,38 @@ def _ignore(count: int, note: str | None) -> None:
     """Ignore progress."""
 
 
-def _spec(cell: Cell, data: CachedData, plan: SplitPlan, result: FitResult) -> ModelSpec:
+def _spec(run: HeadRun, data: CachedData, plan: SplitPlan, result: FitResult) -> ModelSpec:
     settings = data.source.settings
     return ModelSpec(
-        head=cell.head,
+        head=run.head,
         backbone=settings.backbone,
         classes=data.source.classes,
         num_segments=data.num_segments,
         in_channels=settings.channels,
         map_size=settings.map_size,
         preprocessing=settings.preprocessing,
-        recipe=cell.recipe.as_dict(),
+        recipe=run.recipe.as_dict(),
         weights=dict(settings.weights),
         seed=result.seed,
         stage=STAGE,
         compute_dtype=settings.compute_dtype,
         selected_on=plan.selected_on,
         reported_on=plan.reported_on,
-        precision=cell.compute.precision,
+        precision=run.compute.precision,
         transform_version=settings.transform_version,
         best_epoch=result.best_epoch,
     )
 
 
-def _digest(cell: Cell, data: CachedData) -> str:
-    """Digest everything that decides the metrics of a cell, the code of the head and of `fit-head` among it."""
-    compute = cell.compute
+def _digest(run: HeadRun, data: CachedData) -> str:
+    """Digest everything that decides the metrics of a run, the code of the head and of `fit-head` among it."""
+    compute = run.compute
     values = {
-        "head": cell.head,
-        "recipe": cell.recipe.as_dict(),
-        "seeds": cell.seeds,
+        "head": run.head,
+        "recipe": run.recipe.as_dict(),
+        "seeds": run.seeds,
         "compute": [str(compute.device), compute.precision, compute.threads],
         "data": data.digest,
-        "code": code_digest((__name__, module_of(HEAD_PLACES[cell.head]))),
+        "code": code_digest((__name__, module_of(HEAD_PLACES[run.head]))),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.evaluation.metrics import round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.features import ClipFeatures, Draw, batches
+from pipeline.fit_head.features import FeatureDataset, SampleOrder, batches
 
 EVALUATION_BATCH = {"pooled": 256, "spatial": 32}
 
@@ -21,9 +21,9 @@ Change = Callable[[Tensor, Sequence[str]], Tensor]
 
 def score_features(
     head: nn.Module,
-    features: ClipFeatures,
+    features: FeatureDataset,
     compute: Compute,
-    draw: Draw | None = None,
+    draw: SampleOrder | None = None,
     change: Change | None = None,
 ) -> NDArray[np.float64]:
     """The scores of every clip, in the order of the manifest or of `draw`, rounded to four decimals.
@@ -49,6 +49,6 @@ def score_features(
     return round_scores(scores)
 
 
-def probe_scores(head: nn.Module, features: ClipFeatures, compute: Compute) -> dict[str, NDArray[np.float64]]:
+def probe_scores(head: nn.Module, features: FeatureDataset, compute: Compute) -> dict[str, NDArray[np.float64]]:
     """The scores under each order probe. Shape: (N, K) each."""
     return {probe: score_features(head, features, compute, change=order_test(probe)) for probe in ORDER_TESTS}

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.fit_head.features import ClipFeatures, Draw, FeatureSource, Integers, SplitRows, unreadable_row
+from pipeline.fit_head.features import FeatureDataset, FeatureSource, Integers, SampleOrder, SplitRows, unreadable_row
 
 MAP_CACHE_BYTES = 4 << 30  # at most
 MAP_CACHE_SHARE = 0.25  # and at most this share of the memory that is free
 
 
-class SpatialFeatures(ClipFeatures):
+class SpatialFeatures(FeatureDataset):
     """Feature maps, read from the store by whichever thread gathers; what fits a budget stays in RAM."""
 
     reads_ahead = True
@@ -25,7 +25,7 @@ class SpatialFeatures(ClipFeatures):
         super().__init__(tuple(clip.clip_id for clip in split.clips), labels)
         self._source, self._views, self._rows, self._cache = source, split.views, split.rows, cache
 
-    def gather(self, draw: Draw) -> Tensor:
+    def gather(self, draw: SampleOrder) -> Tensor:
         maps: Tensor | None = None
         for place, (clip, view) in enumerate(zip(draw.clips, draw.views, strict=True)):
             clip_maps = self._cache.get(self._source, self._views[view], int(self._rows[clip]))

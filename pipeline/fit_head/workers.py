@@ -1,6 +1,6 @@
 """Fit heads in parallel, each in its own process: their matrices are too small to share among cores.
 
-A process opens the store and loads its features itself. Where a cell is fitted does not change its result.
+A process opens the store and loads its features itself. Where a run is fitted does not change its result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.run import Cell, RunOutcome, backbone_of_store, run_head
+from pipeline.fit_head.run import HeadRun, RunOutcome, backbone_of_store, run_head
 from pipeline.store import FeatureStore
 
 
@@ -31,9 +31,9 @@ class StoreRequest:
 
 @dataclass(frozen=True)
 class FitTask:
-    """A cell and the folder below which it is written."""
+    """A run and the folder below which it is written."""
 
-    cell: Cell
+    run: HeadRun
     out: Path
     force: bool = False
 
@@ -49,7 +49,7 @@ class TaskResult:
 
 
 def fit_in_parallel(request: StoreRequest, tasks: Sequence[FitTask], jobs: int) -> Iterator[TaskResult]:
-    """Fit cells in `jobs` processes and yield each as it is done.
+    """Fit runs in `jobs` processes and yield each as it is done.
 
     Raises:
         PipelineError: a process was ended from outside.
@@ -72,13 +72,13 @@ def fit_in_parallel(request: StoreRequest, tasks: Sequence[FitTask], jobs: int) 
 
 
 def fit_here(request: StoreRequest, task: FitTask) -> TaskResult:
-    """Fit one cell in this process, without a progress bar."""
+    """Fit one run in this process, without a progress bar."""
     said: list[str] = []
     try:
         source = FeatureStore.open(request.location)
         data = CachedData(source, request.scratch, said.append, request.num_segments, request.num_views)
         backbone = backbone_of_store(source.settings, request.weights)
-        outcome = run_head(task.cell, data, backbone, task.out, said.append, force=task.force, shows_progress=False)
+        outcome = run_head(task.run, data, backbone, task.out, said.append, force=task.force, shows_progress=False)
     except PipelineError as error:
         return TaskResult(task, None, str(error), tuple(said))
     return TaskResult(task, outcome, "", tuple(said))

@@ -18,7 +18,7 @@ from pipeline.evaluation.metrics import confusion_matrix, round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.finetune.model import STAGE as FINETUNE
-from pipeline.fit_head.features import TEST_VIEW, ClipFeatures, Draw, labelled_rows, load_frames, load_pooled
+from pipeline.fit_head.features import TEST_VIEW, FeatureDataset, SampleOrder, labelled_rows, load_frames, load_pooled
 from pipeline.fit_head.scoring import probe_scores, score_features
 from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
 from pipeline.manifest import Clip, Manifest
@@ -70,7 +70,7 @@ def evaluate_store(
         )
     class_index = _class_mapping(spec, store.classes)
     rows = labelled_rows(store, split, None if has_all_frames else (TEST_VIEW,))
-    features: ClipFeatures
+    features: FeatureDataset
     if has_all_frames:
         choices = recipe_from_dict(dict(spec.recipe)).frames
         features = load_frames(store, rows, spec.num_segments, choices, scratch, announce)
@@ -213,12 +213,12 @@ def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[st
     }
 
 
-def _in_place(features: ClipFeatures, seed: int, number: int) -> Draw:
+def _in_place(features: FeatureDataset, seed: int, number: int) -> SampleOrder:
     """A training draw with its clips in the order of the manifest again."""
     draw = features.shuffled_order(seed, number)
     order = np.argsort(draw.clips)
     assert draw.frames is not None
-    return Draw(draw.clips[order], draw.views[order], draw.frames[order])
+    return SampleOrder(draw.clips[order], draw.views[order], draw.frames[order])
 
 
 def _class_mapping(spec: ModelSpec, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -235,7 +235,7 @@ def _class_mapping(spec: ModelSpec, classes: Sequence[str]) -> NDArray[np.int64]
 
 def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
     settings = store.settings
-    where = store.place.location
+    where = store.objects.location
     if spec.stage == FINETUNE:
         raise PipelineError(
             f"The backbone of this model was finetuned, so the features in {where} are not its own. Give --manifest."

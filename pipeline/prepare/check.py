@@ -19,7 +19,7 @@ from pipeline.files import write_text
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
-from pipeline.prepare.inspection import Inspected, glance, inspect
+from pipeline.prepare.inspection import Inspected, decode_clips, stat_clips
 from pipeline.progress import Progress
 
 NUM_EXAMPLES = 5
@@ -100,7 +100,7 @@ def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Seque
 
 def _looked_at(manifest: Manifest, decode: bool, workers: int | None) -> Iterator[Inspected]:
     clips = [(clip.clip_id, manifest.locate(clip)) for clip in manifest.clips]
-    look: Callable[[Task], list[Inspected]] = inspect if decode else glance
+    look: Callable[[Task], list[Inspected]] = decode_clips if decode else stat_clips
     size = CLIPS_A_TASK if decode else GLANCES_A_TASK
     tasks = [clips[start : start + size] for start in range(0, len(clips), size)]
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers

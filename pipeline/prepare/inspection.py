@@ -36,17 +36,17 @@ class Inspected:
     digest: str = ""
 
 
-def glance(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
+def stat_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
     """Whether the files of clips, given as (id, location), are there and have anything in them; none is opened."""
-    return [_glanced(clip_id, location) for clip_id, location in clips]
+    return [_stat_clip(clip_id, location) for clip_id, location in clips]
 
 
-def inspect(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
+def decode_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
     """Open clips, given as (id, location), and decode each to its last frame."""
     return [_inspected(clip_id, location) for clip_id, location in clips]
 
 
-def _glanced(clip_id: str, location: str) -> Inspected:
+def _stat_clip(clip_id: str, location: str) -> Inspected:
     file = location.partition(HDF5_SEPARATOR)[0]
     try:
         found = os.stat(file)

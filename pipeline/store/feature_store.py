@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.chunks import MISSING, decode_chunk, filled, index_size, read_index
-from pipeline.store.places import Place, open_object_store, path_seen_from
+from pipeline.store.object_store import ObjectStore, open_object_store, path_seen_from
 from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, read_record
 from pipeline.store.settings import StoreSettings, settings_from_dict
 from pipeline.store.table import ClipRow, TableRow, read_table, write_table
@@ -36,8 +36,8 @@ class FeatureStore:
     done since.
     """
 
-    def __init__(self, place: Place, attributes: dict[str, Any]) -> None:
-        self.place = place
+    def __init__(self, objects: ObjectStore, attributes: dict[str, Any]) -> None:
+        self.objects = objects
         self.attributes = attributes
         self.settings: StoreSettings = settings_from_dict(attributes["settings"])
         self.classes: tuple[str, ...] = tuple(attributes["classes"])
@@ -58,17 +58,17 @@ class FeatureStore:
         """
         if mode not in ("r", "r+"):
             raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; make a store with FeatureStore.create.")
-        place = open_object_store(location)
-        if place.get("zarr.json") is None:
+        objects = open_object_store(location)
+        if objects.get("zarr.json") is None:
             raise PipelineError(
                 f"There is no feature store at {location}. Make one with `pipeline extract --store {location}`."
             )
-        attributes = layout.read_attributes(place)
+        attributes = layout.read_attributes(objects)
         if attributes.get("format") != layout.FORMAT:
             raise PipelineError(
                 f"{location} is a Zarr group, but not a feature store of this version ({layout.FORMAT})."
             )
-        store = cls(place, attributes)
+        store = cls(objects, attributes)
         if store.damaged_records and mode == "r":
             count = len(store.damaged_records)
             raise PipelineError(
@@ -92,8 +92,8 @@ class FeatureStore:
         Raises:
             PipelineError: something is there already.
         """
-        place = open_object_store(location)
-        if place.get("zarr.json") is not None:
+        objects = open_object_store(location)
+        if objects.get("zarr.json") is not None:
             raise PipelineError(f"There is a store at {location} already. Pass --rebuild to make it anew.")
         attributes = {
             "format": layout.FORMAT,
@@ -102,10 +102,10 @@ class FeatureStore:
             "block_clips": block_clips,
             "provenance": provenance or {},
         }
-        place.put(layout.TABLE_KEY, write_table(()))
+        objects.put(layout.TABLE_KEY, write_table(()))
         # The group last: a store exists once it has its table.
-        layout.create_group(place, attributes)
-        return cls(place, attributes)
+        layout.create_group(objects, attributes)
+        return cls(objects, attributes)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -113,15 +113,15 @@ class FeatureStore:
         found = dict(self.attributes.get("provenance", {}))
         for name in ("manifest", "root", "weights"):
             if found.get(name) and found[name] not in WEIGHTS_NAMES:
-                found[name] = path_seen_from(self.place.location, str(found[name]))
+                found[name] = path_seen_from(self.objects.location, str(found[name]))
         return found
 
     def reload(self) -> None:
         """Read table and records again."""
-        self.rows = read_table(self.place.get(layout.TABLE_KEY), self.place.location)
+        self.rows = read_table(self.objects.get(layout.TABLE_KEY), self.objects.location)
         keys = [layout.record_key(block) for block in sorted({row.row // self.block_clips for row in self.rows})]
         records, damaged = [], []
-        for key, data in zip(keys, self.place.get_many(keys), strict=True):
+        for key, data in zip(keys, self.objects.get_many(keys), strict=True):
             try:
                 records += [] if data is None else [read_record(data, key)]
             except PipelineError:
@@ -157,7 +157,7 @@ class FeatureStore:
 
     def views_made(self) -> tuple[str, ...]:
         """Every view that has arrays, whether or not a block of it is done."""
-        return tuple(sorted(self.place.names("views") - {"zarr.json"}))
+        return tuple(sorted(self.objects.names("views") - {"zarr.json"}))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -179,7 +179,7 @@ class FeatureStore:
         )
         if not found:
             raise PipelineError(
-                f"The store {self.place.location} has no clip of split '{split}' with the view '{view}'. "
+                f"The store {self.objects.location} has no clip of split '{split}' with the view '{view}'. "
                 f"Splits: {', '.join(self.splits)}; views: {', '.join(self.views)}."
             )
         return found
@@ -259,7 +259,7 @@ class FeatureStore:
         counts = np.zeros(self.block_clips, dtype=np.int64)
         for clip in record.clips if record else ():
             counts[clip.offset] = clip.num_frames if clip.status == DONE else 0
-        data = self.place.get(layout.frames_key(block)) if counts.any() else None
+        data = self.objects.get(layout.frames_key(block)) if counts.any() else None
         if data is None:
             counts[:] = 0
         frames: Float16 = np.empty((int(counts.sum()), self.settings.channels), dtype=np.float16)
@@ -269,7 +269,7 @@ class FeatureStore:
 
     def group(self) -> zarr.Group:
         """Return the store as a read-only Zarr group."""
-        return zarr.open_group(self.place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+        return zarr.open_group(self.objects.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
 
     @cached_property
     def _listed(self) -> tuple[ClipRow, ...]:
@@ -293,7 +293,7 @@ class FeatureStore:
     def _check_kind(self, kind: str) -> None:
         if kind not in layout.kinds_of(self.settings) or self.settings.frames == "all":
             raise PipelineError(
-                f"The store {self.place.location} holds no {kind} features of segments "
+                f"The store {self.objects.location} holds no {kind} features of segments "
                 f"(maps={','.join(self.settings.maps)}, frames={self.settings.frames}). "
                 "Extract them into another --store with --maps pooled,spatial."
             )
@@ -306,7 +306,7 @@ class FeatureStore:
         chunk = np.empty((self.block_clips, *shape), dtype=dtype)
         keys = [layout.chunk_key(view, kind, int(block)) for block in blocks]
         of_block = rows // self.block_clips
-        for block, data in zip(blocks, self.place.get_many(keys), strict=True):
+        for block, data in zip(blocks, self.objects.get_many(keys), strict=True):
             if data is None:
                 chunk[...] = filled((), dtype)
             else:
@@ -321,13 +321,13 @@ class FeatureStore:
         key = layout.chunk_key(view, "spatial", block)
         index = self._indices.get(key)
         if index is None:
-            tail = self.place.get_range(key, -index_size(self.block_clips), 0)
+            tail = self.objects.get_range(key, -index_size(self.block_clips), 0)
             if tail is None:
                 out[...] = np.nan
                 return
             index = self._indices[key] = read_index(tail, self.block_clips)
         start, length = (int(value) for value in index[offset])
-        data = None if start == MISSING else self.place.get_range(key, start, length)
+        data = None if start == MISSING else self.objects.get_range(key, start, length)
         if data is None:
             out[...] = np.nan
         else:

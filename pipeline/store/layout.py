@@ -23,7 +23,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from pipeline.errors import PipelineError
-from pipeline.store.places import Place
+from pipeline.store.object_store import ObjectStore
 from pipeline.store.settings import StoreSettings
 
 FORMAT = "st-pipeline feature store 1"
@@ -91,35 +91,35 @@ def row_dtype(settings: StoreSettings, kind: str) -> np.dtype[Any]:
     return np.dtype("float16")
 
 
-def create_group(place: Place, attributes: dict[str, Any]) -> None:
+def create_group(objects: ObjectStore, attributes: dict[str, Any]) -> None:
     """Write the root group with its attributes, over whatever attributes stand there."""
-    zarr.create_group(place.zarr_store, zarr_format=3, overwrite=False, attributes=attributes)
+    zarr.create_group(objects.zarr_store, zarr_format=3, overwrite=False, attributes=attributes)
 
 
-def read_attributes(place: Place) -> dict[str, Any]:
+def read_attributes(objects: ObjectStore) -> dict[str, Any]:
     """The attributes of the root group.
 
     Raises:
         PipelineError: its metadata is damaged.
     """
     try:
-        group = zarr.open_group(place.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+        group = zarr.open_group(objects.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
     except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(
-            f"zarr.json of {place.location} is damaged ({error}): without it nobody knows what the store holds. "
+            f"zarr.json of {objects.location} is damaged ({error}): without it nobody knows what the store holds. "
             "Put a copy of it back, or extract anew with --rebuild."
         ) from error
     return dict(group.attrs)
 
 
-def ensure_view(place: Place, settings: StoreSettings, view: str, num_rows: int, block_clips: int) -> None:
+def ensure_view(objects: ObjectStore, settings: StoreSettings, view: str, num_rows: int, block_clips: int) -> None:
     """Make the arrays of a view, or make them longer, so that they have `num_rows` rows.
 
     Raises:
         PipelineError: the metadata of one that is there is damaged.
     """
     try:
-        group = zarr.open_group(place.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
+        group = zarr.open_group(objects.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
         group.require_group("views").require_group(view)
         for kind in kinds_of(settings):
             path = array_path(view, kind)
@@ -131,7 +131,7 @@ def ensure_view(place: Place, settings: StoreSettings, view: str, num_rows: int,
                 array.resize((num_rows, *array.shape[1:]))
     except (ValueError, KeyError, TypeError) as error:
         raise PipelineError(
-            f"The metadata of view '{view}' of the store {place.location} is damaged ({error}). "
+            f"The metadata of view '{view}' of the store {objects.location} is damaged ({error}). "
             "Run `pipeline store verify --repair`."
         ) from error
 

@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
-from pipeline.store.places import Phase, Place, no_phase
+from pipeline.store.object_store import ObjectStore, Phase, no_phase
 from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, read_record, write_record, write_times
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
@@ -68,7 +68,7 @@ def assign_rows(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
     unlisted = [row._replace(listed=False) for row in store.rows if row.row not in here]
     table = (*listed, *unlisted)
     if table != store.rows:
-        store.place.put(layout.TABLE_KEY, write_table(table))
+        store.objects.put(layout.TABLE_KEY, write_table(table))
         store.reload()
 
 
@@ -78,7 +78,7 @@ def ensure_views(store: FeatureStore, views: Iterable[str]) -> None:
         return
     num_blocks = max((row.row // store.block_clips for row in store.rows), default=-1) + 1
     for view in views:
-        layout.ensure_view(store.place, store.settings, view, num_blocks * store.block_clips, store.block_clips)
+        layout.ensure_view(store.objects, store.settings, view, num_blocks * store.block_clips, store.block_clips)
 
 
 @dataclass
@@ -134,7 +134,7 @@ class BlockBuilder:
             for kind in ("pooled", "sampling"):
                 self._rows.pop((kind, view, offset), None)
 
-    def copy_rows(self, place: Place, record: BlockRecord, view: str, offsets: Sequence[int]) -> None:
+    def copy_rows(self, objects: ObjectStore, record: BlockRecord, view: str, offsets: Sequence[int]) -> None:
         """Take rows of a view as they stand in the store, so that only the others are computed.
 
         Raises:
@@ -145,10 +145,10 @@ class BlockBuilder:
         if view not in record.views or not offsets:
             return
         if self.settings.frames == "all":
-            self._copy_frames(place, record, set(offsets))
+            self._copy_frames(objects, record, set(offsets))
             return
         for kind in layout.kinds_of(self.settings):
-            data = read_verified(place, record, layout.chunk_key(view, kind, self.block))
+            data = read_verified(objects, record, layout.chunk_key(view, kind, self.block))
             if kind == "spatial":
                 chunks = split_shard(data, self.block_clips)
                 self._maps.update({(view, at): chunk for at in offsets if (chunk := chunks[at]) is not None})
@@ -157,10 +157,10 @@ class BlockBuilder:
             decode_chunk(data, rows)
             self._rows.update({(kind, view, at): rows[at] for at in offsets})
 
-    def _copy_frames(self, place: Place, record: BlockRecord, offsets: set[int]) -> None:
+    def _copy_frames(self, objects: ObjectStore, record: BlockRecord, offsets: set[int]) -> None:
         done = [clip for clip in record.clips if clip.status == DONE]
         frames = np.empty((sum(clip.num_frames for clip in done), self.settings.channels), dtype=np.float16)
-        decode_chunk(read_verified(place, record, layout.frames_key(self.block)), frames)
+        decode_chunk(read_verified(objects, record, layout.frames_key(self.block)), frames)
         starts = np.cumsum([0, *(clip.num_frames for clip in done)])
         for clip, start in zip(done, starts, strict=False):
             if clip.offset in offsets:
@@ -200,21 +200,21 @@ class BlockBuilder:
         return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(self.settings, kind))
 
 
-def read_verified(place: Place, record: BlockRecord, key: str) -> bytes:
+def read_verified(objects: ObjectStore, record: BlockRecord, key: str) -> bytes:
     """The bytes of an object, which must be those that its record names.
 
     Raises:
         PipelineError: they are not, or the object is missing.
     """
-    data = place.get(key)
+    data = objects.get(key)
     if data is None or checksum(data) != record.objects.get(key):
         what = "missing" if data is None else "damaged"
-        raise PipelineError(f"{key} of the store {place.location} is {what}. Run `pipeline store verify --repair`.")
+        raise PipelineError(f"{key} of the store {objects.location} is {what}. Run `pipeline store verify --repair`.")
     return data
 
 
 def write_block(
-    place: Place,
+    objects: ObjectStore,
     builder: BlockBuilder,
     clips: Sequence[ClipRecord],
     before: BlockRecord | None,
@@ -225,11 +225,11 @@ def write_block(
     Raises:
         PipelineError: the disk is full; what was there before still holds.
     """
-    objects = dict(before.objects) if before else {}
+    checksums = dict(before.objects) if before else {}
     views = dict.fromkeys((*(before.views if before else ()), *builder.views))
     for key, data in builder.encoded().items():
-        place.put(key, data, on_phase)
-        objects[key] = checksum(data)
+        objects.put(key, data, on_phase)
+        checksums[key] = checksum(data)
     done = [clip.offset for clip in clips if clip.status == DONE]
     lacking = {}
     for view in views:
@@ -240,24 +240,24 @@ def write_block(
             without = [offset for offset in done if before and offset in before.lacking.get(view, ())]
         if without:
             lacking[view] = tuple(without)
-    record = BlockRecord(builder.block, tuple(clips), tuple(views), objects, lacking)
+    record = BlockRecord(builder.block, tuple(clips), tuple(views), checksums, lacking)
     key = layout.record_key(builder.block)
     on_phase("mark", key)
-    place.put(key, write_record(record))
-    place.put(layout.times_key(builder.block), write_times(clips))
+    objects.put(key, write_record(record))
+    objects.put(layout.times_key(builder.block), write_times(clips))
     return record
 
 
-def current_record(place: Place, block: int) -> BlockRecord | None:
+def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
     """The record of a block as it stands now; None where there is none, or a damaged one."""
     key = layout.record_key(block)
-    data = place.get(key)
+    data = objects.get(key)
     try:
         return None if data is None else read_record(data, key)
     except PipelineError:
         return None
 
 
-def forget(place: Place, block: int) -> None:
+def delete_record(objects: ObjectStore, block: int) -> None:
     """Take the mark of a block away, so that the next extraction makes it anew."""
-    place.delete(layout.record_key(block))
+    objects.delete(layout.record_key(block))

@@ -17,7 +17,7 @@ from pipeline.settings.extract import ExtractSettings
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.record import FAILED
-from pipeline.store.verify import Damage, find_damage
+from pipeline.store.verify import Corruption, find_corruption
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from pipeline.store_command.info import StoreInfo, describe
 from pipeline.store_command.recheck import recheck
@@ -41,7 +41,7 @@ def store_verify(
     root: str | Path | None = None,
     weights: str | None = None,
     workers: int | None = None,
-) -> list[Damage]:
+) -> list[Corruption]:
     """Compare every object with its checksum and some clips with their files; with `repair`, make anew what is damaged.
 
     Manifest, root and weights are those of the extraction unless given.
@@ -50,7 +50,7 @@ def store_verify(
         PipelineError: something is damaged and not repaired, or clips come out otherwise.
     """
     opened = FeatureStore.open(store, "r+")
-    damage = find_damage(opened)
+    damage = find_corruption(opened)
     for item in damage[:NUM_SHOWN]:
         click.echo(f"{item.key}: {item.what}")
     if len(damage) > NUM_SHOWN:
@@ -127,7 +127,7 @@ def _source(store: FeatureStore, manifest: str | Path | None, root: str | Path |
 
 
 def _repair(
-    store: FeatureStore, damage: list[Damage], source: Manifest | None, weights: str, workers: int | None
+    store: FeatureStore, damage: list[Corruption], source: Manifest | None, weights: str, workers: int | None
 ) -> None:
     if source is None:
         raise PipelineError("The manifest of this store is not where it was; name it with --manifest to repair.")
@@ -139,7 +139,7 @@ def _repair(
     again = ExtractSettings(
         manifest=source.path,
         root=source.root,
-        store=store.place.location,
+        store=store.objects.location,
         backbone=settings.backbone,
         weights=weights,
         num_segments=settings.num_segments or 1,
@@ -157,7 +157,7 @@ def _repair(
     )
     summary = extract_features(source, again.store, again, damage=damage)
     click.echo(f"Made {len(blocks)} blocks anew ({summary.num_computed} clips).")
-    left = find_damage(FeatureStore.open(store.place.location, "r+"))
+    left = find_corruption(FeatureStore.open(store.objects.location, "r+"))
     if left:
         raise PipelineError(f"Still damaged after the repair: {', '.join(item.key for item in left[:NUM_SHOWN])}.")
     if len(summary.failed) > num_failed:
@@ -197,11 +197,11 @@ def _recheck(store: FeatureStore, source: Manifest | None, weights: str, samples
         click.echo(f"Not computed again: {', '.join(found.absent)}, whose files are not where they were.")
     if found.changed:
         raise PipelineError(
-            f"The files of {', '.join(found.changed)} are not those that {store.place.location} was made from. "
+            f"The files of {', '.join(found.changed)} are not those that {store.objects.location} was made from. "
             "`pipeline extract` computes them anew."
         )
     if found.differing:
         raise PipelineError(
-            f"Computed again, {', '.join(found.differing)} come out otherwise than {store.place.location} has them "
+            f"Computed again, {', '.join(found.differing)} come out otherwise than {store.objects.location} has them "
             f"(tolerance {found.tolerance}): decoder, weights or transform are not those of the extraction."
         )

@@ -27,7 +27,7 @@ from pipeline.store import layout
 from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.places import open_object_store, path_from
+from pipeline.store.object_store import open_object_store, path_from
 from pipeline.store.record import DONE, WRITTEN_FIELDS, ClipRecord
 from pipeline.store.settings import settings_from_dict
 from pipeline.store.table import ClipRow
@@ -77,12 +77,12 @@ def import_hdf5(path: Path, location: str) -> int:
     with file:
         if file.attrs.get("format") != FORMAT:
             raise PipelineError(f"{path} is not an exported feature store ({FORMAT}).")
-        place = open_object_store(location)
-        if place.get("zarr.json") is not None:
+        objects = open_object_store(location)
+        if objects.get("zarr.json") is not None:
             raise PipelineError(f"There is a store at {location} already. Import into another --store, or delete it.")
-        check_location_is_free(place)
-        with writer_lock(place):
-            remove_store(place)
+        check_location_is_free(objects)
+        with writer_lock(objects):
+            remove_store(objects)
             try:
                 store = FeatureStore.create(
                     location,
@@ -94,7 +94,7 @@ def import_hdf5(path: Path, location: str) -> int:
                 return _fill(store, file)
             except BaseException:
                 # Half a store would look like one that an extraction has to finish.
-                remove_store(place)
+                remove_store(objects)
                 raise
 
 
@@ -150,7 +150,7 @@ def _fill(store: FeatureStore, file: h5py.File) -> int:
             if "frames" in file:
                 _copy_frames(builder, file["frames"], index, offset)
         write_block(
-            store.place, builder, [_record(columns, index_of_row[row], row % store.block_clips) for row in rows], None
+            store.objects, builder, [_record(columns, index_of_row[row], row % store.block_clips) for row in rows], None
         )
     store.reload()
     return len(index_of_row)

@@ -52,7 +52,7 @@ def describe(store: FeatureStore) -> StoreInfo:
         elif clip.kind:
             failed.setdefault(clip.kind, []).append(clip.clip_id)
     return StoreInfo(
-        location=store.place.location,
+        location=store.objects.location,
         settings=store.settings.as_dict(),
         provenance=store.provenance,
         classes=store.classes,

@@ -57,7 +57,7 @@ def recheck(store: FeatureStore, manifest: Manifest, *, weights: str, num_clips:
             ids["changed"].append(clip.clip_id)
         else:
             worker = worker or worker_like(store, weights)
-            ids["agreeing" if worker.agrees(job, tolerance) else "differing"].append(clip.clip_id)
+            ids["agreeing" if worker.matches_store(job, tolerance) else "differing"].append(clip.clip_id)
     return Recheck(**{name: tuple(found) for name, found in ids.items()}, tolerance=tolerance)
 
 
@@ -87,7 +87,7 @@ def worker_like(store: FeatureStore, weights: str) -> Worker:
     swaps = settings.frame_choices.flip == "swap"
     return Worker(
         WorkerConfig(
-            location=store.place.location,
+            location=store.objects.location,
             settings=settings,
             classes=store.classes,
             block_clips=store.block_clips,

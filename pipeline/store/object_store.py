@@ -30,7 +30,7 @@ def no_phase(name: str, subject: str) -> None:
     """Listens to nothing; the default for what follows a writer through its phases."""
 
 
-class Place(ABC):
+class ObjectStore(ABC):
     """Objects by key, and the same place as a Zarr store."""
 
     location: str
@@ -81,7 +81,7 @@ class Place(ABC):
         return [self.get_range(*item) for item in ranges]
 
 
-class LocalPlace(Place):
+class LocalObjectStore(ObjectStore):
     """A folder."""
 
     def __init__(self, root: Path) -> None:
@@ -149,7 +149,7 @@ class LocalPlace(Place):
                     os.unlink(os.path.join(folder, name))
 
 
-class RemotePlace(Place):
+class RemoteObjectStore(ObjectStore):
     """A place of fsspec, through Zarr's own FsspecStore."""
 
     def __init__(self, url: str) -> None:
@@ -218,7 +218,7 @@ class RemotePlace(Place):
         return sync(all_of_them())
 
 
-def open_object_store(location: str | Path) -> Place:
+def open_object_store(location: str | Path) -> ObjectStore:
     """The place that a path or URL names.
 
     Raises:
@@ -229,10 +229,10 @@ def open_object_store(location: str | Path) -> Place:
         raise PipelineError("The store has no name. Give a folder or a URL with --store.")
     if "://" in text and not text.startswith("file://"):
         try:
-            return RemotePlace(text.rstrip("/"))
+            return RemoteObjectStore(text.rstrip("/"))
         except (ValueError, ImportError) as error:
             raise PipelineError(f"{text} cannot be reached: {error}.") from error
-    return LocalPlace(Path(text.removeprefix("file://")))
+    return LocalObjectStore(Path(text.removeprefix("file://")))
 
 
 def path_from(location: str, path: Path | str) -> str:
