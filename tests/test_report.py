@@ -167,7 +167,7 @@ def test_a_clip_that_cannot_be_read_is_shown_with_its_reason(comparison: Compari
 
 
 def test_most_confused_pairs_are_counted_by_hand(comparison: Comparison) -> None:
-    predictions = comparison.groups[0].rows[-1].cell.predictions
+    predictions = comparison.groups[0].rows[-1].run.predictions
     pairs = most_confused(predictions, None, Path())
     counts = {
         (label, guess): sum(

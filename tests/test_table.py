@@ -266,7 +266,7 @@ def test_the_best_of_60_rows_is_named(tmp_path: Path) -> None:
     comparison = comparison_of(tmp_path)
     (group,) = comparison.groups
     assert len(group.tests) == 60 * 59 / 2
-    assert group.rows[0].cell.name.endswith("squeezenet-17")
+    assert group.rows[0].run.name.endswith("squeezenet-17")
     assert group.verdict().startswith(f"{group.rows[0].label} is better than every other row (paired tests, 5 %)")
     tests = as_json(comparison)["groups"][0]["tests"]
     assert min(test["p"] for test in tests) > 0
