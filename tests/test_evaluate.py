@@ -47,11 +47,11 @@ def read_scores(folder: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_store_gives_the_figures_of_the_fit_again(fitted: Fitted, head: str, tmp_path: Path) -> None:
     metrics = evaluate(model=fitted.model(head), store=str(fitted.store), out=tmp_path)
-    before = json.loads((fitted.folder(head) / "metrics.json").read_text())
+    before = json.loads((fitted.result_folder(head) / "metrics.json").read_text())
     assert metrics["probes"] == pytest.approx(before["probes"])
     assert metrics["report"] == pytest.approx(before["report"], abs=1e-3)
     assert metrics["ece"] == pytest.approx(before["ece"], abs=1e-2)
-    was, now = read_scores(fitted.folder(head)), read_scores(tmp_path)
+    was, now = read_scores(fitted.result_folder(head)), read_scores(tmp_path)
     assert list(was) == list(now)
     np.testing.assert_allclose(np.stack(list(now.values())), np.stack(list(was.values())), atol=2e-4)
 

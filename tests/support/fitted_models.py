@@ -21,11 +21,11 @@ class Fitted:
     manifest: Manifest
     store: Path
 
-    def folder(self, head: str) -> Path:
+    def result_folder(self, head: str) -> Path:
         return self.folder / "fit" / f"squeezenet-{head}"
 
     def model(self, head: str) -> Path:
-        return self.folder(head) / "model.safetensors"
+        return self.result_folder(head) / "model.safetensors"
 
     @property
     def clips(self) -> list[str]:
