@@ -19,7 +19,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return open_object_store(tmp_path / "store" if request.param == "folder" else f"memory://{uuid.uuid4()}/store")
 
 
-def test_an_empty_place_has_nothing(contents: ObjectStore) -> None:
+def test_an_empty_place_has_nothing(objects: ObjectStore) -> None:
     assert objects.get("a") is None
     assert objects.get_range("a", 0, 1) is None
     assert objects.get_many(["a", "b/c"]) == [None, None]
@@ -29,7 +29,7 @@ def test_an_empty_place_has_nothing(contents: ObjectStore) -> None:
     objects.remove_parts()
 
 
-def test_what_is_put_comes_back(contents: ObjectStore) -> None:
+def test_what_is_put_comes_back(objects: ObjectStore) -> None:
     contents = {"zarr.json": b"{}", "views/test/c/0": bytes(range(256)), "views/train-0/c/0": b"", "a": b"\x00\xff"}
     for key, data in contents.items():
         objects.put(key, data)
@@ -40,7 +40,7 @@ def test_what_is_put_comes_back(contents: ObjectStore) -> None:
     assert objects.names("views") == {"test", "train-0"}
 
 
-def test_ranges_are_those_of_the_bytes(contents: ObjectStore) -> None:
+def test_ranges_are_those_of_the_bytes(objects: ObjectStore) -> None:
     data = bytes(range(200))
     objects.put("k", data)
     assert objects.get_range("k", 0, 5) == data[:5]
@@ -49,7 +49,7 @@ def test_ranges_are_those_of_the_bytes(contents: ObjectStore) -> None:
     assert objects.get_ranges([("k", 3, 4), ("none", 0, 1), ("k", -1, 0)]) == [data[3:7], None, data[-1:]]
 
 
-def test_an_object_is_replaced_whole_and_deleted(contents: ObjectStore) -> None:
+def test_an_object_is_replaced_whole_and_deleted(objects: ObjectStore) -> None:
     objects.put("k", b"long before")
     objects.put("k", b"now")
     assert objects.get("k") == b"now"
@@ -58,7 +58,7 @@ def test_an_object_is_replaced_whole_and_deleted(contents: ObjectStore) -> None:
     assert objects.sizes() == {}
 
 
-def test_zarr_reads_the_same_objects(contents: ObjectStore) -> None:
+def test_zarr_reads_the_same_objects(objects: ObjectStore) -> None:
     group = zarr.create_group(objects.zarr_store, zarr_format=3, attributes={"format": "x"})
     group.create_array("numbers", shape=(4,), dtype="int16", chunks=(4,))[:] = [1, 2, 3, 4]
     assert b'"format"' in (objects.get("zarr.json") or b"")
