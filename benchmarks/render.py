@@ -1,9 +1,10 @@
 """Question: what does an exact box cost, against one rounded to whole pixels and against Pillow?
 
-Renders a view of 8 frames, one thread: the test view and the 50 crops, by `render`; the same boxes rounded to whole
-pixels, by `torch.nn.functional.interpolate` on bytes; and exactly, by `PIL.Image.resize(box=...)`. The ways take turns
-within every round. Printed: the median CPU milliseconds per view, the median of the rounds' ratios to the rounded
-boxes, and the mean difference from Pillow in grey levels on noise, where it is largest.
+Renders a view of 8 of the 24 frames that a clip's views show, one thread, memory kept between views as in extraction:
+the test view and the 50 crops, by `render`; the same boxes rounded to whole pixels, by
+`torch.nn.functional.interpolate` on bytes, as before the exact boxes; and exactly, by `PIL.Image.resize(box=...)`. The
+ways take turns within every round. Printed: the median CPU milliseconds per view, the median of the rounds' ratios to
+the rounded boxes, and the mean difference from Pillow in grey levels on noise, where it is largest.
 
     python -m benchmarks.render
     python -m benchmarks.render --rounds 15
@@ -25,23 +26,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.decode import processor
+from pipeline.allocator import keep_memory_between_batches
 from pipeline.video.crops import CropBox, centre_crop, multiscale_crops
 from pipeline.video.render import render
 
-NUM_FRAMES, SIZE = 8, 224
+NUM_DECODED, SIZE = 24, 224
+POSITIONS = np.arange(1, NUM_DECODED, 3)  # 8 frames
 SHAPES = ((100, 176), (120, 160), (240, 320), (240, 427), (256, 455), (1080, 1920))
 
 Way = Callable[[np.ndarray, CropBox], Tensor]
 
 
 def exact(frames: np.ndarray, crop: CropBox) -> Tensor:
-    return render(frames, crop, flip=False, size=SIZE)
+    return render(frames, crop, False, SIZE, POSITIONS)
 
 
 def rounded(frames: np.ndarray, crop: CropBox) -> Tensor:
     """Cut whole pixels, then resize them."""
     top, left, height, width = int(crop.top), int(crop.left), int(crop.height), int(crop.width)
-    box = np.array(frames[:, top : top + height, left : left + width], order="C")
+    box = np.array(frames[POSITIONS][:, top : top + height, left : left + width], order="C")
     pixels = torch.from_numpy(box).permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, size=(SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
     return resized.contiguous(memory_format=torch.channels_last)
@@ -49,7 +52,9 @@ def rounded(frames: np.ndarray, crop: CropBox) -> Tensor:
 
 def by_pillow(frames: np.ndarray, crop: CropBox) -> Tensor:
     box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
-    resized = [Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box) for frame in frames]
+    resized = [
+        Image.fromarray(frame).resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box) for frame in frames[POSITIONS]
+    ]
     return torch.from_numpy(np.stack([np.asarray(image) for image in resized])).permute(0, 3, 1, 2)
 
 
@@ -72,7 +77,7 @@ def measure(frames: np.ndarray, boxes: Sequence[CropBox], rounds: int) -> dict[s
     ratios = [a / b for a, b in zip(times["exact"], times["rounded"], strict=True)]
     found["exact_to_rounded"] = round(statistics.median(ratios), 2)
     for name, way in (("exact", exact), ("rounded", rounded)):
-        errors = [(way(frames[:1], box).int() - by_pillow(frames[:1], box).int()).abs().float().mean() for box in boxes]
+        errors = [(way(frames, box).int() - by_pillow(frames, box).int()).abs().float().mean() for box in boxes]
         found[f"{name}_error"] = round(float(np.mean(errors)), 3)
     return found
 
@@ -82,9 +87,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
+    keep_memory_between_batches()
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for height, width in SHAPES:
-        frames = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, height, width, 3), np.uint8)
+        frames = np.random.default_rng(0).integers(0, 256, (NUM_DECODED, height, width, 3), np.uint8)
         views = {"test view": [centre_crop(height, width)] * 5, "50 crops": multiscale_crops(height, width)}
         for name, boxes in views.items():
             print(f"{width}x{height} {name}:", json.dumps(measure(frames, boxes, rounds)), flush=True)

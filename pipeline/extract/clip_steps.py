@@ -115,8 +115,8 @@ class FeatureExtractor:
                 frames = reader.read(wanted)
             pixels = []
             for view in views:
-                chosen = frames[np.searchsorted(wanted, view.frame_indices)]  # (T, H, W, 3)
-                pixels.append(render(chosen, view.crop, view.flip, self._preprocessing.input_size))
+                positions = np.searchsorted(wanted, view.frame_indices)
+                pixels.append(render(frames, view.crop, view.flip, self._preprocessing.input_size, positions))
             if self._joins_views:
                 pixels = [torch.cat(pixels)]
             if self._is_cuda:

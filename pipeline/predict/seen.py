@@ -103,7 +103,7 @@ def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> ClipViews:
         frames = reader.read(wanted)
         num_frames = reader.num_frames
     pixels = tuple(
-        render(frames[np.searchsorted(wanted, view.frame_indices)], view.crop, view.flip, plan.input_size)
+        render(frames, view.crop, view.flip, plan.input_size, np.searchsorted(wanted, view.frame_indices))
         for view in views
     )
     return ClipViews(location, num_frames, tuple(views), pixels)

@@ -7,7 +7,7 @@ times as long. Of the usual frame sizes only those with a short side of 256 and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,22 @@ _resize: Callable[..., Tensor] = torch.ops.aten._upsample_bilinear2d_aa
 EDGE_TOLERANCE = 1e-6
 
 
-def render(frames: npt.NDArray[np.uint8], crop: CropBox, flip: bool, size: int = 224) -> Tensor:
+def render(
+    frames: npt.NDArray[np.uint8],
+    crop: CropBox,
+    flip: bool,
+    size: int = 224,
+    positions: Sequence[int] | npt.NDArray[np.intp] | None = None,
+) -> Tensor:
     """Render a view from whole frames, antialiased, in 8 bits throughout.
+
+    `positions` selects and orders the frames of the view; all in their order if None. Only the pixels of the box are
+    copied, which ``frames[positions]`` would not do.
 
     Shape:
         frames:  (T, H, W, 3), uint8 RGB.
-        returns: (T, 3, size, size), uint8, channels last in memory (four times as fast as contiguous).
+        returns: (T, 3, size, size), uint8, channels last in memory (four times as fast as contiguous); T is here the
+            number of positions.
 
     Raises:
         ShapeError: another shape.
@@ -43,12 +53,13 @@ def render(frames: npt.NDArray[np.uint8], crop: CropBox, flip: bool, size: int =
         raise PipelineError(f"`frames` must be uint8, but is {frames.dtype}.")
     height, width = sizes["H"], sizes["W"]
     _check_inside(crop, height, width)
+    chosen = np.arange(len(frames)) if positions is None else np.asarray(positions, dtype=np.intp)
     windows = _windows(crop, size, height, width)
     if windows is None:
-        resized = _resized_by_pillow(frames, crop, size)
+        resized = _resized_by_pillow(frames[chosen], crop, size)
     else:
         rows, columns = windows
-        box = _cut(frames, rows, columns)
+        box = _cut(frames, chosen, rows, columns)
         pixels = torch.from_numpy(box).permute(0, 3, 1, 2)  # (T, 3, h, w), channels last
         sides = [rows.num_skipped + size, columns.num_skipped + size]
         resized = _resize(pixels, sides, False, 1 / rows.scale, 1 / columns.scale)
@@ -97,13 +108,15 @@ def _windows(crop: CropBox, size: int, height: int, width: int) -> tuple[Window,
     return None if rows is None or columns is None else (rows, columns)
 
 
-def _cut(frames: npt.NDArray[np.uint8], rows: Window, columns: Window) -> npt.NDArray[np.uint8]:
+def _cut(
+    frames: npt.NDArray[np.uint8], positions: npt.NDArray[np.intp], rows: Window, columns: Window
+) -> npt.NDArray[np.uint8]:
     """Copy the source pixels of two windows; pixels before the frame repeat its edge."""
-    box = frames[:, max(rows.start, 0) : rows.stop, max(columns.start, 0) : columns.stop]
+    box = frames[positions, max(rows.start, 0) : rows.stop, max(columns.start, 0) : columns.stop]
     margins = (max(-rows.start, 0), max(-columns.start, 0))
     if any(margins):
         return np.pad(box, ((0, 0), (margins[0], 0), (margins[1], 0), (0, 0)), mode="edge")
-    return np.array(box, order="C")
+    return np.ascontiguousarray(box)
 
 
 def _resized_by_pillow(frames: npt.NDArray[np.uint8], crop: CropBox, size: int) -> Tensor:
