@@ -42,6 +42,16 @@ def test_side_by_side_and_one_by_one_give_the_same_files(store: Path, tmp_path: 
             assert cells[0].read_bytes() == cells[1].read_bytes()
 
 
+def test_seeds_side_by_side_give_the_same_files(store: Path, tmp_path: Path) -> None:
+    for jobs in (1, 2, 3, None):
+        fit_head(store=store, head="lstm", out=tmp_path / str(jobs), overrides=SHORT, seeds=3, jobs=jobs)
+    for name in FILES:
+        contents = {(tmp_path / str(jobs) / "squeezenet-lstm" / name).read_bytes() for jobs in (1, 2, 3, None)}
+        assert len(contents) == 1
+    assert len({row[: row.index(",")] for row in (tmp_path / "2/squeezenet-lstm/history.csv").read_text().split()}) == 4
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 def test_finished_cells_are_skipped_and_said(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = {"store": store, "head": "tsn", "out": tmp_path, "overrides": SHORT}
     first, second, forced = fit_head(**arguments), fit_head(**arguments), fit_head(**arguments, force=True)
@@ -69,9 +79,17 @@ def test_settings_of_one_head_are_its_own(store: Path, tmp_path: Path) -> None:
 
 def test_one_head_that_diverges_does_not_keep_the_others_from_being_fitted(store: Path, tmp_path: Path) -> None:
     diverging = {"optimiser": "sgd", "lr": 1e9, "clip_norm": 0, "epochs": 20}
-    with pytest.raises(PipelineError, match=r"1 of 2 cells failed\. mlp, seed 0.*Lower lr"):
+    with pytest.raises(PipelineError, match=r"1 of 2 runs failed\. mlp, seed 0.*Lower lr"):
         fit_head(store=store, head="mlp,tsn", out=tmp_path, overrides=SHORT, heads={"mlp": diverging}, jobs=1)
     assert json.loads((tmp_path / "squeezenet-tsn" / "metrics.json").read_text())["head"] == "tsn"
+    assert not (tmp_path / "squeezenet-mlp" / "metrics.json").exists()
+
+
+def test_a_seed_that_diverges_fails_its_cell_alone(store: Path, tmp_path: Path) -> None:
+    diverging = {"optimiser": "sgd", "lr": 1e9, "clip_norm": 0, "epochs": 20}
+    with pytest.raises(PipelineError, match=r"1 of 2 runs failed\. mlp, seed 0.*Lower lr"):
+        fit_head(store=store, head="mlp,tsn", out=tmp_path, overrides=SHORT, heads={"mlp": diverging}, seeds=2, jobs=2)
+    assert json.loads((tmp_path / "squeezenet-tsn" / "metrics.json").read_text())["num_seeds"] == 2
     assert not (tmp_path / "squeezenet-mlp" / "metrics.json").exists()
 
 

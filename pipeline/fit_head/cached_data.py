@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.fit_head.features import (
     FeatureDataset,
     FeatureSource,
     FrameFeatures,
+    SplitRows,
     done_rows,
     load_frames,
     load_pooled,
@@ -111,7 +113,7 @@ class CachedData:
                 )
         return recipe
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Of the store's settings and clips, as far as they decide a fit."""
         settings = self.source.settings
@@ -172,12 +174,21 @@ class CachedData:
             "--maps pooled,spatial into another --store."
         )
 
-    def _load(self, part: str, maps: str, plan: SplitPlan) -> FeatureDataset:
+    def num_training_clips_and_views(self, plan: SplitPlan) -> tuple[int, int]:
+        """Count the clips that train and the views that all of them have, without loading features."""
+        rows = self._rows(TRAIN, plan)
+        return len(rows.clips), 1 if self.has_all_frames else len(rows.views)
+
+    def _rows(self, part: str, plan: SplitPlan) -> SplitRows:
         wanted = plan.clips_of(part, self.source.table())
         if self.has_all_frames:
-            rows = done_rows(wanted, part, None)
+            return done_rows(wanted, part, None)
+        return done_rows(wanted, part, self.views if part == TRAIN else (TEST_VIEW,))
+
+    def _load(self, part: str, maps: str, plan: SplitPlan) -> FeatureDataset:
+        rows = self._rows(part, plan)
+        if self.has_all_frames:
             return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch, self._announce)
-        rows = done_rows(wanted, part, self.views if part == TRAIN else (TEST_VIEW,))
         if part == TRAIN and rows.views != self.views:
             self._announce(f"not every training clip has all views yet; used are {', '.join(rows.views)}")
         if maps == "pooled":

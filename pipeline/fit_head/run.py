@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,7 @@ from torch import nn
 
 from pipeline.backbones import WeightsRecord, build_backbone
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, read_finished, write_results
-from pipeline.evaluation.selection import SplitPlan
+from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name, read_finished, write_results
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, Watcher, fit_head
@@ -44,10 +43,23 @@ class HeadRun:
 
 
 @dataclass(frozen=True)
+class PlannedRun:
+    """A run on a store: where its results go, and those that were finished there with the same settings."""
+
+    run: HeadRun
+    folder: Path
+    digest: str
+    finished: Mapping[str, Any] | None = None
+
+    def checkpoint(self, seed: int) -> Path:
+        return self.folder / CHECKPOINT_FOLDER / f"seed-{seed}.pt"
+
+
+@dataclass(frozen=True)
 class RunOutcome:
     """The metrics of a run, and whether it was there already."""
 
-    metrics: dict[str, Any]
+    metrics: Mapping[str, Any]
     folder: Path
     was_finished: bool
 
@@ -65,53 +77,96 @@ def run_head(
 ) -> RunOutcome:
     """Fit a run into its folder below `out`, unless the same was finished there before.
 
-    The model file holds the head of the first seed. A fit that was killed goes on where it was.
-
     Raises:
         PipelineError: the store cannot serve this head or recipe, or training diverges.
     """
-    settings = data.source.settings
-    recipe = data.check_recipe(run.recipe)
-    run = dataclasses.replace(run, recipe=recipe)
-    folder = out / cell_name(settings.backbone, run.head)
+    planned = plan_run(run, data, out, force)
+    if planned.finished is not None:
+        return RunOutcome(planned.finished, planned.folder, was_finished=True)
+    return fit_run(planned, data, backbone, say, shows_progress, checkpoint_seconds)
+
+
+def fit_run(
+    planned: PlannedRun,
+    data: CachedData,
+    backbone: nn.Module,
+    say: Callable[[str], None],
+    shows_progress: bool = True,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> RunOutcome:
+    """Fit the seeds of a run one after another and write its folder; the model is the head of the first seed.
+
+    Raises:
+        PipelineError: the store cannot serve this head, or training diverges.
+    """
+    results = [fit_seed(planned, seed, data, say, shows_progress, checkpoint_seconds) for seed in planned.run.seeds]
+    return write_run(planned, data, backbone, results, results[0].head)
+
+
+def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedRun:
+    """Settle the recipe of a run on a store, and look for its finished results below `out`.
+
+    Raises:
+        PipelineError: the recipe's frames differ from the store's.
+    """
+    run = dataclasses.replace(run, recipe=data.check_recipe(run.recipe))
+    folder = out / cell_name(data.source.settings.backbone, run.head)
     digest = _digest(run, data)
-    finished = None if force else read_finished(folder, digest)
-    if finished is not None:
-        return RunOutcome(finished, folder, was_finished=True)
-    head_data = data.of(HEADS[run.head].reads, recipe)
-    plan = data.plan(recipe.training)
-    unfinished = folder / CHECKPOINT_FOLDER
-    results: list[FitResult] = []
-    for seed in run.seeds:
-        total = recipe.training.epochs * head_data.train.num_clips
-        with Progress(f"{run.head}, seed {seed}", total) if shows_progress else nullcontext() as progress:
-            result = fit_head(
-                head_data,
-                run.head,
-                recipe,
-                seed,
-                run.compute,
-                checkpoint=unfinished / f"seed-{seed}.pt",
-                checkpoint_seconds=checkpoint_seconds,
-                digest=digest,
-                # The parameter groups are the same for every seed: they are said once.
-                watcher=Watcher(
-                    line=say,
-                    plan=say if seed == run.seeds[0] else None,
-                    clips=progress.advance if progress is not None else _ignore,
-                ),
-            )
-        results.append(result)
-    save_model(folder / MODEL_FILE, _spec(run, data, plan, results[0]), results[0].head, backbone)
+    return PlannedRun(run, folder, digest, None if force else read_finished(folder, digest))
+
+
+def fit_seed(
+    planned: PlannedRun,
+    seed: int,
+    data: CachedData,
+    say: Callable[[str], None],
+    shows_progress: bool,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> FitResult:
+    """Fit one seed of a run, from its checkpoint if there is one.
+
+    Raises:
+        PipelineError: the store cannot serve this head, or training diverges.
+    """
+    run = planned.run
+    head_data = data.of(HEADS[run.head].reads, run.recipe)
+    total = run.recipe.training.epochs * head_data.train.num_clips
+    with Progress(f"{run.head}, seed {seed}", total) if shows_progress else nullcontext() as progress:
+        return fit_head(
+            head_data,
+            run.head,
+            run.recipe,
+            seed,
+            run.compute,
+            checkpoint=planned.checkpoint(seed),
+            checkpoint_seconds=checkpoint_seconds,
+            digest=planned.digest,
+            # The parameter groups are the same for every seed: they are said once.
+            watcher=Watcher(
+                line=say,
+                plan=say if seed == run.seeds[0] else None,
+                clips=progress.advance if progress is not None else _ignore,
+            ),
+        )
+
+
+def write_run(
+    planned: PlannedRun, data: CachedData, backbone: nn.Module, results: Sequence[SeedResult], head: nn.Module
+) -> RunOutcome:
+    """Write the results of a run and the model of `head`, that of its first seed, and remove the checkpoints."""
+    run, settings = planned.run, data.source.settings
+    plan = data.plan(run.recipe.training)
+    num_train, num_views = data.num_training_clips_and_views(plan)
+    save_model(planned.folder / MODEL_FILE, run_spec(run, data, results[0].best_epoch), head, backbone)
     about = {
         "stage": STAGE,
         "head": run.head,
         "backbone": settings.backbone,
         "weights": dict(settings.weights),
-        "recipe": recipe.as_dict(),
+        "recipe": run.recipe.as_dict(),
         "num_segments": data.num_segments,
-        "num_classes": head_data.num_classes,
-        "num_views": head_data.train.num_views,
+        "num_classes": len(data.source.classes),
+        "num_views": num_views,
         "frames": settings.frames,
         "selected_on": plan.selected_on,
         "reported_on": plan.reported_on,
@@ -119,20 +174,21 @@ def run_head(
         "precision": run.compute.precision,
         "threads": run.compute.threads,
         "device": run.compute.device.type,
-        "num_train": head_data.train.num_clips,
+        "num_train": num_train,
         "num_failed": data.source.num_failed,
     }
     timing = {
         "total_seconds": round(sum(result.seconds for result in results), 3),
         "num_epochs": sum(len(result.history) for result in results),
-        "settings_digest": digest,
+        "settings_digest": planned.digest,
     }
-    metrics = write_results(folder, about, data.source.classes, results, timing)
+    metrics = write_results(planned.folder, about, data.source.classes, results, timing)
+    unfinished = planned.folder / CHECKPOINT_FOLDER
     for left_over in unfinished.glob("*"):
         left_over.unlink()
     if unfinished.is_dir():
         unfinished.rmdir()
-    return RunOutcome(metrics, folder, was_finished=False)
+    return RunOutcome(metrics, planned.folder, was_finished=False)
 
 
 def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module:
@@ -164,8 +220,10 @@ def _ignore(count: int, note: str | None) -> None:
     """Ignore progress."""
 
 
-def _spec(run: HeadRun, data: CachedData, plan: SplitPlan, result: FitResult) -> ModelSpec:
+def run_spec(run: HeadRun, data: CachedData, best_epoch: int) -> ModelSpec:
+    """Describe the model of the first seed of a run."""
     settings = data.source.settings
+    plan = data.plan(run.recipe.training)
     return ModelSpec(
         head=run.head,
         backbone=settings.backbone,
@@ -176,14 +234,14 @@ def _spec(run: HeadRun, data: CachedData, plan: SplitPlan, result: FitResult) ->
         preprocessing=settings.preprocessing,
         recipe=run.recipe.as_dict(),
         weights=dict(settings.weights),
-        seed=result.seed,
+        seed=run.seeds[0],
         stage=STAGE,
         compute_dtype=settings.compute_dtype,
         selected_on=plan.selected_on,
         reported_on=plan.reported_on,
         precision=run.compute.precision,
         transform_version=settings.transform_version,
-        best_epoch=result.best_epoch,
+        best_epoch=best_epoch,
     )
 
 

@@ -1,32 +1,45 @@
-"""Fit heads in parallel, each in its own process: their matrices are too small to share among cores.
+"""Fit the seeds of heads in parallel, each in its own process: their matrices are too small to share among cores.
 
-A process opens the store and loads its features itself. Where a run is fitted does not change its result.
+A process opens the store and loads its features itself. Where a seed is fitted does not change its result.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_writer import SeedResult
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.run import HeadRun, RunOutcome, backbone_of_store, run_head
+from pipeline.fit_head.fit import FitResult
+from pipeline.fit_head.run import HeadRun, PlannedRun, RunOutcome, fit_seed, run_spec, write_run
+from pipeline.model import head_of_spec
 from pipeline.store import FeatureStore
+
+# From this many fits for each process on, an uneven last round costs little.
+ROUNDS_THAT_EVEN_OUT = 4
 
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """How a process finds features and backbone."""
+    """How a process finds the features."""
 
     location: str
     scratch: Path
     num_segments: int | None = None
     num_views: int | None = None
-    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,26 +57,65 @@ class TaskResult:
 
     task: FitTask
     outcome: RunOutcome | None
+    failure: str = ""
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SeedOutcome:
+    """What a process sends back: the result of a seed and the weights of its head, or an error, and its messages."""
+
+    result: SeedResult | None
+    weights: Mapping[str, NDArray[Any]]
     failure: str
     said: tuple[str, ...]
 
 
-def fit_in_parallel(request: StoreRequest, tasks: Sequence[FitTask], jobs: int) -> Iterator[TaskResult]:
-    """Fit runs in `jobs` processes and yield each as it is done.
+def choose_num_processes(num_fits: int, num_cores: int) -> int:
+    """Choose how many processes keep every core busy until the last of `num_fits` fits of about equal length ends.
+
+    Three fits on two cores run at once and share the cores, which takes 1.5 times as long as one fit; two and then one
+    would take 2 times.
+
+    >>> [choose_num_processes(num_fits, 2) for num_fits in (1, 2, 3, 4, 5, 7, 8, 33)]
+    [1, 2, 3, 2, 3, 3, 2, 2]
+    """
+    if num_fits <= num_cores:
+        return num_fits
+    if num_fits >= ROUNDS_THAT_EVEN_OUT * num_cores:
+        return num_cores
+    return -(-num_fits // (num_fits // num_cores))
+
+
+def fit_in_parallel(
+    request: StoreRequest,
+    runs: Mapping[FitTask, PlannedRun],
+    num_processes: int,
+    data: CachedData,
+    backbone: nn.Module,
+) -> Iterator[TaskResult]:
+    """Fit the seeds of runs in `num_processes` processes, and write and yield each run when its last seed is done.
 
     Raises:
         PipelineError: a process was ended from outside.
     """
-    # Spawned, not forked: torch's threads and the store's do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
-        futures: list[Future[TaskResult]] = [pool.submit(fit_here, request, task) for task in tasks]
+    outcomes: dict[FitTask, dict[int, SeedOutcome]] = defaultdict(dict)
+    with ProcessPoolExecutor(num_processes, mp_context=_process_context()) as pool:
+        futures: dict[Future[SeedOutcome], tuple[FitTask, int]] = {
+            pool.submit(fit_here, request, planned, seed): (task, seed)
+            for task, planned in runs.items()
+            for seed in planned.run.seeds
+        }
         try:
             for future in as_completed(futures):
-                yield future.result()
+                task, seed = futures[future]
+                outcomes[task][seed] = future.result()
+                if len(outcomes[task]) == len(runs[task].run.seeds):
+                    in_order = [outcomes[task][seed] for seed in runs[task].run.seeds]
+                    yield _task_result(task, runs[task], in_order, data, backbone)
         except BrokenProcessPool as error:
             raise PipelineError(
-                "A process that fitted heads was ended from outside, perhaps for want of memory. Cells that were "
+                "A process that fitted heads was ended from outside, perhaps for want of memory. Runs that were "
                 "finished are kept; run the command again with --jobs 1."
             ) from error
         finally:
@@ -71,14 +123,53 @@ def fit_in_parallel(request: StoreRequest, tasks: Sequence[FitTask], jobs: int) 
                 future.cancel()
 
 
-def fit_here(request: StoreRequest, task: FitTask) -> TaskResult:
-    """Fit one run in this process, without a progress bar."""
+def fit_here(request: StoreRequest, planned: PlannedRun, seed: int) -> SeedOutcome:
+    """Fit one seed in this process, without a progress bar."""
     said: list[str] = []
     try:
-        source = FeatureStore.open(request.location)
-        data = CachedData(source, request.scratch, said.append, request.num_segments, request.num_views)
-        backbone = backbone_of_store(source.settings, request.weights)
-        outcome = run_head(task.run, data, backbone, task.out, said.append, force=task.force, shows_progress=False)
+        data, announced = _data_of_process(request)
+        announced.clear()
+        result = fit_seed(planned, seed, data, said.append, shows_progress=False)
     except PipelineError as error:
-        return TaskResult(task, None, str(error), tuple(said))
-    return TaskResult(task, outcome, "", tuple(said))
+        return SeedOutcome(None, {}, str(error), tuple(said))
+    # As arrays: torch would send its tensors through files that go with the process.
+    weights = {name: tensor.numpy() for name, tensor in result.head.state_dict().items()}
+    return SeedOutcome(_without_head(result), weights if seed == planned.run.seeds[0] else {}, "", (*announced, *said))
+
+
+@functools.lru_cache(maxsize=1)
+def _data_of_process(request: StoreRequest) -> tuple[CachedData, list[str]]:
+    """Return the data of a process, which loads each kind of features once for all its fits, and what it announces."""
+    announced: list[str] = []
+    source = FeatureStore.open(request.location)
+    data = CachedData(source, request.scratch, announced.append, request.num_segments, request.num_views)
+    return data, announced
+
+
+def _task_result(
+    task: FitTask, planned: PlannedRun, outcomes: Sequence[SeedOutcome], data: CachedData, backbone: nn.Module
+) -> TaskResult:
+    said = tuple(dict.fromkeys(line for outcome in outcomes for line in outcome.said))
+    for outcome in outcomes:
+        if outcome.result is None:
+            return TaskResult(task, None, outcome.failure, said)
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    head = head_of_spec(run_spec(planned.run, data, results[0].best_epoch))
+    head.load_state_dict({name: torch.from_numpy(array) for name, array in outcomes[0].weights.items()})
+    return TaskResult(task, write_run(planned, data, backbone, results, head), "", said)
+
+
+def _without_head(result: FitResult) -> SeedResult:
+    return SeedResult(**{field.name: getattr(result, field.name) for field in fields(SeedResult)})
+
+
+def _process_context() -> BaseContext:
+    """Fork from a server that has imported torch and started no thread; spawn where there is no such server.
+
+    Forks of this process would lack the threads of torch and of the store.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
