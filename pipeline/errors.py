@@ -2,6 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from typing import NamedTuple
+
+FAILURE_KINDS = {
+    "missing": "there is no such file, folder or member",
+    "unreadable": "not a clip of a known kind, or no permission to read it",
+    "no-video": "a media file without a video stream",
+    "empty": "no byte, or not one frame",
+    "truncated": "the end of the file is missing",
+    "corrupt": "damaged frames",
+    "short": "fewer frames than are asked for",
+    "size-change": "frames of several sizes",
+    "frame-name": "frames without a number, or named by several templates",
+    "frame-twice": "two frames of one number",
+    "frame-gap": "a frame number is missing",
+    "too-large": "beyond a limit on pixels, bytes or time",
+    "overflow": "a feature beyond float16, or not a number",
+}
+"""Failures that the clip itself causes: the same file fails again, so no later run tries it."""
+
+TRANSIENT_KINDS = {
+    "no-memory": "the process ran out of memory",
+    "open-files": "too many files were open",
+    "disk-full": "no room on a disk",
+    "io-error": "the disk or the network did not deliver the file",
+    "killed-worker": "the process that had the clip was killed",
+}
+"""Failures that say nothing about the clip: the next run tries it again."""
+
+_KIND_OF_ERRNO = {
+    **dict.fromkeys((errno.ENOMEM, errno.ENOBUFS), "no-memory"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "open-files"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "disk-full"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EAGAIN, errno.EBUSY, errno.EINTR), "io-error"),
+    **dict.fromkeys((errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN), "io-error"),
+    **dict.fromkeys((errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN), "io-error"),
+}
+
 
 class PipelineError(Exception):
     """Something the user can mend. The message has the thing, the rule, the value and the way out."""
@@ -11,16 +50,60 @@ class ShapeError(PipelineError, ValueError):
     """A tensor or array does not have the shape that its contract names."""
 
 
-class ClipError(PipelineError):
-    """One clip cannot be used. It is recorded with its reason and never stops a run by itself.
+class ClipFailure(NamedTuple):
+    """Why one clip cannot be used: `kind` is a key of `FAILURE_KINDS` or `TRANSIENT_KINDS`, `reason` a sentence."""
 
-    `kind` is a short word that groups failures in a summary; the message says what was found.
-    """
+    clip_id: str
+    kind: str
+    reason: str
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the next run should try the clip again."""
+        return self.kind in TRANSIENT_KINDS
+
+
+class ClipError(PipelineError):
+    """One clip cannot be used. It is recorded with its reason and never stops a run by itself."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
-        self.kind = kind
+        self._kind = kind
+
+    @property
+    def kind(self) -> str:
+        """The kind of the failure: a transient one where a cause of this error is a shortage or an I/O error."""
+        return transient_kind(self.__cause__ or self.__context__) or self._kind
+
+    def failure(self, clip_id: str) -> ClipFailure:
+        """Return the failure as plain data."""
+        return ClipFailure(clip_id, self.kind, str(self))
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[str, str]]:
-        # Exceptions with two arguments need this to travel between processes.
+        # Exceptions with two arguments need this to travel between processes; causes do not travel.
         return type(self), (self.kind, str(self))
+
+
+def transient_kind(error: BaseException | None) -> str:
+    """Return the transient kind that an error or one of its causes shows; an empty text where none does."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, ClipError):
+            return error._kind if error._kind in TRANSIENT_KINDS else transient_kind(error.__cause__)
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # PyTorch's allocator
+            return "no-memory"
+        found = _KIND_OF_ERRNO.get(_errno_of(error), "")
+        if found:
+            return found
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _errno_of(error: BaseException) -> int:
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number:
+        return number
+    # HDF5 gives the number in its text alone.
+    stated = re.search(r"\berrno = (\d+)", str(error)) if isinstance(error, OSError) else None
+    return int(stated[1]) if stated else 0

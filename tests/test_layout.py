@@ -19,6 +19,7 @@ RANKS = {
     "pipeline.devices": 0,
     "pipeline.errors": 0,
     "pipeline.files": 0,
+    "pipeline.clip_errors": 0,
     "pipeline.imports": 0,
     "pipeline.prefetch": 0,
     "pipeline.progress": 0,

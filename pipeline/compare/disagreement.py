@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
+from pipeline.clip_errors import clip_errors
 from pipeline.compare.comparison import Group
 from pipeline.errors import ClipError
 from pipeline.evaluation.result_reader import Predictions, RunResult
@@ -147,7 +148,7 @@ def view_config_of(run: RunResult) -> ViewConfig:
 def frames_of(location: str, config: ViewConfig) -> tuple[tuple[str, ...], str | None]:
     """The test frames of a clip as data addresses; or the reason why there are none."""
     try:
-        with open_clip(location) as reader:
+        with clip_errors(location), open_clip(location) as reader:
             view = config.test(reader.num_frames, reader.height, reader.width)
             frames = reader.read(view.frame_indices)
     except ClipError as error:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import ClipError
+from pipeline.errors import TRANSIENT_KINDS, ClipError
 from pipeline.extract.provenance import ABSENT, FileState, digest_of, is_there, state_of
 from pipeline.manifest import Manifest
 from pipeline.store import layout
@@ -18,7 +18,6 @@ from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 from pipeline.video.views import train_view_name
 
-# A failure of the engine's, which says nothing sure about the clip: it is tried again by the next extraction.
 KILLED_WORKER = "killed-worker"
 UNREADABLE = "unreadable"
 
@@ -120,8 +119,8 @@ def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState)
     """
     if before.clip_id != row.clip_id or before.label != row.label:
         return True
-    # What failed without a byte read (no right to, a disk that did not answer) may be readable now.
-    if before.kind == KILLED_WORKER or (before.kind == UNREADABLE and not before.digest):
+    # Without a byte read (no permission) the record cannot tell whether the file has changed.
+    if before.kind in TRANSIENT_KINDS or (before.kind == UNREADABLE and not before.digest):
         return True
     if (state.size, state.modified_ns) == (before.size, before.modified_ns):
         return False

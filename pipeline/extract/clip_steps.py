@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.backbones import build_backbone
 from pipeline.backbones.preprocessing import Preprocessing
+from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract.blocks import ClipJob
 from pipeline.extract.compute import Compute
@@ -106,19 +107,20 @@ class FeatureExtractor:
         try:
             record = record._replace(digest=digest_of(clip.location))
             self._on_phase("decode", clip.clip_id)
-            with open_clip(clip.location) as reader:
+            with clip_errors(clip.location), open_clip(clip.location) as reader:
                 shape = (reader.num_frames, reader.height, reader.width)
                 record = record._replace(num_frames=shape[0], height=shape[1], width=shape[2])
                 views = self._views(clip, *shape)
                 # Every frame that any view shows, once.
                 wanted = sorted({index for view in views for index in view.frame_indices})
                 frames = reader.read(wanted)
-            pixels = []
-            for view in views:
-                positions = np.searchsorted(wanted, view.frame_indices)
-                pixels.append(render(frames, view.crop, view.flip, self._preprocessing.input_size, positions))
-            if self._joins_views:
-                pixels = [torch.cat(pixels)]
+            with clip_errors(clip.location):
+                pixels = []
+                for view in views:
+                    positions = np.searchsorted(wanted, view.frame_indices)
+                    pixels.append(render(frames, view.crop, view.flip, self._preprocessing.input_size, positions))
+                if self._joins_views:
+                    pixels = [torch.cat(pixels)]
             if self._is_cuda:
                 pixels = [of_view.pin_memory() for of_view in pixels]
             return DecodedClip(record, tuple(views), tuple(pixels))

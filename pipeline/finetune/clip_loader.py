@@ -24,7 +24,8 @@ import torch
 import torch.multiprocessing  # teaches the pickler of processes to hand tensors over in shared memory
 from torch import Tensor
 
-from pipeline.errors import ClipError, PipelineError
+from pipeline.clip_errors import clip_errors
+from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.recipe import SamplingConfig
 from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
@@ -70,14 +71,6 @@ class SampleRequest:
     position: int = 0
 
 
-class Fault(NamedTuple):
-    """Why a clip gave no sample."""
-
-    clip_id: str
-    kind: str
-    reason: str
-
-
 class Sample(NamedTuple):
     """One view of one clip, or the fault that it has.
 
@@ -90,7 +83,7 @@ class Sample(NamedTuple):
     pixels: Tensor | None
     crop: CropBox
     flip: bool
-    fault: Fault | None = None
+    fault: ClipFailure | None = None
 
 
 class ClipBatch(NamedTuple):
@@ -109,12 +102,11 @@ def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
     """Decode and render one sample. A clip that cannot be used gives a fault; nothing is put in its place."""
     clip = request.clip
     try:
-        with open_clip(clip.location) as reader:
+        with clip_errors(clip.location), open_clip(clip.location) as reader:
             view = _view(request, settings, reader.num_frames, reader.height, reader.width)
             frames = reader.read(view.frame_indices)  # (T, H, W, 3)
     except ClipError as error:
-        fault = Fault(clip.clip_id, error.kind, str(error))
-        return Sample(request, clip.label, None, CropBox(0, 0, 0, 0), False, fault)
+        return Sample(request, clip.label, None, CropBox(0, 0, 0, 0), False, error.failure(clip.clip_id))
     label = settings.swapped_labels[clip.label] if view.flip and settings.swapped_labels else clip.label
     if settings.on_device:
         return Sample(request, label, torch.from_numpy(frames), view.crop, view.flip)

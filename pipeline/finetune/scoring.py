@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.metrics import compute_metrics, round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
-from pipeline.finetune.clip_loader import ClipLoader, Fault, LabelledClip, SampleRequest, SampleSettings, collate
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import EndToEnd
 from pipeline.progress import Progress
@@ -31,7 +31,7 @@ class ScoredClips:
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
     probes: dict[str, NDArray[np.float64]]
-    faults: tuple[Fault, ...]
+    faults: tuple[ClipFailure, ...]
 
     def metrics(self) -> dict[str, float]:
         """Compute the metrics of these scores."""
@@ -57,7 +57,7 @@ def score_clips(
     # (1 + probes, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
     table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
     is_found = np.zeros(len(clips))
-    faults: list[Fault] = []
+    faults: list[ClipFailure] = []
     device = network.precision.device
     was_training = network.training
     network.eval()
@@ -79,7 +79,7 @@ def score_clips(
     network.train(was_training)
     table = world.all_reduce(torch.from_numpy(table)).numpy()
     found = world.all_reduce(torch.from_numpy(is_found)).numpy() > 0
-    every_fault = [Fault(*fault) for faults_of_one in world.all_gather(faults) for fault in faults_of_one]
+    every_fault = [ClipFailure(*fault) for faults_of_one in world.all_gather(faults) for fault in faults_of_one]
     if not found.any():
         example = f" The first: '{every_fault[0].clip_id}', {every_fault[0].reason}" if every_fault else ""
         raise PipelineError(

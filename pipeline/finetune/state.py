@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.selection import SplitPlan
-from pipeline.finetune.clip_loader import Fault, LabelledClip, SampleSettings
+from pipeline.finetune.clip_loader import LabelledClip, SampleSettings
 from pipeline.recipe import Recipe
 
 CHECKPOINT_SECONDS = 60.0
@@ -67,7 +67,7 @@ class Faults:
 
     of_clip: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
-    def add(self, split: str, faults: Sequence[Fault], max_failed: int | None) -> None:
+    def add(self, split: str, faults: Sequence[ClipFailure], max_failed: int | None) -> None:
         """Note clips of a split.
 
         Raises:

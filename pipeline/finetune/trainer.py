@@ -23,11 +23,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.result_writer import EpochRecord, SeedResult, Selection
 from pipeline.finetune.clip_loader import (
     ClipLoader,
-    Fault,
     LabelledClip,
     Sample,
     SampleRequest,
@@ -268,7 +267,7 @@ class Finetuner:
         figures = self.world.all_reduce(torch.tensor([weight, len(sound), len(faults), asks], dtype=torch.float64))
         total_weight, num_sound, num_faults, is_agreed = figures.tolist()
         if num_faults:
-            found = [Fault(*fault) for faults_of_one in self.world.all_gather(faults) for fault in faults_of_one]
+            found = [ClipFailure(*fault) for faults_of_one in self.world.all_gather(faults) for fault in faults_of_one]
             self.faults.add("train", found, self.training_plan.max_failed)
         if num_sound == 0 or total_weight == 0:
             return bool(is_agreed)

@@ -107,7 +107,7 @@ def _percent(value: float | None, width: int) -> str:
 
 
 def _report_faults(found: Evaluation) -> None:
-    for clip_id, reason in found.faults[:NUM_SHOWN_FAULTS]:
+    for clip_id, _, reason in found.faults[:NUM_SHOWN_FAULTS]:
         _say(f"{clip_id}: {reason}")
     if len(found.faults) > NUM_SHOWN_FAULTS:
         _say(f"… and {len(found.faults) - NUM_SHOWN_FAULTS} more clips failed.")

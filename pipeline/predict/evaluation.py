@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.devices import fixed_threads
-from pipeline.errors import ClipError, PipelineError
+from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.evaluation.metrics import confusion_matrix, round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.evaluation.result_writer import SeedResult
@@ -40,12 +40,12 @@ class Evaluation:
     """The scores of a model on the labelled clips of a split.
 
     num_views: how many views of a clip its scores are the mean of; the probes always see the test view alone.
-    faults: clip ids with why they could not be used.
+    faults: clips that could not be used.
     """
 
     result: SeedResult
     num_views: int
-    faults: tuple[tuple[str, str], ...]
+    faults: tuple[ClipFailure, ...]
     num_unlabelled: int
 
 
@@ -94,7 +94,7 @@ def evaluate_store(
         seconds=time.monotonic() - started_at_seconds,
     )
     of_split = [clip for clip in store.table() if clip.split == split]
-    faults = tuple((clip.clip_id, clip.reason) for clip in of_split if clip.status == "failed")
+    faults = tuple(ClipFailure(clip.clip_id, clip.kind, clip.reason) for clip in of_split if clip.status == "failed")
     return Evaluation(result, 1 + num_draws, faults, sum(clip.class_index < 0 for clip in of_split))
 
 
@@ -131,7 +131,7 @@ def evaluate_manifest(
     scores: list[Scores] = []
     probes: dict[str, list[Scores]] = {probe: [] for probe in ORDER_TESTS}
     used: list[Clip] = []
-    faults: list[tuple[str, str]] = []
+    faults: list[ClipFailure] = []
     num_views = num_crops + num_draws
     for clip, found in zip(labelled, in_order(seen, labelled), strict=True):
         advance(1)
@@ -140,7 +140,7 @@ def evaluate_manifest(
                 raise found
             views = torch.stack([scorer.features(pixels) for pixels in found.pixels])  # (V, T, C, h, w)
         except ClipError as error:
-            faults.append((clip.clip_id, str(error)))
+            faults.append(error.failure(clip.clip_id))
             continue
         changed = [order_test(probe)(views[:1], [clip.clip_id]) for probe in ORDER_TESTS]
         every = scorer.scores(torch.cat([views, *changed]))  # (V + probes, K)
@@ -151,7 +151,7 @@ def evaluate_manifest(
     if not used:
         raise PipelineError(
             f"Not one of the {len(labelled)} labelled clips of split '{split}' could be used. The first: "
-            f"'{faults[0][0]}', {faults[0][1]}"
+            f"'{faults[0].clip_id}', {faults[0].reason}"
         )
     result = SeedResult(
         seed=scorer.spec.seed,

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.errors import ClipError, PipelineError
+from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.model import Classifier
 from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
 from pipeline.predict.seen import ClipViews, ViewPlan, in_order, plan_of, see
@@ -19,14 +19,6 @@ from pipeline.video.suffixes import VIDEO_SUFFIXES
 
 THUMBNAIL_PIXELS = 112
 CAPTION_PIXELS = 18
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a clip could not be used."""
-
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Prediction:
     ranked: tuple[ClassScore, ...] = ()
     frame_indices: tuple[int, ...] = ()
     num_frames: int = 0
-    fault: Fault | None = None
+    fault: ClipFailure | None = None
     pixels: Tensor | None = None
 
     @property
@@ -64,7 +56,7 @@ def predictions(scorer: Scorer, clips: Iterable[str], top: int = 5, keep_pixels:
         try:
             scores = scorer.clip_scores(found.pixels)
         except ClipError as error:
-            yield Prediction(found.location, fault=Fault(error.kind, str(error)))
+            yield Prediction(found.location, fault=error.failure(found.location))
             continue
         yield Prediction(
             found.location,
@@ -146,7 +138,7 @@ def _seen(clip: str, plan: ViewPlan) -> ClipViews | Prediction:
     try:
         return see(clip, plan)
     except ClipError as error:
-        return Prediction(clip, fault=Fault(error.kind, str(error)))
+        return Prediction(clip, fault=error.failure(clip))
 
 
 def _has_images(folder: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from pipeline.clip_errors import clip_errors
 from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
 from pipeline.model import ModelSpec
@@ -97,7 +98,7 @@ def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> ClipViews:
     Raises:
         ClipError: the clip cannot be used.
     """
-    with open_clip(location) as reader:
+    with clip_errors(location), open_clip(location) as reader:
         views = plan.views(clip_id or location, reader.num_frames, reader.height, reader.width)
         wanted = sorted({index for view in views for index in view.frame_indices})
         frames = reader.read(wanted)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
+from pipeline.clip_errors import clip_errors
 from pipeline.errors import PipelineError
 from pipeline.files import write_text, written_aside
 from pipeline.predict.scorer import Scorer
@@ -72,7 +73,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
     stride = max(1, window_frames // plan.num_segments) if stride_frames is None else stride_frames
     if window_frames < 1 or stride < 1:
         raise PipelineError(f"`window` (={window_frames}) and `stride` (={stride}) must be at least 1 frame.")
-    with open_clip(clip) as reader:
+    with clip_errors(clip), open_clip(clip) as reader:
         window = min(window_frames, reader.num_frames)
         offsets = test_frame_indices(window, plan.num_segments, plan.choices.short_clip, plan.choices.test_frames)
         starts = np.arange(0, reader.num_frames - window + 1, stride, dtype=np.int64)

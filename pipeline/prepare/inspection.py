@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.decode import open_clip
@@ -60,7 +61,7 @@ def _stat_clip(clip_id: str, location: str) -> Inspected:
 
 def _inspected(clip_id: str, location: str) -> Inspected:
     try:
-        with open_clip(location) as reader:
+        with clip_errors(location), open_clip(location) as reader:
             for start in range(0, reader.num_frames, FRAMES_AT_ONCE):
                 if isinstance(reader, VideoFile) and start:
                     break  # a video is decoded to its end by any reading
