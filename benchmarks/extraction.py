@@ -32,8 +32,8 @@ from benchmarks.decode import drawn_clip
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import torchvision
-from pipeline.extract import extract_features
 from pipeline.extract.compute import Compute
+from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.extraction import write_clips
-from pipeline.extract import extract_features
+from pipeline.extract.extract import extract_features
 from pipeline.settings.extract import ExtractSettings
 
 SECONDS_BETWEEN_LOOKS = 0.1

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.options import PipelineCommand, PipelineGroup
-from pipeline.settings.compare import CompareSettings
-from pipeline.settings.extract import ExtractSettings
-from pipeline.settings.finetune import FinetuneSettings
-from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.settings.help_texts import DEVICE_HELP, ROOT_HELP
-from pipeline.settings.prepare import PrepareSettings
+
+if TYPE_CHECKING:
+    from pipeline.settings.compare import CompareSettings
+    from pipeline.settings.extract import ExtractSettings
+    from pipeline.settings.finetune import FinetuneSettings
+    from pipeline.settings.fit_head import FitHeadSettings
+    from pipeline.settings.prepare import PrepareSettings
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -38,7 +40,7 @@ def cli() -> None:
     """
 
 
-@cli.command(cls=PipelineCommand, settings=PrepareSettings)
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.prepare:PrepareSettings")
 def prepare(settings: PrepareSettings) -> None:
     """Write a manifest of clips, labels and splits.
 
@@ -75,7 +77,7 @@ def check(**options: Any) -> None:
     run(**options)
 
 
-@cli.command(cls=PipelineCommand, settings=ExtractSettings)
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.extract:ExtractSettings")
 def extract(settings: ExtractSettings) -> None:
     """Run a frozen backbone over sampled frames and keep its features.
 
@@ -91,7 +93,7 @@ def extract(settings: ExtractSettings) -> None:
     run(settings)
 
 
-@cli.command("fit-head", cls=PipelineCommand, settings=FitHeadSettings)
+@cli.command("fit-head", cls=PipelineCommand, settings="pipeline.settings.fit_head:FitHeadSettings")
 def fit_head(settings: FitHeadSettings) -> None:
     """Train heads on cached features, in seconds to minutes.
 
@@ -104,7 +106,7 @@ def fit_head(settings: FitHeadSettings) -> None:
     run(settings)
 
 
-@cli.command(cls=PipelineCommand, settings=FinetuneSettings)
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.finetune:FinetuneSettings")
 def finetune(settings: FinetuneSettings) -> None:
     """Train backbone and head together on the clips, from a fitted head or from scratch.
 
@@ -121,7 +123,7 @@ def finetune(settings: FinetuneSettings) -> None:
     run(settings)
 
 
-@cli.command(cls=PipelineCommand, settings=CompareSettings)
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.compare:CompareSettings")
 def compare(settings: CompareSettings) -> None:
     """Print and write the table of heads: accuracy with its interval, parameters, MACs, latency.
 

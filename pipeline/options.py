@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -22,9 +24,7 @@ from pipeline.params import (
     settings_text,
     value_text,
 )
-from pipeline.recipe import RECIPES
 from pipeline.registry import unknown_name
-from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.settings.settings import (
     Option,
     Settings,
@@ -58,7 +58,8 @@ class PipelineGroup(click.Group):
     """A group with defaults from `./params.yaml`, whose `PipelineError`s become a sentence and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        if parent is None and "default_map" not in extra:
+        is_for_help = args[:1] in (["-h"], ["--help"], ["--version"])
+        if parent is None and "default_map" not in extra and not is_for_help:
             try:
                 params = read_params()
                 extra["default_map"] = {name: command_params(params, name) for name in self.commands}
@@ -89,12 +90,35 @@ class PipelineCommand(click.Command):
 
     The block applies to the subject of the settings, such as the manifest of `extract`. When another subject is typed,
     the command takes nothing from the block and says so. The callback gets the settings object.
+
+    settings: `package.module:Class`, imported when the command is used, since `pipeline --help` needs none of them.
     """
 
-    def __init__(self, *args: Any, settings: type[Settings], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, settings: str, **kwargs: Any) -> None:
+        self._place = settings
         super().__init__(*args, **kwargs)
-        self.settings = settings
-        self.params = [*parameters_of(settings), *override_options(settings), _show_settings_option()]
+
+    @cached_property
+    def settings(self) -> type[Settings]:
+        module, _, name = self._place.partition(":")
+        found: type[Settings] = getattr(importlib.import_module(module), name)
+        return found
+
+    @property
+    def params(self) -> list[click.Parameter]:
+        return self._parameters
+
+    @params.setter
+    def params(self, given: list[click.Parameter]) -> None:
+        """Ignore what click gives: the parameters come from the settings class."""
+
+    @cached_property
+    def _parameters(self) -> list[click.Parameter]:
+        return [*parameters_of(self.settings), *override_options(self.settings), _show_settings_option()]
+
+    @property
+    def _has_heads(self) -> bool:
+        return any(item.name == "heads" for item in dataclasses.fields(self.settings))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         block = dict(ctx.default_map or {})
@@ -146,12 +170,14 @@ class PipelineCommand(click.Command):
         if names:
             found = {name: ctx.params[name] for name in sorted(names)}
             values["overrides"] = {name: value for name, value in found.items() if value is not None}
-        if self.settings is FitHeadSettings:
+        if self._has_heads:
             values["heads"] = _settings_of_heads(ctx, values["head"])
         return self.settings(**values)
 
     def settings_report(self, ctx: click.Context) -> str:
         """List each setting with its value and where the value came from."""
+        from pipeline.recipe import RECIPES
+
         recipe = RECIPES.get(str(_first(ctx.params.get("recipe"))))
         rows = []
         for parameter in self.get_params(ctx):
@@ -162,7 +188,7 @@ class PipelineCommand(click.Command):
             if isinstance(parameter, OverrideOption) and value is None and recipe is not None:
                 value, source = _value_in_recipe(recipe, name), f"recipe {recipe.name}"
             rows.append((name.replace("_", "-"), "" if value is None else value_text(value), source))
-        if self.settings is FitHeadSettings:
+        if self._has_heads:
             for head, block in head_params(ctx.obj or {}).items():
                 state = "params.yaml, passed over" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
                 for name, value in block.items():

@@ -7,7 +7,7 @@ from collections import Counter
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractionSummary, extract_features
+from pipeline.extract.extract import ExtractionSummary, extract_features
 from pipeline.manifest import read_manifest
 from pipeline.settings.extract import ExtractSettings
 

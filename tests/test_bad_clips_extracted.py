@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pipeline.backbones import build_backbone
-from pipeline.extract import ExtractionSummary, extract_features
+from pipeline.extract.extract import ExtractionSummary, extract_features
 from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.store import FeatureStore

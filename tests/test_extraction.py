@@ -16,7 +16,6 @@ import torch
 from pipeline.backbones import build_backbone
 from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
-from pipeline.extract import extract_features
 from pipeline.extract.blocks import BlockJob, ClipJob
 from pipeline.extract.compute import (
     BFLOAT16_ERROR_BOUND,
@@ -25,7 +24,7 @@ from pipeline.extract.compute import (
     choose_compile_mode,
     choose_dtype,
 )
-from pipeline.extract.extract import choose_num_workers
+from pipeline.extract.extract import choose_num_workers, extract_features
 from pipeline.extract.forward import all_finite
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractionSummary, extract_features
 from pipeline.extract.compute import MAX_CUDA_BATCH_FRAMES, choose_batch_frames
+from pipeline.extract.extract import ExtractionSummary, extract_features
 from pipeline.manifest import Manifest
 from pipeline.prefetch import InThisThread, ahead, executor_of
 from pipeline.store import FeatureStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.extract import extract_features
+from pipeline.extract.extract import extract_features
 from pipeline.manifest import read_manifest
 from tests.support.run_stages import extract_settings, fit_head
 from tests.support.small_clips import T, write_clips

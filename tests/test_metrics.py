@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics
@@ -19,6 +20,12 @@ SCORES = np.array(
     ]
 )
 LABELS = np.array([0, 1, 1, 2])
+
+
+def test_softmax_is_that_of_scipy_bit_by_bit() -> None:
+    for scores in (SCORES, np.random.default_rng(0).normal(0, 30, (50, 27)), np.array([1000.0, 1.0])):
+        assert np.array_equal(metrics.softmax(scores), scipy.special.softmax(scores, axis=-1))
+        assert np.array_equal(metrics.log_softmax(scores), scipy.special.log_softmax(scores, axis=-1))
 
 
 def test_top1_mean_class_accuracy_and_confusion_by_hand() -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import cli
 from pipeline.errors import ClipError, PipelineError
-from pipeline.extract import ExtractionSummary
+from pipeline.extract.extract import ExtractionSummary
 from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.store import FeatureStore
 from pipeline.store.record import read_record

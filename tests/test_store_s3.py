@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import s3fs
 
-from pipeline.extract import extract_features
+from pipeline.extract.extract import extract_features
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_corruption
 from pipeline.store_command.hdf5 import export_hdf5

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.variance import MeanVariance, padded_clips, seed_variance, summed_seeds
@@ -78,6 +77,8 @@ def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) 
     _check_not_empty(correct)
     values = correct.astype(np.float64)
     accuracy = float(values.mean())
+    from scipy.special import ndtri  # takes half a second, and most commands need it late or not at all
+
     added = float(ndtri((1 + level) / 2)) ** 2
     # Clips are added of which half are right: their correctness lies a half from the mean of a half.
     shift, clips = padded_clips(values.mean(axis=0) - 0.5, added, added / 4)
@@ -152,6 +153,8 @@ def sign_test(num_plus: int, num_minus: int) -> float:
         # Whole numbers stay exact; 2**n leaves the range of floats at 1024.
         p_value = 2 * sum(math.comb(num_signs, k) for k in range(fewer + 1)) / 2**num_signs
     else:
+        from scipy.special import bdtr
+
         p_value = 2 * float(bdtr(fewer, num_signs, 0.5))
     return float(min(1.0, max(p_value, sys.float_info.min)))
 

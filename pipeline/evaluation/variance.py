@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri
 
 FloatArray = NDArray[np.float64]
 
@@ -37,6 +35,8 @@ class MeanVariance:
 
         Source: Behrens-Fisher problem; Kim and Cohen, On the Behrens-Fisher problem: a review, 1998.
         """
+        from scipy.special import ndtr  # takes half a second, and most commands need it late or not at all
+
         if distance <= 0:
             return 1.0
         if self.seeds <= 0:
@@ -51,6 +51,9 @@ class MeanVariance:
 
     def half_width(self, level: float) -> float:
         """Return the distance that an error stays within with the probability `level`."""
+        from scipy.optimize import brentq
+        from scipy.special import ndtri
+
         lowest = math.sqrt(self.clips + self.seeds) * float(ndtri((1 + level) / 2))
         if self.seeds <= 0:
             return lowest

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor
 
 from pipeline.devices import find_device, has_bfloat16
 from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import softmax
 from pipeline.extract import compute as extraction_compute
 from pipeline.extract.forward import BackboneRunner
 from pipeline.finetune.model import STAGE as FINETUNE

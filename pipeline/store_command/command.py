@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.extract import extract_features
 from pipeline.extract.compute import device_like
+from pipeline.extract.extract import extract_features
 from pipeline.extract.provenance import is_there
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.settings.extract import ExtractSettings

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.extract import extract_features
+from pipeline.extract.extract import extract_features
 from pipeline.manifest import read_manifest
 from pipeline.settings.extract import ExtractSettings
 from stages.extract import summary_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.extract import extract_features
+from pipeline.extract.extract import extract_features
 from pipeline.manifest import Manifest, read_manifest
 from tests.support.run_stages import extract_settings, fit_head
 from tests.support.small_clips import T, write_clips

@@ -10,7 +10,7 @@ import stages.finetune
 import stages.fit_head
 import stages.prepare
 from pipeline.compare.comparison import Comparison
-from pipeline.extract import ExtractionSummary
+from pipeline.extract.extract import ExtractionSummary
 from pipeline.fit_head.run import RunOutcome
 from pipeline.manifest import Manifest
 from pipeline.settings.compare import CompareSettings
