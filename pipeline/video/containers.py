@@ -1,7 +1,8 @@
 """How long a video file should be, by its own outermost boxes: the sure sign of a copy that broke off.
 
 A decoder often reads a truncated file without complaint and gives fewer frames. The outermost elements of MP4, Matroska
-(WebM), AVI and GIF say where they end, so nothing has to be decoded to see that the end is missing.
+(WebM) and AVI say where they end, and moving images have a mark at their end, so nothing has to be decoded to see that
+the end is missing. Bytes behind the end are nobody's concern.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.video.image_ends import missing_image_end
+
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 SEGMENT_ID = b"\x18\x53\x80\x67"
 MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+# All that stand outermost. Whatever else there is behind the last of them is no box, such as a line of text.
+MP4_BOXES = (*MP4_FIRST_BOXES, b"moof", b"mfra", b"sidx", b"ssix", b"uuid", b"meta", b"udta", b"prft", b"emsg", b"pdin")
 
 
 def missing_end(path: Path) -> str | None:
@@ -26,11 +31,10 @@ def missing_end(path: Path) -> str | None:
             return _missing_box(file, size_bytes)
         if start[:4] == b"RIFF":
             length = int.from_bytes(start[4:8], "little")
-            return None if length in (0, 0xFFFFFFFF) else _promise(8 + length, size_bytes)
-        if start[:6] in (b"GIF87a", b"GIF89a"):
-            file.seek(max(0, size_bytes - 1024))
-            return None if file.read().rstrip(b"\0\r\n ").endswith(b";") else "the mark that ends a GIF is missing"
-    return None
+            if length in (0, 0xFFFFFFFF) or (start[8:12] == b"AVI " and _ends_with_avi_index(file, size_bytes)):
+                return None
+            return _promise(8 + length, size_bytes)
+        return missing_image_end(file, start)
 
 
 def _promise(end: int | None, size_bytes: int) -> str | None:
@@ -50,13 +54,27 @@ def _missing_box(file: BinaryIO, size_bytes: int) -> str | None:
             length = int.from_bytes(header[8:16], "big")
         elif length == 0:
             length = size_bytes - position
-        if length < 8 or not header[4:8].isalnum():
-            break  # bytes of something else behind the last box
+        if length < 8 or header[4:8] not in MP4_BOXES:
+            break
         has_index |= header[4:8] in (b"moov", b"moof")
         position += length
     if position > size_bytes:
         return _promise(position, size_bytes)
     return None if has_index else "the index of its frames ('moov') is missing"
+
+
+def _ends_with_avi_index(file: BinaryIO, size_bytes: int) -> bool:
+    """Whether the chunks of an AVI end with its index exactly at the file's end, whatever length its header names.
+
+    Some programs write the size of the file there, which is 8 too large.
+    """
+    position, identifier = 12, b""
+    while position + 8 <= size_bytes:
+        file.seek(position)
+        header = file.read(8)
+        length = int.from_bytes(header[4:], "little")
+        identifier, position = header[:4], position + 8 + length + (length & 1)
+    return identifier == b"idx1" and position == size_bytes
 
 
 def _end_of_segment(file: BinaryIO) -> int | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.errors import ClipError
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.frame_folder import FrameFolder, StillImage
-from pipeline.video.images import is_still_image
+from pipeline.video.image_ends import JPG_MAGIC, PNG_MAGIC, is_jpg_stream, is_moving_png
+from pipeline.video.images import TIFF_MAGICS, is_image, is_moving_webp
+from pipeline.video.moving_image import MovingImage, has_several_images
 from pipeline.video.packed import PackedClip
 from pipeline.video.reader import ClipReader
 from pipeline.video.video_file import VideoFile
@@ -16,7 +19,7 @@ __all__ = ["ClipReader", "open_clip"]
 
 
 def open_clip(location: str | Path) -> ClipReader:
-    """Open a clip: a video file, a folder of numbered images, a still image, or ``file.h5::clip``.
+    """Open a clip: a video file, a folder of numbered images, a still or moving image, or ``file.h5::clip``.
 
     What it is follows from its content, not from its suffix. Use the result as a context manager.
 
@@ -35,11 +38,24 @@ def open_clip(location: str | Path) -> ClipReader:
         if not path.is_file():
             raise ClipError("unreadable", f"{path} is neither a file nor a folder.")
         with open(path, "rb") as opened:
-            start = opened.read(16)
+            start = opened.read(32)
+            if is_image(start):
+                return _opened_image(path, opened, start)
     except OSError as error:
         raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:  # a path with a zero byte in it
         raise ClipError("missing", f"{path!s} cannot be a path ({error}).") from error
     if not start:
         raise ClipError("empty", f"{path} is empty (0 bytes).")
-    return StillImage(path) if is_still_image(start) else VideoFile(path)
+    return VideoFile(path)
+
+
+def _opened_image(path: Path, opened: BinaryIO, start: bytes) -> ClipReader:
+    """A file that starts as an image does: one image, or a film in an image's format."""
+    if start.startswith(PNG_MAGIC) and is_moving_png(opened):
+        return VideoFile(path)
+    if start.startswith(JPG_MAGIC) and is_jpg_stream(opened):
+        return VideoFile(path, "mjpeg")
+    if is_moving_webp(start) or (start.startswith(TIFF_MAGICS) and has_several_images(path)):
+        return MovingImage(path)
+    return StillImage(path)

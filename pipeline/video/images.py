@@ -12,13 +12,14 @@ import zlib
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ClipError
+from pipeline.video.image_ends import JPG_MAGIC, PNG_MAGIC
 from pipeline.video.reader import Frame
 
-JPG_MAGIC = b"\xff\xd8\xff"
-IMAGE_MAGICS = (JPG_MAGIC, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+IMAGE_MAGICS = (JPG_MAGIC, PNG_MAGIC, b"BM", *TIFF_MAGICS)
 # What simplejpeg decodes to RGB itself; CMYK and its kin go to Pillow.
 JPG_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
 JPG_ERRORS = (ValueError, KeyError)  # what simplejpeg raises for damaged files
@@ -26,9 +27,14 @@ JPG_ERRORS = (ValueError, KeyError)  # what simplejpeg raises for damaged files
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
 
 
-def is_still_image(start: bytes) -> bool:
-    """Whether a file that starts with these bytes is a still image (a GIF may move, and is not counted as one)."""
-    return start.startswith(IMAGE_MAGICS) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+def is_image(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is an image (a GIF counts as a video)."""
+    return start.startswith(IMAGE_MAGICS) or is_webp(start)
+
+
+def is_webp(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is a WebP."""
+    return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
 
 
 def image_size(data: bytes, what: str) -> tuple[int, int]:
@@ -40,7 +46,7 @@ def image_size(data: bytes, what: str) -> tuple[int, int]:
     if _is_plain_jpg(data):
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
         return int(height), int(width)
-    with _opened(data, what) as image:
+    with open_image(data, what) as image:
         return image.height, image.width
 
 
@@ -59,14 +65,59 @@ def decode_image(data: bytes, what: str) -> Frame:
         except JPG_ERRORS as error:
             raise _damaged(what, error) from error
         return pixels
-    with _opened(data, what) as image:
-        try:
-            if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-                grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(image.convert("RGB"))
-        except IMAGE_ERRORS as error:
-            raise _damaged(what, error) from error
+    with open_image(data, what) as image:
+        if image.format in ("PNG", "WEBP") and num_images(image) > 1:
+            raise ClipError(
+                "unreadable", f"{what} holds {num_images(image)} images, but must hold one to be a frame of a clip."
+            )
+        return rgb_of(image, what)
+
+
+def is_moving_webp(start: bytes) -> bool:
+    """Whether a WebP says that it moves (a flag of its chunk ``VP8X``)."""
+    return is_webp(start) and start[12:16] == b"VP8X" and bool(start[20] & 2)
+
+
+def num_images(image: Image.Image) -> int:
+    """Return how many images an opened image file holds."""
+    return int(getattr(image, "n_frames", 1))
+
+
+def rgb_of(image: Image.Image, what: str) -> Frame:
+    """The pixels of an opened image; `what` names it in messages.
+
+    Shape:
+        returns: (H, W, 3), uint8 RGB.
+
+    Raises:
+        ClipError: it is damaged.
+    """
+    try:
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+            grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.array(image.convert("RGB"))
+    except IMAGE_ERRORS as error:
+        raise _damaged(what, error) from error
+
+
+def open_image(data: bytes, what: str) -> Image.Image:
+    """Open an encoded image by Pillow; `what` names it in messages.
+
+    Raises:
+        ClipError: it is no image, or one of too many pixels.
+    """
+    if not data:
+        raise ClipError("empty", f"{what} is empty (0 bytes).")
+    try:
+        with warnings.catch_warnings():
+            # An image of more than 89 million pixels is refused, not only warned about.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # its words name an address in memory
+        raise ClipError("unreadable", f"{what} is not an image that can be read (its format is not known).") from None
+    except (*IMAGE_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ClipError("unreadable", f"{what} is not an image that can be read ({error}).") from error
 
 
 def _is_plain_jpg(data: bytes) -> bool:
@@ -77,18 +128,6 @@ def _is_plain_jpg(data: bytes) -> bool:
     except JPG_ERRORS:
         return False
     return colours in JPG_COLOURS
-
-
-def _opened(data: bytes, what: str) -> Image.Image:
-    if not data:
-        raise ClipError("empty", f"{what} is empty (0 bytes).")
-    try:
-        with warnings.catch_warnings():
-            # An image of more than 89 million pixels is refused, not only warned about.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
-    except (*IMAGE_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ClipError("unreadable", f"{what} is not an image that can be read ({error}).") from error
 
 
 def _damaged(what: str, error: BaseException) -> ClipError:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from av.video.stream import VideoStream
 
+from pipeline.video.image_ends import gif_blocks, gif_start
+
 FIELD_ORDER_UNKNOWN, FIELD_ORDER_PROGRESSIVE = 0, 1
 
 # Codecs whose packets hold one shown frame each, in a container that keeps frames apart.
@@ -62,6 +64,11 @@ def _is_shown_vp9(first_byte: int) -> int:
     if first_byte & 0b00110000 == 0b00110000:
         return int(bool(first_byte & 0b00000101))
     return int(bool(first_byte & 0b00001010))
+
+
+def shown_in_gif(packet: memoryview) -> int:
+    """An extension behind the last image, such as a comment, is a packet too."""
+    return int(any(kind == 0x2C for kind in gif_blocks(packet, gif_start(packet))))
 
 
 _COUNTED_BY_BITS: Mapping[str, Callable[[memoryview], int]] = {

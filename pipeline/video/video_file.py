@@ -7,9 +7,8 @@ can hang when decoding stops early, and only borrow another worker's core).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
@@ -22,6 +21,8 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import ClipError
 from pipeline.video.containers import missing_end
+from pipeline.video.orientation import Matrix, Orientation, as_shown, shown_size
+from pipeline.video.packet_checks import PacketChecks
 from pipeline.video.reader import ClipReader, Frame, size_change
 from pipeline.video.shown_frames import count_by_packets
 
@@ -36,6 +37,8 @@ MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time inst
 # What PyAV raises for damaged input, beside FFmpeg's own errors.
 DECODING_ERRORS = (av.FFmpegError, ValueError, OverflowError)
 
+Shown = tuple[VideoFrame, Matrix | None]
+
 
 class VideoFile(ClipReader):
     """A video file. The codec's frames are counted and decoded in order; only wanted ones become RGB.
@@ -46,8 +49,8 @@ class VideoFile(ClipReader):
         ClipError: no video in it, truncated, damaged, or frames of different sizes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, container_format: str | None = None) -> None:
+        self._path, self._format = path, container_format
         self._reformatter = VideoReformatter()
         self._packets: list[Packet[VideoStream]] | None = []
         missing = missing_end(path)
@@ -55,17 +58,20 @@ class VideoFile(ClipReader):
             raise ClipError("truncated", f"{path} is truncated: {missing}. Copy or download it again.")
         self._container, self._stream = self._open()
         try:
-            num_frames = self._counted()
+            num_frames, times = self._counted()
             running = self._shown()
             first = next(running, None)
             if first is None:
                 raise ClipError("empty", f"{path} has a video stream, but not one frame in it.")
             # Decoding goes on from here at the first reading.
-            self._running: Iterator[VideoFrame] | None = itertools.chain([first], running)
+            self._running: Iterator[Shown] | None = itertools.chain([first], running)
+            if self._checks.starts_in_open_group and times:
+                # Frames before the first shown one need others that were cut off; every decoder leaves them out.
+                num_frames = sum(time >= (first[0].pts or 0) for time in times)
         except BaseException:
             self._container.close()
             raise
-        height, width = shown_size(first)
+        height, width = shown_size(*first)
         super().__init__(str(path), num_frames, height, width)
 
     @property
@@ -83,9 +89,9 @@ class VideoFile(ClipReader):
             self._reopen()
         frames, self._running = self._running or self._shown(), None
         wanted, num_frames = set(ordinals), 0
-        for ordinal, frame in enumerate(frames):
+        for ordinal, (frame, matrix) in enumerate(frames):
             if ordinal in wanted:
-                yield self._as_rgb(frame)
+                yield self._as_rgb(frame, matrix)
             num_frames += 1
         if num_frames != self.num_frames:
             raise ClipError(
@@ -96,7 +102,7 @@ class VideoFile(ClipReader):
     def _open(self) -> tuple[InputContainer, VideoStream]:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         try:
-            container = av.open(f"file:{self._path}", options=options, metadata_errors="ignore")
+            container = av.open(f"file:{self._path}", format=self._format, options=options, metadata_errors="ignore")
         except DECODING_ERRORS as error:
             raise ClipError(
                 "unreadable", f"{self._path} is not a video file that can be read ({_reason(error)})."
@@ -110,7 +116,11 @@ class VideoFile(ClipReader):
             if stream.codec_context is None:
                 raise ClipError("unreadable", f"{self._path} is encoded with a codec that is not known here.")
             stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
-            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+            self._checks = PacketChecks(stream)
+            stream.codec_context.options = {
+                "err_detect": self._checks.error_detection,
+                "max_pixels": str(MAX_PIXELS),
+            }
         except BaseException:
             container.close()
             raise
@@ -121,10 +131,14 @@ class VideoFile(ClipReader):
         self._container.close()
         self._container, self._stream = self._open()
 
-    def _counted(self) -> int:
-        """Count the frames: by their packets where a packet's frames are known, else by decoding them all."""
+    def _counted(self) -> tuple[int, list[int]]:
+        """Count the frames: by their packets where a packet's frames are known, else by decoding them all.
+
+        Returns the number of frames and, where packets are counted, when each is shown.
+        """
         packets: list[Packet[VideoStream]] | None = self._packets
         num_packets = num_shown = num_bytes = 0
+        times: list[int] = []
         count = count_by_packets(self._container.format.name, self._stream)
         for packet in self._demuxed():
             num_packets += 1
@@ -135,6 +149,8 @@ class VideoFile(ClipReader):
                     packets = None
             if count is not None and not packet.is_discard:
                 num_shown += count(memoryview(packet))
+                if packet.pts is not None and self._container.format.name != "avi":  # AVI has no such times
+                    times.append(packet.pts)
         num_indexed = len(self._stream.index_entries)
         if num_indexed > num_packets:
             raise ClipError(
@@ -142,27 +158,38 @@ class VideoFile(ClipReader):
                 f"{self._path} is truncated: its index names {num_indexed} frames, but {num_packets} are there.",
             )
         self._packets = packets
+        is_cut = self._checks.starts_in_open_group
         if packets is None:
             self._reopen()
-        if count is None:
+        if count is None or (is_cut and not times):
             num_shown = sum(1 for _ in self._shown())
             self._reopen()
-        return num_shown
+        return num_shown, times
 
     def _demuxed(self) -> Iterator[Packet[VideoStream]]:
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt:
-                    raise ClipError("truncated", f"{self._path} is truncated or damaged: a part of a frame is missing.")
+                    raise ClipError(
+                        "truncated",
+                        f"{self._path} is truncated, damaged or joined from pieces: a part of a frame is missing. Copy "
+                        "or download it again; encode joined pieces anew.",
+                    )
                 if packet.size:
-                    yield packet
+                    lost = self._checks.lost_before(packet)
+                    if lost is not None:
+                        raise self._corrupt(f"frames are missing ({lost})")
+                    decodable = self._checks.decodable(packet)
+                    if decodable is not None:
+                        yield decodable
         except DECODING_ERRORS as error:
             raise self._corrupt(error) from error
 
-    def _shown(self) -> Iterator[VideoFrame]:
-        """Every frame that the decoder shows, in the order of showing."""
+    def _shown(self) -> Iterator[Shown]:
+        """Every frame that the decoder shows, with its orientation, in the order of showing."""
         packets: Iterable[Packet[VideoStream]] = self._demuxed() if self._packets is None else self._packets
         first_size: tuple[int, int] | None = None
+        orientation = Orientation()
         for packet in itertools.chain(packets, [None]):
             try:
                 frames = self._stream.codec_context.decode(packet)
@@ -171,57 +198,29 @@ class VideoFile(ClipReader):
             for frame in frames:
                 if frame.is_corrupt:
                     raise self._corrupt("a frame is not whole")
-                size = shown_size(frame)
+                matrix = orientation.of(frame)
+                size = shown_size(frame, matrix)
                 first_size = first_size or size
                 if size != first_size:
                     raise size_change(str(self._path), "a later one", size, first_size)
-                yield frame
+                yield frame, matrix
 
-    def _as_rgb(self, frame: VideoFrame) -> Frame:
+    def _as_rgb(self, frame: VideoFrame, matrix: Matrix | None) -> Frame:
         try:
             pixels = self._reformatter.reformat(frame, format="rgb24").to_ndarray().view(np.uint8)
         except DECODING_ERRORS as error:
             raise self._corrupt(error) from error
-        return as_shown(pixels, display_matrix(frame))
+        return as_shown(pixels, matrix)
 
     def _corrupt(self, reason: BaseException | str) -> ClipError:
         words = reason if isinstance(reason, str) else _reason(reason)
+        if self._checks.starts_in_open_group:
+            return ClipError(
+                "corrupt",
+                f"{self._path} is damaged, or cut at a place where its decoder cannot start: {words}. Encode it anew "
+                "from the file that it was cut from.",
+            )
         return ClipError("corrupt", f"{self._path} is damaged: {words}. Copy or download it again.")
-
-
-Matrix = tuple[int, int, int, int]
-
-
-def display_matrix(frame: VideoFrame) -> Matrix | None:
-    """How the frame is to be turned for showing: a, b, c, d of x' = a x + c y, y' = b x + d y; None for as it is."""
-    # PyAV's stub names only one of the keys; the value is a buffer of nine numbers.
-    side_data = cast(Mapping[str, bytes], frame.side_data)
-    if "DISPLAYMATRIX" not in side_data:
-        return None
-    a, b, _, c, d = (int(value) for value in np.frombuffer(side_data["DISPLAYMATRIX"], "=i4")[:5])
-    return None if (b, c) == (0, 0) and a > 0 and d > 0 else (a, b, c, d)
-
-
-def shown_size(frame: VideoFrame) -> tuple[int, int]:
-    """(height, width) of a frame as it is shown."""
-    matrix = display_matrix(frame)
-    is_turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
-    return (frame.width, frame.height) if is_turned else (frame.height, frame.width)
-
-
-def as_shown(pixels: Frame, matrix: Matrix | None) -> Frame:
-    """Turn and mirror by the nearest of the eight orientations (a phone writes only these).
-
-    Shape:
-        pixels:  (H, W, 3)
-        returns: (H, W, 3), or (W, H, 3) for a quarter turn.
-    """
-    if matrix is None:
-        return pixels
-    a, b, c, d = matrix
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def _reason(error: BaseException) -> str:

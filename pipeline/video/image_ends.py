@@ -1,0 +1,118 @@
+"""Where a GIF, PNG or JPG ends by its own blocks, and whether that end is there."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import BinaryIO
+
+GIF_MAGICS = (b"GIF87a", b"GIF89a")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPG_MAGIC = b"\xff\xd8\xff"
+# Bytes that programs put between and behind images.
+PADDING = b"\0\r\n "
+
+
+def missing_image_end(file: BinaryIO, start: bytes) -> str | None:
+    """Return what is missing at the end of a GIF, PNG or stream of JPGs, as part of a sentence; None for nothing."""
+    if start.startswith(GIF_MAGICS):
+        data = _mapped(file)
+        has_end = any(kind == 0x3B for kind in gif_blocks(data, gif_start(data)))
+        return None if has_end else "the mark that ends a GIF is missing"
+    if start.startswith(PNG_MAGIC):
+        return _missing_png_end(_mapped(file))
+    if start.startswith(JPG_MAGIC):
+        return None if _ends_with_jpg(_mapped(file)) else "the mark that ends its last JPG is missing"
+    return None
+
+
+def is_moving_png(file: BinaryIO) -> bool:
+    """Whether a PNG says that it moves (the chunk ``acTL`` stands before the first pixels)."""
+    for kind, _, _ in _png_chunks(_mapped(file)):
+        if kind in (b"acTL", b"IDAT"):
+            return kind == b"acTL"
+    return False
+
+
+def is_jpg_stream(file: BinaryIO) -> bool:
+    """Whether one JPG follows another, as cameras write films without a container (``.mjpeg``).
+
+    A photograph with further images that it names itself (MPF: previews, depth) is no film.
+    """
+    data = _mapped(file)
+    position = 2
+    while (length := int.from_bytes(data[position + 2 : position + 4], "big")) >= 2 and data[position] == 0xFF:
+        marker, payload = data[position + 1], data[position + 4 : position + 8]
+        if marker == 0xE2 and payload == b"MPF\0":
+            return False
+        if marker == 0xDA:
+            break
+        position += 2 + length
+        if position + 4 > len(data):
+            return False
+    # Within the coded pixels the byte 0xFF is never followed by that of an end.
+    end = data.find(b"\xff\xd9", position)
+    return end >= 0 and data[end + 2 : end + 1024].lstrip(PADDING).startswith(JPG_MAGIC)
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def gif_start(data: bytes | memoryview | mmap.mmap) -> int:
+    """Return where the first block of a GIF stands: behind its header, where it has one."""
+    return 13 + _colours(data, 10) if bytes(data[:6]) in GIF_MAGICS else 0
+
+
+def gif_blocks(data: bytes | memoryview | mmap.mmap, position: int) -> Iterator[int]:
+    """Yield the kinds of the blocks of a GIF from `position` on: 0x21 is an extension, 0x2C an image, 0x3B the end."""
+    while position < len(data):
+        kind = data[position]
+        if kind in PADDING:
+            position += 1
+            continue
+        yield kind
+        if kind == 0x2C:
+            position += 11 + _colours(data, position + 9)
+        elif kind == 0x21:
+            position += 2
+        else:
+            return
+        while position < len(data) and data[position]:
+            position += 1 + data[position]
+        position += 1
+
+
+def _colours(data: bytes | memoryview | mmap.mmap, position: int) -> int:
+    """The bytes of the table of colours that the flags at `position` announce."""
+    flags = data[position] if position < len(data) else 0
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _png_chunks(data: mmap.mmap) -> list[tuple[bytes, int, int]]:
+    """The chunks of a PNG, as (kind, start of its data, length), to its end or where the file breaks off."""
+    chunks, position = [], len(PNG_MAGIC)
+    while position + 12 <= len(data):
+        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if position + 12 + length > len(data):
+            break
+        chunks.append((kind, position + 8, length))
+        position += 12 + length
+        if kind == b"IEND":
+            break
+    return chunks
+
+
+def _missing_png_end(data: mmap.mmap) -> str | None:
+    chunks = _png_chunks(data)
+    if not chunks or chunks[-1][0] != b"IEND":
+        return "the mark that ends a PNG is missing"
+    promised = next((int.from_bytes(data[start : start + 4], "big") for kind, start, _ in chunks if kind == b"acTL"), 0)
+    num_frames = sum(kind == b"fcTL" for kind, _, _ in chunks)
+    return None if num_frames >= promised else f"it names {promised} frames, but {num_frames} are there"
+
+
+def _ends_with_jpg(data: mmap.mmap) -> bool:
+    """Whether nothing of a JPG stands behind the last mark of an end (padding or text may)."""
+    end = data.rfind(b"\xff\xd9")
+    return end >= 0 and data.find(b"\xff", end + 2) < 0

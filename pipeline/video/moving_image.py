@@ -1,0 +1,54 @@
+"""Films in an image format that FFmpeg takes for one image: moving WebP, TIFF of several pages. By Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.errors import ClipError
+from pipeline.video.containers import missing_end
+from pipeline.video.images import IMAGE_ERRORS, num_images, open_image, rgb_of
+from pipeline.video.reader import ClipReader, Frame
+
+
+def has_several_images(path: Path) -> bool:
+    """Whether an image file that Pillow reads holds more than one image; False for one that it does not read."""
+    try:
+        with Image.open(path) as image:
+            return num_images(image) > 1
+    except (*IMAGE_ERRORS, Image.DecompressionBombError):
+        return False
+
+
+class MovingImage(ClipReader):
+    """An image file of several images, each a frame. Every reading decodes to the last one.
+
+    Raises:
+        ClipError: truncated or damaged, or images of different sizes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        missing = missing_end(path)
+        if missing is not None:
+            raise ClipError("truncated", f"{path} is truncated: {missing}. Copy or download it again.")
+        self._path = path
+        with open_image(path.read_bytes(), str(path)) as image:
+            super().__init__(str(path), num_images(image), image.height, image.width)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
+        wanted = set(ordinals)
+        with open_image(self._path.read_bytes(), str(self._path)) as image:
+            for ordinal in range(self.num_frames):
+                try:
+                    image.seek(ordinal)
+                except IMAGE_ERRORS as error:
+                    raise ClipError("corrupt", f"{self._path} is damaged: {error}.") from error
+                frame = rgb_of(image, str(self._path))
+                self._check_size(f"frame {ordinal}", *frame.shape[:2])
+                if ordinal in wanted:
+                    yield frame

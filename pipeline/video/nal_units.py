@@ -1,0 +1,107 @@
+"""NAL units of H.264 and HEVC packets, as far as they tell which pictures a packet has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+H264_IDR, H264_SPS, H264_PPS = 5, 7, 8
+HEVC_IDR = (19, 20)
+HEVC_SEI = (39, 40)
+START_CODE = b"\0\0\1"
+
+
+class Bits:
+    """Reads the bits of a NAL unit's payload in order; the bytes that only prevent a start code are left out.
+
+    Raises:
+        IndexError: the payload ends before the bits that are asked for.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        data = payload.replace(b"\0\0\3", b"\0\0")
+        self._bits, self._num_left = int.from_bytes(data, "big"), 8 * len(data)
+
+    def number(self, num_bits: int) -> int:
+        """Read an unsigned number of a fixed width."""
+        self._num_left -= num_bits
+        if self._num_left < 0:
+            raise IndexError("The payload ends within a number.")
+        return self._bits >> self._num_left & (1 << num_bits) - 1
+
+    def unsigned(self) -> int:
+        """Read an unsigned Exp-Golomb number, ue(v): as many zeros as there are bits behind the first 1."""
+        num_zeros = self._num_left - (self._bits & (1 << self._num_left) - 1).bit_length()
+        self.number(num_zeros)
+        return self.number(num_zeros + 1) - 1
+
+    def signed(self) -> int:
+        """Read a signed Exp-Golomb number, se(v)."""
+        value = self.unsigned()
+        return (value + 1) // 2 if value & 1 else -(value // 2)
+
+
+def length_size(codec: str, extradata: bytes) -> int:
+    """Return the number of bytes in which each NAL unit's length is written; 0 where start codes separate the units."""
+    position = {"h264": 4, "hevc": 21}[codec]
+    return (extradata[position] & 3) + 1 if len(extradata) > position and extradata[0] == 1 else 0
+
+
+def nal_units(data: bytes, size: int) -> Iterator[bytes]:
+    """Yield the NAL units of a packet, without their lengths of `size` bytes or (with 0) their start codes."""
+    if size == 0:
+        yield from (unit.rstrip(b"\0") for unit in data.split(START_CODE)[1:])
+        return
+    position = 0
+    while position + size <= len(data):
+        end = position + size + int.from_bytes(data[position : position + size], "big")
+        yield data[position + size : end]
+        position = end
+
+
+def parameter_sets(extradata: bytes) -> Iterator[bytes]:
+    """Yield the parameter sets of H.264 that stand before the packets of MP4 and Matroska."""
+    position = 5
+    for mask in (31, 255):
+        count, position = (extradata[position] & mask if position < len(extradata) else 0), position + 1
+        for _ in range(count):
+            end = position + 2 + int.from_bytes(extradata[position : position + 2], "big")
+            yield extradata[position + 2 : end]
+            position = end
+
+
+def starts_with_idr(codec: str, data: bytes, size: int) -> bool:
+    """Whether the first picture of a packet needs none before it; a clip cut in an open group starts with another."""
+    for unit in nal_units(data, size):
+        if codec == "h264" and unit and 1 <= unit[0] & 31 <= H264_IDR:
+            return unit[0] & 31 == H264_IDR
+        if codec == "hevc" and unit and unit[0] >> 1 & 63 < 32:
+            return (unit[0] >> 1 & 63) in HEVC_IDR
+    return True
+
+
+def without_broken_sei(data: bytes, size: int) -> bytes:
+    """Return an HEVC packet without those supplemental messages (SEI) that promise more bytes than they have.
+
+    Such a message says nothing of the picture, yet a decoder that checks everything refuses the picture with it.
+    """
+    units = list(nal_units(data, size))
+    whole = [unit for unit in units if not (unit and unit[0] >> 1 & 63 in HEVC_SEI and _is_broken_sei(unit[2:]))]
+    if len(whole) == len(units):
+        return data
+    return b"".join((len(unit).to_bytes(size, "big") if size else b"\0" + START_CODE) + unit for unit in whole)
+
+
+def _is_broken_sei(payload: bytes) -> bool:
+    payload = payload.replace(b"\0\0\3", b"\0\0")
+    position = 0
+    try:
+        while position < len(payload) and payload[position:] != b"\x80":
+            for _ in ("type", "size"):
+                value = 0
+                while payload[position] == 255:
+                    value, position = value + 255, position + 1
+                value, position = value + payload[position], position + 1
+            position += value
+    except IndexError:
+        return True
+    return position > len(payload)

@@ -1,0 +1,55 @@
+"""How the frames of a video are to be turned and mirrored for showing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from pipeline.video.reader import Frame
+
+Matrix = tuple[int, int, int, int]
+"""a, b, c, d of x' = a x + c y, y' = b x + d y; None for as it is."""
+
+
+class Orientation:
+    """Follows the orientation through the frames of a clip, in the order of showing.
+
+    A container gives it with every frame. A message in the stream (SEI) stands at the first frame alone and holds for
+    all that follow it.
+    """
+
+    def __init__(self) -> None:
+        self._matrix: Matrix | None = None
+
+    def of(self, frame: VideoFrame) -> Matrix | None:
+        """Return the orientation of the next frame."""
+        # PyAV's stub names only one of the keys; the value is a buffer of nine numbers.
+        side_data = cast(Mapping[str, bytes], frame.side_data)
+        if "DISPLAYMATRIX" in side_data:
+            a, b, _, c, d = (int(value) for value in np.frombuffer(side_data["DISPLAYMATRIX"], "=i4")[:5])
+            self._matrix = None if (b, c) == (0, 0) and a > 0 and d > 0 else (a, b, c, d)
+        return self._matrix
+
+
+def shown_size(frame: VideoFrame, matrix: Matrix | None) -> tuple[int, int]:
+    """Return (height, width) of a frame as it is shown."""
+    is_turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
+    return (frame.width, frame.height) if is_turned else (frame.height, frame.width)
+
+
+def as_shown(pixels: Frame, matrix: Matrix | None) -> Frame:
+    """Turn and mirror by the nearest of the eight orientations (a phone writes only these).
+
+    Shape:
+        pixels:  (H, W, 3)
+        returns: (H, W, 3), or (W, H, 3) for a quarter turn.
+    """
+    if matrix is None:
+        return pixels
+    a, b, c, d = matrix
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
