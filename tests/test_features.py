@@ -13,8 +13,9 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.fit_head import features as module
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.features import FeatureDataset, batches, labelled_rows, load_frames, load_pooled
+from pipeline.fit_head.features import FeatureDataset, batches, load_frames, load_pooled
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
+from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 from tests.support.memory_source import SIZE, C, MemorySource, T, make_source

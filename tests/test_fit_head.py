@@ -13,9 +13,10 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import top1
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.compute import Compute, choose_compute, has_convolutions
-from pipeline.fit_head.features import labelled_rows, load_pooled
+from pipeline.fit_head.features import load_pooled
 from pipeline.fit_head.fit import FitResult, HeadDataset, fit_head
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
+from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.training.loss import balanced_weights

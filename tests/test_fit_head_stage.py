@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,19 @@ def test_finished_cells_are_skipped_and_said(store: Path, tmp_path: Path, capsys
     printed = capsys.readouterr()
     assert "was finished with these settings" in printed.err
     assert printed.out.count("squeezenet (random)  tsn") == 3
+
+
+def test_a_command_that_finds_its_work_done_imports_no_torch(store: Path, tmp_path: Path) -> None:
+    fit_head(store=store, head=["gru", "tsn"], out=tmp_path, overrides=SHORT)
+    arguments = ["fit-head", "--store", str(store), "--head", "gru,tsn", "--out", str(tmp_path)]
+    code = (
+        "import sys; from pipeline.cli import cli; "
+        f"cli({[*arguments, '--epochs', '2', '--batch-size', '4']}, standalone_mode=False); "
+        "print(sorted({'torch', 'scipy', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr.count("was finished with these settings") == 2
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_settings_of_one_head_are_its_own(store: Path, tmp_path: Path) -> None:

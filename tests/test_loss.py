@@ -17,8 +17,9 @@ from pipeline.finetune.model import Precision, fresh_classifier
 from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.features import labelled_rows, load_pooled
+from pipeline.fit_head.features import load_pooled
 from pipeline.fit_head.fit import HeadDataset, fit_head
+from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import build_head
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe

@@ -19,9 +19,10 @@ from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.features import batches, labelled_rows, load_pooled
+from pipeline.fit_head.features import batches, load_pooled
 from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
+from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import HEADS, build_head, trn
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe

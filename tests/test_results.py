@@ -17,10 +17,11 @@ from torch import nn
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import cell_name
-from pipeline.fit_head import run as runs
+from pipeline.fit_head import finished
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
-from pipeline.fit_head.run import HeadRun, RunOutcome, backbone_of_store, run_head
+from pipeline.fit_head.outcome import RunOutcome
+from pipeline.fit_head.run import HeadRun, backbone_of_store, run_head
 from pipeline.imports import import_closure
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
@@ -94,7 +95,7 @@ def test_the_code_of_metrics_decides_whether_a_cell_is_fitted_again(
         hashed.extend(modules)
         return ""
 
-    monkeypatch.setattr(runs, "code_digest", noted)
+    monkeypatch.setattr(finished, "code_digest", noted)
     fitted(tmp_path, backbone)
     assert "pipeline.heads.lstm" in hashed
     assert {"pipeline.evaluation.metrics", "pipeline.heads.head", "pipeline.training.optimiser"} <= set(

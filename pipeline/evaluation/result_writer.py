@@ -147,6 +147,11 @@ def read_finished(folder: Path, digest: str) -> dict[str, Any] | None:
     is_same = timing.get("settings_digest") == digest
     if not is_same or timing.get("metrics_sha256") != sha256_of_file(folder / METRICS_FILE):
         return None
+    return read_metrics(folder)
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read `metrics.json` of a result folder; empty where there is none that can be read."""
     return _read_json(folder / METRICS_FILE)
 
 

@@ -13,11 +13,10 @@ import itertools
 import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -26,34 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import PipelineError
+from pipeline.fit_head.stored_clips import Announce, FeatureSource, Integers, SplitRows
 from pipeline.recipe import SamplingConfig
-from pipeline.store.settings import StoreSettings
-from pipeline.store.table import ClipRow
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 
-TEST_VIEW = "test"
 ROWS_PER_READ = 4_096
 RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
 STATISTICS_CLIPS = {"pooled": 4_096, "spatial": 64}
-
-Integers = NDArray[np.int64]
-Announce = Callable[[str], None]
-
-
-class FeatureSource(Protocol):
-    """What training asks of a feature store (`pipeline.store.FeatureStore` has it)."""
-
-    @property
-    def settings(self) -> StoreSettings: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def num_failed(self) -> int: ...
-    def table(self) -> Sequence[ClipRow]: ...
-    def labels_of(self, view: str, rows: Any) -> Integers: ...
-    def read_pooled(self, view: str, rows: Any) -> NDArray[np.float16]: ...
-    def read_spatial(self, view: str, row: int) -> NDArray[np.float16]: ...
-    def iterate_frames(self, rows: Any) -> Iterator[NDArray[np.float16]]: ...
 
 
 class SampleOrder(NamedTuple):
@@ -78,18 +56,6 @@ class Batch(NamedTuple):
 
     features: Tensor
     labels: Tensor
-
-
-@dataclass(frozen=True)
-class SplitRows:
-    """The labelled clips of one split that are done, and the views that all of them have."""
-
-    clips: tuple[ClipRow, ...]
-    views: tuple[str, ...]
-
-    @property
-    def rows(self) -> Integers:
-        return np.array([clip.row for clip in self.clips], dtype=np.int64)
 
 
 class FeatureDataset(ABC):
@@ -244,47 +210,6 @@ def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_lo
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def labelled_rows(source: FeatureSource, split: str, views: Sequence[str] | None) -> SplitRows:
-    """The labelled clips of a split that are done, with those of `views` that every one of them has.
-
-    `views` is None for a store of all frames, which has none.
-
-    Raises:
-        PipelineError: there is no such clip, or they have no view in common.
-    """
-    of_split = [clip for clip in source.table() if clip.split == split]
-    if not any(clip.label for clip in of_split):
-        splits = ", ".join(dict.fromkeys(clip.split for clip in source.table())) or "none"
-        raise PipelineError(
-            f"The store has no labelled clip in split '{split}' ({len(of_split)} unlabelled ones). Its "
-            f"splits: {splits}."
-        )
-    return done_rows([clip for clip in of_split if clip.label], split, views)
-
-
-def done_rows(wanted: Sequence[ClipRow], split: str, views: Sequence[str] | None) -> SplitRows:
-    """Return those of the wanted clips that are extracted, with those of `views` that every one of them has.
-
-    Raises:
-        PipelineError: no clip is extracted, or they have no view in common.
-    """
-    clips = tuple(clip for clip in wanted if clip.status == "done")
-    if not clips:
-        raise PipelineError(
-            f"None of the {len(wanted)} labelled clips of split '{split}' is extracted. `pipeline store info` gives "
-            "the reasons of those that failed; `pipeline extract` goes on with the others."
-        )
-    if views is None:
-        return SplitRows(clips, ())
-    common = set(views).intersection(*(clip.views for clip in clips))
-    if not common:
-        raise PipelineError(
-            f"The {len(clips)} clips of split '{split}' have none of the views {', '.join(views)} in common. "
-            "Run `pipeline extract` again: it goes on where it was."
-        )
-    return SplitRows(clips, tuple(view for view in views if view in common))
 
 
 def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path, announce: Announce) -> PooledFeatures:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,14 +16,14 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name, read_finished, write_results
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
+from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, Watcher, fit_head
+from pipeline.fit_head.outcome import RunOutcome
 from pipeline.heads import HEADS
-from pipeline.imports import code_digest
 from pipeline.model import ModelSpec, save_model
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.registry import HEADS as HEAD_PLACES
-from pipeline.registry import WEIGHTS_NAMES, module_of
+from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store.settings import StoreSettings
 
 STAGE = "fit_head"
@@ -53,15 +51,6 @@ class PlannedRun:
 
     def checkpoint(self, seed: int) -> Path:
         return self.folder / CHECKPOINT_FOLDER / f"seed-{seed}.pt"
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """The metrics of a run, and whether it was there already."""
-
-    metrics: Mapping[str, Any]
-    folder: Path
-    was_finished: bool
 
 
 def run_head(
@@ -111,7 +100,8 @@ def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedR
     """
     run = dataclasses.replace(run, recipe=data.check_recipe(run.recipe))
     folder = out / cell_name(data.source.settings.backbone, run.head)
-    digest = _digest(run, data)
+    compute = run.compute
+    digest = run_digest(run.head, run.recipe, run.seeds, data, str(compute.device), compute.precision, compute.threads)
     return PlannedRun(run, folder, digest, None if force else read_finished(folder, digest))
 
 
@@ -243,17 +233,3 @@ def run_spec(run: HeadRun, data: CachedData, best_epoch: int) -> ModelSpec:
         transform_version=settings.transform_version,
         best_epoch=best_epoch,
     )
-
-
-def _digest(run: HeadRun, data: CachedData) -> str:
-    """Digest everything that decides the metrics of a run, the code of the head and of `fit-head` among it."""
-    compute = run.compute
-    values = {
-        "head": run.head,
-        "recipe": run.recipe.as_dict(),
-        "seeds": run.seeds,
-        "compute": [str(compute.device), compute.precision, compute.threads],
-        "data": data.digest,
-        "code": code_digest((__name__, module_of(HEAD_PLACES[run.head]))),
-    }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.fit_head.features import FeatureDataset, FeatureSource, Integers, SampleOrder, SplitRows, unreadable_row
+from pipeline.fit_head.features import FeatureDataset, SampleOrder, unreadable_row
+from pipeline.fit_head.stored_clips import FeatureSource, Integers, SplitRows
 
 MAP_CACHE_BYTES = 4 << 30  # at most
 MAP_CACHE_SHARE = 0.25  # and at most this share of the memory that is free

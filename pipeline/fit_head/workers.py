@@ -24,7 +24,9 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.fit import FitResult
-from pipeline.fit_head.run import HeadRun, PlannedRun, RunOutcome, fit_seed, run_spec, write_run
+from pipeline.fit_head.outcome import RequestResult
+from pipeline.fit_head.plan import HeadRequest
+from pipeline.fit_head.run import PlannedRun, fit_seed, run_spec, write_run
 from pipeline.model import head_of_spec
 from pipeline.store import FeatureStore
 
@@ -40,25 +42,6 @@ class StoreRequest:
     scratch: Path
     num_segments: int | None = None
     num_views: int | None = None
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """A run and the folder below which it is written."""
-
-    run: HeadRun
-    out: Path
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """The result of a task: an outcome or an error, and its messages."""
-
-    task: FitTask
-    outcome: RunOutcome | None
-    failure: str = ""
-    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,31 +71,31 @@ def choose_num_processes(num_fits: int, num_cores: int) -> int:
 
 
 def fit_in_parallel(
-    request: StoreRequest,
-    runs: Mapping[FitTask, PlannedRun],
+    store: StoreRequest,
+    runs: Mapping[HeadRequest, PlannedRun],
     num_processes: int,
     data: CachedData,
     backbone: nn.Module,
-) -> Iterator[TaskResult]:
+) -> Iterator[RequestResult]:
     """Fit the seeds of runs in `num_processes` processes, and write and yield each run when its last seed is done.
 
     Raises:
         PipelineError: a process was ended from outside.
     """
-    outcomes: dict[FitTask, dict[int, SeedOutcome]] = defaultdict(dict)
+    outcomes: dict[HeadRequest, dict[int, SeedOutcome]] = defaultdict(dict)
     with ProcessPoolExecutor(num_processes, mp_context=_process_context()) as pool:
-        futures: dict[Future[SeedOutcome], tuple[FitTask, int]] = {
-            pool.submit(fit_here, request, planned, seed): (task, seed)
-            for task, planned in runs.items()
+        futures: dict[Future[SeedOutcome], tuple[HeadRequest, int]] = {
+            pool.submit(fit_here, store, planned, seed): (request, seed)
+            for request, planned in runs.items()
             for seed in planned.run.seeds
         }
         try:
             for future in as_completed(futures):
-                task, seed = futures[future]
-                outcomes[task][seed] = future.result()
-                if len(outcomes[task]) == len(runs[task].run.seeds):
-                    in_order = [outcomes[task][seed] for seed in runs[task].run.seeds]
-                    yield _task_result(task, runs[task], in_order, data, backbone)
+                request, seed = futures[future]
+                outcomes[request][seed] = future.result()
+                if len(outcomes[request]) == len(runs[request].run.seeds):
+                    in_order = [outcomes[request][seed] for seed in runs[request].run.seeds]
+                    yield _request_result(request, runs[request], in_order, data, backbone)
         except BrokenProcessPool as error:
             raise PipelineError(
                 "A process that fitted heads was ended from outside, perhaps for want of memory. Runs that were "
@@ -146,17 +129,17 @@ def _data_of_process(request: StoreRequest) -> tuple[CachedData, list[str]]:
     return data, announced
 
 
-def _task_result(
-    task: FitTask, planned: PlannedRun, outcomes: Sequence[SeedOutcome], data: CachedData, backbone: nn.Module
-) -> TaskResult:
+def _request_result(
+    request: HeadRequest, planned: PlannedRun, outcomes: Sequence[SeedOutcome], data: CachedData, backbone: nn.Module
+) -> RequestResult:
     said = tuple(dict.fromkeys(line for outcome in outcomes for line in outcome.said))
     for outcome in outcomes:
         if outcome.result is None:
-            return TaskResult(task, None, outcome.failure, said)
+            return RequestResult(request, None, outcome.failure, said)
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     head = head_of_spec(run_spec(planned.run, data, results[0].best_epoch))
     head.load_state_dict({name: torch.from_numpy(array) for name, array in outcomes[0].weights.items()})
-    return TaskResult(task, write_run(planned, data, backbone, results, head), "", said)
+    return RequestResult(request, write_run(planned, data, backbone, results, head), "", said)
 
 
 def _without_head(result: FitResult) -> SeedResult:

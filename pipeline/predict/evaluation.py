@@ -18,15 +18,17 @@ from pipeline.evaluation.metrics import confusion_matrix, round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.finetune.model import STAGE as FINETUNE
-from pipeline.fit_head.features import TEST_VIEW, FeatureDataset, SampleOrder, labelled_rows, load_frames, load_pooled
+from pipeline.fit_head.features import FeatureDataset, SampleOrder, load_frames, load_pooled
 from pipeline.fit_head.scoring import probe_scores, score_features
 from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
+from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.manifest import Clip, Manifest
 from pipeline.model import ModelSpec
 from pipeline.predict.scorer import Scorer
 from pipeline.predict.seen import ClipViews, in_order, plan_of, see
 from pipeline.recipe import recipe_from_dict
 from pipeline.store import FeatureStore
+from pipeline.store.layout import TEST_VIEW
 
 STAGE = "evaluate"
 NOT_TRAINED: tuple[Any, ...] = ()

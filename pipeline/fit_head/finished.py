@@ -1,0 +1,58 @@
+"""Find runs of `fit-head` that were finished with the same settings, without importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.evaluation.result_writer import cell_name, read_finished, read_metrics
+from pipeline.fit_head.plan import AUTO, HeadRequest
+from pipeline.fit_head.stored_clips import StoredClips
+from pipeline.imports import code_digest
+from pipeline.recipe import Recipe
+from pipeline.registry import HEADS, module_of
+
+# Its imports are all that a fit runs, but for the head.
+FIT_MODULE = "pipeline.fit_head.run"
+
+
+def find_finished(request: HeadRequest, clips: StoredClips) -> Mapping[str, Any] | None:
+    """Return the metrics of a finished run on the CPU that is what `request` asks for; None where there is none.
+
+    What the request leaves to the machine, number type and threads, stays as the run had it.
+    """
+    folder = request.out / cell_name(clips.source.settings.backbone, request.head)
+    metrics = read_metrics(folder)
+    device, precision, threads = (metrics.get(name) for name in ("device", "precision", "threads"))
+    is_asked = (
+        device == request.device == "cpu"
+        and request.precision in (AUTO, precision)
+        and request.threads in (None, threads)
+    )
+    if not is_asked or not isinstance(device, str) or not isinstance(precision, str) or not isinstance(threads, int):
+        return None
+    recipe = clips.check_recipe(request.recipe)
+    return read_finished(folder, run_digest(request.head, recipe, request.seeds, clips, device, precision, threads))
+
+
+def run_digest(
+    head: str,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    clips: StoredClips,
+    device: str,
+    precision: str,
+    threads: int,
+) -> str:
+    """Digest everything that decides the metrics of a run, the code of the head and of `fit-head` among it."""
+    values = {
+        "head": head,
+        "recipe": recipe.as_dict(),
+        "seeds": seeds,
+        "compute": [device, precision, threads],
+        "data": clips.digest,
+        "code": code_digest((FIT_MODULE, module_of(HEADS[head]))),
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
