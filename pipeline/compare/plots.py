@@ -123,7 +123,7 @@ def training_curves(run: RunResult, palette: Palette = LIGHT) -> Figure | None:
     if history is None or history.empty or "epoch" not in history:
         return None
     by_epoch: pd.DataFrame = history.groupby("epoch").mean(numeric_only=True)
-    figure = _empty_figure(palette, SMALL_WIDTH_INCHES, 2.7)
+    figure = _empty_figure(palette, SMALL_WIDTH_INCHES - 0.5, 2.3, is_filled=True)
     top, bottom = figure.subplots(2, 1, sharex=True)
     for axes in (top, bottom):
         _style(axes, palette)
@@ -158,8 +158,8 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     has_labels = num_classes <= MAX_LABELLED_CLASSES
     is_crowded = has_labels and num_classes > 16
     # Names in a square of many rows would be too small to read: the rows are made higher than the columns are wide.
-    height = CROWDED_ROW_INCHES * num_classes + 0.5 if is_crowded else SMALL_WIDTH_INCHES - 0.1
-    figure = _empty_figure(palette, SMALL_WIDTH_INCHES + 0.9, height)
+    height = CROWDED_ROW_INCHES * num_classes if is_crowded else SMALL_WIDTH_INCHES - 0.6
+    figure = _empty_figure(palette, SMALL_WIDTH_INCHES - 0.6, height, is_filled=True)
     axes = figure.subplots()
     _style(axes, palette)
     axes.grid(visible=False)
@@ -263,10 +263,16 @@ def svg_text(figure: Figure, name: str) -> str:
     return buffer.getvalue()
 
 
-def _empty_figure(palette: Palette, width: float, height: float) -> Figure:
+def _empty_figure(palette: Palette, width: float, height: float, *, is_filled: bool = False) -> Figure:
+    """Make a figure; axes that fill it have their labels outside of it, where a file written `_TIGHT` shows them.
+
+    A constrained layout takes as long as drawing, which matters for the plots of every run.
+    """
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained", facecolor=palette.surface)
+        figure = Figure(figsize=(width, height), layout=None if is_filled else "constrained", facecolor=palette.surface)
         FigureCanvasAgg(figure)
+        if is_filled:
+            figure.subplots_adjust(left=0, right=1, bottom=0, top=1, hspace=0.12)
     return figure
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -151,12 +152,15 @@ def selection_matrix(tuples: list[tuple[int, ...]], num_segments: int) -> Tensor
     Shape:
         returns: (P, d * (T - d + 1)), the pair of position j and segment i in column j * (T - d + 1) + (i - j).
     """
-    rows = torch.tensor(tuples)  # (P, d)
+    rows = np.array(tuples)  # (P, d)
     scale = rows.shape[1]
     choices = num_segments - scale + 1
-    positions = torch.arange(scale)
+    positions = np.arange(scale)
     columns = positions * choices + (rows - positions)
-    return torch.zeros(len(tuples), scale * choices).scatter_(1, columns, 1.0)
+    matrix = np.zeros((len(tuples), scale * choices), dtype=np.float32)
+    np.put_along_axis(matrix, columns, 1.0, axis=1)
+    # On the device that a `with torch.device(...)` around it names.
+    return torch.tensor(matrix)
 
 
 def _mean_relation(parts: Tensor, selection: Tensor, bias: Tensor) -> Tensor:
