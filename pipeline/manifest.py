@@ -103,9 +103,14 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
     path = Path(path)
     base = Path(root) if root is not None else path.parent
     header, rows = _read_csv(path, COLUMNS)
+    return _validated(path, base, header, rows, read_classes(classes_path(path)))
+
+
+def _validated(
+    path: Path, root: Path, header: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]], classes: tuple[str, ...]
+) -> Manifest:
     positions = [header.index(column) for column in COLUMNS]
     extra_positions = [index for index, column in enumerate(header) if column not in COLUMNS]
-    classes = read_classes(classes_path(path))
     known_labels = {"", *classes}
     group_position = header.index(GROUP_COLUMN) if GROUP_COLUMN in header else None
     clips: list[Clip] = []
@@ -134,7 +139,7 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
     if not clips:
         raise PipelineError(f"{path} has no clips: a manifest needs at least one row below its header.")
     extra_columns = tuple(header[position] for position in extra_positions)
-    return Manifest(path, base.absolute(), tuple(clips), classes, extra_columns)
+    return Manifest(path, root.absolute(), tuple(clips), classes, extra_columns)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -145,9 +150,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """
     header, rows = _read_csv(path, ("class_id", "label"))
     id_position, label_position = header.index("class_id"), header.index("label")
-    labels: list[str] = []
-    for line, row in rows:
-        class_id, label = row[id_position], row[label_position]
+    return _validated_classes(path, [(line, row[id_position], row[label_position]) for line, row in rows])
+
+
+def _validated_classes(path: Path, rows: Iterable[tuple[int, str, str]]) -> tuple[str, ...]:
+    labels: dict[str, None] = {}
+    for line, class_id, label in rows:
         if class_id != str(len(labels)):
             raise PipelineError(
                 f"{path}, line {line}: class_id must count up from 0, so {len(labels)} here, but is '{class_id}'."
@@ -155,7 +163,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         if not label or label in labels:
             fault = "is empty" if not label else f"'{label}' stands here twice"
             raise PipelineError(f"{path}, line {line}: the label {fault}. Each class needs a label of its own.")
-        labels.append(label)
+        labels[label] = None
     if not labels:
         raise PipelineError(f"{path} names no classes.")
     return tuple(labels)
@@ -167,12 +175,50 @@ def write_manifest(
     classes: Sequence[str],
     extra_columns: Sequence[str] = (),
 ) -> None:
-    """Write a manifest and its class file, each whole or not at all, with unix line ends."""
+    """Write a manifest and its class file, each whole or not at all, with unix line ends.
+
+    Raises:
+        PipelineError: what would be written is no valid manifest; nothing is written then.
+    """
+    for target, text in manifest_texts(path, clips, classes, extra_columns).items():
+        write_text(target, text)
+
+
+def manifest_texts(
+    path: Path | str,
+    clips: Iterable[Clip],
+    classes: Sequence[str],
+    extra_columns: Sequence[str] = (),
+) -> dict[Path, str]:
+    """Return the texts of a class file and a manifest by their paths.
+
+    Raises:
+        PipelineError: they are not valid.
+    """
     path = Path(path)
-    text = _as_csv(("class_id", "label"), ((str(index), label) for index, label in enumerate(classes)))
-    write_text(classes_path(path), text)
-    rows = ((clip.clip_id, clip.path, clip.label, clip.split, *clip.extra) for clip in clips)
-    write_text(path, _as_csv((*COLUMNS, *extra_columns), rows))
+    header = (*COLUMNS, *extra_columns)
+    rows = [(clip.clip_id, clip.path, clip.label, clip.split, *clip.extra) for clip in clips]
+    numbered_classes = [(str(index), label) for index, label in enumerate(classes)]
+    # Line 1 is the header.
+    labels = _validated_classes(classes_path(path), ((index + 2, *row) for index, row in enumerate(numbered_classes)))
+    _validated(path, path.parent, header, enumerate(rows, 2), labels)
+    texts = {
+        classes_path(path): _as_csv(("class_id", "label"), numbered_classes),
+        path: _as_csv(header, rows),
+    }
+    for target, text in texts.items():
+        _check_is_text(target, text)
+    return texts
+
+
+def _check_is_text(path: Path, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise PipelineError(
+            f"{path} cannot hold {line!a}: a name in it is no UTF-8. Rename the file or folder."
+        ) from None
 
 
 def _as_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -194,7 +240,9 @@ def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple
     except FileNotFoundError:
         raise PipelineError(f"{path} does not exist. `pipeline prepare --help` shows how one is made.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PipelineError(f"{path} cannot be read as a CSV in UTF-8: {error}.") from error
+        raise PipelineError(
+            f"{path} cannot be read as a CSV in UTF-8: {error}. Save it as UTF-8 if it has another encoding."
+        ) from error
     missing = [column for column in columns if column not in header]
     if missing:
         raise PipelineError(

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.manifest import HDF5_SEPARATOR, Manifest, classes_path, read_manifest, write_manifest
-from pipeline.prepare.directory_scan import is_image_name
+from pipeline.manifest import HDF5_SEPARATOR, Manifest, classes_path, manifest_texts, read_manifest, write_manifest
 from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
 from pipeline.prepare.listing import Listing, ListingRequest
 from pipeline.registry import DATA_SETS, LazyTable
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.video.flips import swapped_labels
+from pipeline.video.suffixes import is_image_name
 
 NUM_EXAMPLES = 5
 
@@ -98,6 +98,7 @@ def _write_listing(listing: Listing, request: ListingRequest, out: Path, pack: P
         if len(listing.faulty) > NUM_EXAMPLES:
             click.echo(f"  … and {len(listing.faulty) - NUM_EXAMPLES:,} more: `pipeline check` lists them.", err=True)
     root = request.root
+    manifest_texts(out, listing.clips, listing.classes, listing.extra_columns)  # before anything is packed
     if pack is not None:
         listing, root = _packed(listing, request.root, pack), pack.parent
     write_manifest(out, listing.clips, listing.classes, listing.extra_columns)

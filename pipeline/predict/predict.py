@@ -14,8 +14,7 @@ from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.model import Classifier
 from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
 from pipeline.predict.seen import ClipViews, ViewPlan, in_order, plan_of, see
-from pipeline.video.frame_folder import IMAGE_SUFFIXES
-from pipeline.video.suffixes import VIDEO_SUFFIXES
+from pipeline.video.suffixes import VIDEO_SUFFIXES, is_ignored_folder, is_image_name, is_video_name
 
 THUMBNAIL_PIXELS = 112
 CAPTION_PIXELS = 18
@@ -143,16 +142,18 @@ def _seen(clip: str, plan: ViewPlan) -> ClipViews | Prediction:
 
 def _has_images(folder: str) -> bool:
     with os.scandir(folder) as entries:
-        return any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+        return any(is_image_name(entry.name) for entry in entries)
 
 
 def _clips_below(folder: str) -> Iterator[str]:
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
         if os.path.isdir(path):
+            if is_ignored_folder(name):
+                continue
             if _has_images(path):
                 yield path
             else:
                 yield from _clips_below(path)
-        elif Path(name).suffix.lower() in VIDEO_SUFFIXES:
+        elif is_video_name(name):
             yield path

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import COLUMNS, GROUP_COLUMN, Clip
-from pipeline.prepare.directory_scan import missing_files
 from pipeline.prepare.frame_lists import split_of_name
 from pipeline.prepare.label_files import find_file, read_labels, read_table
 from pipeline.prepare.listing import Listing, ListingRequest, ordered, split_named
 from pipeline.prepare.locating import Row, refuse_doubled
+from pipeline.prepare.resolving import relative_to_root, resolve
 from pipeline.registry import unknown_name
 from pipeline.splitting import LabelledId, stratified_split
+from pipeline.video.suffixes import without_suffix
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "file", "filename", "file_name", "video_path", "filepath", "clip_path", "video"),
@@ -50,18 +52,17 @@ def list_csv(request: ListingRequest) -> Listing:
     tables = [_read(path, request.columns) for path in request.lists]
     extra = tuple(dict.fromkeys(name for table in tables for name in table.extra))
     named_by_file = len(tables) > 1 and not any("split" in table.columns for table in tables)
-    rows, paths, extras = [], [], []
-    for table in tables:
+    fields_of = [(table, number, fields) for table in tables for number, fields in table.rows]
+    places = [f"{table.path}, line {number}" for table, number, _ in fields_of]
+    resolved = resolve(request.root, [fields[table.columns["path"]] for table, _, fields in fields_of], places)
+    ids = _ids(request.root, fields_of, places)
+    rows = []
+    for (table, _, fields), clip_id, place in zip(fields_of, ids, places, strict=True):
         split_of_file = split_of_name(table.path) if named_by_file else ""
-        for number, fields in table.rows:
-            path = fields[table.columns["path"]]
-            # Without a column of ids the path is one; its suffix is not needed to tell clips apart, but harmless.
-            clip_id = fields[table.columns["clip_id"]] if "clip_id" in table.columns else os.path.splitext(path)[0]
-            split = split_named(fields[table.columns["split"]]) if "split" in table.columns else split_of_file
-            label = fields[table.columns["label"]] if "label" in table.columns else ""
-            rows.append(Row(clip_id, label, split, f"{table.path}, line {number}"))
-            paths.append(path)
-            extras.append(tuple(fields.get(name, "") for name in extra))
+        split = split_named(fields[table.columns["split"]]) if "split" in table.columns else split_of_file
+        label = fields[table.columns["label"]] if "label" in table.columns else ""
+        rows.append(Row(clip_id, normalize("NFC", label), split, place))
+    extras = [tuple(fields.get(name, "") for name in extra) for _, _, fields in fields_of]
     refuse_doubled(rows)
     layout = ", ".join(
         f"{table.path.name} with " + ", ".join(f"{what} in '{name}'" for what, name in table.columns.items())
@@ -80,10 +81,25 @@ def list_csv(request: ListingRequest) -> Listing:
     classes = ordered(labels if classes_file is None else read_labels(classes_file), request.class_order)
     clips = tuple(
         Clip(row.clip_id, path, row.label, row.split, values)
-        for row, path, values in zip(rows, paths, extras, strict=True)
+        for row, path, values in zip(rows, resolved.paths, extras, strict=True)
     )
-    faulty = missing_files(request.root, {clip.clip_id: clip.path for clip in clips})
-    return Listing(clips, classes, layout, extra, (), faulty)
+    faulty = {rows[number].clip_id: reason for number, reason in resolved.faulty.items()}
+    return Listing(clips, classes, layout, extra, tuple(resolved.notes()), faulty)
+
+
+def _ids(root: Path, fields_of: Sequence[tuple[_Table, int, Mapping[str, str]]], places: Sequence[str]) -> list[str]:
+    """The id of each row: its column's, else its path without suffix; with it where two differ in nothing else."""
+    paths = [
+        relative_to_root(root, fields[table.columns["path"]], place).replace("\\", "/")
+        for (table, _, fields), place in zip(fields_of, places, strict=True)
+    ]
+    times = Counter(without_suffix(path) for path in dict.fromkeys(paths))
+    return [
+        fields[table.columns["clip_id"]]
+        if "clip_id" in table.columns
+        else (path if times[without_suffix(path)] > 1 else without_suffix(path))
+        for (table, _, fields), path in zip(fields_of, paths, strict=True)
+    ]
 
 
 def _read(path: Path, chosen: Mapping[str, str]) -> _Table:

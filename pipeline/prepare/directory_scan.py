@@ -11,10 +11,9 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import ClipError
-from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.progress import Progress
-from pipeline.video.frame_folder import IMAGE_SUFFIXES, numbered_images
-from pipeline.video.suffixes import VIDEO_SUFFIXES
+from pipeline.video.frame_folder import numbered_images
+from pipeline.video.suffixes import is_ignored_folder, is_video_name
 
 NUM_THREADS = 32
 # ROOT/20bn-jester-v1/20bn-jester-v1/<id>: people unpack archives into folders of the same name.
@@ -58,7 +57,7 @@ def find_clips(root: Path, wanted: Collection[str], max_depth: int = MAX_DEPTH) 
                     if clip_id in ids:
                         places[clip_id].append((path, is_folder))
                         num_in[folder] += 1
-                    elif is_folder and depth < max_depth - 1:
+                    elif is_folder and depth < max_depth - 1 and not is_ignored_folder(name):
                         running[pool.submit(_entries, f"{root}/{path}")] = (path, depth + 1)
                         progress.total += 1
     found = Found(num_in=num_in)
@@ -87,36 +86,11 @@ def count_frames(root: Path, path_of: Mapping[str, str], label: str = "count fra
     return counts
 
 
-def missing_files(root: Path, path_of: Mapping[str, str]) -> dict[str, str]:
-    """The reason for each clip whose file or folder is not there, by its id; nothing is opened."""
-    missing: dict[str, str] = {}
-
-    def look(ids: Sequence[str]) -> list[str]:
-        return [clip_id for clip_id in ids if not os.path.exists(root / path_of[clip_id].partition(HDF5_SEPARATOR)[0])]
-
-    with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("look for files", len(path_of)) as progress:
-        batches = list(_batches(path_of, FOLDERS_A_TASK))
-        for ids, absent in zip(batches, pool.map(look, batches), strict=True):
-            missing.update({clip_id: f"missing: {path_of[clip_id]} does not exist" for clip_id in absent})
-            progress.advance(len(ids))
-    return missing
-
-
 def list_folders(root: Path, paths: Iterable[str]) -> dict[str, list[tuple[str, bool]]]:
     """The entries, as (name, whether it is a folder), of several folders below the root, read in parallel."""
     paths = list(paths)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         return dict(zip(paths, pool.map(lambda path: _entries(f"{root}/{path}"), paths), strict=True))
-
-
-def is_video_name(name: str) -> bool:
-    """Whether a file is a clip by its suffix; hidden files (such as macOS leaves) are none."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file is a frame by its suffix."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _clip_id_of_file(name: str) -> str | None:
@@ -128,9 +102,17 @@ def _entries(folder: str) -> list[tuple[str, bool]]:
     try:
         with os.scandir(folder) as entries:
             # `is_dir` asks the disk again only for symbolic links.
-            return sorted((entry.name, entry.is_dir()) for entry in entries)
+            return sorted((entry.name, is_folder(entry)) for entry in entries)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; a loop of links is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _count(folder: Path) -> int | ClipError:

@@ -75,11 +75,11 @@ def _same_twice(clips: Sequence[Clip], key_of: Mapping[str, str], what: str) -> 
             continue
         first = group[0]
         for other in group[1:]:
+            faults = []
             if other.split != first.split:
-                kind, more = "two-splits", f"splits {first.split} and {other.split}"
-            elif other.label != first.label:
-                kind, more = "two-labels", f"labels '{first.label}' and '{other.label}'"
-            else:
-                kind, more = "duplicate", "with one label, in one split"
-            text = f"The clips {first.clip_id} and {other.clip_id} have the same {what}: {more}."
-            yield Finding(kind, other.clip_id, other.split, text)
+                faults.append(("two-splits", f"splits {first.split} and {other.split}"))
+            if other.label != first.label:
+                faults.append(("two-labels", f"labels '{first.label}' and '{other.label}'"))
+            for kind, more in faults or [("duplicate", "with one label, in one split")]:
+                text = f"The clips {first.clip_id} and {other.clip_id} have the same {what}: {more}."
+                yield Finding(kind, other.clip_id, other.split, text)

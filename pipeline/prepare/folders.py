@@ -1,85 +1,111 @@
 """Clips in folders named by their class: `ROOT/class/clip.mp4`, or `ROOT/train/class/clip.mp4` with folders of splits.
 
-A clip is a video file or a folder of numbered images. Without folders of splits, a stratified split is drawn. Clips
-that lie in a split's folder itself (`ROOT/test/clip.mp4`) are unlabelled.
+A clip is a video file or a folder of numbered images, in the folder of its class or in folders within it (by person,
+say). Without folders of splits, a stratified split is drawn. Clips that lie in a split's folder itself
+(`ROOT/test/clip.mp4`) are unlabelled.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
+from unicodedata import normalize
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import Clip
-from pipeline.prepare.directory_scan import is_image_name, is_video_name, list_folders
 from pipeline.prepare.listing import SPLIT_NAMES, Listing, ListingRequest, ordered
+from pipeline.prepare.tree import Tree, joined, read_tree
 from pipeline.splitting import LabelledId, stratified_split
+from pipeline.video.suffixes import without_suffix
+
+Found = tuple[str, bool, str, str]
+"""(path, whether it is a folder of frames, label, split)"""
 
 
 def list_folders_of_classes(request: ListingRequest) -> Listing:
     """List the clips of a tree of folders; classes are in the order of their names.
 
     Raises:
-        PipelineError: no clip is found, or lists were given.
+        PipelineError: no clip is found, lists were given, or folders of splits and of classes lie side by side.
     """
     if request.lists:
         raise PipelineError(f"`prepare folders` takes no list, but was given {request.lists[0]}.")
-    tops = _subfolders(request.root, [""])[""]
-    notes: list[str] = []
-    if tops and all(top.lower() in SPLIT_NAMES for top in tops):
-        clips = _clips_in_splits(request.root, tops)
-        layout = f"folders of splits ({', '.join(tops)}) with a folder for each class"
+    tree = read_tree(request.root)
+    tops = tree.folders[""].folders
+    splits = _split_folders(tree)
+    if splits:
+        found = [clip for top in splits for clip in _clips_of_split(tree, top)]
+        found += [clip for top in splits for clip in _unlabelled(tree, top)]
+        clips = _named(found)
+        layout = f"folders of splits ({', '.join(splits)}) with a folder for each class"
+        empty = [top for top in tops if top not in splits]
     else:
-        clips = _clips_in_classes(request.root, {label: ("", label) for label in tops})
+        found = [clip for top in tops for clip in _clips_of_class(tree, top, top, "")]
+        clips = _named(found)
         split_of = stratified_split((LabelledId(c.clip_id, c.label) for c in clips), request.val_share, request.seed)
         clips = [Clip(c.clip_id, c.path, c.label, split_of[c.clip_id]) for c in clips]
         layout = f"a folder for each class; a share of {request.val_share:g} drawn for validation, seed {request.seed}"
+        seen = {clip.label for clip in clips}
+        empty = [top for top in tops if top not in seen]
     if not any(clip.is_labelled for clip in clips):
         raise PipelineError(f"{request.root} has no clips in folders of classes, such as {request.root}/waving/1.mp4.")
+    notes = [f"Folders without a clip are no class: {', '.join(empty)}."] if empty else []
+    loose = tree.folders[""].videos
+    if loose:
+        notes.append(f"Left out, as in no folder of a class: {len(loose):,} videos in ROOT itself, such as {loose[0]}.")
+    within = sorted(
+        {path.split("/")[2 if splits else 1] for path, *_ in found if path.count("/") > (2 if splits else 1)}
+    )
+    if within:
+        notes.append(f"Clips are also taken from folders within the classes: {_some(within)}.")
     classes = ordered(sorted({clip.label for clip in clips if clip.is_labelled}), request.class_order)
-    seen = {clip.label for clip in clips}
-    empty = [top for top in tops if top.lower() not in SPLIT_NAMES and top not in seen]
-    if empty:
-        notes.append(f"Folders without a clip are no class: {', '.join(empty)}.")
-    return Listing(tuple(clips), classes, layout, (), tuple(notes))
+    return Listing(tuple(clips), classes, layout, (), (*notes, *tree.left_out()))
 
 
-def _clips_in_splits(root: Path, tops: list[str]) -> list[Clip]:
-    label_folders = {
-        f"{top}/{label}": (SPLIT_NAMES[top.lower()], label)
-        for top, labels in _subfolders(root, tops).items()
-        for label in labels
-    }
-    loose = [
-        Clip(os.path.splitext(f"{top}/{name}")[0], f"{top}/{name}", "", SPLIT_NAMES[top.lower()])
-        for top, entries in list_folders(root, tops).items()
-        for name, is_folder in entries
-        if not is_folder and is_video_name(name)
+def _split_folders(tree: Tree) -> list[str]:
+    """The folders of splits in the root; none where each folder there is a class."""
+    with_clips = [top for top in tree.folders[""].folders if tree.has_clips(top)]
+    splits = [top for top in tree.folders[""].folders if top.lower() in SPLIT_NAMES]
+    others = [top for top in with_clips if top not in splits]
+    if not splits or not others:
+        return splits
+    # A class may be called `train`: then clips lie in it as in the other classes.
+    if not any(tree.has_clips(joined(top, name)) for top in splits for name in tree.folders[top].folders):
+        return []
+    raise PipelineError(
+        f"{tree.root} has folders of splits ({', '.join(splits)}) and others with clips beside them ({_some(others)}): "
+        "either all folders there are splits, or all are classes. Move the others elsewhere."
+    )
+
+
+def _clips_of_split(tree: Tree, top: str) -> list[Found]:
+    split = SPLIT_NAMES[top.lower()]
+    return [
+        clip for name in tree.folders[top].folders for clip in _clips_of_class(tree, joined(top, name), name, split)
     ]
-    return _clips_in_classes(root, label_folders) + loose
 
 
-def _clips_in_classes(root: Path, label_folders: dict[str, tuple[str, str]]) -> list[Clip]:
-    """The clips of folders, each given with (split, label), named by their paths without suffix."""
-    found = []
-    for folder, entries in list_folders(root, label_folders).items():
-        split, label = label_folders[folder]
-        if any(not is_folder and is_image_name(name) for name, is_folder in entries):
-            raise PipelineError(
-                f"{root / folder} has images in it: a folder of frames is a clip, and lies in the folder of its class."
-            )
-        for name, is_folder in entries:
-            if not name.startswith(".") and (is_folder or is_video_name(name)):
-                path = f"{folder}/{name}"
-                found.append((path if is_folder else os.path.splitext(path)[0], path, label, split))
-    times = Counter(clip_id for clip_id, *_ in found)
+def _unlabelled(tree: Tree, top: str) -> list[Found]:
+    return [(joined(top, name), False, "", SPLIT_NAMES[top.lower()]) for name in tree.folders[top].videos]
+
+
+def _clips_of_class(tree: Tree, path: str, label: str, split: str) -> list[Found]:
+    if tree.folders[path].images:
+        raise PipelineError(
+            f"{tree.root / path} has images in it: a folder of frames is a clip, and lies in the folder of its class."
+        )
+    return [(clip, is_folder, label, split) for clip, is_folder in tree.clips(path)]
+
+
+def _named(found: list[Found]) -> list[Clip]:
+    """The clips, named by their paths without suffix."""
+    names = [path if is_folder else without_suffix(path) for path, is_folder, *_ in found]
+    times = Counter(names)
     # a.mp4 beside a.webm: both keep their suffix.
-    return [Clip(path if times[clip_id] > 1 else clip_id, path, label, split) for clip_id, path, label, split in found]
+    return [
+        Clip(path if times[name] > 1 else name, path, normalize("NFC", label), split)
+        for name, (path, _, label, split) in zip(names, found, strict=True)
+    ]
 
 
-def _subfolders(root: Path, paths: list[str]) -> dict[str, list[str]]:
-    return {
-        path: [name for name, is_folder in entries if is_folder and not name.startswith(".")]
-        for path, entries in list_folders(root, paths).items()
-    }
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,5 +1,7 @@
 """Frame lists of the TSN family: `*_videofolder.txt` with `id num_frames class_index`, beside `category.txt`.
 
+A line of a path with a video's suffix is one of mmaction2's lists of videos: `path class_index`.
+
 Frames may be named by any template with a number (`{:05d}.jpg`, `img_{:05d}.jpg`), counted from 0 or 1: the reader of
 frame folders finds out itself.
 """
@@ -7,25 +9,27 @@ frame folders finds out itself.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.errors import ClipError, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.manifest import Clip
 from pipeline.prepare.directory_scan import count_frames
 from pipeline.prepare.label_files import find_file, read_labels, read_lines
 from pipeline.prepare.listing import Listing, ListingRequest, ordered, split_named
 from pipeline.prepare.locating import NUM_FRAMES_COLUMN, Row, faults_of, refuse_doubled
+from pipeline.prepare.resolving import resolve
+from pipeline.video.suffixes import is_video_name
 
 CATEGORY_FILES = ("category.txt", "categories.txt", "classes.txt")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a list: the clip's folder, the frames that it should have, its class (None: not said)."""
+    """A line of a list: the clip, the frames that its folder should have, its class (None: not said)."""
 
     path: str
-    num_frames: int
+    num_frames: int | None
     class_index: int | None
     split: str
     where: str
@@ -50,30 +54,37 @@ def list_frame_lists(request: ListingRequest) -> Listing:
         )
     classes = read_labels(category_file)
     notes: list[str] = []
-    entries = [entry for path in request.lists for entry in _read_list(path, request.root)]
+    entries = [entry for path in request.lists for entry in _read_list(path)]
     entries = _without_placeholders(entries, len(classes), notes)
     first = _first_index(entries, classes, category_file, notes)
+    resolved = resolve(request.root, [entry.path for entry in entries], [entry.where for entry in entries])
+    entries = [replace(entry, path=path) for entry, path in zip(entries, resolved.paths, strict=True)]
+    notes += resolved.notes()
     rows = [Row(entry.path, _label(entry.class_index, first, classes), entry.split, entry.where) for entry in entries]
     refuse_doubled(rows)
-    counts = count_frames(request.root, {entry.path: entry.path for entry in entries})
-    faulty = faults_of(counts)
-    if all(isinstance(count, ClipError) and count.kind == "missing" for count in counts.values()):
+    faulty = {entries[number].path: reason for number, reason in resolved.faulty.items()}
+    if len(faulty) == len(entries):
         raise PipelineError(
-            f"Not one of the {len(entries):,} clips in the lists is below {request.root}; the first would be "
-            f"{request.root / entries[0].path} (missing). Give the folder that the paths in the lists start from."
+            f"Not one of the {len(entries):,} clips in the lists is below {request.root}. The first of them, "
+            f"{entries[0].path}: {faulty[entries[0].path]} Give the folder that the paths in the lists start from."
         )
-    for entry in entries:
+    folders = [entry for entry in entries if entry.num_frames is not None and entry.path not in faulty]
+    counts = count_frames(request.root, {entry.path: entry.path for entry in folders}) if folders else {}
+    faulty |= faults_of(counts)
+    for entry in folders:
         counted = counts[entry.path]
         if isinstance(counted, int) and counted != entry.num_frames:
             faulty[entry.path] = f"frame-count: {entry.path} has {counted} frames, {entry.num_frames} by {entry.where}"
+    columns = (NUM_FRAMES_COLUMN,) if any(entry.num_frames is not None for entry in entries) else ()
     clips = tuple(
         # The promised number: what differs from it is found by `check`, and stays visible in the manifest.
-        Clip(row.clip_id, row.clip_id, row.label, row.split, (str(entry.num_frames),))
+        Clip(row.clip_id, row.clip_id, row.label, row.split, _extra(entry) if columns else ())
         for row, entry in zip(rows, entries, strict=True)
     )
-    layout = f"{len(request.lists)} frame lists with {category_file.name}, class indices from {first}"
+    kind = "frame lists" if columns else "lists of videos"
+    layout = f"{len(request.lists)} {kind} with {category_file.name}, class indices from {first}"
     order = ordered(classes, request.class_order)
-    return Listing(clips, order, layout, (NUM_FRAMES_COLUMN,), tuple(notes), faulty)
+    return Listing(clips, order, layout, columns, tuple(notes), faulty)
 
 
 def split_of_name(path: Path) -> str:
@@ -93,33 +104,48 @@ def split_of_name(path: Path) -> str:
     return names.pop()
 
 
-def _read_list(path: Path, root: Path) -> list[Entry]:
+def _read_list(path: Path) -> list[Entry]:
     if not path.is_file():
         raise PipelineError(f"{path} does not exist: behind ROOT stand the frame lists.")
     split = split_of_name(path)
     entries = []
     for number, line in read_lines(path):
         where = f"{path}, line {number}"
-        # From the right: a clip's path may have spaces.
-        fields = line.rsplit(maxsplit=2)
-        if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2].removeprefix("-")):
-            index = int(fields[2])
-            entries.append(Entry(_inside(fields[0], root), int(fields[1]), index if index >= 0 else None, split, where))
-        elif len(fields) >= 2 and _is_number(fields[-1]):
-            entries.append(Entry(_inside(line.rsplit(maxsplit=1)[0], root), int(fields[-1]), None, split, where))
-        else:
-            raise PipelineError(f"{where} must be `id num_frames class_index`, but is '{line}'.")
+        entries.append(_entry(line, split, where))
     if not entries:
         raise PipelineError(f"{path} is empty.")
     return entries
 
 
-def _inside(path: str, root: Path) -> str:
-    """The path relative to the root; lists often hold the absolute paths of the machine that made them."""
-    if os.path.isabs(path):
-        relative = os.path.relpath(path, root.absolute())
-        return path if relative.startswith("..") else relative
-    return os.path.normpath(path).replace(os.sep, "/")
+def _entry(line: str, split: str, where: str) -> Entry:
+    """A line, read from the right, since a clip's path may have spaces."""
+    fields = line.rsplit(maxsplit=2)
+    if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2].removeprefix("-")):
+        if is_video_name(os.path.basename(fields[0])):
+            raise PipelineError(
+                f"{where}: '{line}' names a video with two numbers, but must name one class: `path class_index`."
+            )
+        return Entry(fields[0], int(fields[1]), _class_index(fields[2]), split, where)
+    path, _, number = line.rpartition(" ") if " " in line else line.rpartition("\t")
+    path = path.strip()
+    if path and _is_number(number.removeprefix("-")):
+        if is_video_name(os.path.basename(path)):
+            return Entry(path, None, _class_index(number), split, where)
+        if _is_number(number):
+            return Entry(path, int(number), None, split, where)
+    if is_video_name(os.path.basename(line)):
+        return Entry(line, None, None, split, where)
+    raise PipelineError(
+        f"{where} must be `id num_frames class_index`, or `path class_index` for a video, but is '{line}'."
+    )
+
+
+def _class_index(text: str) -> int | None:
+    return int(text) if int(text) >= 0 else None
+
+
+def _extra(entry: Entry) -> tuple[str, ...]:
+    return ("" if entry.num_frames is None else str(entry.num_frames),)
 
 
 def _label(class_index: int | None, first: int, classes: tuple[str, ...]) -> str:
@@ -136,10 +162,7 @@ def _without_placeholders(entries: list[Entry], num_classes: int, notes: list[st
     if len(test) < 2 or num_classes < 2 or {entry.class_index for entry in test} != {0}:
         return entries
     notes.append(f"All {len(test):,} clips of the test list have class index 0, so they are taken as unlabelled.")
-    return [
-        Entry(entry.path, entry.num_frames, None, entry.split, entry.where) if entry.split == "test" else entry
-        for entry in entries
-    ]
+    return [replace(entry, class_index=None) if entry.split == "test" else entry for entry in entries]
 
 
 def _first_index(entries: list[Entry], classes: tuple[str, ...], category_file: Path, notes: list[str]) -> int:

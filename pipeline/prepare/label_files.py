@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -32,15 +33,19 @@ class LabelBook:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark.
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one (as spreadsheets write it).
 
     Raises:
         PipelineError: it cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return data.decode(encoding)
     except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+        raise PipelineError(
+            f"{path} cannot be read as text in UTF-8: {error}. Save it as UTF-8 if it has another encoding."
+        ) from error
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -78,7 +78,10 @@ def refuse_doubled(rows: Sequence[Row]) -> None:
     seen: dict[str, str] = {}
     for row in rows:
         if row.clip_id in seen:
-            raise PipelineError(f"{row.where}: the clip '{row.clip_id}' stands in {seen[row.clip_id]} too.")
+            raise PipelineError(
+                f"{row.where}: the clip '{row.clip_id}' stands in {seen[row.clip_id]} too. Each clip must have one "
+                "row; give different clips different ids (in a CSV, in a column clip_id)."
+            )
         seen[row.clip_id] = row.where
 
 

@@ -13,6 +13,7 @@ from pipeline.video.images import TIFF_MAGICS, is_image, is_moving_webp
 from pipeline.video.moving_image import MovingImage, has_several_images
 from pipeline.video.packed import PackedClip
 from pipeline.video.reader import ClipReader
+from pipeline.video.suffixes import suffix_of
 from pipeline.video.video_file import VideoFile
 
 __all__ = ["ClipReader", "open_clip"]
@@ -48,6 +49,18 @@ def open_clip(location: str | Path) -> ClipReader:
     if not start:
         raise ClipError("empty", f"{path} is empty (0 bytes).")
     return VideoFile(path)
+
+
+def is_moving_image(path: Path) -> bool:
+    """Whether a PNG or WebP is a film; other files are not looked at."""
+    if suffix_of(path.name) not in (".png", ".webp") or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as opened:
+            start = opened.read(32)
+            return is_moving_webp(start) or (start.startswith(PNG_MAGIC) and is_moving_png(opened))
+    except OSError:
+        return False
 
 
 def _opened_image(path: Path, opened: BinaryIO, start: bytes) -> ClipReader:

@@ -10,8 +10,8 @@ from pathlib import Path
 from pipeline.errors import ClipError
 from pipeline.video.images import decode_image, image_size
 from pipeline.video.reader import ClipReader, Frame
+from pipeline.video.suffixes import IMAGE_SUFFIXES, is_image_name
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 
 
@@ -78,9 +78,9 @@ def numbered_images(folder: Path) -> tuple[str, ...]:
     by_number: dict[int, str] = {}
     prefixes: dict[str, str] = {}
     for name in sorted(names):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in IMAGE_SUFFIXES or name.startswith("."):
+        if not is_image_name(name):
             continue
+        stem = os.path.splitext(name)[0]
         match = _NUMBERED.match(stem)
         if match is None:
             raise ClipError("frame-name", f"{folder}: each image must have a number before its suffix, unlike {name}.")

@@ -1,8 +1,49 @@
-"""Suffixes by which files in a folder count as clips, for every command."""
+"""Which files and folders count as clips by their names, for every command."""
 
 from __future__ import annotations
 
+import os
+
+# Every suffix of the formats that a video file may have (`video_file.FORMATS`), without those of sound alone.
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".gif", ".flv", ".wmv"}
-    | {".ogv", ".3gp"}
+    {
+        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".ism", ".ismv", ".psp"),
+        *(".mkv", ".mk3d", ".webm", ".avi", ".divx", ".flv", ".asf", ".wmv", ".ogv", ".ogg", ".ogm"),
+        *(".mpg", ".mpeg", ".mpe", ".mpv", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".m2t", ".tp", ".trp"),
+        *(".mxf", ".nut", ".ivf", ".obu", ".h264", ".264", ".avc", ".h26l", ".h265", ".265", ".hevc"),
+        *(".h266", ".266", ".vvc", ".y4m", ".mjpeg", ".mjpg", ".dv", ".dif", ".rm", ".rmvb", ".wtv"),
+        *(".gif", ".apng"),
+    }
 )
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# What systems and network drives leave between a user's folders. Names that start with a full stop are left out too.
+IGNORED_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+    | {"#snapshot", "@tmp", "__pycache__"}
+)
+
+
+def is_ignored_folder(name: str) -> bool:
+    """Whether a folder belongs to a system or drive, and not to the user's data."""
+    return name.startswith(".") or name.lower() in IGNORED_FOLDERS
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file is a clip by its suffix; hidden files (such as macOS leaves) are none."""
+    return not name.startswith(".") and suffix_of(name) in VIDEO_SUFFIXES
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is a frame by its suffix."""
+    return not name.startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix in small letters, with its full stop."""
+    return os.path.splitext(name)[1].lower()
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without the suffix of a video or image; a full stop within a name starts no suffix."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES else path

@@ -29,8 +29,8 @@ from pipeline.video.shown_frames import count_by_packets
 # Only formats that are recognised by content and name no other files: a playlist would reach beyond the clip, a
 # text file would be drawn as a terminal, `frame%d.jpg` would be read as a sequence.
 FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,obu,flv,asf,ogg,mxf,"
-    "nut,mjpeg,yuv4mpegpipe,webp_pipe,bmp_pipe,tiff_pipe,mp3,wav,flac,aac,ac3"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,m4v,h264,hevc,vvc,ivf,obu,flv,asf,ogg,"
+    "mxf,nut,mjpeg,yuv4mpegpipe,dv,rm,wtv,webp_pipe,bmp_pipe,tiff_pipe,mp3,wav,flac,aac,ac3"
 )
 MAX_PIXELS = 1 << 26  # 8192 × 8192: a damaged header asks for gigabytes
 MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time instead of kept

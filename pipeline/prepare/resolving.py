@@ -1,0 +1,156 @@
+"""From the paths in a list to the files below the root: as written, or as the list's author meant them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from unicodedata import normalize
+
+from pipeline.errors import PipelineError
+from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.prepare.directory_scan import NUM_THREADS
+from pipeline.progress import Progress
+from pipeline.video.suffixes import is_video_name, without_suffix
+
+BACKSLASHES = "with backslashes, taken as slashes"
+ACCENTS = "with accents that are composed otherwise than on disk"
+SUFFIX = "without the suffix that the file has"
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+@dataclass
+class Resolved:
+    """The paths of a list as they are on disk, in its order; `faulty` has the reason of each that is not there."""
+
+    paths: list[str] = field(default_factory=list)
+    faulty: dict[int, str] = field(default_factory=dict)
+    changed: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> list[str]:
+        """Return a sentence about the paths that were taken otherwise than they are written."""
+        if not self.changed:
+            return []
+        return [f"Paths of the list: {', '.join(f'{count:,} {how}' for how, count in sorted(self.changed.items()))}."]
+
+
+def resolve(root: Path, paths: Sequence[str], where: Sequence[str]) -> Resolved:
+    """Find the files or folders of paths, given with the places that name them; no file is opened.
+
+    Raises:
+        PipelineError: a path leads out of the root, or is the name of a file with ``::`` in it.
+    """
+    inside = [relative_to_root(root, path, place) for path, place in zip(paths, where, strict=True)]
+    resolved = Resolved()
+    finder = _Finder(root)
+    with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("look for files", len(paths)) as progress:
+        for number, (path, how, reason) in enumerate(pool.map(finder.find, inside, chunksize=64)):
+            resolved.paths.append(path)
+            resolved.changed.update(how)
+            if reason:
+                resolved.faulty[number] = reason
+            progress.advance()
+    return resolved
+
+
+def relative_to_root(root: Path, path: str, where: str) -> str:
+    """Return a path relative to the root, with slashes.
+
+    Raises:
+        PipelineError: it leads out of the root.
+    """
+    file, separator, member = path.partition(HDF5_SEPARATOR)
+    relative = file
+    if os.path.isabs(file):
+        # A list may name the root by a link or by where the link leads.
+        bases = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))
+        below = (os.path.relpath(file, base) for base in bases)
+        relative = next((found for found in below if not found.startswith("..")), file)
+    elif file:
+        relative = os.path.normpath(file)
+    if os.path.isabs(relative) or relative.split(os.sep)[0] == ".." or _DRIVE.match(relative):
+        raise PipelineError(
+            f"{where}: the path '{path}' does not lie below {root}. Give the folder that holds all clips of the list "
+            "as ROOT, or write the paths relative to it."
+        )
+    return relative + separator + member
+
+
+class _Finder:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._entries = cache(self._listed)
+
+    def find(self, path: str) -> tuple[str, list[str], str]:
+        """Where a path leads, how it was taken otherwise than written, and the reason if it leads nowhere."""
+        file, separator, member = path.partition(HDF5_SEPARATOR)
+        if self._exists(file):
+            return path, [], ""
+        if separator and self._exists(path):
+            raise PipelineError(
+                f"{self._root / path}: the name has '{HDF5_SEPARATOR}' in it, which separates an HDF5 file from a clip "
+                "in it. Rename it."
+            )
+        how = []
+        found = file
+        if "\\" in found:
+            found, how = found.replace("\\", "/"), [BACKSLASHES]
+        if not self._exists(found):
+            composed = self._composed(found)
+            how += [ACCENTS] if composed and composed != found else []
+            found = composed or found
+        if not self._exists(found):
+            others = self._with_suffix(found)
+            if len(others) > 1:
+                return path, [], f"missing: {self._root / path} could be any of {', '.join(sorted(others))}."
+            how += [SUFFIX] if others else []
+            found = others[0] if others else found
+        if self._exists(found):
+            return found + separator + member, how, ""
+        near = self._in_other_letters(found)
+        more = f" There is {near}: capitals count." if near else ""
+        return path, [], f"missing: {self._root / path} does not exist.{more}"
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return os.path.exists(self._root / path)
+        except ValueError:  # a zero byte
+            return False
+
+    def _listed(self, folder: str) -> dict[str, str]:
+        """The entries of a folder by their composed names."""
+        try:
+            return {normalize("NFC", name): name for name in sorted(os.listdir(self._root / folder))}
+        except (OSError, ValueError):
+            return {}
+
+    def _composed(self, path: str) -> str | None:
+        """The path whose parts are the same letters, whatever their accents are made of."""
+        found = ""
+        parts = path.split("/")
+        for part in parts[:-1]:
+            name = self._entries(found).get(normalize("NFC", part))
+            if name is None:
+                return None
+            found = f"{found}/{name}" if found else name
+        name = self._entries(found).get(normalize("NFC", parts[-1]), parts[-1])
+        return f"{found}/{name}" if found else name
+
+    def _with_suffix(self, path: str) -> list[str]:
+        folder, name = os.path.split(path)
+        wanted = normalize("NFC", name)
+        entries = self._entries(folder).items()
+        return [
+            os.path.join(folder, entry)
+            for composed, entry in entries
+            if is_video_name(entry) and without_suffix(composed) == wanted
+        ]
+
+    def _in_other_letters(self, path: str) -> str | None:
+        folder, name = os.path.split(path)
+        return next((entry for entry in self._entries(folder).values() if entry.lower() == name.lower()), None)

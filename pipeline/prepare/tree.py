@@ -1,0 +1,152 @@
+"""A tree of folders with clips in it: what counts as a clip, and what is left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.prepare.directory_scan import NUM_THREADS, is_folder
+from pipeline.video.decode import is_moving_image
+from pipeline.video.suffixes import is_ignored_folder, is_image_name, is_video_name, suffix_of
+
+MAX_DEPTH = 8
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The entries of one folder, each by name and in order; of its images the first alone."""
+
+    folders: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+
+@dataclass
+class Tree:
+    """The folders below a root by their paths, with slashes; "" is the root. Folders of frames are leaves."""
+
+    root: Path
+    folders: dict[str, Folder] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def has_clips(self, path: str) -> bool:
+        """Whether any clip lies in a folder or below it."""
+        folder = self.folders[path]
+        return bool(folder.videos or folder.images) or any(
+            self.has_clips(joined(path, name)) for name in folder.folders
+        )
+
+    def clips(self, path: str) -> Iterator[tuple[str, bool]]:
+        """Yield the clips in a folder and below it, each as (path, whether it is a folder of frames), in order.
+
+        A folder without anything that could be a clip is one whose frames are lost.
+        """
+        folder = self.folders[path]
+        for name in sorted((*folder.videos, *folder.folders)):
+            inner = joined(path, name)
+            if name in folder.videos:
+                yield inner, False
+                continue
+            below = self.folders[inner]
+            if below.images or not self.has_clips(inner):
+                yield inner, True
+            else:
+                yield from self.clips(inner)
+
+    def left_out(self) -> list[str]:
+        """Return sentences about what is no clip: how many files of which suffix, how many folders of which name."""
+        notes = []
+        if self.others:
+            notes.append(f"Left out, as no suffix of a clip or frame: {_counted(self.others)}.")
+        if self.ignored:
+            notes.append(f"Left out, as folders of systems and drives: {_counted(self.ignored)}.")
+        return notes
+
+
+def read_tree(root: Path) -> Tree:
+    """List the folders below a root, level by level; each is read once.
+
+    Raises:
+        PipelineError: a name is no UTF-8, or would be taken for a clip in an HDF5 file.
+    """
+    tree = Tree(root)
+    level = [""]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for depth in range(MAX_DEPTH + 1):
+            for path, (folder, ignored, others) in zip(level, pool.map(partial(_read, root), level), strict=True):
+                tree.folders[path] = folder if depth < MAX_DEPTH else replace(folder, folders=())
+                tree.ignored.update(ignored)
+                tree.others.update(others)
+            level = [joined(path, name) for path in level for name in tree.folders[path].folders]
+    return tree
+
+
+def joined(folder: str, name: str) -> str:
+    """Return the path of an entry of a folder."""
+    return f"{folder}/{name}" if folder else name
+
+
+def _read(root: Path, path: str) -> tuple[Folder, list[str], list[str]]:
+    """Read one folder; returns it with the names of ignored folders and the suffixes of other files."""
+    folders, files, ignored = [], [], []
+    try:
+        with os.scandir(root / path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                _check_name(root, joined(path, entry.name))
+                if not is_folder(entry):
+                    files.append(entry.name)
+                elif is_ignored_folder(entry.name) or _leads_back(entry):
+                    ignored.append(entry.name)
+                else:
+                    folders.append(entry.name)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return Folder(), ignored, []
+    images = [name for name in files if is_image_name(name)]
+    videos = [name for name in files if is_video_name(name)]
+    # An image that moves is a clip. The first one tells whether to look at the others.
+    if images and is_moving_image(root / path / images[0]):
+        moving = {name for name in images if is_moving_image(root / path / name)}
+        videos, images = sorted([*videos, *moving]), [name for name in images if name not in moving]
+    if videos:  # images beside videos are previews or covers
+        images = []
+    known = {*videos, *images}
+    others = [suffix_of(name) or name for name in files if name not in known and not name.startswith("._")]
+    # One image is enough to know a folder of frames; millions of names need not be kept.
+    folder = Folder(tuple(folders), tuple(videos), tuple(images[:1]))
+    return folder, ignored, others
+
+
+def _leads_back(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    if not entry.is_symlink():
+        return False
+    here = os.path.realpath(os.path.dirname(entry.path))
+    return os.path.commonpath((here, os.path.realpath(entry.path))) == os.path.realpath(entry.path)
+
+
+def _check_name(root: Path, path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise PipelineError(
+            f"{root} has a name in it that is no UTF-8, which a manifest cannot hold: {shown}. Rename it, such as by "
+            "`convmv -r -f latin1 -t utf-8 --notest ROOT` for names of an old zip."
+        ) from None
+    if HDF5_SEPARATOR in path:
+        raise PipelineError(
+            f"{root / path}: the name has '{HDF5_SEPARATOR}' in it, which separates an HDF5 file from a clip in it. "
+            "Rename it."
+        )
+
+
+def _counted(names: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(names.items(), key=lambda item: (-item[1], item[0])))
