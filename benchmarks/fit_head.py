@@ -80,7 +80,7 @@ def ratio(store: str, heads: tuple[str, ...], precision: str, pairs: int, loader
     """An epoch from the store against one from tensors in RAM; nothing of the maps is kept in RAM."""
     recipe = named_recipe("cached")
     for name in heads:
-        data = CachedData(FeatureStore.open(store), Path("."), click.echo, cache=MapCache(0))
+        data = CachedData(FeatureStore.open(store), Path("."), cache=MapCache(0))
         from_store = data.of(HEADS[name].reads, recipe)
         from_ram = replace(from_store, train=TensorsInRam(from_store.train))
         compute = choose_compute(name, precision=precision, num_loaders=loaders)
@@ -114,7 +114,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
     chosen = chosen[:: max(1, len(chosen) // clips)][:clips]
     jobs = [ClipJob(0, clip.clip_id, str(listed.locate(clip)), clip.label, ("train-0",)) for clip in chosen]
     recipe = named_recipe("cached")
-    data = CachedData(opened, Path("."), click.echo)
+    data = CachedData(opened, Path("."))
     fits = {}
     for head in heads:
         head_data = data.of(HEADS[head].reads, recipe)
@@ -154,7 +154,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
 def heads(store: str, heads: tuple[str, ...], epochs: int, device: str) -> None:
     """Every head as fit-head runs it by default: training clips per second, seconds an epoch."""
     recipe = named_recipe("cached")
-    data = CachedData(FeatureStore.open(store), Path("."), click.echo)
+    data = CachedData(FeatureStore.open(store), Path("."))
     for name in heads:
         compute = choose_compute(name, device)
         head_data = data.of(HEADS[name].reads, recipe)
@@ -172,7 +172,7 @@ def jester(clips: int) -> None:
     """Load a table of Jester's size and train one MLP epoch on it."""
     source = _SyntheticSource(clips)
     recipe = named_recipe("cached").with_overrides(epochs=1)
-    data = CachedData(source, Path("."), click.echo)
+    data = CachedData(source, Path("."))
     started_at_seconds = time.monotonic()
     head_data = data.of("pooled", recipe)
     load_seconds = time.monotonic() - started_at_seconds

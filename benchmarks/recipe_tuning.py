@@ -38,7 +38,7 @@ def main(
 ) -> None:
     """Print top-1 under every combination of the choices, best first."""
     opened = FeatureStore.open(store)
-    data = CachedData(opened, Path("."), lambda text: click.echo(text, err=True), num_views=views)
+    data = CachedData(opened, Path("."), num_views=views)
     names = heads.split(",")
     switches = [switch.partition("=")[0] for switch in tries]
     values = [[yaml.safe_load(value) for value in switch.partition("=")[2].split(",")] for switch in tries]

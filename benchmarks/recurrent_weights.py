@@ -58,7 +58,7 @@ def arms_of(lr: float, patience_epochs: int, epochs: int) -> dict[str, Recipe]:
 @lru_cache(maxsize=1)
 def data_of(store: str) -> CachedData:
     """The features of a store, loaded once in each process."""
-    return CachedData(FeatureStore.open(store), Path("."), lambda text: None)
+    return CachedData(FeatureStore.open(store), Path("."))
 
 
 def right_clips_on(store: str, head: str, recipe: Recipe, seed: int) -> np.ndarray:

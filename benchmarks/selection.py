@@ -56,7 +56,7 @@ def main(store: str, params: Path, heads: str | None, out: Path | None) -> None:
     blocks = yaml.safe_load(params.read_text(encoding="utf-8"))
     common = {key: blocks["fit_head"][key] for key in ("recipe", "seeds", "epochs") if key in blocks["fit_head"]}
     opened = FeatureStore.open(store)
-    data = CachedData(opened, Path("."), lambda text: click.echo(text, err=True))
+    data = CachedData(opened, Path("."))
     plan = data.plan(named_recipe(str(common.get("recipe", "cached"))).training)
     if plan.reported_on != "test" or plan.selected_on != "val":
         raise click.ClickException(f"{store} needs labelled clips in val and test; {plan.sentence()}.")

@@ -96,11 +96,11 @@ def main(
     opened = FeatureStore.open(store)
     points = []
     for num_views in map(int, views.split(",")):
-        data = CachedData(opened, Path("."), lambda text: click.echo(text, err=True), num_views=num_views)
+        data = CachedData(opened, Path("."), num_views=num_views)
         points.append(measured(data, str(num_views), bytes_of(opened, num_views), heads.split(","), recipe, seeds))
     if frames_store is not None:
         every = FeatureStore.open(frames_store)
-        data = CachedData(every, Path("."), lambda text: click.echo(text, err=True), opened.settings.num_segments)
+        data = CachedData(every, Path("."), opened.settings.num_segments)
         points.append(measured(data, "all frames", describe(every).num_bytes, heads.split(","), recipe, seeds))
     about = machine("cpu")
     lines = [

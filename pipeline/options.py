@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import logging
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 from click.core import ParameterSource
 
+from pipeline import log
 from pipeline.errors import PipelineError
 from pipeline.params import (
     command_params,
@@ -35,6 +37,8 @@ from pipeline.settings.settings import (
     without_none,
 )
 
+logger = logging.getLogger(__name__)
+
 # Key of `ctx.meta`: why the block of params.yaml does not apply.
 _PASSED_OVER = f"{__name__}.passed_over"
 SOURCES = {
@@ -54,8 +58,24 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc] # click declares it on the class
 
 
+class LoggedCommand(click.Command):
+    """A command that writes its messages to stderr, as many as `--quiet` or `--verbose` ask for."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _message_options()
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        log.configure(quiet=ctx.params.pop("quiet"), verbose=ctx.params.pop("verbose"))
+        return rest
+
+
 class PipelineGroup(click.Group):
     """A group with defaults from `./params.yaml`, whose `PipelineError`s become a sentence and an exit code."""
+
+    command_class = LoggedCommand
+    group_class = type
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
         is_for_help = args[:1] in (["-h"], ["--help"], ["--version"])
@@ -85,7 +105,7 @@ class OverrideOption(click.Option):
     """One choice of the recipe; without a value, the recipe decides."""
 
 
-class PipelineCommand(click.Command):
+class PipelineCommand(LoggedCommand):
     """A command whose options come from a settings class, with defaults from its block of `./params.yaml`.
 
     The block applies to the subject of the settings, such as the manifest of `extract`. When another subject is typed,
@@ -114,7 +134,8 @@ class PipelineCommand(click.Command):
 
     @cached_property
     def _parameters(self) -> list[click.Parameter]:
-        return [*parameters_of(self.settings), *override_options(self.settings), _show_settings_option()]
+        options = [*parameters_of(self.settings), *override_options(self.settings), _show_settings_option()]
+        return [*options, *_message_options()]
 
     @property
     def _has_heads(self) -> bool:
@@ -127,11 +148,12 @@ class PipelineCommand(click.Command):
             ctx.default_map = None
             of_block = settings_text({other: block[other]})
             ctx.meta[_PASSED_OVER] = f"the block `{_block_name(ctx)}` is for {of_block}; nothing is taken from it."
-            if not {"-h", "--help"} & set(args):
-                click.echo(f"params.yaml: {ctx.meta[_PASSED_OVER]}", err=True)
         else:
             self._check_keys(ctx, block)
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if other is not None:
+            logger.info(f"params.yaml: {ctx.meta[_PASSED_OVER]}")
+        return rest
 
     def invoke(self, ctx: click.Context) -> Any:
         if ctx.params.pop("show_settings"):
@@ -143,7 +165,7 @@ class PipelineCommand(click.Command):
             if parameter.name in ctx.params and ctx.get_parameter_source(parameter.name) is ParameterSource.DEFAULT_MAP
         }
         if taken:
-            click.echo(f"From params.yaml, block `{_block_name(ctx)}`: {settings_text(taken)}.", err=True)
+            logger.info(f"From params.yaml, block `{_block_name(ctx)}`: {settings_text(taken)}.")
         assert self.callback is not None
         return ctx.invoke(self.callback, self.resolved(ctx))
 
@@ -368,6 +390,13 @@ def _click_type(hint: Any, declared: Option) -> Any:
     return click.STRING
 
 
+def _message_options() -> list[click.Option]:
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print results and warnings only."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Print each step of the work."),
+    ]
+
+
 def _show_settings_option() -> click.Option:
     return click.Option(
         ["--show-settings"], is_flag=True, help="Print each setting, its value and where that came from; run nothing."
@@ -416,7 +445,7 @@ def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, 
     }
     lines = [f"{head} {settings_text(block)}" for head, block in blocks.items() if block]
     if lines:
-        click.echo(f"From params.yaml, block `heads`: {'; '.join(lines)}.", err=True)
+        logger.info(f"From params.yaml, block `heads`: {'; '.join(lines)}.")
     return blocks
 
 

@@ -1,64 +1,63 @@
-"""Show progress: a bar with rate and remaining time on a terminal, plain lines in a pipe."""
+"""Show progress: a bar with rate and remaining time on a terminal, plain lines in a pipe, nothing with `--quiet`."""
 
 from __future__ import annotations
 
-import sys
+import logging
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from pipeline import log
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_REDRAWS = 0.1
 
 
 class Progress:
-    """Counts units of work on stderr. Use it as a context manager.
+    """Count units of work. Use it as a context manager.
 
-    On a terminal it redraws one bar; elsewhere it prints a line at most every `SECONDS_BETWEEN_LINES` and one at the
-    end. `note` is a short text shown behind the figures (failed clips, a loss).
+    On a terminal it is a bar of rich; elsewhere a line at most every `SECONDS_BETWEEN_LINES` and one at the end. `note`
+    is a short text behind the figures (failed clips, a loss).
     """
 
-    def __init__(
-        self,
-        label: str,
-        total: int,
-        unit: str = "clips",
-        done: int = 0,
-        stream: TextIO | None = None,
-    ) -> None:
+    def __init__(self, label: str, total: int, unit: str = "clips", done: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.note = done, ""
-        self._stream = sys.stderr if stream is None else stream
-        self._is_terminal = self._stream.isatty()
-        self._started_at_seconds = time.monotonic()
         self._done_at_start = done
-        self._drawn_at_seconds = float("-inf")
+        self._bars: Bars | None = None
+        self._seconds_between = SECONDS_BETWEEN_LINES
+        self._restart()
 
     def __enter__(self) -> Progress:
-        self._started_at_seconds = time.monotonic()
-        self._drawn_at_seconds = self._started_at_seconds
-        if self._is_terminal:
-            self._draw()
+        self._restart()
+        if log.is_terminal() and logger.isEnabledFor(logging.INFO):
+            self._bars, self._seconds_between = new_bars(), SECONDS_BETWEEN_REDRAWS
+            self._bars.start()
+            self._task = self._bars.add_task(self.text(), total=self.total, completed=self.done)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._draw()
-        if self._is_terminal:
-            self._stream.write("\n")
-            self._stream.flush()
+        self._show()
+        if self._bars is not None:
+            self._bars.stop()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Count `count` more units as done."""
         self.done += count
         if note is not None:
             self.note = note
-        pause_seconds = 0.1 if self._is_terminal else SECONDS_BETWEEN_LINES
-        if time.monotonic() - self._drawn_at_seconds >= pause_seconds:
-            self._draw()
+        if time.monotonic() - self._shown_at_seconds >= self._seconds_between:
+            self._show()
 
     def text(self) -> str:
-        """The line as it stands now: label, counts, rate, time to go, note."""
+        """Return label, counts, rate, remaining time and note as one line."""
         elapsed_seconds = max(time.monotonic() - self._started_at_seconds, 1e-9)
         rate = (self.done - self._done_at_start) / elapsed_seconds
         parts = [f"{self.label}: {self.done:,}/{self.total:,} {self.unit}", f"{rate:,.1f} {self.unit}/s"]
@@ -70,15 +69,23 @@ class Progress:
             parts.append(self.note)
         return ", ".join(parts)
 
-    def _draw(self) -> None:
-        self._drawn_at_seconds = time.monotonic()
-        if not self._is_terminal:
-            self._stream.write(self.text() + "\n")
+    def _restart(self) -> None:
+        self._started_at_seconds = self._shown_at_seconds = time.monotonic()
+
+    def _show(self) -> None:
+        self._shown_at_seconds = time.monotonic()
+        if self._bars is None:
+            logger.info(self.text())
         else:
-            width = 20
-            filled = width * self.done // self.total if self.total else width
-            self._stream.write(f"\r\x1b[2K[{'#' * filled}{'.' * (width - filled)}] {self.text()}")
-        self._stream.flush()
+            self._bars.update(self._task, completed=self.done, description=self.text())
+
+
+def new_bars() -> Bars:
+    """Return rich's display of one or more bars."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    return Bars(BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), console=log.console())
 
 
 def tracked(items: Iterable[Item], label: str, total: int, unit: str = "clips") -> Iterator[Item]:

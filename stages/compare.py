@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from pipeline.model import load_spec
 from pipeline.progress import tracked
 from pipeline.recipe import recipe_from_dict
 from pipeline.settings.compare import CompareSettings
+
+logger = logging.getLogger(__name__)
 
 LEAST_WIDTH, WIDE_WIDTH = 40, 120
 
@@ -71,12 +74,12 @@ def run(settings: CompareSettings) -> Comparison:
     )
     width = settings.width or _terminal_width()
     click.echo(terminal_table(comparison, width))
-    click.echo("", err=True)
+    logger.info("")
     for term, text in legend_of(comparison, width=width).items():
-        click.echo("\n".join(wrapped(f"{term}: {text}", width)), err=True)
+        logger.info("\n".join(wrapped(f"{term}: {text}", width)))
     if settings.out is not None:
         _write(settings.out, comparison, gate, clips, settings.report)
-        click.echo(f"Written to {settings.out}.", err=True)
+        logger.info(f"Written to {settings.out}.")
     _print_gate(gate)
     return comparison
 
@@ -87,10 +90,9 @@ def _known_pairs(texts: Sequence[str], labels: set[str]) -> list[tuple[str, str]
     known = [pair for pair in pairs if labels.issuperset(pair)]
     if len(known) < len(pairs):
         absent = sorted({label for pair in pairs for label in pair} - labels)
-        click.echo(
+        logger.info(
             f"{len(pairs) - len(known)} of {len(pairs)} pairs are left out, because these results have no class "
-            f"{', '.join(repr(label) for label in absent)}.",
-            err=True,
+            f"{', '.join(repr(label) for label in absent)}."
         )
     return known
 

@@ -21,8 +21,6 @@ def run(settings: ExtractSettings) -> ExtractionSummary:
         PipelineError: anything that the user can mend; more failed clips than `max_failed` among them.
     """
     summary = extract_features(read_manifest(settings.manifest, settings.root), settings.store, settings)
-    for sentence in summary.said:
-        click.echo(sentence, err=True)
     click.echo(summary_text(summary))
     if len(summary.failed) == summary.num_clips:
         raise PipelineError(

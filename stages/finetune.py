@@ -18,7 +18,7 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     Raises:
         PipelineError: anything that the user can mend.
     """
-    result = finetune(settings, lambda text: click.echo(text, err=True))
+    result = finetune(settings)
     if result is None:
         return {}
     metrics, report = result.metrics, result.metrics["report"]

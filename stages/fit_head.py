@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -18,6 +18,8 @@ from pipeline.fit_head.table import table_text
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
 
+logger = logging.getLogger(__name__)
+
 
 def run(settings: FitHeadSettings) -> list[RunOutcome]:
     """Fit heads on a store and print their table; with several recipes, each gets its own folder below `out`.
@@ -31,12 +33,13 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     """
     source = FeatureStore.open(settings.store)
     if source.num_pending:
-        _say(f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet; going on without.")
-    say_once = functools.cache(_say)
-    clips = StoredClips(source, say_once, settings.num_segments, settings.views)
-    requests = plan_requests(settings, clips, say_once)
+        logger.info(
+            f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet; going on without."
+        )
+    clips = StoredClips(source, settings.num_segments, settings.views)
+    requests = plan_requests(settings, clips)
     results = []
-    for result in _results(settings, requests, source, clips, say_once):
+    for result in _results(settings, requests, source, clips):
         _report(result)
         results.append(result)
     # In the order in which the heads were named, whichever was done first.
@@ -57,7 +60,6 @@ def _results(
     requests: list[HeadRequest],
     source: FeatureStore,
     clips: StoredClips,
-    say: Callable[[str], None],
 ) -> Iterator[RequestResult]:
     """Yield the result of each request as it is done, the finished ones first."""
     found = {request: None if settings.force else find_finished(request, clips) for request in requests}
@@ -69,23 +71,17 @@ def _results(
     if left:
         from pipeline.fit_head.fit_all import fit_all  # with torch
 
-        yield from fit_all(settings, left, source, say)
+        yield from fit_all(settings, left, source)
 
 
 def _report(result: RequestResult) -> None:
-    for line in result.said:
-        _say(line)
     if result.outcome is None:
-        _say(f"{result.request.head} failed: {result.failure}")
+        logger.warning(f"{result.request.head} failed: {result.failure}")
     elif result.outcome.was_finished:
-        _say(f"{result.outcome.folder} was finished with these settings; --force fits it again.")
+        logger.info(f"{result.outcome.folder} was finished with these settings; --force fits it again.")
     else:
-        _say(f"{result.outcome.folder}: {_reported_text(result.outcome.metrics)}")
+        logger.info(f"{result.outcome.folder}: {_reported_text(result.outcome.metrics)}")
 
 
 def _reported_text(metrics: Mapping[str, Any]) -> str:
     return f"{metrics['reported_on']} top-1 {metrics['report']['top1']:.1f} %"
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)

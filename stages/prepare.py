@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipeline.registry import DATA_SETS, LazyTable
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.video.flips import swapped_labels
 from pipeline.video.suffixes import is_image_name
+
+logger = logging.getLogger(__name__)
 
 NUM_EXAMPLES = 5
 
@@ -84,19 +87,18 @@ def _list_clips(settings: PrepareSettings) -> Path:
 
 def _write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Path | None) -> Path:
     """Say what was found, write the manifest, and return the root of its paths."""
-    click.echo(f"Layout: {listing.layout}. Classes in {_order_in_words(request.class_order)}.", err=True)
+    logger.info(f"Layout: {listing.layout}. Classes in {_order_in_words(request.class_order)}.")
     for note in listing.notes:
-        click.echo(f"Warning: {note}", err=True)
+        logger.warning(note)
     if listing.faulty:
-        click.echo(
-            f"Warning: {len(listing.faulty):,} of {len(listing.clips):,} clips cannot be used as they lie there. They "
-            "keep their rows; `extract` records each with its reason and counts it.",
-            err=True,
+        logger.warning(
+            f"{len(listing.faulty):,} of {len(listing.clips):,} clips cannot be used as they lie there. They "
+            "keep their rows; `extract` records each with its reason and counts it."
         )
         for clip_id, reason in list(listing.faulty.items())[:NUM_EXAMPLES]:
-            click.echo(f"  {clip_id}: {reason}", err=True)
+            logger.info(f"  {clip_id}: {reason}")
         if len(listing.faulty) > NUM_EXAMPLES:
-            click.echo(f"  … and {len(listing.faulty) - NUM_EXAMPLES:,} more: `pipeline check` lists them.", err=True)
+            logger.info(f"  … and {len(listing.faulty) - NUM_EXAMPLES:,} more: `pipeline check` lists them.")
     root = request.root
     manifest_texts(out, listing.clips, listing.classes, listing.extra_columns)  # before anything is packed
     if pack is not None:
@@ -119,13 +121,12 @@ def _packed(listing: Listing, root: Path, path: Path) -> Listing:
     with Progress("pack", len(listing.clips)) as progress:
         clips = ((clip.clip_id, root / clip.path) for clip in listing.clips)
         summary = pack(path, clips, on_clip=lambda _: progress.advance())
-    click.echo(
+    logger.info(
         f"{path}: {summary.num_packed:,} clips packed, {summary.num_already_there:,} were there, "
-        f"{len(summary.failed):,} failed.",
-        err=True,
+        f"{len(summary.failed):,} failed."
     )
     for clip_id, error in list(summary.failed.items())[:NUM_EXAMPLES]:
-        click.echo(f"  {clip_id}: {error.kind}: {error}", err=True)
+        logger.warning(f"{clip_id}: {error.kind}: {error}")
     clips_there = tuple(replace(clip, path=f"{path.name}{HDF5_SEPARATOR}{clip.clip_id}") for clip in listing.clips)
     return replace(listing, clips=clips_there)
 

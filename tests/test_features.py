@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,11 @@ from pipeline.errors import PipelineError
 from pipeline.fit_head import features as module
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.features import FeatureDataset, batches, load_frames, load_pooled
+from pipeline.fit_head.plan import plan_requests
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
-from pipeline.fit_head.stored_clips import labelled_rows
+from pipeline.fit_head.stored_clips import StoredClips, labelled_rows
 from pipeline.recipe import SamplingConfig, named_recipe
+from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 from tests.support.memory_source import SIZE, C, MemorySource, T, make_source
 
@@ -28,9 +31,9 @@ def every_kind(tmp_path: Path) -> list[tuple[MemorySource, FeatureDataset]]:
     rows = labelled_rows(source, "train", TRAIN_VIEWS)
     without_views = labelled_rows(source, "train", None)
     return [
-        (source, load_pooled(source, rows, tmp_path, print)),
+        (source, load_pooled(source, rows, tmp_path)),
         (source, open_spatial(source, rows, MapCache(0))),
-        (source, load_frames(source, without_views, T, SamplingConfig(), tmp_path, print)),
+        (source, load_frames(source, without_views, T, SamplingConfig(), tmp_path)),
     ]
 
 
@@ -82,7 +85,7 @@ def test_maps_are_those_of_the_store_in_their_order_and_layout(tmp_path: Path) -
 def test_a_flipped_view_brings_its_own_label(tmp_path: Path) -> None:
     source = make_source(num_train=6, num_val=3)
     source.labels["train-1"] = (source.labels["train-1"] + 1) % 3
-    features = load_pooled(source, labelled_rows(source, "train", TRAIN_VIEWS), tmp_path, print)
+    features = load_pooled(source, labelled_rows(source, "train", TRAIN_VIEWS), tmp_path)
     draw = features.shuffled_order(0, 0)
     assert features.batch(draw).labels.tolist() == [(c + v) % 3 for c, v in zip(draw.clips, draw.views, strict=True)]
 
@@ -91,7 +94,7 @@ def test_a_flipped_view_brings_its_own_label(tmp_path: Path) -> None:
 def test_stores_of_all_frames_serve_any_number_of_segments(tmp_path: Path, num_segments: int) -> None:
     source = make_source(num_train=9, num_val=3)
     rows = labelled_rows(source, "train", None)
-    features = load_frames(source, rows, num_segments, SamplingConfig(), tmp_path, print)
+    features = load_frames(source, rows, num_segments, SamplingConfig(), tmp_path)
     plain = features.gather(features.sequential_order())[..., 0, 0].numpy()
     for clip in range(9):
         frames = source.frames[clip]
@@ -108,7 +111,7 @@ def test_stores_of_all_frames_serve_any_number_of_segments(tmp_path: Path, num_s
 def test_the_floor_sampler_draws_as_the_published_code(tmp_path: Path) -> None:
     source = make_source(num_train=9, num_val=3)
     rows = labelled_rows(source, "train", None)
-    features = load_frames(source, rows, 8, SamplingConfig(), tmp_path, print).drawn_by(SamplingConfig(sampler="floor"))
+    features = load_frames(source, rows, 8, SamplingConfig(), tmp_path).drawn_by(SamplingConfig(sampler="floor"))
     starts = np.concatenate([[0], np.cumsum([len(frames) for frames in source.frames[:9]])])
     for epoch in range(30):
         draw = features.shuffled_order(0, epoch)
@@ -150,18 +153,21 @@ def test_a_pooled_row_that_is_not_there_is_named(tmp_path: Path) -> None:
     source = make_source(num_train=10, num_val=3)
     source.maps["train-1"][7] = np.nan
     with pytest.raises(PipelineError, match=r"Row 7 of the store counts as done.*pipeline store verify"):
-        load_pooled(source, labelled_rows(source, "train", TRAIN_VIEWS), tmp_path, print)
+        load_pooled(source, labelled_rows(source, "train", TRAIN_VIEWS), tmp_path)
 
 
-def test_what_does_not_fit_is_memory_mapped_and_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_larger_than_the_memory_are_memory_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pipeline")
     monkeypatch.setattr(module, "RAM_SHARE", 0.0)
-    source, said = make_source(num_train=10, num_val=3), []
+    source = make_source(num_train=10, num_val=3)
     rows = labelled_rows(source, "train", TRAIN_VIEWS)
-    mapped = load_pooled(source, rows, tmp_path, said.append)
+    mapped = load_pooled(source, rows, tmp_path)
     monkeypatch.undo()
-    in_ram = load_pooled(source, rows, tmp_path, said.append)
-    assert len(said) == 1
-    assert "memory-mapped" in said[0]
+    in_ram = load_pooled(source, rows, tmp_path)
+    (message,) = caplog.messages
+    assert "memory-mapped" in message
     assert torch.equal(mapped.gather(mapped.shuffled_order(0, 0)), in_ram.gather(in_ram.shuffled_order(0, 0)))
     assert not list(tmp_path.iterdir())
 
@@ -171,15 +177,18 @@ def test_a_split_without_labels_is_a_sentence() -> None:
         labelled_rows(make_source(), "dev", ["test"])
 
 
-def test_a_store_without_training_views_trains_on_the_test_view(tmp_path: Path) -> None:
-    said: list[str] = []
-    data = CachedData(make_source(num_views=0), tmp_path, said.append)
-    assert data.views == ("test",)
-    assert "test view" in said[0]
+def test_a_store_without_training_views_trains_on_the_test_view(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pipeline")
+    clips = StoredClips(make_source(num_views=0))
+    assert clips.views == ("test",)
+    plan_requests(FitHeadSettings(store="s.zarr", out=tmp_path, head=("tsn",)), clips)
+    assert "training on the test view" in caplog.messages[0]
 
 
 def test_fewer_views_take_the_first_ones(tmp_path: Path) -> None:
-    data = CachedData(make_source(num_views=3), tmp_path, print, num_views=1)
+    data = CachedData(make_source(num_views=3), tmp_path, num_views=1)
     assert data.views == ("train-0",)
     assert data.of("pooled", named_recipe("cached")).train.num_views == 1
 
@@ -204,7 +213,7 @@ def test_channel_statistics_are_those_of_the_first_view(tmp_path: Path) -> None:
     pooled = source.read_pooled("train-0", range(20)).astype(np.float64)
     for features, values, axes in (
         (open_spatial(source, rows, MapCache(0)), of_maps, (0, 1, 2, 3)),
-        (load_pooled(source, rows, tmp_path, print), pooled, (0, 1)),
+        (load_pooled(source, rows, tmp_path), pooled, (0, 1)),
     ):
         mean, deviation = features.channel_statistics()
         np.testing.assert_allclose(mean, values.mean(axis=axes), atol=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from pipeline.errors import ClipError, PipelineError, ShapeError
 from pipeline.files import sha256_of_file, write_json, written_aside
-from pipeline.progress import Progress
 from pipeline.registry import look_up
 from pipeline.shapes import check_shape
 
@@ -61,26 +59,3 @@ def test_a_clip_error_travels_between_processes() -> None:
 def test_look_up_suggests_the_nearest_name() -> None:
     with pytest.raises(PipelineError, match=r"Unknown head 'lstn'. Did you mean 'lstm'\? Known: gru, lstm."):
         look_up("head", "lstn", {"lstm": 1, "gru": 2})
-
-
-def test_progress_prints_lines_to_a_pipe() -> None:
-    stream = io.StringIO()
-    with Progress("extract", 4, stream=stream) as progress:
-        progress.advance(3)
-        progress.advance(1, note="1 failed")
-    lines = stream.getvalue().splitlines()
-    assert len(lines) == 1  # Fast work prints its end alone.
-    assert lines[0].startswith("extract: 4/4 clips, ")
-    assert lines[0].endswith(", 1 failed")
-
-
-def test_progress_redraws_one_line_on_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    with Progress("fit", 2, unit="epochs", stream=stream) as progress:
-        progress.advance(2)
-    assert stream.getvalue().count("\n") == 1
-    assert "\r\x1b[2K[####################] fit: 2/2 epochs" in stream.getvalue()

@@ -11,7 +11,6 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import top1
-from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.compute import Compute, choose_compute, has_convolutions
 from pipeline.fit_head.features import load_pooled
 from pipeline.fit_head.fit import FitResult, HeadDataset, fit_head
@@ -29,8 +28,8 @@ RECIPE = named_recipe("cached").with_overrides(epochs=8, lr=3e-3, batch_size=16)
 def pooled_data(tmp_path: Path, **sizes: int) -> HeadDataset:
     source = make_source(**sizes)
     views = [view for view in source.maps if view != "test"]
-    train = load_pooled(source, labelled_rows(source, "train", views), tmp_path, print)
-    val = load_pooled(source, labelled_rows(source, "val", ["test"]), tmp_path, print)
+    train = load_pooled(source, labelled_rows(source, "train", views), tmp_path)
+    val = load_pooled(source, labelled_rows(source, "val", ["test"]), tmp_path)
     return HeadDataset(train, val, val, len(source.classes), T, C, source.settings.backbone)
 
 
@@ -133,7 +132,7 @@ def killed_after(epochs: int, data: HeadDataset, head: str, recipe: Recipe, chec
             checkpoint=checkpoint,
             checkpoint_seconds=0,
             digest="a",
-            watcher=fit_module.Watcher(clips=clips),
+            on_batch=clips,
         )
 
 

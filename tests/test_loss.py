@@ -68,7 +68,7 @@ def expected(
 def test_fit_head_weighs_classes_and_smooths_labels(switches: dict[str, Any], tmp_path: Path) -> None:
     source = make_source(num_train=NUM_CLIPS, num_val=3)
     parts = [labelled_rows(source, split, ["test"]) for split in ("train", "val")]
-    train, val = (load_pooled(source, rows, tmp_path, print) for rows in parts)
+    train, val = (load_pooled(source, rows, tmp_path) for rows in parts)
     data = HeadDataset(train, val, val, 3, T, C, source.settings.backbone)
     torch.manual_seed(0)
     start = build_head("tsn", in_channels=C, num_segments=T, num_classes=3).state_dict()
@@ -97,7 +97,7 @@ def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
         # In two parts, of four and of three clips.
         settings, checkpoints = TrainingPlan(recipe, accumulate=2), CheckpointFolder(tmp_path / "checkpoints", "")
         data = ClipData(train, val, val, samples, SplitPlan("val", "val"))
-        tuner = Finetuner(classifier, data, settings, Precision(CPU, "float32"), loader, checkpoints, World(), print)
+        tuner = Finetuner(classifier, data, settings, Precision(CPU, "float32"), loader, checkpoints, World())
         tuner.run()
     loss, bias = expected(vectors, start, batch.labels.numpy(), switches)
     assert tuner.history[0].train_loss == pytest.approx(loss, rel=1e-5)

@@ -81,7 +81,7 @@ def head_data(name: str, backbone: str, folder: Path) -> HeadDataset:
         val = open_spatial(source, labelled_rows(source, "val", ["test"]), cache)
         return HeadDataset(train, val, val, 3, T, C, backbone)
     rows = [labelled_rows(source, split, [view]) for split, view in (("train", "train-0"), ("val", "test"))]
-    train, val = (load_pooled(source, of_split, folder, print) for of_split in rows)
+    train, val = (load_pooled(source, of_split, folder) for of_split in rows)
     return HeadDataset(train, val, val, 3, T, C, backbone)
 
 
@@ -159,7 +159,7 @@ def test_finetune_takes_the_published_steps(
     settings, checkpoints = TrainingPlan(FINETUNE_RECIPE), CheckpointFolder(tmp_path, "", num_kept=1)
     precision = Precision(CPU, "float32")
     with ClipLoader(0, num_ahead=2) as loader:
-        Finetuner(classifier, clips, settings, precision, loader, checkpoints, World(), print).run()
+        Finetuner(classifier, clips, settings, precision, loader, checkpoints, World()).run()
 
     network = published_code.Network(name, start.spec.in_channels, NUM_SEGMENTS, len(CLASSES), start.backbone)
     network.double().load_head(start.head.state_dict())

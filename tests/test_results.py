@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,13 +44,11 @@ def fitted(
     source: MemorySource | None = None,
     head: str = "lstm",
     seeds: Sequence[int] = (0, 1),
-    said: list[str] | None = None,
     **switches: Any,
 ) -> RunOutcome:
-    say = (lambda text: None) if said is None else said.append
     source = make_source() if source is None else source
     run = HeadRun(head, RECIPE.with_overrides(**switches), tuple(seeds), CPU)
-    return run_head(run, CachedData(source, out, say), backbone, out, say)
+    return run_head(run, CachedData(source, out), backbone, out)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -147,9 +146,9 @@ def test_files_hold_no_times_and_are_the_same_again(tmp_path: Path, backbone: nn
 
 def test_one_cell_alone_equals_the_same_cell_among_others(tmp_path: Path, backbone: nn.Module) -> None:
     source = make_source()
-    data = CachedData(source, tmp_path, print)
+    data = CachedData(source, tmp_path)
     for head in ("gru", "fcn3d", "lstm"):
-        run_head(HeadRun(head, RECIPE, (0,), CPU), data, backbone, tmp_path / "many", lambda text: None)
+        run_head(HeadRun(head, RECIPE, (0,), CPU), data, backbone, tmp_path / "many")
     alone = fitted(tmp_path / "alone", backbone, seeds=(0,)).folder
     for name in FILES:
         assert (alone / name).read_bytes() == (tmp_path / "many" / alone.name / name).read_bytes()
@@ -192,40 +191,40 @@ def load_head(path: Path) -> nn.Module:
     return head.eval()
 
 
-def test_the_parameter_groups_are_said_once(tmp_path: Path, backbone: nn.Module) -> None:
-    said: list[str] = []
-    fitted(tmp_path, backbone, recurrent_parameters="weight_ih_l0", said=said)
-    assert sum("NOT trained" in line and "weight_hh_l0" in line for line in said) == 1
+def test_verbose_names_the_parameters_that_are_not_trained(
+    tmp_path: Path, backbone: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "pipeline"):
+        fitted(tmp_path, backbone, seeds=(0,), recurrent_parameters="weight_ih_l0")
+    assert sum("NOT trained" in line and "weight_hh_l0" in line for line in caplog.messages) == 1
 
 
 def test_nothing_unfinished_is_left_behind(tmp_path: Path, backbone: nn.Module) -> None:
-    data = CachedData(make_source(), tmp_path, print)
-    outcome = run_head(
-        HeadRun("lstm", RECIPE, (0,), CPU), data, backbone, tmp_path, lambda text: None, checkpoint_seconds=0
-    )
+    data = CachedData(make_source(), tmp_path)
+    outcome = run_head(HeadRun("lstm", RECIPE, (0,), CPU), data, backbone, tmp_path, checkpoint_seconds=0)
     assert sorted(file.name for file in outcome.folder.iterdir()) == sorted([*FILES, "timing.json"])
 
 
 def test_a_recipe_of_other_frames_is_refused_by_the_field(tmp_path: Path) -> None:
-    data = CachedData(make_source(), tmp_path, print)
+    data = CachedData(make_source(), tmp_path)
     with pytest.raises(PipelineError, match=r"sampler=floor, but the store's frames were drawn with sampler=covering"):
         data.check_recipe(named_recipe("published-code"))
 
 
 def test_maps_that_the_store_lacks_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    data = CachedData(make_source(maps=("pooled",)), tmp_path, print)
+    data = CachedData(make_source(maps=("pooled",)), tmp_path)
     with pytest.raises(PipelineError, match=r"holds pooled alone.*--maps pooled,spatial"):
         data.check_maps("spatial")
 
 
 def test_more_views_than_the_store_has_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"has 2 training views, fewer than `views` \(=5\)"):
-        CachedData(make_source(), tmp_path, print, num_views=5)
+        CachedData(make_source(), tmp_path, num_views=5)
 
 
 def test_another_number_of_segments_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"holds 8 segments of each clip, not 16"):
-        CachedData(make_source(), tmp_path, print, num_segments=16)
+        CachedData(make_source(), tmp_path, num_segments=16)
 
 
 def test_other_weights_than_the_stores_are_refused() -> None:
@@ -243,8 +242,8 @@ def test_cell_names_are_those_of_the_matrix() -> None:
 @pytest.mark.cuda
 def test_a_cell_is_fitted_on_a_gpu(tmp_path: Path, backbone: nn.Module) -> None:
     compute = Compute(torch.device("cuda"), "bfloat16", threads=1)
-    data = CachedData(make_source(), tmp_path, print)
-    outcome = run_head(HeadRun("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path, print)
+    data = CachedData(make_source(), tmp_path)
+    outcome = run_head(HeadRun("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path)
     assert load_spec(outcome.folder / "model.safetensors").head == "fcn3d"
 
 

@@ -92,7 +92,7 @@ def test_what_cannot_be_planned_is_refused(num_by_split: dict[str, int], choices
 
 
 def test_the_held_out_clips_are_the_same_for_every_training_seed_and_head(tmp_path: Path) -> None:
-    data = CachedData(make_source(), tmp_path, print)
+    data = CachedData(make_source(), tmp_path)
     plans = [data.plan(RECIPE.with_overrides(lr=lr).training) for lr in (1e-3, 1e-2)]
     assert plans[0] == plans[1]
     assert plans[0].dev_ids != data.plan(RECIPE.with_overrides(dev_seed=1).training).dev_ids
@@ -107,7 +107,7 @@ def test_clips_that_failed_do_not_move_the_draw() -> None:
 
 
 def test_held_out_clips_neither_train_nor_are_reported(tmp_path: Path) -> None:
-    data = CachedData(make_source(), tmp_path, print)
+    data = CachedData(make_source(), tmp_path)
     plan = data.plan(RECIPE.training)
     for maps in ("pooled", "spatial"):
         head_data = data.of(maps, RECIPE)
@@ -123,7 +123,7 @@ def test_held_out_clips_neither_train_nor_are_reported(tmp_path: Path) -> None:
 
 
 def test_two_recipes_on_one_store_get_their_own_clips(tmp_path: Path) -> None:
-    data = CachedData(make_source(), tmp_path, print)
+    data = CachedData(make_source(), tmp_path)
     held_out, whole = data.of("pooled", RECIPE), data.of("pooled", RECIPE.with_overrides(select_on="val"))
     assert whole.train.num_clips == held_out.train.num_clips + held_out.select.num_clips == 60
     assert whole.select is whole.report
@@ -146,7 +146,7 @@ def scored_by(head: torch.nn.Module, features: Any) -> np.ndarray:
 
 
 def test_the_epoch_is_the_best_one_of_the_selection_clips_and_the_report_of_others(tmp_path: Path) -> None:
-    head_data = CachedData(with_test_split(make_source()), tmp_path, print).of("pooled", RECIPE)
+    head_data = CachedData(with_test_split(make_source()), tmp_path).of("pooled", RECIPE)
     result = fit_head(head_data, "lstm", RECIPE, 0, CPU)
     best = max(result.history, key=lambda record: (record.select_top1, -(record.select_loss or 0.0), -record.epoch))
     assert result.best_epoch == best.epoch
@@ -163,7 +163,7 @@ def test_the_reported_clips_change_nothing_in_the_fit(tmp_path: Path) -> None:
     heads = []
     for shift in (0, 1):
         source = with_test_split(make_source())
-        head_data = CachedData(source, tmp_path, print).of("pooled", RECIPE)
+        head_data = CachedData(source, tmp_path).of("pooled", RECIPE)
         head_data.report.labels[:] = (head_data.report.labels + shift) % 3
         heads.append(fit_head(head_data, "lstm", RECIPE, 0, CPU).head)
     assert isinstance(heads[0], LSTMHead)
@@ -172,7 +172,7 @@ def test_the_reported_clips_change_nothing_in_the_fit(tmp_path: Path) -> None:
 
 
 def test_the_reported_clips_are_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    head_data = CachedData(with_test_split(make_source()), tmp_path, print).of("pooled", RECIPE)
+    head_data = CachedData(with_test_split(make_source()), tmp_path).of("pooled", RECIPE)
     num_gathered = 0
     gather = type(head_data.report).gather
 
@@ -188,7 +188,7 @@ def test_the_reported_clips_are_scored_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_one_split_for_both_selects_as_before(tmp_path: Path) -> None:
     """Selecting on the reported clips gives the highest top-1 of any epoch: the flattery that is to be avoided."""
-    head_data = CachedData(with_test_split(make_source()), tmp_path, print).of("pooled", RECIPE)
+    head_data = CachedData(with_test_split(make_source()), tmp_path).of("pooled", RECIPE)
     both = HeadDataset(head_data.train, head_data.report, head_data.report, *vars_of_sizes(head_data))
     flattered = fit_head(both, "lstm", RECIPE, 0, CPU)
     assert flattered.selection is None
@@ -205,7 +205,7 @@ def test_no_extracted_clip_to_report_is_an_error(tmp_path: Path) -> None:
     source = make_source()
     source.rows[:] = [failed_if_val(row) for row in source.rows]
     with pytest.raises(PipelineError, match="None of the 30 labelled clips of split 'val' is extracted"):
-        CachedData(source, tmp_path, print).of("pooled", RECIPE)
+        CachedData(source, tmp_path).of("pooled", RECIPE)
 
 
 def failed_if_val(row: ClipRow) -> ClipRow:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,13 +39,15 @@ from pipeline.video.flips import swapped_labels
 from pipeline.video.render import render
 from pipeline.video.views import TRANSFORM_VERSION, test_view
 
+logger = logging.getLogger(__name__)
+
 NUM_CHECKED_AGAIN = 3
 PACKAGES = ("torch", "torchvision", "av", "numpy", "zarr", "numcodecs", "simplejpeg", "pillow")
 
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What an extraction did, and what the store holds after it. `said` are sentences about choices made."""
+    """What an extraction did, and what the store holds after it."""
 
     location: str
     settings: StoreSettings
@@ -57,7 +60,6 @@ class ExtractionSummary:
     seconds: float
     failed: tuple[ClipRow, ...]
     views: tuple[str, ...]
-    said: tuple[str, ...] = field(default=())
 
 
 def extract_features(
@@ -89,7 +91,7 @@ def extract_features(
             check_location_is_free(objects)
         objects.remove_parts()
         store = FeatureStore.open(location, "r+") if is_there and not request.rebuild else None
-        setup, said = resolve_settings(manifest, location, request, backbone, weights, store)
+        setup = resolve_settings(manifest, location, request, backbone, weights, store)
         if store is not None:
             delete_damaged_records(store, damage)
         else:
@@ -121,7 +123,7 @@ def extract_features(
             # Those of workers that were killed on the way: a finished store has none.
             objects.remove_parts()
         store.reload()
-        said += _about_absent(store, manifest)
+        _log_absent(store, manifest)
     return ExtractionSummary(
         location=location,
         settings=setup.settings,
@@ -134,7 +136,6 @@ def extract_features(
         seconds=time.monotonic() - started_at_seconds,
         failed=tuple(clip for clip in store.table() if clip.status == "failed"),
         views=store.views,
-        said=said,
     )
 
 
@@ -145,8 +146,8 @@ def resolve_settings(
     backbone: Backbone,
     weights: WeightsRecord,
     store: FeatureStore | None,
-) -> tuple[WorkerConfig, tuple[str, ...]]:
-    """What every worker shall do, and sentences about what was chosen.
+) -> WorkerConfig:
+    """Choose the settings that every worker gets, and log the choices that are not obvious.
 
     Raises:
         PipelineError: a store is there and was made with other settings.
@@ -208,7 +209,9 @@ def resolve_settings(
         decode_threads=request.decode_threads,
     )
     about_weights = f"Weights '{weights.name}': {weights.note}." if weights.note else ""
-    return setup, tuple(sentence for sentence in (about_weights, about_dtype, about_compile) if sentence)
+    for sentence in filter(None, (about_weights, about_dtype, about_compile)):
+        logger.info(sentence)
+    return setup
 
 
 def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
@@ -309,15 +312,14 @@ def _with_samples(
     return jobs, [job for job in samples if job.block not in damaged]
 
 
-def _about_absent(store: FeatureStore, manifest: Manifest) -> tuple[str, ...]:
+def _log_absent(store: FeatureStore, manifest: Manifest) -> None:
     absent = absent_clips(store, manifest)
-    if not absent:
-        return ()
-    clip = next(clip for clip in manifest.clips if clip.clip_id == absent[0])
-    return (
-        f"{len(absent):,} finished clips are not where they were (the first: {manifest.locate(clip)}). Their features "
-        "are kept as they are; views that they lack cannot be added.",
-    )
+    if absent:
+        clip = next(clip for clip in manifest.clips if clip.clip_id == absent[0])
+        logger.warning(
+            f"{len(absent):,} finished clips are not where they were (the first: {manifest.locate(clip)}). Their "
+            "features are kept as they are; views that they lack cannot be added."
+        )
 
 
 def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:

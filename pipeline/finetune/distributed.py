@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +111,12 @@ def init_distributed() -> Iterator[World]:
     # NCCL refuses to start where torch has it and the machine has no GPU.
     has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo")
+    messages = logging.getLogger("pipeline")
+    level = messages.level
+    if rank > 0:
+        messages.setLevel(logging.ERROR)  # the main process speaks for all
     try:
         yield World(rank, size, local_rank, local_size)
     finally:
+        messages.setLevel(level)
         dist.destroy_process_group()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,11 @@ from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.video.flips import swapped_labels
 
+logger = logging.getLogger(__name__)
+
 NONE = "none"
 CHECKPOINT_FOLDER = "checkpoints"
 FAILED_FILE = "failed.json"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class FinetuneResult:
     seconds: float
 
 
-def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
+def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     """Train end to end and write the result folder; None in all processes but the main one.
 
     `init` is a model file, whose head and backbone are taken; or `none`, and then `head`, `backbone`, `weights` and
@@ -71,7 +73,6 @@ def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
         PipelineError: anything that the user can mend.
     """
     with init_distributed() as world:
-        say = say if world.is_main else _silent
         where = choose_precision(settings.device, settings.precision, world.local_rank if world.size > 1 else None)
         if where.device.type == "cuda":
             torch.cuda.set_device(where.device)
@@ -82,12 +83,12 @@ def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
         spec = classifier.spec
         if settings.freeze_until is not None:
             frozen = freeze_up_to(classifier.backbone, settings.freeze_until)
-            say(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} stay as they are")
+            logger.info(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} stay as they are")
         if settings.checkpointing:
             check_recomputes(classifier.backbone, recipe.training)
             classifier.backbone.recompute = True
         if settings.compile:
-            _compile(classifier, where.device, say)
+            _compile(classifier, where.device)
         data = _data(clips, classifier, recipe, settings)
         own_part = -(-recipe.training.batch_size // world.size)
         accumulate = settings.accumulate
@@ -98,7 +99,7 @@ def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
         num_workers = _num_workers(settings.workers, where.device, world)
         num_threads = settings.threads or max(1, num_cores() // world.local_size)
         what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips; {data.plan.sentence()}"
-        say(
+        logger.info(
             f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads, and "
             f"{num_workers} each that decode; recipe {recipe.name}"
         )
@@ -109,8 +110,8 @@ def finetune(settings: FinetuneSettings, say: Say) -> FinetuneResult | None:
             ClipLoader(num_workers, num_ahead=2 * own_part) as loader,
             _named_interrupt(folder),
         ):
-            tuner = Finetuner(classifier, data, plan, where, loader, checkpoints, world, say)
-            start = _begin(tuner, classifier, settings.init, world, say, settings.force)
+            tuner = Finetuner(classifier, data, plan, where, loader, checkpoints, world)
+            start = _begin(tuner, classifier, settings.init, world, settings.force)
             tuner.run()
             scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
             if not world.is_main:
@@ -168,9 +169,7 @@ def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: Fin
     return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
 
 
-def _begin(
-    tuner: Finetuner, classifier: Classifier, init: str, world: World, say: Say, force: bool
-) -> ScoredClips | None:
+def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, force: bool) -> ScoredClips | None:
     """Go on from a checkpoint; or score the model as it starts and hold it against what `fit-head` wrote."""
     if not force and tuner.choices.epochs > 0 and tuner.resume():
         return None
@@ -195,14 +194,16 @@ def _begin(
     top1 = start.metrics()["top1"]
     cached = _cached_predictions(Path(init).parent) if init != NONE else None
     if cached is None:
-        say(f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else ""))
+        logger.info(
+            f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else "")
+        )
         return start
     report = cache_against_clips(cached, start)
     if report is None:
-        say(f"start: top-1 {top1:.2f} on the clips, none of which the model's {MODEL_FILE} was validated on")
+        logger.info(f"start: top-1 {top1:.2f} on the clips, none of which the model's {MODEL_FILE} was validated on")
         return start
-    say(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
-    say(
+    logger.info(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
+    logger.info(
         f"cache against end-to-end: {report['num_clips']} clips, largest difference of a score "
         f"{report['largest_difference']:.4f} (scores reach {report['largest_score']:.2f}), mean "
         f"{report['mean_difference']:.4f}; {report['num_other_class']} clips get another class"
@@ -295,9 +296,9 @@ def _write(
     return write_results(folder, about, spec.classes, [tuner.seed_result(scored, best_epoch)], timing)
 
 
-def _compile(classifier: Classifier, device: torch.device, say: Say) -> None:
+def _compile(classifier: Classifier, device: torch.device) -> None:
     if device.type == "cpu" and not has_compiler():
-        say("torch.compile needs a C++ compiler, and there is none: going on without.")
+        logger.info("torch.compile needs a C++ compiler, and there is none: going on without.")
         return
     classifier.backbone.compile()
 
@@ -333,7 +334,3 @@ def _named_interrupt(folder: Path) -> Iterator[None]:
         raise PipelineError(
             f"Stopped. The last checkpoint is in {folder / CHECKPOINT_FOLDER}; the same command goes on from there."
         ) from None
-
-
-def _silent(text: str) -> None:
-    """What a process other than the main one says."""

@@ -7,11 +7,11 @@ out over the processes, and every gradient is the sum over its clips divided by 
 
 from __future__ import annotations
 
-import io
 import itertools
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -51,9 +51,9 @@ from pipeline.training.optimiser import (
 )
 from pipeline.training.schedule import Schedule
 
-STEPS_BETWEEN_CHECKS = 50
+logger = logging.getLogger(__name__)
 
-Say = Callable[[str], None]
+STEPS_BETWEEN_CHECKS = 50
 
 
 class Finetuner:
@@ -68,9 +68,8 @@ class Finetuner:
         loader: ClipLoader,
         checkpoints: CheckpointFolder,
         world: World,
-        say: Say,
     ) -> None:
-        self.data, self.training_plan, self.world, self.say = data, training_plan, world, say
+        self.data, self.training_plan, self.world = data, training_plan, world
         self.loader, self.checkpoints, self.device = loader, checkpoints, precision.device
         self.choices = training_plan.recipe.training
         self.classifier = classifier.to(self.device)
@@ -129,7 +128,7 @@ class Finetuner:
         """
         if not self.schedule.is_over:
             for line in self.plan.lines():
-                self.say(f"  {line}")
+                logger.info(f"  {line}")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             while not self.schedule.is_over:
@@ -141,7 +140,7 @@ class Finetuner:
         size = self._part_size()
         if self.device.type == "cpu":
             size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
-        with self._progress("scoring", len(self.world.shard(clips))) as progress, self._memory_explained():
+        with Progress("scoring", len(self.world.shard(clips))) as progress, self._memory_explained():
             return score_clips(
                 self.network,
                 clips,
@@ -209,7 +208,7 @@ class Finetuner:
         self.history.append(record)
         self.epoch, self.sums = self.epoch + 1, EpochSums()
         self.times.append({**times, "seconds_at_end": round(self.seconds(), 3)})
-        self.say(
+        logger.info(
             f"epoch {record.epoch}: train loss {record.train_loss:.3f}, top-1 {record.train_top1:.1f} %; "
             f"{self.data.plan.selected_on} loss {found['loss']:.3f}, top-1 {found['top1']:.1f} %; "
             f"{times['train_clips_per_second']:.1f} clips/s, the device waited for data "
@@ -234,7 +233,7 @@ class Finetuner:
         saved_at_seconds = time.monotonic()
         clock = WaitClock(self.device)
         label = f"epoch {self.epoch + 1} of {self.choices.epochs}"
-        with self._progress(label, len(self.data.train), done=self.sums.step * size) as progress:
+        with Progress(label, len(self.data.train), done=self.sums.step * size) as progress:
             for step in steps:
                 with clock.loading():
                     samples = list(itertools.islice(stream, len(own[step])))
@@ -419,13 +418,10 @@ class Finetuner:
         self.times = list(state["times"])
         self.seconds_before = float(state["seconds"])
         if self.schedule.is_over:
-            self.say("was finished with these settings; --force trains anew")
+            logger.info("was finished with these settings; --force trains anew")
         else:
-            self.say(f"goes on behind step {self.sums.step} of epoch {self.epoch + 1}")
+            logger.info(f"goes on behind step {self.sums.step} of epoch {self.epoch + 1}")
         return True
-
-    def _progress(self, label: str, total: int, done: int = 0) -> Progress:
-        return Progress(label, total, done=done, stream=None if self.world.is_main else io.StringIO())
 
     @contextmanager
     def _memory_explained(self) -> Iterator[None]:

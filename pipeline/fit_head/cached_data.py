@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pipeline.evaluation.selection import DEV, TRAIN, SplitPlan
 from pipeline.fit_head.features import FeatureDataset, FrameFeatures, load_frames, load_pooled
 from pipeline.fit_head.fit import HeadDataset
 from pipeline.fit_head.spatial_features import MapCache, default_map_cache, open_spatial
-from pipeline.fit_head.stored_clips import Announce, FeatureSource, StoredClips
+from pipeline.fit_head.stored_clips import FeatureSource, StoredClips
 from pipeline.recipe import Recipe, SamplingConfig
+
+logger = logging.getLogger(__name__)
 
 
 class CachedData(StoredClips):
@@ -19,12 +22,11 @@ class CachedData(StoredClips):
         self,
         source: FeatureSource,
         scratch: Path,
-        announce: Announce,
         num_segments: int | None = None,
         num_views: int | None = None,
         cache: MapCache | None = None,
     ) -> None:
-        super().__init__(source, announce, num_segments, num_views)
+        super().__init__(source, num_segments, num_views)
         self._scratch, self._cache = scratch, cache
         self._loaded: dict[tuple[str, str, frozenset[str]], FeatureDataset] = {}
 
@@ -60,11 +62,11 @@ class CachedData(StoredClips):
     def _load(self, part: str, maps: str, plan: SplitPlan) -> FeatureDataset:
         rows = self.rows_of(part, plan)
         if self.has_all_frames:
-            return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch, self._announce)
+            return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch)
         if part == TRAIN and rows.views != self.views:
-            self._announce(f"not every training clip has all views yet; used are {', '.join(rows.views)}")
+            logger.info(f"not every training clip has all views yet; used are {', '.join(rows.views)}")
         if maps == "pooled":
-            return load_pooled(self.source, rows, self._scratch, self._announce)
+            return load_pooled(self.source, rows, self._scratch)
         if self._cache is None:
             self._cache = default_map_cache()
         return open_spatial(self.source, rows, self._cache)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
@@ -25,9 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import PipelineError
-from pipeline.fit_head.stored_clips import Announce, FeatureSource, Integers, SplitRows
+from pipeline.fit_head.stored_clips import FeatureSource, Integers, SplitRows
 from pipeline.recipe import SamplingConfig
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_READ = 4_096
 RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
@@ -212,11 +215,11 @@ def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_lo
                 future.cancel()
 
 
-def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path, announce: Announce) -> PooledFeatures:
+def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path) -> PooledFeatures:
     """Load the pooled features of a split, all its views, once."""
     settings = source.settings
     shape = (len(split.views), len(split.clips), settings.num_segments, settings.channels)
-    table = _allocate(shape, scratch, announce)
+    table = _allocate(shape, scratch)
     for view_index, view in enumerate(split.views):
         for start in range(0, len(split.clips), ROWS_PER_READ):
             rows = split.rows[start : start + ROWS_PER_READ]
@@ -236,11 +239,10 @@ def load_frames(
     num_segments: int,
     choices: SamplingConfig,
     scratch: Path,
-    announce: Announce,
 ) -> FrameFeatures:
     """Load the pooled features of every frame of a split (`--frames all`) once."""
     starts = np.concatenate([[0], np.cumsum([clip.num_frames for clip in split.clips])]).astype(np.int64)
-    table = _allocate((int(starts[-1]), source.settings.channels), scratch, announce)
+    table = _allocate((int(starts[-1]), source.settings.channels), scratch)
     read = source.iterate_frames(split.rows)
     for clip, frames, start, stop in zip(split.clips, read, starts[:-1], starts[1:], strict=True):
         if len(frames) != stop - start:
@@ -250,12 +252,12 @@ def load_frames(
     return FrameFeatures(tuple(clip.clip_id for clip in split.clips), labels, table, starts, num_segments, choices)
 
 
-def _allocate(shape: tuple[int, ...], scratch: Path, announce: Announce) -> NDArray[np.float16]:
+def _allocate(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float16]:
     num_bytes = int(np.prod(shape)) * 2
     free_bytes = psutil.virtual_memory().available
     if num_bytes <= RAM_SHARE * free_bytes:
         return np.empty(shape, dtype=np.float16)
-    announce(
+    logger.info(
         f"pooled features take {num_bytes / 2**30:.1f} GiB, more than {RAM_SHARE:.0%} of the {free_bytes / 2**30:.1f} "
         f"GiB of free memory: they are memory-mapped in {scratch}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from pipeline.training.optimiser import (
     set_rates,
 )
 from pipeline.training.schedule import Schedule
+
+logger = logging.getLogger(__name__)
 
 STEPS_BETWEEN_CHECKS = 50
 # Training diverges when the mean loss of an epoch is this many times that of the first epoch, or of a uniform guess
@@ -71,13 +74,12 @@ class FitResult(SeedResult):
     num_resumed_epochs: int = 0
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """Whom a fit tells what it does: in lines of text, the parameter groups before the first step, clips and notes."""
+OnBatch = Callable[[int, str | None], None]
+"""Called with the number of clips of each batch, and with a note at the end of an epoch."""
 
-    line: Callable[[str], None] = lambda text: None
-    plan: Callable[[str], None] | None = None
-    clips: Callable[[int, str | None], None] = lambda count, note: None
+
+def _ignore_batch(num_clips: int, note: str | None) -> None:
+    """Ignore the progress of a fit."""
 
 
 def fit_head(
@@ -90,9 +92,9 @@ def fit_head(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     digest: str = "",
-    watcher: Watcher | None = None,
+    on_batch: OnBatch = _ignore_batch,
 ) -> FitResult:
-    """Fit a head. Nothing but the arguments decides the result: not what was fitted before, nor how it is watched.
+    """Fit a head. The arguments alone decide the result: not what was fitted before, nor `on_batch`.
 
     With `checkpoint`, the state is kept there after an epoch, at most every `checkpoint_seconds`; a file that is there
     and was written under the same `digest` is resumed from, to the same result as without the break.
@@ -100,11 +102,10 @@ def fit_head(
     Raises:
         PipelineError: a loss that is not finite or diverges, or a parameter that no optimiser group has.
     """
-    watcher = Watcher() if watcher is None else watcher
     devices = [compute.device] if compute.device.type == "cuda" else []
     with fixed_threads(compute.threads), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        fit = _Fit(data, head_name, recipe, seed, compute, watcher)
+        fit = _Fit(data, head_name, recipe, seed, compute, on_batch)
         if checkpoint is not None:
             fit.resume(checkpoint, digest)
         saved_at_seconds = time.monotonic()
@@ -120,9 +121,9 @@ class _Fit:
     """The state of one fit between epochs."""
 
     def __init__(
-        self, data: HeadDataset, head_name: str, recipe: Recipe, seed: int, compute: Compute, watcher: Watcher
+        self, data: HeadDataset, head_name: str, recipe: Recipe, seed: int, compute: Compute, on_batch: OnBatch
     ) -> None:
-        self.data, self.seed, self.compute, self.watcher = data, seed, compute, watcher
+        self.data, self.seed, self.compute, self.on_batch = data, seed, compute, on_batch
         self.choices: TrainConfig = recipe.training
         self.name = f"{head_name}, seed {seed}"
         # Drawn on the CPU, so that every device starts from the same weights.
@@ -138,9 +139,8 @@ class _Fit:
         self.head: Head = head.to(compute.device)
         parts: dict[str, tuple[nn.Module, float]] = {"head": (self.head, self.choices.lr)}
         self.plan = plan_parameters(parts, self.choices, _num_norms(data, self.choices))
-        if watcher.plan is not None:
-            for line in self.plan.lines():
-                watcher.plan(f"  {line}")
+        for line in self.plan.lines():
+            logger.debug(f"{self.name}: {line}")
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
         self.criterion = _criterion(data, self.choices, compute)
@@ -161,7 +161,7 @@ class _Fit:
         self.epoch += 1
         self.history.append(EpochRecord(self.epoch, rate, train_loss, train_top1, found["loss"], found["top1"]))
         self._keep_if_best(scores, found)
-        self.watcher.clips(0, f"epoch {self.epoch}, top-1 {found['top1']:.1f} %")
+        self.on_batch(0, f"epoch {self.epoch}, top-1 {found['top1']:.1f} %")
 
     def _train(self) -> tuple[float, float]:
         num_clips = self.data.train.num_clips
@@ -186,7 +186,7 @@ class _Fit:
             num_right += (scores.detach().argmax(dim=1) == labels).sum()
             if (step + 1) % STEPS_BETWEEN_CHECKS == 0:
                 self._check_finite(losses)
-            self.watcher.clips(len(labels), None)
+            self.on_batch(len(labels), None)
         self._check_finite(losses)
         mean_loss = float(losses.mean())
         first_loss = self.history[0].train_loss if self.history else None
@@ -259,8 +259,8 @@ class _Fit:
         self.best = {**state["best"], "scores": state["best"]["scores"].cpu()}
         self.epoch = self.num_resumed_epochs = state["epoch"]
         self.seconds_before = state["seconds"]
-        self.watcher.line(f"{self.name}: goes on behind epoch {self.epoch}")
-        self.watcher.clips(self.epoch * self.data.train.num_clips, None)
+        logger.info(f"{self.name}: goes on behind epoch {self.epoch}")
+        self.on_batch(self.epoch * self.data.train.num_clips, None)
 
     def result(self) -> FitResult:
         """Return the head of the best epoch, and score the reported clips and their order probes with it."""

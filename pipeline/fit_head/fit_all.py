@@ -13,7 +13,6 @@ from pipeline.fit_head.compute import choose_compute
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import HeadRequest
 from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, fit_run, plan_run
-from pipeline.fit_head.stored_clips import Announce
 from pipeline.fit_head.workers import StoreRequest, choose_num_processes, fit_in_parallel
 from pipeline.heads import HEADS
 from pipeline.settings.fit_head import FitHeadSettings
@@ -21,14 +20,14 @@ from pipeline.store import FeatureStore
 
 
 def fit_all(
-    settings: FitHeadSettings, requests: Sequence[HeadRequest], source: FeatureStore, say: Announce
+    settings: FitHeadSettings, requests: Sequence[HeadRequest], source: FeatureStore
 ) -> Iterator[RequestResult]:
     """Fit heads and yield the result of each as soon as it is done; one that fails keeps no other from being fitted.
 
     Raises:
         PipelineError: a head that the store cannot serve, or a device that is not there, before the first fit.
     """
-    data = CachedData(source, settings.out, say, settings.num_segments, settings.views)
+    data = CachedData(source, settings.out, settings.num_segments, settings.views)
     runs = {request: _planned(request, settings, data) for request in requests}
     for request, planned in runs.items():
         if planned.finished is not None:
@@ -46,7 +45,7 @@ def fit_all(
         store = StoreRequest(settings.store, settings.out, settings.num_segments, settings.views)
         yield from fit_in_parallel(store, together, num_processes, data, backbone)
         left = {request: planned for request, planned in left.items() if request not in together}
-    yield from _one_by_one(left, data, backbone, say)
+    yield from _one_by_one(left, data, backbone)
 
 
 def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) -> PlannedRun:
@@ -61,11 +60,11 @@ def _is_single_threaded(planned: PlannedRun) -> bool:
 
 
 def _one_by_one(
-    runs: Mapping[HeadRequest, PlannedRun], data: CachedData, backbone: nn.Module, say: Announce
+    runs: Mapping[HeadRequest, PlannedRun], data: CachedData, backbone: nn.Module
 ) -> Iterator[RequestResult]:
     for request, planned in runs.items():
         try:
-            outcome = fit_run(planned, data, backbone, say)
+            outcome = fit_run(planned, data, backbone)
         except PipelineError as error:
             yield RequestResult(request, None, str(error))
         else:

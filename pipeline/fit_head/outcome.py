@@ -21,9 +21,8 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class RequestResult:
-    """The result of a request: an outcome or an error, and its messages."""
+    """The result of a request: an outcome or an error."""
 
     request: HeadRequest
     outcome: RunOutcome | None
     failure: str = ""
-    said: tuple[str, ...] = ()

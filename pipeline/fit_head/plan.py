@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.fit_head.stored_clips import Announce, StoredClips
+from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES
 from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.store.layout import TEST_VIEW
+
+logger = logging.getLogger(__name__)
 
 ALL = "all"
 AUTO = "auto"
@@ -32,18 +36,20 @@ class HeadRequest:
     threads: int | None
 
 
-def plan_requests(settings: FitHeadSettings, clips: StoredClips, say: Announce) -> list[HeadRequest]:
+def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadRequest]:
     """List the heads to fit, by recipe and name.
 
     Raises:
         PipelineError: a recipe that the store cannot serve, or a setting out of its range.
     """
-    names = _served(list(dict.fromkeys(settings.head)), clips, say)
+    names = _served(list(dict.fromkeys(settings.head)), clips)
+    if clips.views == (TEST_VIEW,):
+        logger.info("training on the test view: the store has no training views, or `views` is 0")
     common = {name: getattr(settings, name) for name in OWN_SETTINGS}
     requests: list[HeadRequest] = []
     for chosen in settings.recipe:
         recipe = named_recipe(chosen).with_overrides(**settings.overrides)
-        say(f"{chosen}: {clips.plan(recipe.training).sentence()}")
+        logger.info(f"{chosen}: {clips.plan(recipe.training).sentence()}")
         out = settings.out / chosen if len(settings.recipe) > 1 else settings.out
         for name in names:
             request = _request(name, recipe, dict(settings.heads.get(name, {})), common, out, settings.device)
@@ -52,7 +58,7 @@ def plan_requests(settings: FitHeadSettings, clips: StoredClips, say: Announce) 
     return requests
 
 
-def _served(names: list[str], clips: StoredClips, say: Announce) -> list[str]:
+def _served(names: list[str], clips: StoredClips) -> list[str]:
     """The named heads; `all` are all that the store has the maps for."""
     if ALL not in names:
         return names
@@ -63,7 +69,7 @@ def _served(names: list[str], clips: StoredClips, say: Announce) -> list[str]:
     served = [name for name in HEAD_NAMES if clips.serves(HEADS[name].reads)]
     left_out = [name for name in HEAD_NAMES if name not in served]
     if left_out:
-        say(f"left out, since the store has no maps for them: {', '.join(left_out)}")
+        logger.info(f"left out, since the store has no maps for them: {', '.join(left_out)}")
     return served
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name,
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.finished import run_digest
-from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, Watcher, fit_head
+from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, fit_head
 from pipeline.fit_head.outcome import RunOutcome
 from pipeline.heads import HEADS
 from pipeline.model import ModelSpec, save_model
@@ -28,6 +27,9 @@ from pipeline.store.settings import StoreSettings
 
 STAGE = "fit_head"
 CHECKPOINT_FOLDER = ".unfinished"
+
+ProgressMaker = Callable[[str, int], Progress]
+"""Makes the progress of a fit from a label and a number of clips."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,9 @@ def run_head(
     data: CachedData,
     backbone: nn.Module,
     out: Path,
-    say: Callable[[str], None],
     *,
     force: bool = False,
-    shows_progress: bool = True,
+    progress_of: ProgressMaker = Progress,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> RunOutcome:
     """Fit a run into its folder below `out`, unless the same was finished there before.
@@ -72,15 +73,14 @@ def run_head(
     planned = plan_run(run, data, out, force)
     if planned.finished is not None:
         return RunOutcome(planned.finished, planned.folder, was_finished=True)
-    return fit_run(planned, data, backbone, say, shows_progress, checkpoint_seconds)
+    return fit_run(planned, data, backbone, progress_of, checkpoint_seconds)
 
 
 def fit_run(
     planned: PlannedRun,
     data: CachedData,
     backbone: nn.Module,
-    say: Callable[[str], None],
-    shows_progress: bool = True,
+    progress_of: ProgressMaker = Progress,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> RunOutcome:
     """Fit the seeds of a run one after another and write its folder; the model is the head of the first seed.
@@ -88,7 +88,7 @@ def fit_run(
     Raises:
         PipelineError: the store cannot serve this head, or training diverges.
     """
-    results = [fit_seed(planned, seed, data, say, shows_progress, checkpoint_seconds) for seed in planned.run.seeds]
+    results = [fit_seed(planned, seed, data, progress_of, checkpoint_seconds) for seed in planned.run.seeds]
     return write_run(planned, data, backbone, results, results[0].head)
 
 
@@ -109,8 +109,7 @@ def fit_seed(
     planned: PlannedRun,
     seed: int,
     data: CachedData,
-    say: Callable[[str], None],
-    shows_progress: bool,
+    progress_of: ProgressMaker = Progress,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> FitResult:
     """Fit one seed of a run, from its checkpoint if there is one.
@@ -121,7 +120,7 @@ def fit_seed(
     run = planned.run
     head_data = data.of(HEADS[run.head].reads, run.recipe)
     total = run.recipe.training.epochs * head_data.train.num_clips
-    with Progress(f"{run.head}, seed {seed}", total) if shows_progress else nullcontext() as progress:
+    with progress_of(f"{run.head}, seed {seed}", total) as progress:
         return fit_head(
             head_data,
             run.head,
@@ -131,12 +130,7 @@ def fit_seed(
             checkpoint=planned.checkpoint(seed),
             checkpoint_seconds=checkpoint_seconds,
             digest=planned.digest,
-            # The parameter groups are the same for every seed: they are said once.
-            watcher=Watcher(
-                line=say,
-                plan=say if seed == run.seeds[0] else None,
-                clips=progress.advance if progress is not None else _ignore,
-            ),
+            on_batch=progress.advance,
         )
 
 
@@ -204,10 +198,6 @@ def _other_weights(settings: StoreSettings, record: WeightsRecord) -> str:
         f"The store was made with the weights {settings.weights['name']} (sha256 {settings.weights['sha256'][:8]}…), "
         f"but {record.name} here has the sha256 {record.sha256[:8]}…. Give those of the store with --weights PATH."
     )
-
-
-def _ignore(count: int, note: str | None) -> None:
-    """Ignore progress."""
 
 
 def run_spec(run: HeadRun, data: CachedData, best_epoch: int) -> ModelSpec:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,6 @@ from pipeline.store.table import ClipRow
 DEFAULT_NUM_SEGMENTS = 8
 
 Integers = NDArray[np.int64]
-Announce = Callable[[str], None]
 
 
 class FeatureSource(Protocol):
@@ -68,11 +67,10 @@ class StoredClips:
     def __init__(
         self,
         source: FeatureSource,
-        announce: Announce,
         num_segments: int | None = None,
         num_views: int | None = None,
     ) -> None:
-        self.source, self._announce = source, announce
+        self.source = source
         self.has_all_frames = source.settings.frames == "all"
         self.num_segments = self._choose_segments(num_segments)
         self.views = self._choose_views(num_views)
@@ -142,10 +140,7 @@ class StoredClips:
                 f"The store has {len(draws)} training views, fewer than `views` (={num_views}). Run `pipeline extract` "
                 f"again with --views {num_views}: it adds what is missing."
             )
-        chosen = tuple(draws[:num_views])
-        if not chosen:
-            self._announce("training on the test view: the store has no training views, or `views` is 0")
-        return chosen or (TEST_VIEW,)
+        return tuple(draws[:num_views]) or (TEST_VIEW,)
 
     def serves(self, maps: str) -> bool:
         """Whether the store holds these maps."""

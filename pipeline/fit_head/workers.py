@@ -6,6 +6,7 @@ A process opens the store and loads its features itself. Where a seed is fitted 
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,10 @@ from pipeline.fit_head.outcome import RequestResult
 from pipeline.fit_head.plan import HeadRequest
 from pipeline.fit_head.run import PlannedRun, fit_seed, run_spec, write_run
 from pipeline.model import head_of_spec
+from pipeline.relay import RelayedProgress, relay_to, relayed
 from pipeline.store import FeatureStore
+
+logger = logging.getLogger(__name__)
 
 # From this many fits for each process on, an uneven last round costs little.
 ROUNDS_THAT_EVEN_OUT = 4
@@ -46,12 +50,11 @@ class StoreRequest:
 
 @dataclass(frozen=True)
 class SeedOutcome:
-    """What a process sends back: the result of a seed and the weights of its head, or an error, and its messages."""
+    """What a process sends back: the result of a seed and the weights of its head, or an error."""
 
     result: SeedResult | None
     weights: Mapping[str, NDArray[Any]]
-    failure: str
-    said: tuple[str, ...]
+    failure: str = ""
 
 
 def choose_num_processes(num_fits: int, num_cores: int) -> int:
@@ -83,7 +86,13 @@ def fit_in_parallel(
         PipelineError: a process was ended from outside.
     """
     outcomes: dict[HeadRequest, dict[int, SeedOutcome]] = defaultdict(dict)
-    with ProcessPoolExecutor(num_processes, mp_context=_process_context()) as pool:
+    context = _process_context()
+    with (
+        relayed(context) as queue,
+        ProcessPoolExecutor(
+            num_processes, context, initializer=relay_to, initargs=(queue, logger.getEffectiveLevel())
+        ) as pool,
+    ):
         futures: dict[Future[SeedOutcome], tuple[HeadRequest, int]] = {
             pool.submit(fit_here, store, planned, seed): (request, seed)
             for request, planned in runs.items()
@@ -107,39 +116,33 @@ def fit_in_parallel(
 
 
 def fit_here(request: StoreRequest, planned: PlannedRun, seed: int) -> SeedOutcome:
-    """Fit one seed in this process, without a progress bar."""
-    said: list[str] = []
+    """Fit one seed in this process, whose messages and progress the main process shows."""
     try:
-        data, announced = _data_of_process(request)
-        announced.clear()
-        result = fit_seed(planned, seed, data, said.append, shows_progress=False)
+        result = fit_seed(planned, seed, _data_of_process(request), RelayedProgress)
     except PipelineError as error:
-        return SeedOutcome(None, {}, str(error), tuple(said))
+        return SeedOutcome(None, {}, str(error))
     # As arrays: torch would send its tensors through files that go with the process.
     weights = {name: tensor.numpy() for name, tensor in result.head.state_dict().items()}
-    return SeedOutcome(_without_head(result), weights if seed == planned.run.seeds[0] else {}, "", (*announced, *said))
+    return SeedOutcome(_without_head(result), weights if seed == planned.run.seeds[0] else {})
 
 
 @functools.lru_cache(maxsize=1)
-def _data_of_process(request: StoreRequest) -> tuple[CachedData, list[str]]:
-    """Return the data of a process, which loads each kind of features once for all its fits, and what it announces."""
-    announced: list[str] = []
+def _data_of_process(request: StoreRequest) -> CachedData:
+    """Return the data of a process, which loads each kind of features once for all its fits."""
     source = FeatureStore.open(request.location)
-    data = CachedData(source, request.scratch, announced.append, request.num_segments, request.num_views)
-    return data, announced
+    return CachedData(source, request.scratch, request.num_segments, request.num_views)
 
 
 def _request_result(
     request: HeadRequest, planned: PlannedRun, outcomes: Sequence[SeedOutcome], data: CachedData, backbone: nn.Module
 ) -> RequestResult:
-    said = tuple(dict.fromkeys(line for outcome in outcomes for line in outcome.said))
     for outcome in outcomes:
         if outcome.result is None:
-            return RequestResult(request, None, outcome.failure, said)
+            return RequestResult(request, None, outcome.failure)
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     head = head_of_spec(run_spec(planned.run, data, results[0].best_epoch))
     head.load_state_dict({name: torch.from_numpy(array) for name, array in outcomes[0].weights.items()})
-    return RequestResult(request, write_run(planned, data, backbone, results, head), "", said)
+    return RequestResult(request, write_run(planned, data, backbone, results, head))
 
 
 def _without_head(result: FitResult) -> SeedResult:

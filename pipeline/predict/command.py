@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.predict.predict import Prediction, contact_sheet, expanded, predictions
 from pipeline.predict.scorer import Scorer, open_scorer
+
+logger = logging.getLogger(__name__)
 
 STDIN = "-"
 CSV_COLUMNS = ("clip", "rank", "label", "score", "probability")
@@ -72,10 +75,9 @@ def predict(
     failed = [prediction for prediction in found if prediction.fault is not None]
     if speed:
         count = len(found) - len(failed)
-        click.echo(
+        logger.info(
             f"{count} clips in {seconds:.2f} s: {count / max(seconds, 1e-9):.1f} clips/s ({scorer.spec.num_segments} "
-            f"frames each, {scorer.spec.backbone} in {scorer.dtype}, {scorer.spec.head}, {device}).",
-            err=True,
+            f"frames each, {scorer.spec.backbone} in {scorer.dtype}, {scorer.spec.head}, {device})."
         )
     if failed:
         raise PipelineError(f"{len(failed)} of {len(found)} clips could not be used; the reasons stand above.")
@@ -91,7 +93,7 @@ def _printed(scorer: Scorer, clips: Sequence[str], format: str, top: int, keeps_
         if prediction.fault is not None:
             reason = prediction.fault.reason
             # Most reasons begin with the clip.
-            click.echo(reason if prediction.clip in reason else f"{prediction.clip}: {reason}", err=True)
+            logger.warning(reason if prediction.clip in reason else f"{prediction.clip}: {reason}")
         text = write(prediction)
         if format == "json":
             text = ("[\n" if not found else ",\n") + text
@@ -146,7 +148,7 @@ def _timeline(scorer: Scorer, clip: str, path: Path, window: int, stride: int | 
     draw_timeline(path, found, fps)
     for first, last, label, probability in found.rows():
         click.echo(f"{first:7d} to {last:7d}  {100 * probability:5.1f} %  {label}")
-    click.echo(f"Wrote {path} and {table}: {len(found.starts)} windows of {found.window_frames} frames.", err=True)
+    logger.info(f"Wrote {path} and {table}: {len(found.starts)} windows of {found.window_frames} frames.")
 
 
 def _write_sheet(path: Path, found: Sequence[Prediction]) -> None:
@@ -154,9 +156,7 @@ def _write_sheet(path: Path, found: Sequence[Prediction]) -> None:
     with written_aside(path) as aside:
         sheet.save(aside, format=SHEET_FORMATS[path.suffix.lower()])
     left_out = max(0, len(found) - NUM_SHEET_CLIPS)
-    click.echo(
-        f"Wrote {path}." + (f" {left_out} clips beyond {NUM_SHEET_CLIPS} are left out." if left_out else ""), err=True
-    )
+    logger.info(f"Wrote {path}." + (f" {left_out} clips beyond {NUM_SHEET_CLIPS} are left out." if left_out else ""))
 
 
 def _without_pixels(prediction: Prediction) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.predict.evaluation import Evaluation, about, class_rows, evaluate_
 from pipeline.predict.scorer import open_scorer
 from pipeline.progress import Progress
 from pipeline.store import FeatureStore
+
+logger = logging.getLogger(__name__)
 
 NUM_SHOWN_FAULTS = 10
 
@@ -54,7 +57,7 @@ def evaluate(
     if store is not None:
         with tempfile.TemporaryDirectory() as scratch:
             opened = FeatureStore.open(store)
-            found = evaluate_store(scorer, opened, split, draws, seed, Path(scratch), _say)
+            found = evaluate_store(scorer, opened, split, draws, seed, Path(scratch))
         source: dict[str, Any] = {"store": str(store)}
     else:
         assert manifest is not None
@@ -73,7 +76,7 @@ def evaluate(
     _report_faults(found)
     click.echo(json.dumps({**metrics, "classes": rows}, indent=2) if as_json else report_text(metrics, rows))
     if out is not None:
-        _say(f"Wrote {out}.")
+        logger.info(f"Wrote {out}.")
     return metrics
 
 
@@ -108,10 +111,6 @@ def _percent(value: float | None, width: int) -> str:
 
 def _report_faults(found: Evaluation) -> None:
     for clip_id, _, reason in found.faults[:NUM_SHOWN_FAULTS]:
-        _say(f"{clip_id}: {reason}")
+        logger.warning(f"{clip_id}: {reason}")
     if len(found.faults) > NUM_SHOWN_FAULTS:
-        _say(f"… and {len(found.faults) - NUM_SHOWN_FAULTS} more clips failed.")
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+        logger.warning(f"… and {len(found.faults) - NUM_SHOWN_FAULTS} more clips failed.")

@@ -34,7 +34,6 @@ STAGE = "evaluate"
 NOT_TRAINED: tuple[Any, ...] = ()
 
 Scores = NDArray[np.float64]
-Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Evaluation:
 
 
 def evaluate_store(
-    scorer: Scorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path, announce: Announce
+    scorer: Scorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path
 ) -> Evaluation:
     """Score the cached features of a split: with the test view, the very figures that `fit-head` wrote.
 
@@ -75,9 +74,9 @@ def evaluate_store(
     features: FeatureDataset
     if has_all_frames:
         choices = recipe_from_dict(dict(spec.recipe)).frames
-        features = load_frames(store, rows, spec.num_segments, choices, scratch, announce)
+        features = load_frames(store, rows, spec.num_segments, choices, scratch)
     elif scorer.head.reads == "pooled":
-        features = load_pooled(store, rows, scratch, announce)
+        features = load_pooled(store, rows, scratch)
     else:
         features = open_spatial(store, rows, default_map_cache())
     with fixed_threads(scorer.compute.threads):

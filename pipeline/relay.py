@@ -1,0 +1,98 @@
+"""Show the messages and progress of worker processes in the main process, one bar for each piece of work."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any
+
+from pipeline import log
+from pipeline.progress import Progress, new_bars
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_UPDATES = 0.25
+
+
+class RelayedProgress(Progress):
+    """Progress of a worker process, which the main process shows."""
+
+    def __enter__(self) -> RelayedProgress:
+        self._seconds_between = SECONDS_BETWEEN_UPDATES
+        self._restart()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._show(is_over=True)
+
+    def _show(self, is_over: bool = False) -> None:
+        self._shown_at_seconds = time.monotonic()
+        update = {"label": self.label, "done": self.done, "total": self.total, "is_over": is_over}
+        logger.info(self.text(), extra={"progress": update})
+
+
+@contextmanager
+def relayed(context: BaseContext) -> Iterator[Any]:
+    """Yield the queue that `relay_to` of each worker process gets; handle here what the processes put there."""
+    queue = context.Queue()
+    has_bars = log.is_terminal() and logger.isEnabledFor(logging.INFO)
+    listener = _Listener(queue, new_bars() if has_bars else None)
+    listener.start()
+    try:
+        yield queue
+    finally:
+        listener.stop()
+        queue.close()
+
+
+def relay_to(queue: Any, level: int) -> None:
+    """Send the messages of this process to the main process. It is the initializer of a worker process."""
+    for name in log.PACKAGES:
+        messages = logging.getLogger(name)
+        messages.handlers = [logging.handlers.QueueHandler(queue)]
+        messages.setLevel(level)
+        messages.propagate = False
+
+
+class _Listener(logging.handlers.QueueListener):
+    """Give records to the loggers of this process, and draw those that are progress as bars."""
+
+    def __init__(self, queue: Any, bars: Bars | None) -> None:
+        super().__init__(queue)
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self) -> None:
+        if self._bars is not None:
+            self._bars.start()
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        if self._bars is not None:
+            self._bars.stop()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        update = getattr(record, "progress", None)
+        if update is None:
+            logging.getLogger(record.name).handle(record)
+        elif self._bars is not None:
+            self._draw(record.getMessage(), update)
+
+    def _draw(self, text: str, update: dict[str, Any]) -> None:
+        assert self._bars is not None
+        label = update["label"]
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(text, total=update["total"])
+        self._bars.update(self._tasks[label], completed=update["done"], description=text)
+        if update["is_over"]:
+            # The result follows as a line above the bars.
+            self._bars.remove_task(self._tasks.pop(label))

@@ -1,0 +1,97 @@
+"""Messages and progress: plain lines in a pipe, bars on a terminal, nothing that `--quiet` turns off."""
+
+from __future__ import annotations
+
+import io
+import logging
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from pipeline import log
+from pipeline.progress import Progress, tracked
+from pipeline.relay import RelayedProgress, relay_to, relayed
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def restored_loggers() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in log.PACKAGES]
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    log.console.cache_clear()
+    yield
+    log.console.cache_clear()
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level = handlers, level
+
+
+def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure()
+    with Progress("extract", 4) as progress:
+        progress.advance(3)
+        progress.advance(1, note="1 failed")
+    (line,) = capsys.readouterr().err.splitlines()  # fast work prints its end alone
+    assert line.startswith("extract: 4/4 clips, ")
+    assert line.endswith(", 1 failed")
+
+
+def test_a_terminal_gets_a_bar_and_messages_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    log.configure()
+    with Progress("fit", 2, unit="epochs") as progress:
+        progress.advance(1)
+        logging.getLogger("pipeline.any").info("a [message] in between")
+        progress.advance(1)
+    text = stream.getvalue()
+    assert "fit: 2/2 epochs" in text
+    assert "━" in text
+    assert text.index("a [message] in between") < text.rindex("fit: 2/2 epochs")
+
+
+def test_quiet_leaves_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(quiet=True)
+    assert list(tracked([1, 2], "measuring", 2)) == [1, 2]
+    logging.getLogger("stages.any").warning("one clip failed")
+    assert capsys.readouterr().err == "Warning: one clip failed\n"
+
+
+def test_verbose_shows_each_step(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (False, True):
+        log.configure(verbose=verbose)
+        logging.getLogger("pipeline.any").debug("a step")
+    assert capsys.readouterr().err == "a step\n"
+
+
+def work(number: int) -> int:
+    """Report progress and a message, as a fit in a worker process does."""
+    with RelayedProgress(f"work {number}", 3) as progress:
+        progress.advance(3)
+    logging.getLogger("pipeline.any").warning(f"message {number}")
+    return number
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_worker_processes_report_through_the_main_process(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    log.configure()
+    context = multiprocessing.get_context("spawn")
+    with (
+        relayed(context) as queue,
+        ProcessPoolExecutor(2, context, initializer=relay_to, initargs=(queue, logging.INFO)) as pool,
+    ):
+        assert sorted(pool.map(work, range(2))) == [0, 1]
+    text = stream.getvalue()
+    assert ("work 0: 3/3 clips" in text) is is_terminal  # a bar each on a terminal; in a pipe the results alone
+    for number in range(2):
+        assert text.count(f"Warning: message {number}") == 1
