@@ -34,7 +34,7 @@ from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute, choose_compute
 from pipeline.fit_head.features import FeatureDataset, SampleOrder
-from pipeline.fit_head.fit import HeadDataset, Watcher
+from pipeline.fit_head.fit import HeadDataset
 from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import HEADS
 from pipeline.manifest import read_manifest
@@ -224,7 +224,7 @@ class _SyntheticSource:
 
 def _training(data: HeadDataset, name: str, recipe: Recipe, compute: Compute) -> Callable[[], None]:
     """One training epoch without validation, again and again on one head."""
-    fit = fit_module._Fit(data, name, recipe, 0, compute, Watcher())
+    fit = fit_module._Fit(data, name, recipe, 0, compute, lambda num_clips, note: None)
 
     def run() -> None:
         with fit_module.fixed_threads(compute.threads):

@@ -76,7 +76,7 @@ def test_every_field_is_one_option_and_every_option_a_field(name: str) -> None:
     with_option = {item.name for item in dataclasses.fields(settings) if option_of(settings, item.name).has_option}
     choices = {item.name for group in override_groups(settings) for item in dataclasses.fields(group)}
     parameters = cli.commands[name].params
-    assert {p.name for p in parameters} == with_option | choices | {"show_settings"}
+    assert {p.name for p in parameters} == with_option | choices | {"show_settings", "quiet", "verbose"}
     assert {p.name for p in parameters if isinstance(p, OverrideOption)} == choices
     for parameter in parameters:
         if isinstance(parameter, click.Option):
