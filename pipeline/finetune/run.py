@@ -118,7 +118,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
                 return None
             assert scored is not None
             metrics = _write(folder, tuner, scored, best_epoch, settings.init, where.name)
-        return FinetuneResult(folder, metrics, best_epoch, dict(tuner.faults.of_clip), tuner.seconds())
+        return FinetuneResult(folder, metrics, best_epoch, dict(tuner.faults.of_clip), tuner.state.seconds())
 
 
 def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier, Recipe]:
@@ -284,8 +284,8 @@ def _write(
     is_cuda = tuner.device.type == "cuda"
     timing = {
         **({"peak_memory_bytes": torch.cuda.max_memory_allocated(tuner.device)} if is_cuda else {}),
-        "total_seconds": round(tuner.seconds(), 3),
-        "num_epochs": len(tuner.history) - 1,
+        "total_seconds": round(tuner.state.seconds(), 3),
+        "num_epochs": len(tuner.state.history) - 1,
         "epochs": tuner.times,
     }
     failed = {clip_id: list(fault) for clip_id, fault in tuner.faults.of_clip.items()}

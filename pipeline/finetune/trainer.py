@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import ClipFailure, PipelineError
-from pipeline.evaluation.result_writer import EpochRecord, SeedResult, Selection
+from pipeline.evaluation.result_writer import SeedResult, Selection
 from pipeline.finetune.clip_loader import (
     ClipLoader,
     LabelledClip,
@@ -50,6 +50,7 @@ from pipeline.training.optimiser import (
     set_rates,
 )
 from pipeline.training.schedule import Schedule
+from pipeline.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Finetuner:
         self.plan = plan_parameters(parts, self.choices)
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
+        self.state = TrainingState(self.classifier, self.plan, self.optimiser, self.schedule)
         self.scaler = precision.scaler()
         if self.scaler.is_enabled() and self.choices.clip_scope == "all" and self.plan.left_out:
             raise PipelineError(
@@ -93,16 +95,11 @@ class Finetuner:
         self.class_weights = self._class_weights()
         # On this side too: a look at the device's copy would wait for all that the device has to do.
         self.weight_of_label: list[float] = self.class_weights.tolist()
-        self.epoch = 0
         self.sums = EpochSums()
-        self.history: list[EpochRecord] = []
-        self.best: tuple[float, float] | None = None
         self.selection: Selection | None = None
         self.faults = Faults()
         self.start_report: dict[str, float | int] | None = None
         self.times: list[dict[str, float]] = []
-        self.started_at_seconds = time.monotonic()
-        self.seconds_before = 0.0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,14 +108,12 @@ class Finetuner:
     def start(self, scored: ScoredClips) -> None:
         """Record the scores of the selection clips before the first step as epoch 0 of the history."""
         self._note_faults(self.data.plan.selected_on, scored)
-        found = scored.metrics()
-        self.history.append(EpochRecord(0, 0.0, None, None, found["loss"], found["top1"]))
+        self.state.record_start(scored.metrics())
 
     def start_without_epochs(self, scored: ScoredClips) -> None:
         """Record that no epoch is to be selected: the model as it is has scored the reported clips."""
         self._note_faults(self.data.plan.reported_on, scored)
-        found = scored.metrics() if self.data.report is self.data.select else {}
-        self.history.append(EpochRecord(0, 0.0, None, None, found.get("loss"), found.get("top1")))
+        self.state.record_start(scored.metrics() if self.data.report is self.data.select else {})
 
     def run(self) -> None:
         """Train to the end of the schedule; the best epoch then lies among the checkpoints.
@@ -155,13 +150,13 @@ class Finetuner:
         """The result for a result folder."""
         return SeedResult(
             seed=self.training_plan.seed,
-            history=tuple(self.history),
+            history=tuple(self.state.history),
             best_epoch=best_epoch,
             clip_ids=scored.clip_ids,
             labels=scored.labels,
             scores=scored.scores,
             probes=scored.probes,
-            seconds=self.seconds(),
+            seconds=self.state.seconds(),
             selection=self.selection,
         )
 
@@ -188,12 +183,8 @@ class Finetuner:
     def _note_faults(self, split: str, scored: ScoredClips) -> None:
         self.faults.add(split, scored.faults, self.training_plan.max_failed)
 
-    def seconds(self) -> float:
-        """The time of this training so far, that of runs before a kill up to their last checkpoint included."""
-        return self.seconds_before + time.monotonic() - self.started_at_seconds
-
     def _run_epoch(self) -> None:
-        rate = self.choices.lr * self.schedule.factor(self.epoch)
+        rate = self.choices.lr * self.schedule.factor(self.state.epoch)
         times = self._train_epoch()
         self.world.average_norms(self.classifier)
         scored = self.score(self.data.select)
@@ -203,41 +194,41 @@ class Finetuner:
         if sums.num_seen == 0:
             raise PipelineError("Not one training clip could be decoded; `pipeline check` shows what is wrong.")
         train_top1 = 100.0 * sums.num_right / sums.num_seen
-        record = EpochRecord(self.epoch + 1, rate, sums.loss / sums.weight, train_top1, found["loss"], found["top1"])
-        self.schedule.observe(self.epoch, found["loss"])
-        self.history.append(record)
-        self.epoch, self.sums = self.epoch + 1, EpochSums()
-        self.times.append({**times, "seconds_at_end": round(self.seconds(), 3)})
+        train_loss = sums.loss / sums.weight
+        is_best = self.state.end_epoch(rate, train_loss, train_top1, found)
+        self.sums = EpochSums()
+        self.times.append({**times, "seconds_at_end": round(self.state.seconds(), 3)})
         logger.info(
-            f"epoch {record.epoch}: train loss {record.train_loss:.3f}, top-1 {record.train_top1:.1f} %; "
+            f"epoch {self.state.epoch}: train loss {train_loss:.3f}, top-1 {train_top1:.1f} %; "
             f"{self.data.plan.selected_on} loss {found['loss']:.3f}, top-1 {found['top1']:.1f} %; "
             f"{times['train_clips_per_second']:.1f} clips/s, the device waited for data "
             f"{100 * times['waiting_share']:.0f} % of the time"
         )
-        # Highest top-1; of equal ones the lowest loss; of equal ones the first: the same rule as in fit-head.
-        if self.best is None or (found["top1"], -found["loss"]) > self.best:
-            self.best = (found["top1"], -found["loss"])
-            if self.world.is_main:
-                self.checkpoints.write_best(self._best_state(scored))
+        if is_best and self.world.is_main:
+            self.checkpoints.write_best(self._best_state(scored))
         self._write_checkpoint()
 
     def _train_epoch(self) -> dict[str, float]:
         """Train on every clip that is left of the epoch; how fast that was, and the share of waiting for data."""
         size = self.choices.batch_size
-        order = np.random.default_rng([self.training_plan.seed, self.epoch]).permutation(len(self.data.train)).tolist()
+        order = (
+            np.random.default_rng([self.training_plan.seed, self.state.epoch])
+            .permutation(len(self.data.train))
+            .tolist()
+        )
         steps = range(self.sums.step, self.steps_per_epoch)
         own = {step: self.world.shard(order[step * size : (step + 1) * size]) for step in steps}
-        requests = (SampleRequest(self.data.train[index], self.epoch) for step in steps for index in own[step])
+        requests = (SampleRequest(self.data.train[index], self.state.epoch) for step in steps for index in own[step])
         stream = self.loader.samples(requests, self.data.samples)
         set_training_mode(self.classifier, self.choices)
         saved_at_seconds = time.monotonic()
         clock = WaitClock(self.device)
-        label = f"epoch {self.epoch + 1} of {self.choices.epochs}"
+        label = f"epoch {self.state.epoch + 1} of {self.choices.epochs}"
         with Progress(label, len(self.data.train), done=self.sums.step * size) as progress:
             for step in steps:
                 with clock.loading():
                     samples = list(itertools.islice(stream, len(own[step])))
-                set_rates(self.optimiser, self.schedule.factor(self.epoch, step / self.steps_per_epoch))
+                set_rates(self.optimiser, self.schedule.factor(self.state.epoch, step / self.steps_per_epoch))
                 is_due = time.monotonic() - saved_at_seconds >= self.training_plan.checkpoint_seconds
                 is_agreed = self._step(step, samples, is_due)
                 self.sums.step = step + 1
@@ -271,7 +262,7 @@ class Finetuner:
         if num_sound == 0 or total_weight == 0:
             return bool(is_agreed)
         # Dropout and sampled tuples follow from the step: a checkpoint needs no state of random numbers.
-        key = np.random.SeedSequence([self.training_plan.seed, self.epoch, step, self.world.rank])
+        key = np.random.SeedSequence([self.training_plan.seed, self.state.epoch, step, self.world.rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         clear_gradients(self.plan, self.choices)
         size = self._part_size()
@@ -339,8 +330,8 @@ class Finetuner:
         self._num_right.zero_()
         if not math.isfinite(self.sums.loss):
             raise PipelineError(
-                f"The training loss is {self.sums.loss} after step {self.sums.step} of epoch {self.epoch + 1}: it "
-                f"diverges. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) or clip_norm "
+                f"The training loss is {self.sums.loss} after step {self.sums.step} of epoch {self.state.epoch + 1}: "
+                f"it diverges. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) or clip_norm "
                 f"(={self.choices.clip_norm:g})."
             )
 
@@ -354,7 +345,7 @@ class Finetuner:
         sums = self._summed_sums()
         if self.world.is_main:
             state = {**self.state_dict(), "sums": asdict(sums)}
-            self.checkpoints.write(self.epoch * self.steps_per_epoch + self.sums.step, state)
+            self.checkpoints.write(self.state.epoch * self.steps_per_epoch + self.sums.step, state)
 
     def _class_weights(self) -> Tensor:
         num_classes = self.classifier.spec.num_classes
@@ -367,7 +358,7 @@ class Finetuner:
 
     def _best_state(self, scored: ScoredClips) -> dict[str, Any]:
         return {
-            "epoch": self.epoch,
+            "epoch": self.state.epoch,
             "model": self.classifier.state_dict(),
             "clip_ids": list(scored.clip_ids),
             "labels": torch.from_numpy(scored.labels),
@@ -380,20 +371,11 @@ class Finetuner:
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on but the sums of the epoch, as tensors and plain values."""
         return {
-            "model": self.classifier.state_dict(),
-            "left_out_gradients": {
-                name: parameter.grad for name, parameter in self.plan.left_out.items() if parameter.grad is not None
-            },
-            "optimiser": self.optimiser.state_dict(),
+            "training": self.state.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "epoch": self.epoch,
-            "history": [asdict(record) for record in self.history],
-            "best": None if self.best is None else list(self.best),
             "faults": {clip_id: list(fault) for clip_id, fault in self.faults.of_clip.items()},
             "start_report": self.start_report,
             "times": self.times,
-            "seconds": self.seconds(),
         }
 
     def resume(self) -> bool:
@@ -401,26 +383,19 @@ class Finetuner:
         state = self.checkpoints.read_last(self.device)
         if state is None:
             return False
-        self.classifier.load_state_dict(state["model"])
-        for name, gradient in state["left_out_gradients"].items():
-            self.plan.left_out[name].grad = gradient
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.state.load_state_dict(state["training"])
         self.scaler.load_state_dict(state["scaler"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.epoch, self.sums = int(state["epoch"]), EpochSums(**state["sums"])
+        self.sums = EpochSums(**state["sums"])
         if not self.world.is_main:
             # The sums of a checkpoint are those of all processes: one of them goes on with them.
             self.sums = EpochSums(step=self.sums.step)
-        self.history = [EpochRecord(**record) for record in state["history"]]
-        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.faults = Faults({clip_id: (fault[0], fault[1], fault[2]) for clip_id, fault in state["faults"].items()})
         self.start_report = state["start_report"]
         self.times = list(state["times"])
-        self.seconds_before = float(state["seconds"])
         if self.schedule.is_over:
             logger.info("was finished with these settings; --force trains anew")
         else:
-            logger.info(f"goes on behind step {self.sums.step} of epoch {self.epoch + 1}")
+            logger.info(f"goes on behind step {self.sums.step} of epoch {self.state.epoch + 1}")
         return True
 
     @contextmanager

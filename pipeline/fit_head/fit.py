@@ -20,7 +20,7 @@ from pipeline.backbones import backbone_contract
 from pipeline.devices import fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics
-from pipeline.evaluation.result_writer import EpochRecord, SeedResult, Selection
+from pipeline.evaluation.result_writer import SeedResult, Selection
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import FeatureDataset, batches
 from pipeline.fit_head.scoring import probe_scores, score_features
@@ -37,6 +37,7 @@ from pipeline.training.optimiser import (
     set_rates,
 )
 from pipeline.training.schedule import Schedule
+from pipeline.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -143,36 +144,31 @@ class _Fit:
             logger.debug(f"{self.name}: {line}")
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
+        self.state = TrainingState(self.head, self.plan, self.optimiser, self.schedule)
         self.criterion = _criterion(data, self.choices, compute)
-        self.epoch = 0
-        self.history: list[EpochRecord] = []
         self.best: dict[str, Any] = {}
-        self.started_at_seconds = time.monotonic()
-        self.seconds_before = 0.0
         self.num_resumed_epochs = 0
 
     def run_epoch(self) -> None:
         """Train on every clip once, score the selection clips, keep the head if it is the best so far."""
-        rate = self.choices.lr * self.schedule.factor(self.epoch)
+        rate = self.choices.lr * self.schedule.factor(self.state.epoch)
         train_loss, train_top1 = self._train()
         scores = self._scores(self.data.select)
         found = compute_metrics(scores, self.data.select.labels[0])
-        self.schedule.observe(self.epoch, found["loss"])
-        self.epoch += 1
-        self.history.append(EpochRecord(self.epoch, rate, train_loss, train_top1, found["loss"], found["top1"]))
-        self._keep_if_best(scores, found)
-        self.on_batch(0, f"epoch {self.epoch}, top-1 {found['top1']:.1f} %")
+        if self.state.end_epoch(rate, train_loss, train_top1, found):
+            self._keep(scores, found)
+        self.on_batch(0, f"epoch {self.state.epoch}, top-1 {found['top1']:.1f} %")
 
     def _train(self) -> tuple[float, float]:
         num_clips = self.data.train.num_clips
         num_steps = math.ceil(num_clips / self.choices.batch_size)
-        draw = self.data.train.shuffled_order(self.seed, self.epoch)
+        draw = self.data.train.shuffled_order(self.seed, self.state.epoch)
         losses = torch.zeros(num_steps, device=self.compute.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self.compute.device)
         self.head.train()
         loaded = batches(self.data.train, draw, self.choices.batch_size, self.compute.num_loaders)
         for step, batch in enumerate(loaded):
-            set_rates(self.optimiser, self.schedule.factor(self.epoch, step / num_steps))
+            set_rates(self.optimiser, self.schedule.factor(self.state.epoch, step / num_steps))
             labels = batch.labels.to(self.compute.device)
             clear_gradients(self.plan, self.choices)
             with self.compute.autocast():
@@ -189,12 +185,12 @@ class _Fit:
             self.on_batch(len(labels), None)
         self._check_finite(losses)
         mean_loss = float(losses.mean())
-        first_loss = self.history[0].train_loss if self.history else None
+        first_loss = self.state.history[0].train_loss if self.state.history else None
         start = max(math.log(self.data.num_classes), first_loss or mean_loss)
-        if (self.epoch + 1) * num_steps > GRACE_STEPS and mean_loss > DIVERGENCE_FACTOR * start:
+        if (self.state.epoch + 1) * num_steps > GRACE_STEPS and mean_loss > DIVERGENCE_FACTOR * start:
             raise PipelineError(
-                f"{self.name}: training diverges: the loss of epoch {self.epoch + 1} is {mean_loss:.3g}, more than "
-                f"{DIVERGENCE_FACTOR:g} times the {start:.3g} of its start. Lower lr (={self.choices.lr:g})."
+                f"{self.name}: training diverges: the loss of epoch {self.state.epoch + 1} is {mean_loss:.3g}, more "
+                f"than {DIVERGENCE_FACTOR:g} times the {start:.3g} of its start. Lower lr (={self.choices.lr:g})."
             )
         return mean_loss, 100.0 * int(num_right) / num_clips
 
@@ -202,22 +198,20 @@ class _Fit:
         if not torch.isfinite(losses).all():
             step = int((~torch.isfinite(losses)).nonzero()[0])
             raise PipelineError(
-                f"{self.name}: the training loss of epoch {self.epoch + 1}, step {step + 1} is {float(losses[step])}. "
-                f"Lower lr (={self.choices.lr:g}) or clip_norm (={self.choices.clip_norm:g})."
+                f"{self.name}: the training loss of epoch {self.state.epoch + 1}, step {step + 1} is "
+                f"{float(losses[step])}. Lower lr (={self.choices.lr:g}) or clip_norm (={self.choices.clip_norm:g})."
             )
 
     def _scores(self, features: FeatureDataset) -> NDArray[np.float64]:
         try:
             return score_features(self.head, features, self.compute)
         except PipelineError as error:
-            raise PipelineError(f"{self.name}, behind epoch {self.epoch}: {error}") from error
+            raise PipelineError(f"{self.name}, behind epoch {self.state.epoch}: {error}") from error
 
-    def _keep_if_best(self, scores: NDArray[np.float64], found: dict[str, float]) -> None:
-        # Highest top-1; of equal ones the lowest loss; of equal ones the first.
-        if self.best and (found["top1"], -found["loss"]) <= (self.best["top1"], -self.best["loss"]):
-            return
+    def _keep(self, scores: NDArray[np.float64], found: dict[str, float]) -> None:
+        """Keep the head as it is, with its scores of the selection clips, as the best epoch."""
         self.best = {
-            "epoch": self.epoch,
+            "epoch": self.state.epoch,
             "top1": found["top1"],
             "loss": found["loss"],
             "scores": torch.from_numpy(scores),
@@ -228,18 +222,10 @@ class _Fit:
         """All that the rest of the fit depends on, as tensors and plain values."""
         is_cuda = self.compute.device.type == "cuda"
         return {
-            "epoch": self.epoch,
-            "head": self.head.state_dict(),
-            "left_out_gradients": {
-                name: parameter.grad for name, parameter in self.plan.left_out.items() if parameter.grad is not None
-            },
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "training": self.state.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.compute.device) if is_cuda else None,
-            "history": [vars(record) for record in self.history],
             "best": self.best,
-            "seconds": self._seconds(),
         }
 
     def resume(self, checkpoint: Path, digest: str) -> None:
@@ -247,20 +233,14 @@ class _Fit:
         state = read_checkpoint(checkpoint, digest, self.compute.device)
         if state is None:
             return
-        self.head.load_state_dict(state["head"])
-        for name, gradient in state["left_out_gradients"].items():
-            self.plan.left_out[name].grad = gradient
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.state.load_state_dict(state["training"])
         torch.set_rng_state(state["random"].cpu())
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.compute.device)
-        self.history = [EpochRecord(**record) for record in state["history"]]
         self.best = {**state["best"], "scores": state["best"]["scores"].cpu()}
-        self.epoch = self.num_resumed_epochs = state["epoch"]
-        self.seconds_before = state["seconds"]
-        logger.info(f"{self.name}: goes on behind epoch {self.epoch}")
-        self.on_batch(self.epoch * self.data.train.num_clips, None)
+        self.num_resumed_epochs = self.state.epoch
+        logger.info(f"{self.name}: goes on behind epoch {self.state.epoch}")
+        self.on_batch(self.state.epoch * self.data.train.num_clips, None)
 
     def result(self) -> FitResult:
         """Return the head of the best epoch, and score the reported clips and their order probes with it."""
@@ -268,8 +248,8 @@ class _Fit:
         if not self.best:
             scores = self._scores(select)
             found = compute_metrics(scores, select.labels[0])
-            self._keep_if_best(scores, found)
-            self.history.append(EpochRecord(0, 0.0, None, None, found["loss"], found["top1"]))
+            self._keep(scores, found)
+            self.state.record_start(found)
         self.head.load_state_dict(self.best["head"])
         self.head.requires_grad_(True).eval()
         # The scores of the epoch itself where one split is both: a resumed fit computes nothing twice.
@@ -277,7 +257,7 @@ class _Fit:
         return FitResult(
             seed=self.seed,
             head=self.head,
-            history=tuple(self.history),
+            history=tuple(self.state.history),
             best_epoch=self.best["epoch"],
             clip_ids=report.clip_ids,
             labels=report.labels[0],
@@ -286,12 +266,9 @@ class _Fit:
             selection=None
             if report is select
             else Selection(len(select.clip_ids), self.best["top1"], self.best["loss"]),
-            seconds=self._seconds(),
+            seconds=self.state.seconds(),
             num_resumed_epochs=self.num_resumed_epochs,
         )
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started_at_seconds
 
 
 def _num_norms(data: HeadDataset, choices: TrainConfig) -> int:

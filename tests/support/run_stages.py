@@ -1,4 +1,4 @@
-"""The stages as functions of keywords: settings are made from them as the command line makes them."""
+"""The stages as functions of keywords, which make the settings and show messages as the command line does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import stages.extract
 import stages.finetune
 import stages.fit_head
 import stages.prepare
+from pipeline import log
 from pipeline.compare.comparison import Comparison
 from pipeline.extract.extract import ExtractionSummary
 from pipeline.fit_head.run import RunOutcome
@@ -21,6 +22,7 @@ from pipeline.settings.prepare import PrepareSettings
 
 
 def prepare(dataset: str, root: Any = None, **values: Any) -> Manifest:
+    log.configure()
     return stages.prepare.run(PrepareSettings(dataset=dataset, root=root, **values))
 
 
@@ -30,18 +32,22 @@ def extract_settings(**values: Any) -> ExtractSettings:
 
 
 def extract(**values: Any) -> ExtractionSummary:
+    log.configure()
     return stages.extract.run(ExtractSettings(**values))
 
 
 def fit_head(**values: Any) -> list[RunOutcome]:
+    log.configure()
     return stages.fit_head.run(FitHeadSettings(**values))
 
 
 def finetune(*, epochs: int | None = None, batch_size: int | None = None, **values: Any) -> dict[str, Any]:
+    log.configure()
     given = {"epochs": epochs, "batch_size": batch_size}
     overrides = {**values.pop("overrides", {}), **{name: value for name, value in given.items() if value is not None}}
     return stages.finetune.run(FinetuneSettings(**{"init": "none", **values}, overrides=overrides))
 
 
 def compare(dirs: Any, **values: Any) -> Comparison:
+    log.configure()
     return stages.compare.run(CompareSettings(dirs=tuple(dirs), **values))
