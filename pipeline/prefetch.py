@@ -1,4 +1,4 @@
-"""Work done ahead by threads, in order and within bounds; or none of it, by the same code."""
+"""Ordered prefetch with a bounded number of pending results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class InThisThread(Executor):
-    """Runs at once what it is given, in the thread that gives it."""
+class SerialExecutor(Executor):
+    """Run each function at once, in the calling thread."""
 
     def submit(self, function: Callable[..., Result], /, *arguments: Any, **options: Any) -> Future[Result]:
         done: Future[Result] = Future()
@@ -22,27 +22,31 @@ class InThisThread(Executor):
 
 
 @contextmanager
-def executor_of(num_threads: int) -> Iterator[Executor]:
-    """That many threads, or this one for 0. On the way out, what has not begun is dropped, and the rest waited for."""
-    executor = ThreadPoolExecutor(num_threads, "extraction") if num_threads else InThisThread()
+def open_executor(num_threads: int, name: str) -> Iterator[Executor]:
+    """Yield an executor of that many threads, or a `SerialExecutor` for 0. On exit, cancel what has not started."""
+    executor = ThreadPoolExecutor(num_threads, name) if num_threads else SerialExecutor()
     try:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def ahead(
-    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], num_ahead: int
+def prefetch(
+    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], num_pending: int
 ) -> Iterator[Result]:
-    """`function` of each item, in their order; never more than `num_ahead` results are begun and not yet asked for.
+    """Yield `function(item)` for each item, in order, with at most `num_pending` results submitted and not yielded.
 
-    >>> list(ahead(InThisThread(), abs, [-2, 1, -3], num_ahead=2))
+    >>> list(prefetch(SerialExecutor(), abs, [-2, 1, -3], num_pending=2))
     [2, 1, 3]
     """
-    begun: deque[Future[Result]] = deque()
-    for item in items:
-        begun.append(executor.submit(function, item))
-        if len(begun) >= num_ahead:
-            yield begun.popleft().result()
-    while begun:
-        yield begun.popleft().result()
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) >= num_pending:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()

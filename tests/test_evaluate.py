@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from pipeline.model import load_model, save_model
 from pipeline.predict.evaluate_command import evaluate
 from pipeline.predict.evaluation import class_rows
 from pipeline.predict.scorer import Scorer
-from pipeline.predict.seen import plan_of, see
+from pipeline.predict.view_plan import view_plan_of
 from pipeline.recipe import recipe_from_dict
+from pipeline.video.clip_views import load_clip_views
 from tests.support.fitted_models import HEADS, Fitted, fitted_in
 from tests.support.small_clips import CLASSES
 
@@ -89,17 +91,17 @@ def test_views_are_averaged_before_softmax(fitted: Fitted, tmp_path: Path) -> No
     )
     assert metrics["num_views"] == 5
     scorer = Scorer(load_model(fitted.model("lstm")))
-    plan = plan_of(scorer.spec, 3, 2, 4)
+    plan = view_plan_of(scorer.spec, 3, 2, 4)
     found = read_scores(tmp_path)
     for clip in fitted.manifest.in_split("val"):
-        seen = see(fitted.manifest.locate(clip), plan, clip.clip_id)
+        seen = load_clip_views(fitted.manifest.locate(clip), partial(plan.views, clip.clip_id), plan.input_size)
         assert [view.name for view in seen.views] == ["test", "crop-1", "crop-2", "draw-0", "draw-1"]
         one_by_one = np.mean([scorer.clip_scores([pixels]) for pixels in seen.pixels], axis=0)
         np.testing.assert_allclose(found[clip.clip_id], one_by_one, atol=1e-4)
 
 
 def test_crops_lie_at_the_ends_of_the_long_side(fitted: Fitted) -> None:
-    plan = plan_of(load_model(fitted.model("lstm")).spec, 3)
+    plan = view_plan_of(load_model(fitted.model("lstm")).spec, 3)
     wide = [view.crop for view in plan.views("c", 10, 100, 200)]
     tall = [view.crop for view in plan.views("c", 10, 200, 100)]
     assert [(crop.top, crop.left) for crop in wide] == [(6.25, 56.25), (6.25, 0), (6.25, 112.5)]

@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract.compute import MAX_CUDA_BATCH_FRAMES, choose_batch_frames
 from pipeline.extract.extract import ExtractionSummary, extract_features
 from pipeline.manifest import Manifest
-from pipeline.prefetch import InThisThread, ahead, executor_of
+from pipeline.prefetch import SerialExecutor, open_executor, prefetch
 from pipeline.store import FeatureStore
 from tests.test_extraction import REQUEST, arrays_of, run, write_data
 
@@ -126,8 +126,8 @@ def test_ahead_keeps_order_and_bound_and_passes_errors_on(num_threads: int) -> N
         return -number
 
     def take_all() -> None:
-        with executor_of(num_threads) as executor:
-            for result in ahead(executor, slow, range(100), num_ahead=4):
+        with open_executor(num_threads, "test") as executor:
+            for result in prefetch(executor, slow, range(100), num_pending=4):
                 found.append(result)
                 assert len(begun) - len(found) <= 3
 
@@ -138,8 +138,8 @@ def test_ahead_keeps_order_and_bound_and_passes_errors_on(num_threads: int) -> N
 
 
 def test_nothing_runs_ahead_in_this_thread() -> None:
-    assert isinstance(executor_of(0).__enter__(), InThisThread)
-    with executor_of(2) as executor:
+    assert isinstance(open_executor(0, "test").__enter__(), SerialExecutor)
+    with open_executor(2, "test") as executor:
         assert isinstance(executor, ThreadPoolExecutor)
 
 

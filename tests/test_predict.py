@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,26 @@ from PIL import Image
 from pipeline.cli import cli
 from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
-from pipeline.model import load_model
+from pipeline.model import ModelSpec, load_model
+from pipeline.predict.decode_ahead import decoded_ahead
 from pipeline.predict.predict import expanded, predict
 from pipeline.predict.scorer import Scorer, ranked
-from pipeline.predict.seen import in_order, plan_of, see
 from pipeline.predict.timeline import slide
+from pipeline.predict.view_plan import view_plan_of
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.store import FeatureStore
+from pipeline.video.clip_views import ClipViews, load_clip_views
 from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
 from tests.support.fitted_models import HEADS, Fitted, fitted_in
 from tests.support.small_clips import CLASSES, T
+
+
+def views_of(location: str, spec: ModelSpec) -> ClipViews:
+    plan = view_plan_of(spec)
+    return load_clip_views(location, partial(plan.views, location), plan.input_size)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +167,7 @@ def test_a_contact_sheet_shows_the_frames_that_were_used(fitted: Fitted, tmp_pat
         assert sheet.size == (T * 112, 3 * (112 + 18))
         shown = np.asarray(sheet)
     # The last frame of the first clip, below its number: its brightness is that of the pixels that were scored.
-    pixels = see(fitted.clips[0], plan_of(load_model(fitted.model("lstm")).spec)).pixels[0][-1].float()
+    pixels = views_of(fitted.clips[0], load_model(fitted.model("lstm")).spec).pixels[0][-1].float()
     assert abs(shown[18 + 20 : 18 + 112, 112:].mean() - float(pixels[:, 40:].mean())) < 1
 
 
@@ -184,7 +192,7 @@ def test_a_window_scores_as_the_clip_that_it_is(fitted: Fitted, long_clip: Path,
         # The frames of an exact window may not be numbered from 0 or 1: give them new names.
         for number, image in enumerate(sorted(alone.iterdir())):
             image.rename(alone / f"new_{number:05d}.jpg")
-        expected = scorer.clip_scores(see(str(alone), plan_of(scorer.spec)).pixels)
+        expected = scorer.clip_scores(views_of(str(alone), scorer.spec).pixels)
         np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-3)
 
 
@@ -206,7 +214,7 @@ def test_a_video_shorter_than_the_window_is_one_window(fitted: Fitted) -> None:
     scorer = Scorer(load_model(fitted.model("lstm")))
     found = slide(scorer, fitted.clips[0], window_frames=64)
     assert found.starts.tolist() == [0]
-    expected = scorer.clip_scores(see(fitted.clips[0], plan_of(scorer.spec)).pixels)
+    expected = scorer.clip_scores(views_of(fitted.clips[0], scorer.spec).pixels)
     np.testing.assert_allclose(found.scores[0], expected, rtol=0, atol=1e-5)
 
 
@@ -246,7 +254,7 @@ def test_work_ahead_is_bounded_and_in_order() -> None:
             taken.append(number)
             yield number
 
-    results = in_order(lambda number: number * number, numbers())
+    results = decoded_ahead(lambda number: number * number, numbers())
     assert next(results) == 0
     assert len(taken) <= 12
     assert list(results) == [number * number for number in range(1, 100)]

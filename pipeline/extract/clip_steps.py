@@ -20,9 +20,8 @@ from pipeline.store.layout import TEST_VIEW, row_dtype
 from pipeline.store.object_store import Phase
 from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.settings import StoreSettings
+from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import centre_crop
-from pipeline.video.decode import open_clip
-from pipeline.video.render import render
 from pipeline.video.views import View, ViewConfig
 
 
@@ -104,26 +103,23 @@ class FeatureExtractor:
         """The first step: the pixels of all views from one decode, in pinned memory for a GPU. Any thread."""
         state = state_of(clip.location)
         record = ClipRecord(clip.offset, clip.clip_id, clip.label, DONE, state.size, "", state.modified_ns)
+
+        def choose_views(num_frames: int, height: int, width: int) -> list[View]:
+            nonlocal record
+            record = record._replace(num_frames=num_frames, height=height, width=width)
+            return self._views(clip, num_frames, height, width)
+
         try:
             record = record._replace(digest=digest_of(clip.location))
             self._on_phase("decode", clip.clip_id)
-            with clip_errors(clip.location), open_clip(clip.location) as reader:
-                shape = (reader.num_frames, reader.height, reader.width)
-                record = record._replace(num_frames=shape[0], height=shape[1], width=shape[2])
-                views = self._views(clip, *shape)
-                # Every frame that any view shows, once.
-                wanted = sorted({index for view in views for index in view.frame_indices})
-                frames = reader.read(wanted)
-            with clip_errors(clip.location):
-                pixels = []
-                for view in views:
-                    positions = np.searchsorted(wanted, view.frame_indices)
-                    pixels.append(render(frames, view.crop, view.flip, self._preprocessing.input_size, positions))
-                if self._joins_views:
-                    pixels = [torch.cat(pixels)]
+            loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size)
+            pixels = loaded.pixels
+            if self._joins_views:
+                with clip_errors(clip.location):
+                    pixels = (torch.cat(pixels),)
             if self._is_cuda:
-                pixels = [of_view.pin_memory() for of_view in pixels]
-            return DecodedClip(record, tuple(views), tuple(pixels))
+                pixels = tuple(of_view.pin_memory() for of_view in pixels)
+            return DecodedClip(record, loaded.views, pixels)
         except ClipError as error:
             return DecodedClip(_failed(record, error, clip))
 

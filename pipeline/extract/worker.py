@@ -21,7 +21,7 @@ from pipeline.extract.blocks import KILLED_WORKER, BlockJob, ClipJob
 from pipeline.extract.clip_steps import ClipFeatures, DecodedClip, FeatureExtractor, PendingClip, WorkerConfig
 from pipeline.extract.compute import choose_decode_threads
 from pipeline.extract.provenance import state_of
-from pipeline.prefetch import ahead, executor_of
+from pipeline.prefetch import open_executor, prefetch
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.object_store import Phase, no_phase, open_object_store
@@ -91,10 +91,10 @@ class Worker:
             PipelineError: the disk is full, or rows that should be kept are damaged.
         """
         clips = (clip for job in jobs for clip in job.clips)
-        with executor_of(self._num_threads) as executor:
-            rendered = ahead(executor, self._steps.decode, clips, self._num_ahead)
+        with open_executor(self._num_threads, "extraction") as executor:
+            rendered = prefetch(executor, self._steps.decode, clips, self._num_ahead)
             blocks = (self._compute_block(job, rendered, executor, on_clip) for job in jobs)
-            yield from ahead(executor, self._write_block, blocks, min(self._num_ahead, 2))
+            yield from prefetch(executor, self._write_block, blocks, min(self._num_ahead, 2))
 
     def _compute_block(
         self,
@@ -113,7 +113,7 @@ class Worker:
                 builder.copy_rows(self.objects, before, view, [at for at in done if view not in computed.get(at, ())])
         clips = []
         begun = map(self._steps.submit, islice(rendered, job.num_clips))
-        for clip in ahead(executor, partial(self._add_clip, builder), begun, self._num_ahead):
+        for clip in prefetch(executor, partial(self._add_clip, builder), begun, self._num_ahead):
             clips.append(clip)
             on_clip(clip)
         return ComputedBlock(job, builder, tuple(clips), before)

@@ -7,17 +7,16 @@ when that is killed.
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
 import resource
 import signal
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,10 +25,12 @@ from torch import Tensor
 
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, ClipFailure, PipelineError
+from pipeline.prefetch import prefetch
 from pipeline.recipe import SamplingConfig
+from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
-from pipeline.video.render import render, render_on_device
+from pipeline.video.render import render_on_device
 from pipeline.video.views import View, ViewConfig
 
 # The draws of a feature store count up from 0: from here on, a draw is one that no fitted head has seen.
@@ -99,18 +100,20 @@ class ClipBatch(NamedTuple):
 
 
 def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
-    """Decode and render one sample. A clip that cannot be used gives a fault; nothing is put in its place."""
+    """Decode and render one sample; rendering is left out where the device does it. A clip that fails gives a fault."""
     clip = request.clip
+    choose_views = partial(_views, request, settings)
     try:
-        with clip_errors(clip.location), open_clip(clip.location) as reader:
-            view = _view(request, settings, reader.num_frames, reader.height, reader.width)
-            frames = reader.read(view.frame_indices)  # (T, H, W, 3)
+        if settings.on_device:
+            with clip_errors(clip.location), open_clip(clip.location) as reader:
+                (view,) = choose_views(reader.num_frames, reader.height, reader.width)
+                pixels = torch.from_numpy(reader.read(view.frame_indices))  # (T, H, W, 3)
+        else:
+            loaded = load_clip_views(clip.location, choose_views, settings.input_size)
+            (view,), pixels = loaded.views, loaded.pixels[0].permute(0, 2, 3, 1)  # no copy: channels last
     except ClipError as error:
         return Sample(request, clip.label, None, CropBox(0, 0, 0, 0), False, error.failure(clip.clip_id))
     label = settings.swapped_labels[clip.label] if view.flip and settings.swapped_labels else clip.label
-    if settings.on_device:
-        return Sample(request, label, torch.from_numpy(frames), view.crop, view.flip)
-    pixels = render(frames, view.crop, view.flip, settings.input_size).permute(0, 2, 3, 1)  # no copy: channels last
     return Sample(request, label, pixels, view.crop, view.flip)
 
 
@@ -169,15 +172,9 @@ class ClipLoader:
             PipelineError: a worker process was killed, or shared memory is full.
         """
         assert self._pool is not None, "use the loader as a context manager"
-        pool, coming = self._pool, iter(requests)
-        waiting: deque[Future[Sample]] = deque(
-            pool.submit(load_sample, request, settings) for request in itertools.islice(coming, self.num_ahead)
-        )
         try:
-            while waiting:
-                sample = waiting.popleft().result()
-                waiting.extend(pool.submit(load_sample, request, settings) for request in itertools.islice(coming, 1))
-                yield sample
+            # One more than are decoded ahead: the sample that is in use.
+            yield from prefetch(self._pool, partial(load_sample, settings=settings), requests, self.num_ahead + 1)
         except BrokenProcessPool as error:
             raise PipelineError(
                 f"One of the {self.num_workers} processes that decode clips was killed, most often for want of memory, "
@@ -191,18 +188,15 @@ class ClipLoader:
                 f"There is no room in shared memory for decoded clips ({error}). Lower --workers, or give the "
                 "container more of /dev/shm."
             ) from error
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
-def _view(request: SampleRequest, settings: SampleSettings, num_frames: int, height: int, width: int) -> View:
+def _views(request: SampleRequest, settings: SampleSettings, num_frames: int, height: int, width: int) -> list[View]:
     config = ViewConfig(
         settings.num_segments, settings.choices, settings.crop_fraction, settings.input_size, settings.seed
     )
     if request.epoch is None:
-        return config.test(num_frames, height, width)
-    return config.draw(FIRST_FRESH_DRAW + request.epoch, request.clip.clip_id, num_frames, height, width)
+        return [config.test(num_frames, height, width)]
+    return [config.draw(FIRST_FRESH_DRAW + request.epoch, request.clip.clip_id, num_frames, height, width)]
 
 
 def _allow_many_files() -> None:

@@ -331,8 +331,8 @@ class Finetuner:
         if not math.isfinite(self.sums.loss):
             raise PipelineError(
                 f"The training loss is {self.sums.loss} after step {self.sums.step} of epoch {self.state.epoch + 1}: "
-                f"it diverges. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) or clip_norm "
-                f"(={self.choices.clip_norm:g})."
+                f"it diverges. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) or "
+                f"clip_norm (={self.choices.clip_norm:g})."
             )
 
     def _summed_sums(self) -> EpochSums:

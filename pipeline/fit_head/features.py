@@ -9,13 +9,10 @@ flat.
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import tempfile
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +24,7 @@ from torch import Tensor
 
 from pipeline.errors import PipelineError
 from pipeline.fit_head.stored_clips import FeatureSource, Integers, SplitRows
+from pipeline.prefetch import open_executor, prefetch
 from pipeline.recipe import SamplingConfig
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 
@@ -201,18 +199,8 @@ def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_lo
     if not features.reads_ahead:
         yield from map(features.batch, parts)
         return
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(num_loaders, thread_name_prefix="features") as pool:
-        try:
-            for part in itertools.islice(parts, num_loaders + 1):
-                waiting.append(pool.submit(features.batch, part))
-            while waiting:
-                batch = waiting.popleft().result()
-                waiting.extend(pool.submit(features.batch, part) for part in itertools.islice(parts, 1))
-                yield batch
-        finally:
-            for future in waiting:
-                future.cancel()
+    with open_executor(num_loaders, "features") as executor:
+        yield from prefetch(executor, features.batch, parts, num_loaders + 2)
 
 
 def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path) -> PooledFeatures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
 from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.manifest import Clip, Manifest
 from pipeline.model import ModelSpec
+from pipeline.predict.decode_ahead import decoded_ahead
 from pipeline.predict.scorer import Scorer
-from pipeline.predict.seen import ClipViews, in_order, plan_of, see
+from pipeline.predict.view_plan import view_plan_of
 from pipeline.recipe import recipe_from_dict
 from pipeline.store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
+from pipeline.video.clip_views import ClipViews, load_clip_views
 
 STAGE = "evaluate"
 NOT_TRAINED: tuple[Any, ...] = ()
@@ -121,11 +124,11 @@ def evaluate_manifest(
             f"Split '{split}' of {manifest.path} has no labelled clip; `pipeline predict` classifies unlabelled ones."
         )
     class_index = _class_mapping(scorer.spec, manifest.classes)
-    plan = plan_of(scorer.spec, num_crops, num_draws, seed)
+    plan = view_plan_of(scorer.spec, num_crops, num_draws, seed)
 
-    def seen(clip: Clip) -> ClipViews | ClipError:
+    def load(clip: Clip) -> ClipViews | ClipError:
         try:
-            return see(manifest.locate(clip), plan, clip.clip_id)
+            return load_clip_views(manifest.locate(clip), partial(plan.views, clip.clip_id), plan.input_size)
         except ClipError as error:
             return error
 
@@ -134,7 +137,7 @@ def evaluate_manifest(
     used: list[Clip] = []
     faults: list[ClipFailure] = []
     num_views = num_crops + num_draws
-    for clip, found in zip(labelled, in_order(seen, labelled), strict=True):
+    for clip, found in zip(labelled, decoded_ahead(load, labelled), strict=True):
         advance(1)
         try:
             if isinstance(found, ClipError):

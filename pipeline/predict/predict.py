@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.model import Classifier
+from pipeline.predict.decode_ahead import decoded_ahead
 from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
-from pipeline.predict.seen import ClipViews, ViewPlan, in_order, plan_of, see
+from pipeline.predict.view_plan import ViewPlan, view_plan_of
+from pipeline.video.clip_views import ClipViews, load_clip_views
 from pipeline.video.suffixes import VIDEO_SUFFIXES, is_ignored_folder, is_image_name, is_video_name
 
 THUMBNAIL_PIXELS = 112
@@ -43,12 +46,9 @@ class Prediction:
 
 def predictions(scorer: Scorer, clips: Iterable[str], top: int = 5, keep_pixels: bool = False) -> Iterator[Prediction]:
     """The predictions of clips in their order, each as soon as it is there; clips are decoded a few ahead."""
-    plan = plan_of(scorer.spec)
+    plan = view_plan_of(scorer.spec)
 
-    def seen(clip: str) -> ClipViews | Prediction:
-        return _seen(clip, plan)
-
-    for found in in_order(seen, clips):
+    for found in decoded_ahead(partial(_load, plan=plan), clips):
         if isinstance(found, Prediction):
             yield found
             continue
@@ -133,9 +133,9 @@ def contact_sheet(found: Iterable[Prediction]) -> Image.Image:
     return sheet
 
 
-def _seen(clip: str, plan: ViewPlan) -> ClipViews | Prediction:
+def _load(clip: str, plan: ViewPlan) -> ClipViews | Prediction:
     try:
-        return see(clip, plan)
+        return load_clip_views(clip, partial(plan.views, clip), plan.input_size)
     except ClipError as error:
         return Prediction(clip, fault=error.failure(clip))
 

@@ -20,7 +20,8 @@ from pipeline.clip_errors import clip_errors
 from pipeline.errors import PipelineError
 from pipeline.files import write_text, written_aside
 from pipeline.predict.scorer import Scorer
-from pipeline.predict.seen import crop_of, plan_of
+from pipeline.predict.view_plan import view_plan_of
+from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
@@ -69,7 +70,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
         ClipError: the video cannot be used.
         PipelineError: a window or stride below 1.
     """
-    plan = plan_of(scorer.spec)
+    plan = view_plan_of(scorer.spec)
     stride = max(1, window_frames // plan.num_segments) if stride_frames is None else stride_frames
     if window_frames < 1 or stride < 1:
         raise PipelineError(f"`window` (={window_frames}) and `stride` (={stride}) must be at least 1 frame.")
@@ -78,7 +79,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
         offsets = test_frame_indices(window, plan.num_segments, plan.choices.short_clip, plan.choices.test_frames)
         starts = np.arange(0, reader.num_frames - window + 1, stride, dtype=np.int64)
         wanted = np.unique(starts[:, None] + offsets[None, :])
-        crop = crop_of(reader.height, reader.width, plan)
+        crop = centre_crop(reader.height, reader.width, plan.crop_fraction)
         known: dict[int, Tensor] = {}
         waiting = deque(starts.tolist())
         scores: list[NDArray[np.float64]] = []

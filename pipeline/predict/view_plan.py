@@ -1,24 +1,14 @@
-"""A clip as a saved model sees it: the views that are scored, and their pixels."""
+"""The views of a clip by which a saved model is scored."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-from torch import Tensor
-
-from pipeline.clip_errors import clip_errors
-from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
 from pipeline.model import ModelSpec
 from pipeline.recipe import SamplingConfig, recipe_from_dict
-from pipeline.video.crops import CropBox, centre_crop
-from pipeline.video.decode import open_clip
-from pipeline.video.render import render
+from pipeline.video.crops import CropBox
 from pipeline.video.views import View, ViewConfig
 
 NUM_CROPS = (1, 3, 5)
@@ -64,22 +54,8 @@ class ViewPlan:
         return views
 
 
-@dataclass(frozen=True)
-class ClipViews:
-    """One clip, decoded once for all of its views.
-
-    Shape:
-        pixels: one (T, 3, S, S) uint8 a view.
-    """
-
-    location: str
-    num_frames: int
-    views: tuple[View, ...]
-    pixels: tuple[Tensor, ...]
-
-
-def plan_of(spec: ModelSpec, num_crops: int = 1, num_draws: int = 0, seed: int = 0) -> ViewPlan:
-    """The views by which a model is to be scored, by the transform that it was trained with."""
+def view_plan_of(spec: ModelSpec, num_crops: int = 1, num_draws: int = 0, seed: int = 0) -> ViewPlan:
+    """Return the views by which to score a model: those of the transform that it was trained with."""
     preprocessing = spec.preprocessing
     return ViewPlan(
         num_segments=spec.num_segments,
@@ -90,41 +66,6 @@ def plan_of(spec: ModelSpec, num_crops: int = 1, num_draws: int = 0, seed: int =
         num_draws=num_draws,
         seed=seed,
     )
-
-
-def see(location: str, plan: ViewPlan, clip_id: str | None = None) -> ClipViews:
-    """Decode a clip and render its views.
-
-    Raises:
-        ClipError: the clip cannot be used.
-    """
-    with clip_errors(location), open_clip(location) as reader:
-        views = plan.views(clip_id or location, reader.num_frames, reader.height, reader.width)
-        wanted = sorted({index for view in views for index in view.frame_indices})
-        frames = reader.read(wanted)
-        num_frames = reader.num_frames
-    pixels = tuple(
-        render(frames, view.crop, view.flip, plan.input_size, np.searchsorted(wanted, view.frame_indices))
-        for view in views
-    )
-    return ClipViews(location, num_frames, tuple(views), pixels)
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`function` of each item in their order, computed by a few threads, no more than twice as many ahead."""
-    num_threads = min(num_cores(), MAX_DECODING_THREADS)
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="seen") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _further_crops(height: int, width: int, centre: CropBox, num_crops: int) -> list[CropBox]:
@@ -138,8 +79,3 @@ def _further_crops(height: int, width: int, centre: CropBox, num_crops: int) -> 
     else:
         places = []
     return [CropBox(top, left, centre.height, centre.width) for top, left in places]
-
-
-def crop_of(height: int, width: int, plan: ViewPlan) -> CropBox:
-    """The centre crop of the test view."""
-    return centre_crop(height, width, plan.crop_fraction)
