@@ -14,6 +14,7 @@ import click
 
 from pipeline.options import PipelineCommand, PipelineGroup
 from pipeline.settings.help_texts import DEVICE_HELP, ROOT_HELP
+from pipeline.tables import table_lines
 
 if TYPE_CHECKING:
     from pipeline.settings.compare import CompareSettings
@@ -318,16 +319,8 @@ def describe(what: str, num_segments: int, num_classes: int, map_size: int, as_j
 
 def _as_table(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict)))
-    cells = [columns, *([_as_cell(row.get(column, "")) for column in columns] for row in rows)]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
-    is_number = [isinstance(rows[0].get(column), int) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, is_number, strict=True)
-        ).rstrip()
-        for row in cells
-    )
+    cells = [[_as_cell(row.get(column, "")) for column in columns] for row in rows]
+    return "\n".join(table_lines(columns, cells, [isinstance(rows[0].get(column), int) for column in columns]))
 
 
 def _as_cell(value: Any) -> str:

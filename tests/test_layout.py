@@ -27,6 +27,7 @@ RANKS = {
     "pipeline.relay": 0,
     "pipeline.registry": 0,
     "pipeline.shapes": 0,
+    "pipeline.tables": 0,
     "pipeline.manifest": 1,
     "pipeline.params": 1,
     "pipeline.recipe": 1,

@@ -13,6 +13,7 @@ from pipeline.compare.comparison import Comparison, Group, Row
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE
 from pipeline.evaluation.statistics import Interval
+from pipeline.tables import table_lines
 
 GAP = "  "
 
@@ -229,23 +230,15 @@ def _terminal_group(group: Group, width: int) -> str:
     columns = used_columns(group, width)
     left_out = [column.header for column in used_columns(group) if column not in columns]
     texts = [[column.text(row) for column in columns] for row in group.rows]
-    widths = [max(len(column.header), *(len(row[i]) for row in texts)) for i, column in enumerate(columns)]
-    heads = _line([column.header for column in columns], columns, widths)
+    heads, *body = table_lines([column.header for column in columns], texts, [c.align == ">" for c in columns])
     rule = "-" * min(width, len(heads))
-    lines = [*wrapped(group.title, width), rule, heads, rule]
-    lines += [_line(row, columns, widths) for row in texts]
-    lines.append(rule)
+    lines = [*wrapped(group.title, width), rule, heads, rule, *body, rule]
     if left_out:
         needed = _needed_width(group, used_columns(group))
         lines += wrapped(f"{width} characters leave out: {', '.join(left_out)}; {needed} show all.", width)
     for remark in remarks_of(group):
         lines += wrapped(remark, width)
     return "\n".join(lines)
-
-
-def _line(texts: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
-    padded = (f"{text:{column.align}{size}}" for text, column, size in zip(texts, columns, widths, strict=True))
-    return GAP.join(padded).rstrip()
 
 
 def used_columns(group: Group, width: int | None = None) -> list[Column]:

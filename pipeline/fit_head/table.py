@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE, is_marked
+from pipeline.tables import table_lines
 
 
 def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -23,7 +24,7 @@ def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
         "class mean",
         "shuffled",
     ]
-    rows = [header]
+    rows = []
     for values in metrics:
         report = values["report"]
         backbone = values["backbone"] + (" (random)" if values["weights"]["name"] == "random" else "")
@@ -42,8 +43,7 @@ def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
                 f"{values['probes']['shuffled']:.1f}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = table_lines(header, rows, [False] * len(header))
     if any(is_marked(values) for values in metrics):
         lines.append(SELECTED_ON_REPORTED_NOTE)
     return "\n".join(lines)
