@@ -147,7 +147,7 @@ def test_the_weights_are_those_of_a_plain_loop(manifest: Path, model: Path, tmp_
     settings = {**QUICK, "epochs": epochs, "batch_size": batch_size, "overrides": {**switches, "warmup_epochs": 0.5}}
     finetune(manifest=manifest, init=model, out=tmp_path, keep_checkpoints=1, **settings)
     (last,) = (path for path in (tmp_path / CELL / "checkpoints").iterdir() if not path.name.startswith("best"))
-    found = torch.load(last, weights_only=True)["state"]["model"]
+    found = torch.load(last, weights_only=True)["state"]["training"]["model"]
 
     clips = [clip for clip in read_manifest(manifest).clips if clip.split == "train"]
     root = read_manifest(manifest).root
