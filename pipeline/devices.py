@@ -38,17 +38,6 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
-def has_bfloat16(device: torch.device | str) -> bool:
-    """Return whether the device multiplies bfloat16 in hardware.
-
-    torch's own flag of oneDNN is also set on processors with AVX-512 alone, which emulate bfloat16.
-    """
-    if torch.device(device).type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    found = torch.cpu.get_capabilities()
-    return any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
 def num_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 import torch
 
 from pipeline.backbones import build_backbone
-from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob, ClipJob
 from pipeline.extract.compute import (
@@ -400,23 +400,60 @@ def test_inductor_features_stay_near_plain_ones(manifest: Manifest, tmp_path: Pa
     test_compiled_features_stay_near_plain_ones(manifest, tmp_path, "inductor")
 
 
-def test_bfloat16_is_taken_where_there_and_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass(frozen=True)
+class KnownSpeeds:
+    """Seconds that were not measured: of a batch of 8 frames."""
+
+    of_dtypes: Mapping[str, float]
+    jit: float = 0.1
+    compiling: float = 20.0
+    inductor: float = 0.06
+    batch_frames: int = 8
+
+    def of_jit(self, dtype: str) -> float:
+        return self.jit
+
+    def of_compiling(self, dtype: str) -> tuple[float, float]:
+        return self.compiling, self.inductor
+
+
+def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, _ = build_backbone("squeezenet", "random", seed=0)
     frames = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     module = "pipeline.extract.compute"
-    monkeypatch.setattr(f"{module}.has_bfloat16", lambda device: True)
+    fast, slow = (KnownSpeeds({"float32": gain, "bfloat16": 1.0}) for gain in (1.31, 1.29))
+    monkeypatch.setattr(f"{module}.multiplies_bfloat16_fast", lambda device: True)
     monkeypatch.setattr(f"{module}.bfloat16_error", lambda *given: BFLOAT16_ERROR_BOUND / 2)
-    assert choose_dtype("auto", "cpu", backbone, frames) == ("bfloat16", "")
+    assert choose_dtype("auto", "cpu", backbone, frames, fast) == ("bfloat16", "")
+    assert choose_dtype("auto", "cpu", backbone, frames, slow) == ("float32", "")
     monkeypatch.setattr(f"{module}.bfloat16_error", lambda *given: BFLOAT16_ERROR_BOUND * 2)
-    dtype, why = choose_dtype("auto", "cpu", backbone, frames)
+    dtype, why = choose_dtype("auto", "cpu", backbone, frames, fast)
     assert dtype == "float32"
     assert f"squeezenet are off by {BFLOAT16_ERROR_BOUND * 2:.3f}" in why
-    monkeypatch.setattr(f"{module}.has_bfloat16", lambda device: False)
-    assert choose_dtype("auto", "cpu", backbone, frames) == ("float32", "")
-    assert choose_dtype("bfloat16", "cpu", backbone, None) == ("bfloat16", "")
+    monkeypatch.setattr(f"{module}.multiplies_bfloat16_fast", lambda device: False)
+    assert choose_dtype("auto", "cpu", backbone, frames, fast) == ("float32", "")
+    assert choose_dtype("bfloat16", "cpu", backbone, None, slow) == ("bfloat16", "")
 
 
-@pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")
+@pytest.mark.parametrize(
+    ("num_frames", "speeds", "expected"),
+    [
+        (1_000, KnownSpeeds({}), "jit"),  # not worth a measurement
+        (10_000, KnownSpeeds({}, jit=0.01), "jit"),  # 6 s: compiling cannot pay
+        (10_000, KnownSpeeds({}), "inductor"),  # 20 + 37.5 s instead of 62.5 s
+        (8_000, KnownSpeeds({}), "jit"),  # 20 + 30 s instead of 50 s
+        (10_000, KnownSpeeds({}, inductor=0.09), "jit"),
+        (1_000_000, KnownSpeeds({}, inductor=0.09), "inductor"),
+    ],
+)
+def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
+    monkeypatch: pytest.MonkeyPatch, num_frames: int, speeds: KnownSpeeds, expected: str
+) -> None:
+    monkeypatch.setattr("pipeline.extract.compute.num_cores", lambda: 2)
+    monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: True)
+    assert choose_compile_mode("auto", "cpu", num_frames, "float32", speeds)[0] == expected
+
+
 def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest: Manifest) -> None:
     backbone, _ = build_backbone("squeezenet", "random", seed=0)
     with open_clip(manifest.locate(manifest.clips[0])) as reader:
@@ -426,12 +463,12 @@ def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest
 
 def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
-    mode, said = choose_compile_mode("auto", "cpu", 10**6)
+    mode, said = choose_compile_mode("auto", "cpu", 10**6, "float32", KnownSpeeds({}))
     assert mode == "jit"
     assert "No C++ compiler" in said
     with pytest.raises(PipelineError, match="needs a C\\+\\+ compiler"):
-        choose_compile_mode("inductor", "cpu", 10)
-    assert choose_compile_mode("auto", "cpu", 10) == ("jit", "")
+        choose_compile_mode("inductor", "cpu", 10, "float32", KnownSpeeds({}))
+    assert choose_compile_mode("auto", "cpu", 10, "float32", KnownSpeeds({})) == ("jit", "")
 
 
 def test_batches_hold_the_segments_of_a_view_without_waste() -> None:

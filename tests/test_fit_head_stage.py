@@ -76,6 +76,19 @@ def test_a_command_that_finds_its_work_done_imports_no_torch(store: Path, tmp_pa
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_an_unfinished_fit_goes_on_with_the_number_type_it_began_with(store: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "squeezenet-fcn2d" / ".unfinished" / "compute.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text('{"precision": "bfloat16", "threads": 1}')
+    arguments = {"store": store, "head": "fcn2d", "out": tmp_path, "overrides": {"epochs": 1, "batch_size": 4}}
+    metrics = fit_head(**arguments)[0].metrics
+    assert (metrics["precision"], metrics["threads"]) == ("bfloat16", 1)
+    assert not begun.parent.exists()
+    assert fit_head(**arguments)[0].was_finished  # and a finished one stays as it is
+    named = fit_head(**arguments, precision="float32", threads=1)[0]
+    assert (named.metrics["precision"], named.was_finished) == ("float32", False)
+
+
 def test_settings_of_one_head_are_its_own(store: Path, tmp_path: Path) -> None:
     outcomes = fit_head(
         store=store,

@@ -15,8 +15,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.cli import cli
-from pipeline.devices import has_bfloat16
 from pipeline.errors import PipelineError
 from pipeline.model import ModelSpec, load_model
 from pipeline.predict.decode_ahead import decoded_ahead
@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_whole_network_in_float32(fitted: Fitted, head: 
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.abs(expected).max())
 
 
-@pytest.mark.skipif(not has_bfloat16("cpu"), reason="the processor has no bfloat16")
+@pytest.mark.skipif(not multiplies_bfloat16_fast("cpu"), reason="bfloat16 is slow on this processor")
 def test_a_model_of_a_bfloat16_cache_is_run_in_bfloat16(tmp_path: Path) -> None:
     fitted = fitted_in(tmp_path, "bfloat16", heads=("lstm",))
     assert Scorer(load_model(fitted.model("lstm"))).dtype == "bfloat16"

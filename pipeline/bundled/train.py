@@ -25,7 +25,7 @@ from pipeline.backbones.squeezenet import SqueezeNet
 from pipeline.bundled.pretext import QUESTIONS, Pretext, answerable
 from pipeline.bundled.still_pools import StillPools, images_of, resized, varied_batch
 from pipeline.bundled.stills import MASK_STRIDE, Stills, draw_stills
-from pipeline.devices import has_bfloat16
+from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.prepare.gestures.seeding import generator_for
@@ -244,7 +244,7 @@ def _train_step(
 
 def _autocast(device: str) -> AbstractContextManager[None]:
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16) if has_bfloat16(kind) else nullcontext()
+    return torch.autocast(kind, torch.bfloat16) if multiplies_bfloat16_fast(kind) else nullcontext()
 
 
 def _pretext(channels: int, seed: int) -> Pretext:

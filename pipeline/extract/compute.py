@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import copy
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone
-from pipeline.devices import has_bfloat16, has_compiler
+from pipeline.calibration import choose_dtype as faster_dtype
+from pipeline.calibration import multiplies_bfloat16_fast
+from pipeline.devices import has_compiler, num_cores
 from pipeline.errors import PipelineError
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -23,8 +27,11 @@ COMPILE_MODES = ("auto", "inductor", "jit", "eager")
 # with the bundled ones, pooled about half of it (`benchmarks/backbones.py`); it costs no top-1 (`docs/performance.md`).
 BFLOAT16_ERROR_BOUND = 0.03
 
-# Compiling takes 5 to 30 seconds a process; below this many frames the whole extraction is done sooner without.
+# An extraction of fewer frames is not worth measuring: it takes seconds either way.
 FRAMES_WORTH_COMPILING = 4000
+# Compiling takes 5 to 30 seconds a process, and makes a batch at most so many times as fast (benchmarks/backbones.py).
+LEAST_COMPILING_SECONDS = 5.0
+LARGEST_COMPILED_GAIN = 1.7
 
 MAX_BATCH_FRAMES = 16
 
@@ -95,8 +102,8 @@ def choose_decode_threads(asked: int | None, device: str) -> int:
     return int(CPU_COUNT)
 
 
-def choose_compile_mode(asked: str, device: str, num_frames: int) -> tuple[str, str]:
-    """The compile mode for `num_frames` frames, and a sentence to say once where it is not the fastest one.
+def known_compile_mode(asked: str, device: str) -> str:
+    """Return the compile mode that was asked for.
 
     Raises:
         PipelineError: an unknown mode, or `inductor` without a C++ compiler.
@@ -104,23 +111,61 @@ def choose_compile_mode(asked: str, device: str, num_frames: int) -> tuple[str, 
     if asked not in COMPILE_MODES:
         raise PipelineError(f"`compile` (={asked!r}) must be one of {', '.join(COMPILE_MODES)}.")
     # Triton brings its own compiler for a GPU.
-    can_compile = device.startswith("cuda") or has_compiler()
-    if asked == "inductor" and not can_compile:
+    if asked == "inductor" and not device.startswith("cuda") and not has_compiler():
         raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use auto.")
+    return asked
+
+
+class Speeds(Protocol):
+    """Seconds of a batch of the backbone on this machine (`pipeline.extract.speeds.BackboneSpeeds` measures them)."""
+
+    @property
+    def batch_frames(self) -> int: ...
+    @property
+    def of_dtypes(self) -> Mapping[str, float]: ...
+    def of_jit(self, dtype: str) -> float: ...
+    def of_compiling(self, dtype: str) -> tuple[float, float]: ...
+
+
+def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, speeds: Speeds) -> tuple[str, str]:
+    """The compile mode for `num_frames` frames, and a sentence to say once where it is not the fastest one.
+
+    `auto` compiles where that saves more than it takes, by the measured seconds of a batch. Whether it may is asked
+    first of the batch without compiling, so that a small extraction compiles nothing to find out.
+
+    Raises:
+        PipelineError: an unknown mode, or `inductor` without a C++ compiler.
+    """
+    asked = known_compile_mode(asked, device)
     if asked != "auto":
         return asked, ""
+    can_compile = device.startswith("cuda") or has_compiler()
     if num_frames < FRAMES_WORTH_COMPILING:
         return "jit", ""
     if not can_compile:
         return "jit", "No C++ compiler found: the backbone runs frozen but not compiled, at about half the speed."
-    return "inductor", ""
+    if device.startswith("cuda"):
+        return "inductor", ""
+    num_batches = num_frames / speeds.batch_frames / num_cores()
+    without = num_batches * speeds.of_jit(dtype)
+    left_as_it_is = f"The backbone is not compiled: {num_frames:,} frames take {without:.0f} s without, too few for it."
+    if without * (1 - 1 / LARGEST_COMPILED_GAIN) < LEAST_COMPILING_SECONDS:
+        return "jit", left_as_it_is
+    compiling, batch = speeds.of_compiling(dtype)
+    with_it = compiling + num_batches * batch
+    if with_it >= without:
+        return "jit", left_as_it_is
+    return (
+        "inductor",
+        f"The backbone is compiled: {num_frames:,} frames take {with_it:.0f} s instead of {without:.0f} s.",
+    )
 
 
-def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | None) -> tuple[str, str]:
+def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | None, speeds: Speeds) -> tuple[str, str]:
     """The number type in which the backbone runs, and a sentence about why where it is not the obvious one.
 
-    `auto` is bfloat16 where the machine has it and the backbone's maps of `frames` (uint8, of real clips; None where
-    there are none to try) then stay within `BFLOAT16_ERROR_BOUND` of those in float32.
+    `auto` is bfloat16 where a batch of the backbone takes much less time in it, and its maps of `frames` (uint8, of
+    real clips; None where there are none to try) then stay within `BFLOAT16_ERROR_BOUND` of those in float32.
 
     Raises:
         PipelineError: an unknown type.
@@ -129,14 +174,14 @@ def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | N
         raise PipelineError(f"`dtype` (={asked!r}) must be one of {', '.join(DTYPES)}.")
     if asked != "auto":
         return asked, ""
-    if not has_bfloat16(device) or frames is None:
+    if frames is None or not multiplies_bfloat16_fast(device) or faster_dtype(speeds.of_dtypes) == "float32":
         return "float32", ""
     error = bfloat16_error(backbone, frames)
     if error <= BFLOAT16_ERROR_BOUND:
         return "bfloat16", ""
     return "float32", (
         f"In bfloat16 the maps of {backbone.name} are off by {error:.3f} (bound {BFLOAT16_ERROR_BOUND}), "
-        "so float32 is used, about 2.5 times as slow."
+        f"so float32 is used, {speeds.of_dtypes['float32'] / speeds.of_dtypes['bfloat16']:.1f} times as slow."
     )
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, WeightsRecord, build_backbone
-from pipeline.devices import find_device, has_bfloat16, has_compiler
+from pipeline.calibration import Calibration, multiplies_bfloat16_fast
+from pipeline.devices import find_device, has_compiler
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
@@ -21,6 +22,7 @@ from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.compute import Compute
 from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
 from pipeline.extract.provenance import is_there
+from pipeline.extract.speeds import BackboneSpeeds
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
 from pipeline.recipe import SamplingConfig
@@ -163,17 +165,18 @@ def resolve_settings(
         dtype = store.settings.compute_dtype if dtype == "auto" else dtype
         if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or has_compiler()):
             compile_mode = store.settings.compile_mode
-    trial = None
-    if dtype == "auto" and has_bfloat16(request.device):
-        trial = _frames_for_trial(manifest, backbone, num_segments or 8)
-    dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial)
-    compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames)
-    capability = computing.capability_of(request.device)
     # That of a store stays, whatever views are asked for later and however much memory is free then.
     if store is None:
         batch_frames = computing.choose_batch_frames(request.device, num_segments, 1 + num_draws)
     else:
         batch_frames = store.settings.batch_frames
+    speeds = BackboneSpeeds(backbone, request.device, batch_frames, Calibration(request.calibration))
+    trial = None
+    if dtype == "auto" and multiplies_bfloat16_fast(request.device):
+        trial = _frames_for_trial(manifest, backbone, num_segments or 8)
+    dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial, speeds)
+    compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames, dtype, speeds)
+    capability = computing.capability_of(request.device)
     maps = tuple(kind for kind in MAP_KINDS if kind in request.maps)
     settings = StoreSettings(
         backbone=backbone.name,

@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.backbones import build_backbone
 from pipeline.backbones.backbone import Backbone
-from pipeline.devices import find_device, has_bfloat16
+from pipeline.calibration import multiplies_bfloat16_fast
+from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 from pipeline.model import Classifier, ModelSpec, load_model
@@ -49,7 +50,7 @@ class Precision:
 
 
 def choose_precision(device: str, precision: str = "auto", local_rank: int | None = None) -> Precision:
-    """The device of that name, and the number type: with `auto` bfloat16 where it is in hardware, else float32.
+    """The device of that name, and the number type: with `auto` bfloat16 where it is fast, else float32.
 
     A GPU without bfloat16 takes float16. `local_rank` picks the GPU of this process.
 
@@ -66,7 +67,7 @@ def choose_precision(device: str, precision: str = "auto", local_rank: int | Non
         device = f"cuda:{local_rank}"
     chosen = find_device(device)
     if precision == "auto":
-        short = "bfloat16" if has_bfloat16(chosen) else "float16"
+        short = "bfloat16" if multiplies_bfloat16_fast(str(chosen)) else "float16"
         precision = "float32" if chosen.type == "cpu" and short == "float16" else short
     if precision == "float16" and chosen.type == "cpu":
         raise PipelineError("`precision` float16 is for GPUs. On the CPU choose bfloat16, float32 or auto.")

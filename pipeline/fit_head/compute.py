@@ -1,19 +1,34 @@
-"""Where and in which precision a head is computed, chosen by what the machine can do, and recorded."""
+"""Where and in which precision a head is computed, chosen by measurement, and recorded."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
-from pipeline.devices import find_device, has_bfloat16, num_cores
+from pipeline.calibration import (
+    Calibration,
+    choose_dtype,
+    choose_threads,
+    device_name,
+    finish,
+    multiplies_bfloat16_fast,
+)
+from pipeline.devices import find_device, fixed_threads, num_cores
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+# Clips in a step that is measured: enough to fill two cores, few enough for a second.
+CALIBRATION_CLIPS = 4
+# Up to so many cores a head with convolutions takes them all; more may be slower.
+MAX_UNMEASURED_CORES = 4
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,8 @@ class Compute:
     precision: str
     threads: int
     num_loaders: int = 1
+    # Seconds of a step in each precision, where they were measured to choose one.
+    measured: tuple[tuple[str, float], ...] = field(default=(), compare=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,14 +58,32 @@ class Compute:
         return features.to(self.device, non_blocking=True).to(self.dtype)
 
 
+@dataclass(frozen=True)
+class HeadSizes:
+    """Sizes that decide how long a step of a head takes. map_size: 1 for pooled features."""
+
+    in_channels: int
+    num_segments: int
+    num_classes: int
+    map_size: int
+
+
 def choose_compute(
-    head_name: str, device: str = "cpu", precision: str = "auto", threads: int | None = None, num_loaders: int = 1
+    head_name: str,
+    device: str = "cpu",
+    precision: str = "auto",
+    threads: int | None = None,
+    num_loaders: int = 1,
+    sizes: HeadSizes | None = None,
+    calibration: Calibration | None = None,
 ) -> Compute:
     """What a head is computed with.
 
-    `auto` is bfloat16 for heads with convolutions where the device has it in hardware, since they are bound by
-    arithmetic, and float32 for the others, which are bound by overhead. `threads` is by default the number of cores
-    for the former and 1 for the latter, whose matrices are too small to share out.
+    Heads with convolutions are bound by arithmetic: `auto` is the number type in which a training step of the head is
+    faster on this machine, bfloat16 only where it is much faster. Without `sizes` one convolution decides instead.
+    `threads` is by default the number of cores, or on a machine of many the fewest with which a step is about as fast
+    as it can be. The other heads are bound by overhead: float32, and one thread, since their matrices are too small to
+    share out.
 
     Raises:
         PipelineError: an unknown head or precision, or a device that is not there.
@@ -57,13 +92,64 @@ def choose_compute(
         raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
     chosen = find_device(device)
     is_heavy = has_convolutions(head_name)
-    if precision == "auto":
-        precision = "bfloat16" if is_heavy and has_bfloat16(chosen) else "float32"
+    calibration = Calibration() if calibration is None else calibration
     if threads is None:
-        threads = num_cores() if is_heavy else 1
+        threads = _choose_threads(head_name, chosen, sizes, calibration) if is_heavy else 1
     if threads < 1:
         raise PipelineError(f"`threads` (={threads}) must be at least 1.")
-    return Compute(chosen, precision, threads, num_loaders)
+    measured: tuple[tuple[str, float], ...] = ()
+    if precision == "auto" and not is_heavy:
+        precision = "float32"
+    elif precision == "auto" and (sizes is None or not multiplies_bfloat16_fast(str(chosen))):
+        precision = "bfloat16" if multiplies_bfloat16_fast(str(chosen)) else "float32"
+    elif precision == "auto":
+        assert sizes is not None
+        steps = {
+            name: functools.partial(training_step, head_name, sizes, Compute(chosen, name, threads))
+            for name in ("float32", "bfloat16")
+        }
+        found = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps)
+        precision, measured = choose_dtype(found.seconds), tuple(found.seconds.items())
+    return Compute(chosen, precision, threads, num_loaders, measured)
+
+
+def training_step(head_name: str, sizes: HeadSizes, compute: Compute) -> Callable[[], None]:
+    """Return a step of training, forward and backward, of a head with fresh parameters on a few drawn clips."""
+    with torch.random.fork_rng(devices=[]):
+        head = build_head(
+            head_name,
+            in_channels=sizes.in_channels,
+            num_segments=sizes.num_segments,
+            num_classes=sizes.num_classes,
+        ).to(compute.device)
+    shape = (CALIBRATION_CLIPS, sizes.num_segments, sizes.map_size, sizes.map_size, sizes.in_channels)
+    features = torch.ones(shape, device=compute.device).permute(0, 1, 4, 2, 3).to(compute.dtype)
+
+    def step() -> None:
+        with fixed_threads(compute.threads), torch.random.fork_rng(devices=[]):
+            with compute.autocast():
+                scores = head(features)
+            scores.float().logsumexp(dim=1).sum().backward()
+            finish(str(compute.device))
+
+    return step
+
+
+def _choose_threads(head_name: str, device: torch.device, sizes: HeadSizes | None, calibration: Calibration) -> int:
+    cores = num_cores()
+    if cores <= MAX_UNMEASURED_CORES or sizes is None or device.type != "cpu":
+        return cores
+    counts = sorted({min(2**power, cores) for power in range(2, cores.bit_length() + 1)})
+    steps = {
+        str(count): functools.partial(training_step, head_name, sizes, Compute(device, "float32", count))
+        for count in counts
+    }
+    found = calibration.measure(f"threads of head {head_name}", _key(sizes, device, cores), steps)
+    return choose_threads({int(name): seconds for name, seconds in found.seconds.items()})
+
+
+def _key(sizes: HeadSizes, device: torch.device, threads: int) -> dict[str, Any]:
+    return {**vars(sizes), "device": device_name(str(device)), "threads": threads}
 
 
 def has_convolutions(head_name: str) -> bool:

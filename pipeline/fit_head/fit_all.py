@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
+from pipeline.calibration import Calibration
 from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.compute import choose_compute
+from pipeline.fit_head.compute import HeadSizes, choose_compute
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
-from pipeline.fit_head.plan import HeadRequest
-from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, fit_run, plan_run
+from pipeline.fit_head.plan import AUTO, HeadRequest
+from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, begun_compute, fit_run, plan_run
 from pipeline.fit_head.workers import StoreRequest, choose_num_processes, fit_in_parallel
 from pipeline.heads import HEADS
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
+
+logger = logging.getLogger(__name__)
 
 
 def fit_all(
@@ -36,6 +41,8 @@ def fit_all(
     if not left:
         return
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
+    for planned in left.values():
+        planned.write_begun()
     together = {request: planned for request, planned in left.items() if _is_single_threaded(planned)}
     num_fits = sum(len(request.seeds) for request in together)
     num_processes = choose_num_processes(num_fits, num_cores())
@@ -49,8 +56,22 @@ def fit_all(
 
 
 def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) -> PlannedRun:
-    data.check_maps(HEADS[request.head].reads, request.head)
-    compute = choose_compute(request.head, request.device, request.precision, request.threads, settings.loaders)
+    reads = HEADS[request.head].reads
+    data.check_maps(reads, request.head)
+    store = data.source.settings
+    map_size = store.map_size if reads == "spatial" else 1
+    sizes = HeadSizes(store.channels, data.num_segments, len(data.source.classes), map_size)
+    # An unfinished fit goes on as it began, whatever would be measured now.
+    begun = begun_compute(request.out / cell_name(store.backbone, request.head))
+    precision = begun.get("precision", AUTO) if request.precision == AUTO else request.precision
+    threads = begun.get("threads") if request.threads is None else request.threads
+    calibration = Calibration(settings.calibration)
+    compute = choose_compute(request.head, request.device, precision, threads, settings.loaders, sizes, calibration)
+    if compute.measured:
+        seconds = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in compute.measured)
+        logger.info(
+            f"{request.head}: {compute.precision}, since a step takes {seconds} on this machine ({calibration.path})"
+        )
     run = HeadRun(request.head, request.recipe, request.seeds, compute)
     return plan_run(run, data, request.out, settings.force)
 

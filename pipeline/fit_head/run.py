@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from pipeline.backbones import WeightsRecord, build_backbone
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name, read_finished, write_results
+from pipeline.files import write_json
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.finished import run_digest
@@ -27,6 +29,7 @@ from pipeline.store.settings import StoreSettings
 
 STAGE = "fit_head"
 CHECKPOINT_FOLDER = ".unfinished"
+BEGUN_FILE = "compute.json"
 
 ProgressMaker = Callable[[str, int], Progress]
 """Makes the progress of a fit from a label and a number of clips."""
@@ -53,6 +56,12 @@ class PlannedRun:
 
     def checkpoint(self, seed: int) -> Path:
         return self.folder / CHECKPOINT_FOLDER / f"seed-{seed}.pt"
+
+    def write_begun(self) -> None:
+        """Write down what the machine has chosen, so that a fit that is killed goes on with it."""
+        compute = self.run.compute
+        values = {"precision": compute.precision, "threads": compute.threads}
+        write_json(self.folder / CHECKPOINT_FOLDER / BEGUN_FILE, values)
 
 
 def run_head(
@@ -103,6 +112,15 @@ def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedR
     compute = run.compute
     digest = run_digest(run.head, run.recipe, run.seeds, data, str(compute.device), compute.precision, compute.threads)
     return PlannedRun(run, folder, digest, None if force else read_finished(folder, digest))
+
+
+def begun_compute(folder: Path) -> dict[str, Any]:
+    """Return precision and threads of an unfinished fit in a result folder; empty where there is none."""
+    try:
+        values = json.loads((folder / CHECKPOINT_FOLDER / BEGUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def fit_seed(
@@ -165,6 +183,7 @@ def write_run(
         "total_seconds": round(sum(result.seconds for result in results), 3),
         "num_epochs": sum(len(result.history) for result in results),
         "settings_digest": planned.digest,
+        **({"calibration_seconds": dict(run.compute.measured)} if run.compute.measured else {}),
     }
     metrics = write_results(planned.folder, about, data.source.classes, results, timing)
     unfinished = planned.folder / CHECKPOINT_FOLDER

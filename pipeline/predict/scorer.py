@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.devices import find_device, has_bfloat16
+from pipeline.calibration import multiplies_bfloat16_fast
+from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import softmax
 from pipeline.extract import compute as extraction_compute
@@ -56,7 +57,7 @@ class Scorer:
             moved = Classifier(backbone.to(self.device), self.head, self.spec)
             self._end_to_end = EndToEnd(moved, choose_precision(device, self.dtype)).eval()
         else:
-            mode, _ = extraction_compute.choose_compile_mode(compile_mode, device, 0)
+            mode = extraction_compute.known_compile_mode(compile_mode, device)
             capability = extraction_compute.capability_of(device)
             batch_frames = extraction_compute.batch_frames_of(self.spec.num_segments)
             how = extraction_compute.Compute(self.dtype, mode, capability, batch_frames, device)
@@ -132,4 +133,4 @@ def _chosen_dtype(asked: str, trained: str, device: str) -> str:
     if asked != "auto":
         return asked
     # float16 is what a GPU without bfloat16 trains in; here float32 stands for it.
-    return "bfloat16" if trained == "bfloat16" and has_bfloat16(device) else "float32"
+    return "bfloat16" if trained == "bfloat16" and multiplies_bfloat16_fast(device) else "float32"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pipeline.errors import PipelineError
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.registry import RECIPE_NAMES
-from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
+from pipeline.settings.help_texts import BACKBONE_HELP, CALIBRATION_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
 
@@ -40,6 +40,7 @@ class ExtractSettings(Settings):
     )
     dtype: str = option("auto", "Number type in which the backbone runs.", choices=("auto", "float32", "bfloat16"))
     compile: str = option("auto", "Compiler of the backbone.", choices=("auto", "inductor", "jit", "eager"))
+    calibration: Path | None = option(None, CALIBRATION_HELP)
     device: str = option("cpu", f"Device of the backbone: {DEVICE_HELP}")
     workers: int | None = option(
         None, "Number of local processes; 0 uses this one.  [default: by the cores]", minimum=0

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES, unknown_name
-from pipeline.settings.help_texts import DEVICE_HELP
+from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
 
@@ -42,6 +42,7 @@ class FitHeadSettings(Settings):
         None, "Number of segments, for a store of all frames.  [default: the store's]", minimum=1
     )
     weights: str | None = option(None, "Path of the backbone weights if the file has moved.")
+    calibration: Path | None = option(None, CALIBRATION_HELP)
     force: bool = option(False, "Fit finished heads again.")
 
     def __post_init__(self) -> None:

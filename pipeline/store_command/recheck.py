@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.devices import has_bfloat16, has_compiler
+from pipeline.calibration import multiplies_bfloat16_fast
+from pipeline.devices import has_compiler
 from pipeline.errors import ClipError
 from pipeline.extract.blocks import located, sample_of_done
 from pipeline.extract.clip_steps import WorkerConfig
@@ -73,7 +74,7 @@ def compute_like(settings: StoreSettings) -> Compute:
     device = device_like(settings.capability)
     can_compile = device == "cuda" or has_compiler()
     mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
-    dtype = settings.compute_dtype if settings.compute_dtype == "float32" or has_bfloat16(device) else "float32"
+    dtype = settings.compute_dtype if multiplies_bfloat16_fast(device) else "float32"
     return Compute(dtype, mode, capability_of(device), settings.batch_frames, device)
 
 

@@ -1,0 +1,187 @@
+"""Choices of speed, made by a short measurement on this machine and kept in the user's cache.
+
+Flags of a processor do not tell which number type is fast on it: of two with the same flag one multiplied bfloat16
+twice as fast as float32, the other half as fast. A measurement is made once for a processor, a version of torch and the
+shapes at hand; later runs read it, so that the same choice is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.files import write_json
+
+# bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could turn it over.
+MIN_GAIN = 1.3
+# A candidate that takes this many times as long as another one is not measured further.
+HOPELESS = 3.0
+NUM_ROUNDS = 5
+MAX_SECONDS = 1.5  # of all rounds together; the first round is always finished
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Seconds of each candidate, and whether they were measured just now."""
+
+    seconds: Mapping[str, float]
+    is_new: bool
+
+
+class Calibration:
+    """The measurements of this machine, in one JSON file.
+
+    path: by default `~/.cache/st-pipeline/calibration.json`, or the same under `$XDG_CACHE_HOME`.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = default_path() if path is None else path
+
+    def measure(self, what: str, sizes: Mapping[str, Any], candidates: Mapping[str, Callable[[], Step]]) -> Measurement:
+        """Return the seconds of each candidate, from the file where they are there.
+
+        what: what is measured, such as the name of a head. sizes: whatever else its time depends on. candidates: for
+        each name a function that prepares it and returns one step of it.
+        """
+        key = json.dumps({"what": what, **sizes, **_machine()}, sort_keys=True)
+        known = self._read().get(key)
+        if isinstance(known, dict) and known.keys() == candidates.keys():
+            return Measurement({name: float(value) for name, value in known.items()}, is_new=False)
+        seconds = measured_seconds({name: prepare() for name, prepare in candidates.items()})
+        self._keep(key, seconds)
+        return Measurement(seconds, is_new=True)
+
+    def note(self, what: str, sizes: Mapping[str, Any], seconds: float | None) -> float:
+        """Keep seconds that were measured elsewhere, or return those kept; 0 where there are none."""
+        key = json.dumps({"what": what, **sizes, **_machine()}, sort_keys=True)
+        if seconds is None:
+            return float(self._read().get(key, {}).get("once", 0.0))
+        self._keep(key, {"once": seconds})
+        return seconds
+
+    def _keep(self, key: str, seconds: Mapping[str, float]) -> None:
+        # Where a home cannot be written to, it is measured again next time.
+        with contextlib.suppress(OSError):
+            # Read again: another process may have added its own.
+            write_json(self.path, {**self._read(), key: dict(seconds)})
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            values = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+
+def default_path() -> Path:
+    """Return the file in the user's cache."""
+    folder = os.environ.get("XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path.home() / ".cache") / "st-pipeline" / "calibration.json"
+
+
+def choose_dtype(seconds: Mapping[str, float]) -> str:
+    """Choose `bfloat16` where it is at least `MIN_GAIN` times as fast as `float32`.
+
+    >>> choose_dtype({"float32": 1.31, "bfloat16": 1.0}), choose_dtype({"float32": 1.29, "bfloat16": 1.0})
+    ('bfloat16', 'float32')
+    """
+    return "bfloat16" if seconds["float32"] >= MIN_GAIN * seconds["bfloat16"] else "float32"
+
+
+def choose_threads(seconds: Mapping[int, float], tolerance: float = 0.1) -> int:
+    """Choose the fewest threads whose time is within `tolerance` of the shortest.
+
+    >>> choose_threads({1: 4.0, 2: 2.2, 4: 1.5, 8: 1.45})
+    4
+    """
+    shortest = min(seconds.values())
+    return min(threads for threads, value in seconds.items() if value <= shortest * (1 + tolerance))
+
+
+def measured_seconds(steps: Mapping[str, Step]) -> dict[str, float]:
+    """Measure steps in turn, round by round, and return the median seconds of each, without those of its first run."""
+    for step in steps.values():
+        step()
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    started_at = time.perf_counter()
+    for number in range(NUM_ROUNDS):
+        for name, step in steps.items():
+            if number and found[name][0] > HOPELESS * min(values[0] for values in found.values()):
+                continue
+            before = time.perf_counter()
+            step()
+            found[name].append(time.perf_counter() - before)
+        if time.perf_counter() - started_at > MAX_SECONDS:
+            break
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+@cache
+def multiplies_bfloat16_fast(device: str) -> bool:
+    """Return whether a convolution in bfloat16 is at least `MIN_GAIN` times as fast as in float32 on a device.
+
+    It takes some milliseconds, and decides where no model is at hand to be measured.
+    """
+    sizes = {"device": device_name(device), "threads": torch.get_num_threads()}
+    names = ("float32", "bfloat16")
+    steps = {name: _convolution(device, getattr(torch, name)) for name in names}
+    return choose_dtype(Calibration().measure("convolution", sizes, steps).seconds) == "bfloat16"
+
+
+def device_name(device: str) -> str:
+    """Return `cpu`, or the name of a GPU."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"
+
+
+def finish(device: str) -> None:
+    """Wait until a device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _convolution(device: str, dtype: torch.dtype) -> Callable[[], Step]:
+    def prepare() -> Step:
+        layout = torch.channels_last
+        values = torch.ones(2, 64, 28, 28, device=device, dtype=dtype).contiguous(memory_format=layout)
+        weight = torch.ones(64, 64, 3, 3, device=device, dtype=dtype).contiguous(memory_format=layout)
+
+        def step() -> None:
+            with torch.inference_mode():
+                for _ in range(4):
+                    torch.nn.functional.conv2d(values, weight, padding=1)
+            finish(device)
+
+        return step
+
+    return prepare
+
+
+@cache
+def _machine() -> dict[str, Any]:
+    abilities = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": _processor(), "abilities": abilities, "cores": cores, "torch": torch.__version__}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    found = {name.strip(): value.strip() for name, value in fields.items()}
+    names = ("model name", "cpu family", "model", "stepping")
+    return ", ".join(found[name] for name in names if name in found) or platform.machine()

@@ -1,0 +1,81 @@
+"""How long a batch of the backbone takes on this machine, by number type and compiler: what `auto` decides by."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from pipeline.backbones import Backbone
+from pipeline.calibration import Calibration, Step, device_name, finish
+from pipeline.devices import fixed_threads
+from pipeline.extract.compute import Compute
+from pipeline.extract.forward import BackboneRunner
+
+
+@dataclass(frozen=True)
+class BackboneSpeeds:
+    """Measurements of a backbone, each made when it is asked for and not in the calibration yet.
+
+    Every process of an extraction runs the model with one thread, so one thread is measured.
+    """
+
+    backbone: Backbone
+    device: str
+    batch_frames: int
+    calibration: Calibration
+
+    @cached_property
+    def of_dtypes(self) -> dict[str, float]:
+        """Seconds of a batch in float32 and bfloat16, frozen but not compiled."""
+        steps = {dtype: partial(self._step, dtype, "jit") for dtype in ("float32", "bfloat16")}
+        return dict(self.calibration.measure("backbone, types", self._sizes(), steps).seconds)
+
+    def of_jit(self, dtype: str) -> float:
+        """Seconds of a batch, frozen but not compiled."""
+        steps = {"jit": partial(self._step, dtype, "jit")}
+        return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps).seconds["jit"]
+
+    def of_compiling(self, dtype: str) -> tuple[float, float]:
+        """Seconds that compiling takes, and seconds of a compiled batch; the first measurement compiles."""
+        spent: list[float] = []
+        key = {**self._sizes(), "dtype": dtype}
+
+        def compiled() -> Step:
+            started_at = time.perf_counter()
+            step = self._step(dtype, "inductor")
+            spent.append(time.perf_counter() - started_at)
+            return step
+
+        batch = self.calibration.measure("backbone, inductor", key, {"inductor": compiled}).seconds["inductor"]
+        compiling = self.calibration.note("backbone, compiling", key, spent[0] if spent else None)
+        return compiling, batch
+
+    def _sizes(self) -> dict[str, Any]:
+        return {
+            "backbone": self.backbone.name,
+            "input": self.backbone.preprocessing.input_size,
+            "batch": self.batch_frames,
+            "device": device_name(self.device),
+        }
+
+    def _step(self, dtype: str, mode: str) -> Callable[[], None]:
+        with fixed_threads(1):
+            runner = BackboneRunner(
+                copy.deepcopy(self.backbone), Compute(dtype, mode, "", self.batch_frames, self.device)
+            )
+        size = self.backbone.preprocessing.input_size
+        frames = torch.zeros((self.batch_frames, 3, size, size), dtype=torch.uint8)
+        frames = frames.contiguous(memory_format=torch.channels_last)
+
+        def step() -> None:
+            with fixed_threads(1):
+                runner(frames, True)
+            finish(self.device)
+
+        return step
