@@ -6,21 +6,23 @@ Exit codes: 0; 1 for what the user can mend; 2 for a wrong call.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.options import PipelineCommand, PipelineGroup
-from pipeline.settings.help_texts import DEVICE_HELP, ROOT_HELP
-from pipeline.tables import table_lines
+from pipeline.settings.help_texts import ROOT_HELP
 
 if TYPE_CHECKING:
+    from pipeline.settings.bundled import TrainBundledSettings
+    from pipeline.settings.check import CheckSettings
     from pipeline.settings.compare import CompareSettings
+    from pipeline.settings.describe import DescribeSettings
     from pipeline.settings.extract import ExtractSettings
     from pipeline.settings.finetune import FinetuneSettings
     from pipeline.settings.fit_head import FitHeadSettings
+    from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
     from pipeline.settings.prepare import PrepareSettings
 
 
@@ -58,13 +60,8 @@ def prepare(settings: PrepareSettings) -> None:
     run(settings)
 
 
-@cli.command()
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
-@click.option("--decode", is_flag=True, help="Decode every frame; without it, files are only looked for.")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV with a row for each finding.")
-@click.option("--workers", type=click.IntRange(0), help="Processes that decode; 0: this one.  [default: the cores]")
-def check(**options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.check:CheckSettings")
+def check(settings: CheckSettings) -> None:
     """Say what is wrong with a manifest and its clips; exit 1 if anything is.
 
     Missing and damaged clips, frame counts, duplicates by content, clips in two splits, classes missing in a split.
@@ -75,7 +72,7 @@ def check(**options: Any) -> None:
     """
     from pipeline.prepare.check import check as run
 
-    run(**options)
+    run(settings)
 
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.extract:ExtractSettings")
@@ -140,23 +137,8 @@ def compare(settings: CompareSettings) -> None:
     run(settings)
 
 
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
-@click.option("--format", type=click.Choice(["text", "json", "csv"]), default="text", help="Of what is printed.")
-@click.option("--top", type=click.IntRange(1), default=5, help="Classes of each clip.")
-@click.option("--timeline", type=click.Path(path_type=Path), metavar="FILE.png", help="Scores over one long video.")
-@click.option("--window", type=click.IntRange(1), default=64, help="timeline: frames in a window.")
-@click.option("--stride", type=click.IntRange(1), help="timeline: frames between windows.  [default: a segment]")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), help="timeline: draw seconds, at this frame rate.")
-@click.option(
-    "--contact-sheet", type=click.Path(path_type=Path), metavar="FILE", help="Show the frames used (png, jpg)."
-)
-@click.option("--speed", is_flag=True, help="Print clips a second.")
-@click.option("--device", default="cpu", help=DEVICE_HELP)
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: as trained.")
-@click.option("--compile", type=click.Choice(["eager", "jit", "inductor"]), default="eager", help="jit pays for many.")
-def predict(**options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:PredictSettings")
+def predict(settings: PredictSettings) -> None:
     """Classify clips by a saved model, seen as it saw them in training.
 
     VIDEO is a video file, a folder of numbered images, FILE.h5::CLIP, a folder of clips, or - for a list on stdin. A
@@ -170,24 +152,11 @@ def predict(**options: Any) -> None:
     """
     from pipeline.predict.command import predict as run
 
-    run(**options)
+    run(settings)
 
 
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--store", help="Score cached features of this store.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Or decode the clips of this manifest.")
-@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
-@click.option("--split", help="Split to score.  [default: the split of the model's own metrics]")
-@click.option("--crops", type=click.Choice(["1", "3", "5"]), default="1", help="manifest: crops averaged.")
-@click.option("--draws", type=click.IntRange(0), default=0, help="Random draws of frames averaged with the test view.")
-@click.option("--seed", type=int, default=0, help="Of the draws.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for metrics.json, predictions.csv, confusion.csv.")
-@click.option("--json", "as_json", is_flag=True, help="Print the metrics as an object.")
-@click.option("--device", default="cpu", help=DEVICE_HELP)
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", help="auto: as trained.")
-@click.option("--compile", type=click.Choice(["eager", "jit", "inductor"]), default="eager", help="Of the backbone.")
-def evaluate(**options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:EvaluateSettings")
+def evaluate(settings: EvaluateSettings) -> None:
     """Metrics of a saved model on a split: accuracy, calibration, order probes, and a table of classes.
 
     \b
@@ -197,14 +166,11 @@ def evaluate(**options: Any) -> None:
     """
     from pipeline.predict.evaluate_command import evaluate as run
 
-    run(**options)
+    run(settings)
 
 
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="M.onnx, or M.pt2 for torch.export.")
-@click.option("--tolerance", type=float, default=1e-3, help="Allowed difference from torch, of the largest score.")
-def export(**options: Any) -> None:
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:ExportSettings")
+def export(settings: ExportSettings) -> None:
     """Write a model as ONNX (or as a program of torch.export), and check it against torch.
 
     Its input is frames as bytes, (B, T, 3, 224, 224) uint8 RGB, for any B: normalisation and backbone are inside.
@@ -215,7 +181,7 @@ def export(**options: Any) -> None:
     """
     from pipeline.predict.export_command import export as run
 
-    run(**options)
+    run(settings)
 
 
 @cli.group()
@@ -293,15 +259,8 @@ def store_import(**options: Any) -> None:
     run(**options)
 
 
-@cli.command()
-@click.argument("what", type=click.Choice(["heads", "backbones"]))
-@click.option("--num-segments", type=click.IntRange(1), default=8)
-@click.option("--num-classes", type=click.IntRange(1), default=27)
-@click.option(
-    "--map-size", type=click.IntRange(1), default=13, help="Side of the spatial maps: 13 SqueezeNet, 7 BNInception."
-)
-@click.option("--json", "as_json", is_flag=True, help="A list of objects instead of a table.")
-def describe(what: str, num_segments: int, num_classes: int, map_size: int, as_json: bool) -> None:
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.describe:DescribeSettings")
+def describe(settings: DescribeSettings) -> None:
     """Names, inputs, parameters and multiply-accumulates of heads or backbones.
 
     Parameters are those of the ST block alone, without the learned projection; `macs` counts multiply-accumulates of
@@ -311,29 +270,13 @@ def describe(what: str, num_segments: int, num_classes: int, map_size: int, as_j
     Example:
       pipeline describe heads --json --num-segments 8 --num-classes 27
     """
-    from pipeline.compare.complexity import describe_backbones, describe_heads
+    from pipeline.compare.describe_command import describe as run
 
-    rows = describe_backbones() if what == "backbones" else describe_heads(num_segments, num_classes, map_size)
-    click.echo(json.dumps(rows, indent=2) if as_json else _as_table(rows))
-
-
-def _as_table(rows: list[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict)))
-    cells = [[_as_cell(row.get(column, "")) for column in columns] for row in rows]
-    return "\n".join(table_lines(columns, cells, [isinstance(rows[0].get(column), int) for column in columns]))
+    run(settings)
 
 
-def _as_cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-@cli.command("train-bundled")
-@click.option("--out", type=click.Path(path_type=Path), help="Weight file to write.  [default: the package's own]")
-@click.option("--checkpoint", type=click.Path(path_type=Path), default="cache/train-bundled.pt", help="To go on from.")
-@click.option("--seed", type=int, default=0, help="Of the images and of the first weights.")
-@click.option("--minutes", type=float, default=45.0, help="Stop drawing and training after this time.")
-@click.option("--device", default="cpu", help=DEVICE_HELP)
-def train_bundled(**options: Any) -> None:
+@cli.command("train-bundled", cls=PipelineCommand, settings="pipeline.settings.bundled:TrainBundledSettings")
+def train_bundled(settings: TrainBundledSettings) -> None:
     """Train the weights that come with the project again, on drawn still images.
 
     \b
@@ -342,7 +285,7 @@ def train_bundled(**options: Any) -> None:
     """
     from pipeline.bundled.command import train_bundled_weights as run
 
-    run(**{name: value for name, value in options.items() if value is not None})
+    run(settings)
 
 
 def main() -> None:

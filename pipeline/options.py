@@ -352,7 +352,7 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
     kind = _click_type(hint, declared)
     if declared.is_argument:
         is_list = get_origin(hint) is tuple
-        metavar = f"[{name.upper()}]" + ("..." if is_list else "")
+        metavar = (name.upper() if declared.is_required else f"[{name.upper()}]") + ("..." if is_list else "")
         return click.Argument([name], type=kind, required=False, nargs=-1 if is_list else 1, metavar=metavar)
     flag = "--" + name.replace("_", "-")
     if hint is bool:
@@ -372,7 +372,9 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
 
 def _click_type(hint: Any, declared: Option) -> Any:
     if get_origin(hint) is tuple:
-        return click.Path(path_type=Path) if get_args(hint)[0] is Path else NameList()
+        if get_args(hint)[0] is Path:
+            return click.Path(path_type=Path)
+        return click.STRING if declared.is_argument else NameList()
     if declared.choices:
         return click.Choice(declared.choices)
     if hint is Path:

@@ -31,7 +31,7 @@ FIT_AND_COMPARE = """
 import sys
 from pathlib import Path
 from tests.support.run_stages import compare
-from pipeline.predict.command import predict
+from tests.support.run_stages import predict
 from tests.support.fitted_models import fitted_in
 fitted = fitted_in(Path(sys.argv[1]), heads=("tconv", "tsn"))
 compare([fitted.folder / "fit"], report=False, width=120)

@@ -22,6 +22,7 @@ from pipeline.bundled.train import BundledSettings, Phase, train_bundled
 from pipeline.errors import PipelineError
 from pipeline.prepare.gestures.hands import paint_hand, random_look
 from pipeline.prepare.gestures.seeding import generator_for
+from pipeline.settings.bundled import TrainBundledSettings
 
 TINY = BundledSettings(
     phases=(Phase(48, 48, 2, 1), Phase(48, 64, 1, 1)),
@@ -70,7 +71,9 @@ def test_stage_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr("pipeline.bundled.command.BundledSettings", lambda seed: replace(TINY, seed=seed))
     threads = torch.get_num_threads()
-    train_bundled_weights(out=tmp_path / "w.safetensors", checkpoint=tmp_path / "w.pt", minutes=0.0, threads=2)
+    train_bundled_weights(
+        TrainBundledSettings(out=tmp_path / "w.safetensors", checkpoint=tmp_path / "w.pt", minutes=0.0, threads=2)
+    )
     assert torch.get_num_threads() == threads
     assert "1 of 6 steps" in (printed := capsys.readouterr().out)
     assert f"goes on from {tmp_path / 'w.pt'}" in printed

@@ -19,13 +19,13 @@ from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.manifest import write_manifest
 from pipeline.model import load_model, save_model
-from pipeline.predict.evaluate_command import evaluate
 from pipeline.predict.evaluation import class_rows
 from pipeline.predict.scorer import Scorer
 from pipeline.predict.view_plan import view_plan_of
 from pipeline.recipe import recipe_from_dict
 from pipeline.video.clip_views import load_clip_views
 from tests.support.fitted_models import HEADS, Fitted, fitted_in
+from tests.support.run_stages import evaluate
 from tests.support.small_clips import CLASSES
 
 

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 import torch
 
 from pipeline.backbones.weights import BUNDLED_FOLDER
 from pipeline.bundled.train import BundledSettings, BundledSummary, train_bundled
+from pipeline.settings.bundled import TrainBundledSettings
 
-NUM_THREADS = 2
 
-
-def train_bundled_weights(
-    *,
-    out: str | Path = BUNDLED_FOLDER / "squeezenet.safetensors",
-    checkpoint: str | Path = "cache/train-bundled.pt",
-    seed: int = 0,
-    minutes: float = 45.0,
-    device: str = "cpu",
-    threads: int = NUM_THREADS,
-) -> BundledSummary:
+def train_bundled_weights(settings: TrainBundledSettings) -> BundledSummary:
     """Train until the schedule or the minutes are over; the same call goes on from the checkpoint.
 
     Raises:
         PipelineError: the checkpoint belongs to other settings.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     try:
-        summary = train_bundled(Path(out), Path(checkpoint), BundledSettings(seed=seed), minutes=minutes, device=device)
+        summary = train_bundled(
+            settings.out or BUNDLED_FOLDER / "squeezenet.safetensors",
+            settings.checkpoint,
+            BundledSettings(seed=settings.seed),
+            minutes=settings.minutes,
+            device=settings.device,
+        )
     finally:
         torch.set_num_threads(before)
     click.echo(
@@ -41,5 +36,5 @@ def train_bundled_weights(
         f"mean absolute errors on held-out stills: {errors}; largest activation {summary.largest_activation:.1f}"
     )
     if not summary.is_finished:
-        click.echo(f"The time is over before the schedule: the same command goes on from {checkpoint}.")
+        click.echo(f"The time is over before the schedule: the same command goes on from {settings.checkpoint}.")
     return summary

@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.predict.predict import Prediction, contact_sheet, expanded, predictions
 from pipeline.predict.scorer import Scorer, open_scorer
+from pipeline.settings.predict import PredictSettings
 
 logger = logging.getLogger(__name__)
 
@@ -26,58 +27,40 @@ CSV_COLUMNS = ("clip", "rank", "label", "score", "probability")
 NUM_SHEET_CLIPS = 40
 TIMELINE_FORMATS = {".png": "PNG"}
 SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-DEFAULT_WINDOW_FRAMES = 64
 
 
-def predict(
-    *,
-    model: str | Path,
-    videos: Sequence[str],
-    format: str = "text",
-    top: int = 5,
-    timeline: Path | None = None,
-    window: int = DEFAULT_WINDOW_FRAMES,
-    stride: int | None = None,
-    fps: float | None = None,
-    contact_sheet: Path | None = None,
-    speed: bool = False,
-    device: str = "cpu",
-    dtype: str = "auto",
-    compile: str = "eager",
-) -> list[Prediction]:
+def predict(settings: PredictSettings) -> list[Prediction]:
     """Print the `top` classes of each clip as they come; `-` among the videos reads a list from stdin.
 
     Raises:
         PipelineError: some clips could not be used; the others are printed first. Or a timeline of several clips, or a
             picture of another format.
     """
-    if top < 1:
-        raise PipelineError(f"`top` (={top}) must be at least 1.")
     # Before an hour of work, not after it.
-    for picture, formats in ((timeline, TIMELINE_FORMATS), (contact_sheet, SHEET_FORMATS)):
+    for picture, formats in ((settings.timeline, TIMELINE_FORMATS), (settings.contact_sheet, SHEET_FORMATS)):
         if picture is not None and picture.suffix.lower() not in formats:
             raise PipelineError(f"The picture {picture} must end in {' or '.join(formats)}.")
-    clips = expanded(_given(videos))
+    clips = expanded(_given(settings.videos))
     if not clips:
         raise PipelineError("There are no clips: the list is empty.")
-    if timeline is not None and len(clips) > 1:
+    if settings.timeline is not None and len(clips) > 1:
         raise PipelineError(f"A timeline is drawn of one video, but {len(clips)} clips are given.")
-    scorer = open_scorer(model, device, dtype, compile)
-    if timeline is not None:
-        _timeline(scorer, clips[0], timeline, window, stride, fps)
-        if contact_sheet is None:
+    scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
+    if settings.timeline is not None:
+        _timeline(scorer, clips[0], settings.timeline, settings.window, settings.stride, settings.fps)
+        if settings.contact_sheet is None:
             return []
     started_at_seconds = time.monotonic()
-    found = _printed(scorer, clips, format, top, contact_sheet is not None)
+    found = _printed(scorer, clips, settings.format, settings.top, settings.contact_sheet is not None)
     seconds = time.monotonic() - started_at_seconds
-    if contact_sheet is not None:
-        _write_sheet(contact_sheet, found)
+    if settings.contact_sheet is not None:
+        _write_sheet(settings.contact_sheet, found)
     failed = [prediction for prediction in found if prediction.fault is not None]
-    if speed:
+    if settings.speed:
         count = len(found) - len(failed)
         logger.info(
             f"{count} clips in {seconds:.2f} s: {count / max(seconds, 1e-9):.1f} clips/s ({scorer.spec.num_segments} "
-            f"frames each, {scorer.spec.backbone} in {scorer.dtype}, {scorer.spec.head}, {device})."
+            f"frames each, {scorer.spec.backbone} in {scorer.dtype}, {scorer.spec.head}, {settings.device})."
         )
     if failed:
         raise PipelineError(f"{len(failed)} of {len(found)} clips could not be used; the reasons stand above.")

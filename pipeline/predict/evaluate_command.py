@@ -18,6 +18,7 @@ from pipeline.manifest import read_manifest
 from pipeline.predict.evaluation import Evaluation, about, class_rows, evaluate_manifest, evaluate_store
 from pipeline.predict.scorer import open_scorer
 from pipeline.progress import Progress
+from pipeline.settings.predict import EvaluateSettings
 from pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -25,58 +26,45 @@ logger = logging.getLogger(__name__)
 NUM_SHOWN_FAULTS = 10
 
 
-def evaluate(
-    *,
-    model: str | Path,
-    store: str | None = None,
-    manifest: str | Path | None = None,
-    root: str | Path | None = None,
-    split: str | None = None,
-    crops: int | str = 1,
-    draws: int = 0,
-    seed: int = 0,
-    out: str | Path | None = None,
-    as_json: bool = False,
-    device: str = "cpu",
-    dtype: str = "auto",
-    compile: str = "eager",
-) -> dict[str, Any]:
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Score a split, print its metrics, and with `out` write them as a result folder. Returns the metrics.
-
-    split: the split to score; without it, the one that the model's own metrics are of.
 
     Raises:
         PipelineError: neither store nor manifest or both, or anything that the user can mend in them.
     """
-    if (store is None) == (manifest is None):
+    if (settings.store is None) == (settings.manifest is None):
         raise PipelineError("Give either --store, for cached features, or --manifest, for clips to decode.")
-    if store is not None and int(crops) != 1:
-        raise PipelineError(f"`crops` (={crops}) needs pixels: a store holds the centre crop alone. Give --manifest.")
-    scorer = open_scorer(model, device, dtype, compile)
-    split = scorer.spec.reported_on if split is None else split
-    if store is not None:
+    if settings.store is not None and int(settings.crops) != 1:
+        raise PipelineError(
+            f"`crops` (={settings.crops}) needs pixels: a store holds the centre crop alone. Give --manifest."
+        )
+    scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
+    split = scorer.spec.reported_on if settings.split is None else settings.split
+    if settings.store is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            opened = FeatureStore.open(store)
-            found = evaluate_store(scorer, opened, split, draws, seed, Path(scratch))
-        source: dict[str, Any] = {"store": str(store)}
+            opened = FeatureStore.open(settings.store)
+            found = evaluate_store(scorer, opened, split, settings.draws, settings.seed, Path(scratch))
+        source: dict[str, Any] = {"store": str(settings.store)}
     else:
-        assert manifest is not None
-        read = read_manifest(manifest, root)
+        assert settings.manifest is not None
+        read = read_manifest(settings.manifest, settings.root)
         total = sum(clip.is_labelled for clip in read.in_split(split))
         with Progress(f"{scorer.spec.head}, {split}", total) as progress:
-            found = evaluate_manifest(scorer, read, split, int(crops), draws, seed, progress.advance)
-        source = {"manifest": str(manifest), "num_crops": int(crops), "num_draws": draws}
+            found = evaluate_manifest(
+                scorer, read, split, int(settings.crops), settings.draws, settings.seed, progress.advance
+            )
+        source = {"manifest": str(settings.manifest), "num_crops": int(settings.crops), "num_draws": settings.draws}
     values = about(scorer, found, split, source)
-    if out is None:
+    if settings.out is None:
         metrics = {**values, "num_seeds": 1, "num_report": len(found.result.labels), **metrics_of([found.result])}
     else:
         timing = {"total_seconds": round(found.result.seconds, 3)}
-        metrics = write_results(Path(out), values, scorer.classes, [found.result], timing)
+        metrics = write_results(settings.out, values, scorer.classes, [found.result], timing)
     rows = class_rows(found.result, scorer.classes)
     _report_faults(found)
-    click.echo(json.dumps({**metrics, "classes": rows}, indent=2) if as_json else report_text(metrics, rows))
-    if out is not None:
-        logger.info(f"Wrote {out}.")
+    click.echo(json.dumps({**metrics, "classes": rows}, indent=2) if settings.json else report_text(metrics, rows))
+    if settings.out is not None:
+        logger.info(f"Wrote {settings.out}.")
     return metrics
 
 

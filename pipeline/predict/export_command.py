@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from pipeline.model import load_model
 from pipeline.predict.export import Exported, export_model
+from pipeline.settings.predict import ExportSettings
 
 
-def export(*, model: str | Path, out: str | Path, tolerance: float = 1e-3) -> Exported:
+def export(settings: ExportSettings) -> Exported:
     """Write the model and say how far its scores lie from torch's.
 
     Raises:
         PipelineError: no model, packages are missing, or the scores differ.
     """
-    classifier = load_model(model)
-    written = export_model(classifier, Path(out), tolerance)
+    classifier = load_model(settings.model)
+    written = export_model(classifier, settings.out, settings.tolerance)
     shape = ", ".join(str(size) for size in ("B", *written.input_shape))
     click.echo(f"Wrote {written.path} ({written.kind}, {written.num_bytes / 1e6:.1f} MB).")
     click.echo(f"Frames ({shape}) uint8 RGB -> scores (B, {classifier.spec.num_classes}), before softmax, for any B.")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
 
 import click
 
@@ -21,6 +20,7 @@ from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
 from pipeline.prepare.inspection import Inspected, decode_clips, stat_clips
 from pipeline.progress import Progress
+from pipeline.settings.check import CheckSettings
 
 NUM_EXAMPLES = 5
 GLANCES_A_TASK = 1024
@@ -31,14 +31,7 @@ CLIPS_WORTH_A_PROCESS = 64
 Task = Sequence[tuple[str, str]]
 
 
-def check(
-    manifest: str | Path,
-    *,
-    root: str | Path | None = None,
-    decode: bool = False,
-    out: str | Path | None = None,
-    workers: int | None = None,
-) -> list[Finding]:
+def check(settings: CheckSettings) -> list[Finding]:
     """Look at every clip and print what there is and what is wrong; `out` gets a row for each finding.
 
     Without `decode`, files are looked for and not opened: seconds for 200,000 clips. With it, every frame of every clip
@@ -47,15 +40,15 @@ def check(
     Raises:
         PipelineError: something is wrong with the manifest or a clip; printed before.
     """
-    listed = read_manifest(manifest, root)
-    seen = {inspected.clip_id: inspected for inspected in _looked_at(listed, decode, workers)}
+    listed = read_manifest(settings.manifest, settings.root)
+    seen = {inspected.clip_id: inspected for inspected in _looked_at(listed, settings.decode, settings.workers)}
     findings = find(listed, seen)
-    if out is not None:
-        write_text(Path(out), findings_as_csv(findings))
+    if settings.out is not None:
+        write_text(settings.out, findings_as_csv(findings))
     click.echo(summary_text(listed, seen, findings))
     if findings:
-        more = f"all in {out}" if out is not None else "--out FILE.csv writes all of them"
-        raise PipelineError(f"{len(findings):,} findings in {manifest}; {more}.")
+        more = f"all in {settings.out}" if settings.out is not None else "--out FILE.csv writes all of them"
+        raise PipelineError(f"{len(findings):,} findings in {settings.manifest}; {more}.")
     return findings
 
 

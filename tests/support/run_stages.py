@@ -14,10 +14,14 @@ from pipeline.compare.comparison import Comparison
 from pipeline.extract.extract import ExtractionSummary
 from pipeline.fit_head.run import RunOutcome
 from pipeline.manifest import Manifest
+from pipeline.predict.command import predict as run_predict
+from pipeline.predict.evaluate_command import evaluate as run_evaluate
+from pipeline.predict.predict import Prediction
 from pipeline.settings.compare import CompareSettings
 from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.predict import EvaluateSettings, PredictSettings
 from pipeline.settings.prepare import PrepareSettings
 
 
@@ -51,3 +55,13 @@ def finetune(*, epochs: int | None = None, batch_size: int | None = None, **valu
 def compare(dirs: Any, **values: Any) -> Comparison:
     log.configure()
     return stages.compare.run(CompareSettings(dirs=tuple(dirs), **values))
+
+
+def predict(**values: Any) -> list[Prediction]:
+    log.configure()
+    return run_predict(PredictSettings(**values))
+
+
+def evaluate(**values: Any) -> dict[str, Any]:
+    log.configure()
+    return run_evaluate(EvaluateSettings(**values))

@@ -1,0 +1,20 @@
+"""Settings of `pipeline check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.settings.help_texts import ROOT_HELP
+from pipeline.settings.settings import Settings, option, required
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(Settings):
+    """Settings of `pipeline check`."""
+
+    manifest: Path = required("Manifest, data_manifests/NAME.csv.", is_argument=True)
+    root: Path | None = option(None, ROOT_HELP)
+    decode: bool = option(False, "Decode every frame; without it, only look whether the files exist.")
+    out: Path | None = option(None, "CSV file with a row for each finding.")
+    workers: int | None = option(None, "Number of processes that decode; 0: this one.  [default: the cores]", minimum=0)
