@@ -87,7 +87,7 @@ def test_decoded_clips_score_as_cached_ones(fitted: Fitted, head: str, tmp_path:
 
 def test_views_are_averaged_before_softmax(fitted: Fitted, tmp_path: Path) -> None:
     metrics = evaluate(
-        model=fitted.model("lstm"), manifest=fitted.manifest.path, crops=3, draws=2, seed=4, out=tmp_path
+        model=fitted.model("lstm"), manifest=fitted.manifest.path, crops="3", draws=2, seed=4, out=tmp_path
     )
     assert metrics["num_views"] == 5
     scorer = Scorer(load_model(fitted.model("lstm")))
@@ -168,7 +168,7 @@ def test_draws_of_frames_from_a_store_of_all_frames(tmp_path: Path) -> None:
     [
         ({}, "Give either --store"),
         ({"store": "STORE", "manifest": "MANIFEST"}, "Give either --store"),
-        ({"store": "STORE", "crops": 3}, "needs pixels"),
+        ({"store": "STORE", "crops": "3"}, "needs pixels"),
         ({"store": "STORE", "draws": 2}, "needs more frames"),
         ({"store": "STORE", "split": "test"}, "no labelled clip in split 'test'"),
         ({"manifest": "MANIFEST", "split": "test"}, "has no clip in split 'test'"),
