@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
+
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, clears: bool = True) -> Iterator[Path]:
     """Yield a path beside `path`; when the block ends well, what was written there is moved onto `path`.
 
-    A kill at any moment leaves the old file or the new one, never half of either.
+    A kill at any moment leaves the old file or the new one, never half of either; what was written aside is cleared by
+    the next process that writes into the same folder. A link in the place of either file is replaced, never followed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    aside = Path(name)
+    if clears:
+        clear_parts(path.parent)
+    handle, aside = _locked_part(path)
     try:
         yield aside
         with open(aside, "rb+") as written:
@@ -30,7 +37,40 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
     finally:
+        os.close(handle)
         aside.unlink(missing_ok=True)
+
+
+def _locked_part(path: Path) -> tuple[int, Path]:
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another process may have cleared the file before it was locked.
+        if os.path.exists(name):
+            return handle, Path(name)
+        os.close(handle)
+
+
+@lru_cache(maxsize=1024)
+def clear_parts(folder: Path) -> None:
+    """Remove the files that killed processes were writing aside in a folder; looked for once a process.
+
+    A file belongs to a living process while that holds its lock, which ends with the process.
+    """
+    parts = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        parts = [entry.path for entry in entries if _PART.fullmatch(entry.name)]
+    for part in parts:
+        with suppress(OSError):
+            handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                found = os.fstat(handle)
+                if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid():
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(part)
+            finally:
+                os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

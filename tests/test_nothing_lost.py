@@ -48,7 +48,7 @@ def files_of(location: Path) -> dict[str, bytes]:
 
 
 def records_of(location: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (location / "records").iterdir()}
+    return {path.name: path.read_bytes() for path in (location / "records").glob("*.json")}
 
 
 def check_rows(location: Path) -> None:
@@ -196,11 +196,14 @@ def test_a_store_is_not_made_among_other_files(manifest: Manifest, location: Pat
 
 
 def test_folders_with_the_names_of_a_stores_are_strangers_too(manifest: Manifest, tmp_path: Path) -> None:
-    for names in (["frames"], ["clips.csv", "frames"]):
+    for names in (["frames"], ["clips.csv", "frames"], ["records", "frames"]):
         folder = tmp_path / "-".join(names)
         folder.mkdir()
         (folder / "frames").mkdir()
         (folder / "frames" / "0.jpg").write_bytes(b"mine")
+        if "records" in names:
+            (folder / "records").mkdir()
+            (folder / "records" / "clips.json").write_text("[]")
         if "clips.csv" in names:
             (folder / "clips.csv").write_text("clip_id,path,label,split\n")
         for rebuild in (False, True):
@@ -209,14 +212,19 @@ def test_folders_with_the_names_of_a_stores_are_strangers_too(manifest: Manifest
         assert (folder / "frames" / "0.jpg").read_bytes() == b"mine"
 
 
+def unlink_attributes(location: Path) -> None:
+    for key in ("records/attributes.json", "zarr.json"):
+        (location / key).unlink()
+
+
 def test_what_a_killed_rebuild_left_is_not_taken_for_done(manifest: Manifest, location: Path, tmp_path: Path) -> None:
-    (location / "zarr.json").unlink()  # the first object that goes
+    unlink_attributes(location)  # the first objects that go
     assert run(manifest, location, num_segments=3).num_computed == 5
     run(manifest, tmp_path / "fresh.zarr", num_segments=3)
     assert arrays_of(location) == arrays_of(tmp_path / "fresh.zarr")
     assert records_of(location) == records_of(tmp_path / "fresh.zarr")
     export_hdf5(FeatureStore.open(location), tmp_path / "s.h5")
-    (location / "zarr.json").unlink()
+    unlink_attributes(location)
     import_hdf5(tmp_path / "s.h5", str(location))
     assert arrays_of(location) == arrays_of(tmp_path / "fresh.zarr")
 
@@ -309,21 +317,20 @@ def test_damaged_metadata_is_found_named_and_made_again(manifest: Manifest, loca
     whole = (location / key).read_bytes()
     (location / key).write_bytes(whole[:20])
     assert [item.key for item in find_corruption(FeatureStore.open(location))] == [key]
-    more = write_data(manifest.root, train=3, val=4)
-    with pytest.raises(PipelineError, match="verify --repair"):
-        run(more, location)
     store_verify(store=location, repair=True, workers=0)
+    assert find_corruption(FeatureStore.open(location)) == []
+    (location / key).write_bytes(whole[:20])
+    run(write_data(manifest.root, train=3, val=4), location)
     assert find_corruption(FeatureStore.open(location)) == []
 
 
-@pytest.mark.parametrize(
-    ("key", "wrong"), [("zarr.json", b'{"zarr'), ("clips.csv", b"row,clip_id,path,label,split,listed\nx,")]
-)
+@pytest.mark.parametrize("keys", [("zarr.json", "records/attributes.json"), ("records/clips.json",)])
 def test_a_store_without_its_root_or_table_is_a_sentence_and_can_be_rebuilt(
-    manifest: Manifest, location: Path, key: str, wrong: bytes
+    manifest: Manifest, location: Path, keys: tuple[str, ...]
 ) -> None:
-    (location / key).write_bytes(wrong)
-    with pytest.raises(PipelineError, match=rf"{location}.* damaged.*--rebuild"):
+    for key in keys:
+        (location / key).write_bytes(b'{"zarr')
+    with pytest.raises(PipelineError, match=rf"{location}.* damaged.*(--rebuild|extract. again)"):
         FeatureStore.open(location)
     assert run(manifest, location, rebuild=True).num_computed == 5
 
@@ -359,14 +366,15 @@ def test_two_copies_of_a_study_have_stores_of_the_same_bytes(tmp_path: Path, man
         shutil.rmtree(broken) if Path(broken).is_dir() else Path(broken).unlink()
         run(copied, study / "cache" / "s.zarr")
         stores.append(files_of(study / "cache" / "s.zarr"))
-    kept = [{key: data for key, data in store.items() if not key.startswith(".")} for store in stores]
+    kept = [{key: data for key, data in store.items() if not key.startswith("records/.")} for store in stores]
     assert kept[0].keys() == kept[1].keys()
     assert [key for key in kept[0] if kept[0][key] != kept[1][key]] == []
     for store in kept:
         assert not any(str(tmp_path).encode() in data for data in store.values())
     ignored = (REPOSITORY / ".dvcignore").read_text()
-    assert {key.partition("/")[0] for key in stores[0] if key.startswith(".")} <= {".local", ".lock", ".workers"}
-    assert all(f"**/*.zarr/{name}\n" in ignored for name in (".local", ".lock", ".workers"))
+    hidden = {key.split("/")[1] for key in stores[0] if "/." in key}
+    assert hidden <= {".local", ".lock", ".workers"}
+    assert all(f"**/*.zarr/records/{name}\n" in ignored for name in (".local", ".lock", ".workers"))
 
 
 def test_a_touched_clip_is_read_once_and_not_extracted_again(tmp_path: Path, manifest: Manifest) -> None:
@@ -376,7 +384,7 @@ def test_a_touched_clip_is_read_once_and_not_extracted_again(tmp_path: Path, man
     location = study / "s.zarr"
     run(copied, location)
     before = files_of(location)
-    shutil.rmtree(location / ".local")  # as after a clone or `dvc pull`
+    shutil.rmtree(location / "records/.local")  # as after a clone or `dvc pull`
     assert run(copied, location).num_computed == 0
     after = files_of(location)
     assert after == before  # the times are there again
@@ -387,7 +395,7 @@ def test_the_manifest_is_found_from_any_folder(
 ) -> None:
     run(manifest, tmp_path / "s.zarr")
     store = FeatureStore.open(str(tmp_path / "s.zarr"))
-    assert not os.path.isabs(store.attributes["provenance"]["manifest"])
+    assert not os.path.isabs(store.attributes.provenance["manifest"])
     monkeypatch.chdir("/")
     assert store.provenance["manifest"] == str(manifest.path.resolve())
     assert store.provenance["weights"] == "random"

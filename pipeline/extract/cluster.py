@@ -9,7 +9,6 @@ several workers. Several extractions may share a cluster: each uses its own name
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 import uuid
@@ -32,6 +31,7 @@ from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress
 from pipeline.extract.worker import BlockResult, Worker, record_block_failure
+from pipeline.scratch import temporary_folder
 from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase
 
@@ -117,7 +117,7 @@ class DaskEngine(Engine):
     def __enter__(self) -> DaskEngine:
         with ExitStack() as stack:
             if self._scheduler is None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="st-pipeline-dask-"))
+                folder = str(stack.enter_context(temporary_folder("dask")))
                 stack.enter_context(dask.config.set(LOCAL_CONFIG))
                 cluster = LocalCluster(
                     n_workers=self._asked,

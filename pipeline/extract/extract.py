@@ -28,12 +28,15 @@ from pipeline.progress import Progress
 from pipeline.recipe import SamplingConfig
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.settings.extract import ExtractSettings
+from pipeline.store.attributes import OldFormatError, has_store
 from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.object_store import Phase, no_phase, open_object_store, path_from
+from pipeline.store.mending import mend
+from pipeline.store.object_store import ObjectStore, Phase, no_phase, open_object_store, path_from
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
+from pipeline.store.upgrade import remove_leftovers, upgrade
 from pipeline.store.verify import Corruption, delete_damaged_records, find_corruption
 from pipeline.store.writer import TRAIN_SPLIT, WantedClip, assign_rows, default_block_clips, delete_record, ensure_views
 from pipeline.video.decode import open_clip
@@ -88,14 +91,17 @@ def extract_features(
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
-        is_there = objects.get("zarr.json") is not None
+        is_there = has_store(objects)
         if not is_there:
             check_location_is_free(objects)
         objects.remove_parts()
-        store = FeatureStore.open(location, "r+") if is_there and not request.rebuild else None
+        store = _opened(objects) if is_there and not request.rebuild else None
         setup = resolve_settings(manifest, location, request, backbone, weights, store)
+        wanted = [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
         if store is not None:
             delete_damaged_records(store, damage)
+            for sentence in mend(store, wanted):
+                logger.warning(sentence)
         else:
             # Nothing is taken away before all that can be wrong with the request has been looked at.
             remove_store(objects)
@@ -111,9 +117,7 @@ def extract_features(
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
         num_draws = 0 if setup.settings.frames == "all" else request.views
-        assign_rows(
-            store, [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
-        )
+        assign_rows(store, wanted)
         ensure_views(store, _needed_views(manifest, num_draws))
         jobs = plan_blocks(store, manifest, num_draws)
         jobs, samples = _with_samples(store, manifest, jobs, num_draws)
@@ -139,6 +143,17 @@ def extract_features(
         failed=tuple(clip for clip in store.table() if clip.status == "failed"),
         views=store.views,
     )
+
+
+def _opened(objects: ObjectStore) -> FeatureStore:
+    """Open a store to extend it; one of an older format is brought to the present one."""
+    try:
+        store = FeatureStore.open(objects.location, "r+")
+    except OldFormatError:
+        logger.info(upgrade(objects))
+        store = FeatureStore.open(objects.location, "r+")
+    remove_leftovers(objects)
+    return store
 
 
 def resolve_settings(

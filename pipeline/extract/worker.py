@@ -25,8 +25,8 @@ from pipeline.prefetch import open_executor, prefetch
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.object_store import Phase, no_phase, open_object_store
-from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord
-from pipeline.store.writer import BlockBuilder, current_record, write_block
+from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, current_record
+from pipeline.store.writer import BlockBuilder, write_block
 
 
 class ComputedClip(NamedTuple):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +16,7 @@ from pipeline.manifest import read_manifest
 from pipeline.predict.evaluation import Evaluation, about, class_rows, evaluate_manifest, evaluate_store
 from pipeline.predict.scorer import open_scorer
 from pipeline.progress import Progress
+from pipeline.scratch import temporary_folder
 from pipeline.settings.predict import EvaluateSettings
 from pipeline.store import FeatureStore
 
@@ -41,9 +40,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
     split = scorer.spec.reported_on if settings.split is None else settings.split
     if settings.store is not None:
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder("evaluate") as scratch:
             opened = FeatureStore.open(settings.store)
-            found = evaluate_store(scorer, opened, split, settings.draws, settings.seed, Path(scratch))
+            found = evaluate_store(scorer, opened, split, settings.draws, settings.seed, scratch)
         source: dict[str, Any] = {"store": str(settings.store)}
     else:
         assert settings.manifest is not None

@@ -9,6 +9,7 @@ uint64 (all ones where it is missing), then the CRC-32C of that index.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,23 @@ def decode_chunk(data: bytes, out: np.ndarray) -> None:
         raise PipelineError(
             f"A chunk of the store is damaged ({error}). Run `pipeline store verify --repair`."
         ) from error
+
+
+def decode_new(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """Decompress one chunk into a new float16 array, once its bytes say that they hold as much.
+
+    Raises:
+        PipelineError: the bytes are damaged.
+    """
+    size = content_size(data)
+    if size != 2 * math.prod(shape):
+        raise PipelineError(
+            f"A chunk of the store is damaged (it holds {size:,} bytes, and {2 * math.prod(shape):,} by its record). "
+            "Run `pipeline store verify --repair`."
+        )
+    out = np.empty(shape, dtype=np.float16)
+    decode_chunk(data, out)
+    return out
 
 
 def content_size(frame: bytes) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pipeline.errors import PipelineError
 from pipeline.store import layout
+from pipeline.store.attributes import FAMILY, ROOT_KEY, has_store
 from pipeline.store.object_store import ObjectStore
-from pipeline.store.table import read_table
+from pipeline.store.sealed import unseal
+from pipeline.store.upgrade import OLD_TABLE_KEY, remove_leftovers
 
-OWN_NAMES = ("zarr.json", layout.TABLE_KEY, "records", "views", "frames", layout.LOCAL_FOLDER)
+OWN_NAMES = (ROOT_KEY, layout.RECORDS_FOLDER, "views", "frames")
 
 
 def check_location_is_free(objects: ObjectStore) -> None:
@@ -16,8 +18,9 @@ def check_location_is_free(objects: ObjectStore) -> None:
     Raises:
         PipelineError: there is such a thing.
     """
-    # Folders without a file count for nothing: a store that was deleted leaves some.
-    strangers = sorted({key.partition("/")[0] for key in objects.sizes() if not key.startswith(".")})
+    # Folders without a file count for nothing: a store that was deleted leaves some. Hidden files are locks.
+    keys = (key for key in objects.sizes() if not any(part.startswith(".") for part in key.split("/")))
+    strangers = sorted({key.partition("/")[0] for key in keys})
     if _has_table(objects):
         # Of a store that was being deleted, or made, when its process was killed.
         strangers = [name for name in strangers if name not in OWN_NAMES]
@@ -34,33 +37,35 @@ def remove_store(objects: ObjectStore) -> None:
     Raises:
         PipelineError: something else lies there.
     """
-    if objects.get("zarr.json") is None and not _has_table(objects):
+    if not has_store(objects) and not _has_table(objects):
         return
     if not _is_store(objects):
         raise PipelineError(
             f"{objects.location} is not a feature store; --rebuild does not delete what it did not make."
         )
-    # The root first, since without it there is no store; the table last, since by it the rest is known as a store's.
-    objects.delete("zarr.json")
+    # The attributes first, since without them there is no store; the table last, since by it the rest is known as a
+    # store's.
+    objects.delete(layout.COPY_KEY)
+    objects.delete(ROOT_KEY)
     for key in objects.sizes():
-        if key.partition("/")[0] in OWN_NAMES and key != layout.TABLE_KEY:
+        if key.partition("/")[0] in OWN_NAMES and key not in (layout.TABLE_KEY, *layout.LOCK_KEYS):
             objects.delete(key)
+    remove_leftovers(objects)
     objects.delete(layout.TABLE_KEY)
 
 
 def _is_store(objects: ObjectStore) -> bool:
-    try:
-        stated = str(layout.read_attributes(objects).get("format", ""))
-    except (PipelineError, FileNotFoundError):
-        # Gone or damaged; the table beside it tells a store all the same.
-        return _has_table(objects)
-    return stated.rpartition(" ")[0] == layout.FORMAT.rpartition(" ")[0]
+    # By its name alone: a store with damaged attributes is one too.
+    data = objects.get(ROOT_KEY) or b""
+    return _has_table(objects) or objects.get(layout.COPY_KEY) is not None or FAMILY.encode() in data
 
 
 def _has_table(objects: ObjectStore) -> bool:
     data = objects.get(layout.TABLE_KEY)
+    if data is None:
+        return (objects.get(OLD_TABLE_KEY) or b"").startswith(b"row,clip_id,path,label,split,listed")
     try:
-        read_table(data, objects.location)
+        unseal(data, "clips", layout.TABLE_KEY)
     except PipelineError:
         return False
-    return data is not None
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,19 @@ import zarr
 from pipeline.errors import PipelineError
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
-from pipeline.store.chunks import MISSING, decode_chunk, filled, index_size, read_index
+from pipeline.store.attributes import (
+    ROOT_KEY,
+    Attributes,
+    OldFormatError,
+    has_store,
+    read_attributes,
+    read_copy,
+    write_attributes,
+)
+from pipeline.store.chunks import decode_chunk, decode_new, filled, index_size, read_index
 from pipeline.store.object_store import ObjectStore, open_object_store, path_seen_from
-from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, read_record
-from pipeline.store.settings import StoreSettings, settings_from_dict
+from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, checksum, current_record, read_record
+from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow, TableRow, read_table, write_table
 
 Float16 = npt.NDArray[np.float16]
@@ -32,26 +41,29 @@ PENDING = "pending"
 class FeatureStore:
     """An existing store. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
 
-    Reading is safe from several threads and processes, also while an extraction goes on; `reload` sees what has been
-    done since.
+    Every byte that is read is compared with a checksum. Reading is safe from several threads and processes, also while
+    an extraction goes on; `reload` sees what has been done since.
+
+    damage: what is wrong with the attributes, the table and the records, by key; empty unless opened with `r+`.
     """
 
-    def __init__(self, objects: ObjectStore, attributes: dict[str, Any]) -> None:
+    def __init__(self, objects: ObjectStore, attributes: Attributes, damage: Mapping[str, str] = {}) -> None:
         self.objects = objects
         self.attributes = attributes
-        self.settings: StoreSettings = settings_from_dict(attributes["settings"])
-        self.classes: tuple[str, ...] = tuple(attributes["classes"])
-        self.block_clips: int = attributes["block_clips"]
+        self.settings: StoreSettings = attributes.settings
+        self.classes: tuple[str, ...] = attributes.classes
+        self.block_clips: int = attributes.block_clips
         self.rows: tuple[TableRow, ...] = ()
         self.records: dict[int, BlockRecord] = {}
-        self.damaged_records: tuple[str, ...] = ()
+        self.damage: dict[str, str] = {}
+        self._attribute_damage = dict(damage)
         self._indices: dict[str, np.ndarray] = {}
         self._record_of_row: dict[int, ClipRecord] = {}
         self.reload()
 
     @classmethod
     def open(cls, location: str | Path, mode: Literal["r", "r+"] = "r") -> FeatureStore:
-        """Open a store. With `r+`, for who mends or extends it, blocks whose record is damaged count as pending.
+        """Open a store. With `r+`, for who mends or extends it, `damage` says what is damaged; see `pipeline extract`.
 
         Raises:
             PipelineError: there is no store, or it is damaged.
@@ -59,23 +71,24 @@ class FeatureStore:
         if mode not in ("r", "r+"):
             raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; make a store with FeatureStore.create.")
         objects = open_object_store(location)
-        if objects.get("zarr.json") is None:
+        if not has_store(objects):
             raise PipelineError(
                 f"There is no feature store at {location}. Make one with `pipeline extract --store {location}`."
             )
-        attributes = layout.read_attributes(objects)
-        if attributes.get("format") != layout.FORMAT:
-            raise PipelineError(
-                f"{location} is a Zarr group, but not a feature store of this version ({layout.FORMAT})."
-            )
-        store = cls(objects, attributes)
-        if store.damaged_records and mode == "r":
-            count = len(store.damaged_records)
-            raise PipelineError(
-                f"{store.damaged_records[0]} {f'and {count - 1} more records ' if count > 1 else ''}of the store "
-                f"{location} {'are' if count > 1 else 'is'} damaged. Run `pipeline store verify --repair`, or "
-                "`pipeline extract` again."
-            )
+        damage: dict[str, str] = {}
+        try:
+            attributes = read_attributes(objects)
+        except OldFormatError:
+            raise
+        except PipelineError as error:
+            if mode == "r":
+                raise
+            attributes, damage[ROOT_KEY] = _copy_instead(objects, error), str(error)
+        if mode == "r+" and not damage:
+            damage = _damage_of_copy(objects, attributes)
+        store = cls(objects, attributes, damage)
+        if store.damage and mode == "r":
+            raise PipelineError(store.damage_text())
         return store
 
     @classmethod
@@ -86,31 +99,33 @@ class FeatureStore:
         classes: Sequence[str],
         block_clips: int = 64,
         provenance: dict[str, Any] | None = None,
+        *,
+        is_visible: bool = True,
     ) -> FeatureStore:
-        """Make an empty store.
+        """Make an empty store. One that is not visible yet, because it is still being filled, needs `publish`.
 
         Raises:
             PipelineError: something is there already.
         """
         objects = open_object_store(location)
-        if objects.get("zarr.json") is not None:
+        if has_store(objects):
             raise PipelineError(f"There is a store at {location} already. Pass --rebuild to make it anew.")
-        attributes = {
-            "format": layout.FORMAT,
-            "settings": settings.as_dict(),
-            "classes": list(classes),
-            "block_clips": block_clips,
-            "provenance": provenance or {},
-        }
+        attributes = Attributes(settings, tuple(classes), block_clips, provenance or {})
         objects.put(layout.TABLE_KEY, write_table(()))
-        # The group last: a store exists once it has its table.
-        layout.create_group(objects, attributes)
-        return cls(objects, attributes)
+        layout.ensure_metadata(objects, settings, (), 0, block_clips)
+        store = cls(objects, attributes)
+        if is_visible:
+            store.publish()
+        return store
+
+    def publish(self) -> None:
+        """Write the attributes, the last objects of a new store: with them it is there."""
+        write_attributes(self.objects, self.attributes)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the store was made from: absolute paths of `manifest`, `root` and `weights` (or a name)."""
-        found = dict(self.attributes.get("provenance", {}))
+        found = dict(self.attributes.provenance)
         for name in ("manifest", "root", "weights"):
             if found.get(name) and found[name] not in WEIGHTS_NAMES:
                 found[name] = path_seen_from(self.objects.location, str(found[name]))
@@ -118,21 +133,64 @@ class FeatureStore:
 
     def reload(self) -> None:
         """Read table and records again."""
-        self.rows = read_table(self.objects.get(layout.TABLE_KEY), self.objects.location)
-        keys = [layout.record_key(block) for block in sorted({row.row // self.block_clips for row in self.rows})]
-        records, damaged = [], []
+        self.damage = dict(self._attribute_damage)
+        try:
+            data = self.objects.get(layout.TABLE_KEY)
+            self.rows = read_table(data, self.objects.location, self.classes)
+            keys = [layout.record_key(block) for block in sorted({row.row // self.block_clips for row in self.rows})]
+        except PipelineError as error:
+            self.damage[layout.TABLE_KEY] = str(error)
+            self.rows, keys = (), layout.record_keys(self.objects.names(layout.RECORDS_FOLDER))
+        self.records = {}
+        id_of_row = {row.row: row.clip_id for row in self.rows}
         for key, data in zip(keys, self.objects.get_many(keys), strict=True):
             try:
-                records += [] if data is None else [read_record(data, key)]
-            except PipelineError:
-                damaged.append(key)
-        self.damaged_records = tuple(damaged)
-        self.records = {record.block: record for record in records}
+                if data is not None:
+                    record = self._checked(read_record(data, key), key, id_of_row)
+                    self.records[record.block] = record
+            except PipelineError as error:
+                self.damage[key] = str(error)
         self._indices.clear()
         self._record_of_row = {
-            record.block * self.block_clips + clip.offset: clip for record in records for clip in record.clips
+            record.block * self.block_clips + clip.offset: clip
+            for record in self.records.values()
+            for clip in record.clips
         }
         vars(self).pop("_listed", None)
+
+    def _checked(self, record: BlockRecord, key: str, id_of_row: Mapping[int, str]) -> BlockRecord:
+        if layout.record_key(record.block) != key:
+            raise PipelineError(f"{key} of the store is the record of block {record.block}.")
+        first = record.block * self.block_clips
+        for clip in record.clips:
+            if clip.offset >= self.block_clips:
+                raise PipelineError(f"{key} of the store has a clip in place {clip.offset} of {self.block_clips}.")
+            if self.rows and id_of_row.get(first + clip.offset) != clip.clip_id:
+                raise PipelineError(
+                    f"{key} of the store names clip '{clip.clip_id}', which the table does not have in that row."
+                )
+        return record
+
+    def damage_is_mended(self) -> None:
+        """Read everything again, after damaged attributes were written anew."""
+        self._attribute_damage.clear()
+        self.reload()
+
+    def damage_text(self) -> str:
+        """Say what is damaged, and what mends it."""
+        key, what = next(iter(self.damage.items()))
+        if not layout.record_keys([key.rpartition("/")[2]]):
+            return what
+        count = len(self.damage) - 1
+        return (
+            f"{key} {f'and {count} more records ' if count else ''}of the store {self.objects.location} "
+            f"{'are' if count else 'is'} damaged. Run `pipeline store verify --repair`, or `pipeline extract` again."
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the rows of the table reach into."""
+        return max((row.row // self.block_clips for row in self.rows), default=-1) + 1
 
     @property
     def num_clips(self) -> int:
@@ -157,7 +215,7 @@ class FeatureStore:
 
     def views_made(self) -> tuple[str, ...]:
         """Every view that has arrays, whether or not a block of it is done."""
-        return tuple(sorted(self.objects.names("views") - {"zarr.json"}))
+        return tuple(sorted(filter(layout.is_view, self.objects.names("views"))))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -259,13 +317,30 @@ class FeatureStore:
         counts = np.zeros(self.block_clips, dtype=np.int64)
         for clip in record.clips if record else ():
             counts[clip.offset] = clip.num_frames if clip.status == DONE else 0
-        data = self.objects.get(layout.frames_key(block)) if counts.any() else None
-        if data is None:
-            counts[:] = 0
-        frames: Float16 = np.empty((int(counts.sum()), self.settings.channels), dtype=np.float16)
-        if data is not None:
-            decode_chunk(data, frames)
+        if record is None or not counts.any():
+            return np.zeros(self.block_clips + 1, dtype=np.int64), np.empty((0, self.settings.channels), np.float16)
+        key = layout.frames_key(block)
+        shape = (int(counts.sum()), self.settings.channels)
+        frames: Float16 = decode_new(self._verified(record, key, self.objects.get(key)), shape)
         return np.concatenate([[0], np.cumsum(counts)]), frames
+
+    def _verified(self, record: BlockRecord, key: str, data: bytes | None) -> bytes:
+        """Return the bytes of an object, which must be those that its record names.
+
+        Raises:
+            PipelineError: they are not, or the object is missing.
+        """
+        if data is not None and checksum(data) == record.objects.get(key):
+            return data
+        # An extraction may have written the block anew since the store was opened.
+        now = current_record(self.objects, record.block)
+        data = self.objects.get(key)
+        if now is not None and data is not None and checksum(data) == now.objects.get(key):
+            return data
+        what = "missing" if data is None else "damaged"
+        raise PipelineError(
+            f"{key} of the store {self.objects.location} is {what}. Run `pipeline store verify --repair`."
+        )
 
     def group(self) -> zarr.Group:
         """Return the store as a read-only Zarr group."""
@@ -306,11 +381,12 @@ class FeatureStore:
         chunk = np.empty((self.block_clips, *shape), dtype=dtype)
         keys = [layout.chunk_key(view, kind, int(block)) for block in blocks]
         of_block = rows // self.block_clips
-        for block, data in zip(blocks, self.objects.get_many(keys), strict=True):
-            if data is None:
+        for block, key, data in zip(blocks, keys, self.objects.get_many(keys), strict=True):
+            record = self.records.get(int(block))
+            if record is None or view not in record.views:
                 chunk[...] = filled((), dtype)
             else:
-                decode_chunk(data, chunk)
+                decode_chunk(self._verified(record, key, data), chunk)
             here = of_block == block
             out[here] = chunk[rows[here] % self.block_clips]
         return out
@@ -319,16 +395,35 @@ class FeatureStore:
         self._check_kind("spatial")
         block, offset = divmod(row, self.block_clips)
         key = layout.chunk_key(view, "spatial", block)
+        record = self.records.get(block)
+        if record is None or view not in record.views:
+            out[...] = np.nan
+            return
         index = self._indices.get(key)
         if index is None:
             tail = self.objects.get_range(key, -index_size(self.block_clips), 0)
             if tail is None:
-                out[...] = np.nan
-                return
+                raise PipelineError(
+                    f"{key} of the store {self.objects.location} is missing. Run `pipeline store verify --repair`."
+                )
             index = self._indices[key] = read_index(tail, self.block_clips)
         start, length = (int(value) for value in index[offset])
-        data = None if start == MISSING else self.objects.get_range(key, start, length)
-        if data is None:
-            out[...] = np.nan
-        else:
-            decode_chunk(data, out)
+        # The index names places in the shard; a shard of another size is not the one that was written.
+        is_inside = start + length <= record.objects.get(key, (0, ""))[0]
+        data = self.objects.get_range(key, start, length) if is_inside else b""
+        decode_chunk(data or b"", out)
+
+
+def _damage_of_copy(objects: ObjectStore, attributes: Attributes) -> dict[str, str]:
+    try:
+        is_same = read_copy(objects) == attributes
+    except PipelineError as error:
+        return {layout.COPY_KEY: str(error)}
+    return {} if is_same else {layout.COPY_KEY: f"{layout.COPY_KEY} is not a copy of the attributes of zarr.json."}
+
+
+def _copy_instead(objects: ObjectStore, error: PipelineError) -> Attributes:
+    try:
+        return read_copy(objects)
+    except PipelineError:
+        raise error from None

@@ -1,7 +1,9 @@
 """What lies where in a store: keys, array shapes, and the metadata that makes it a Zarr v3 group.
 
-    zarr.json                        settings, classes, size of a block (attributes)
-    clips.csv                        row, clip_id, path, label, split of every clip
+    zarr.json                        settings, classes, size of a block (attributes), with their SHA-256
+    records/zarr.json                an empty array: Zarr does not look below an array, so the rest here is ours
+    records/clips.json               row, clip_id, path, label, split of every clip, with its SHA-256
+    records/attributes.json          a second copy of the attributes of zarr.json, with its SHA-256
     records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects
     views/test/pooled                (clip, T, C)        float16, one chunk a block
     views/test/spatial               (clip, T, H, W, C)  float16, one shard a block, one chunk a clip
@@ -14,33 +16,50 @@ A row that is not done reads as NaN (as -1 in `sampling`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.group import GroupMetadata
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
-from pipeline.errors import PipelineError
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.settings import StoreSettings
 
-FORMAT = "st-pipeline feature store 1"
-TABLE_KEY = "clips.csv"
+FORMAT = "st-pipeline feature store 2"
+RECORDS_FOLDER = "records"
+TABLE_KEY = f"{RECORDS_FOLDER}/clips.json"
+COPY_KEY = f"{RECORDS_FOLDER}/attributes.json"
 # Of this copy of a store alone: DVC ignores it, and a store without it is whole.
-LOCAL_FOLDER = ".local"
+LOCAL_FOLDER = f"{RECORDS_FOLDER}/.local"
+LOCK_KEYS = (f"{RECORDS_FOLDER}/.lock", f"{RECORDS_FOLDER}/.workers")
+MAX_BLOCK_CLIPS = 1 << 16
+MAX_ROWS = 1 << 31
 TEST_VIEW = "test"
 # Of the levels that keep trained maps small, the quickest to write, which extraction waits for: a third quicker than
 # level 3 and no larger (`benchmarks/store.py`).
 ZSTD_LEVEL = 1
 SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
+GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+_NUM_AXES = {"pooled": 3, "spatial": 5, "sampling": 2}
+_RECORD = re.compile(r"\d{6,9}\.json")
+_VIEW = re.compile(r"test|train-(0|[1-9]\d{0,5})")
 COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
 
 
 def record_key(block: int) -> str:
     """Where the record of a block stands."""
-    return f"records/{block:06d}.json"
+    return f"{RECORDS_FOLDER}/{block:06d}.json"
+
+
+def record_keys(names: Iterable[str]) -> list[str]:
+    """Return the keys of the records among the names in their folder."""
+    return sorted(f"{RECORDS_FOLDER}/{name}" for name in names if _RECORD.fullmatch(name))
 
 
 def times_key(block: int) -> str:
@@ -60,8 +79,7 @@ def array_path(view: str, kind: str) -> str:
 
 def chunk_key(view: str, kind: str, block: int) -> str:
     """The key of the one object that holds a block of an array."""
-    num_axes = {"pooled": 3, "spatial": 5, "sampling": 2}[kind]
-    return f"{array_path(view, kind)}/c/{block}" + "/0" * (num_axes - 1)
+    return f"{array_path(view, kind)}/c/{block}" + "/0" * (_NUM_AXES[kind] - 1)
 
 
 def frames_path(block: int) -> str:
@@ -91,61 +109,68 @@ def row_dtype(settings: StoreSettings, kind: str) -> np.dtype[Any]:
     return np.dtype("float16")
 
 
-def create_group(objects: ObjectStore, attributes: dict[str, Any]) -> None:
-    """Write the root group with its attributes, over whatever attributes stand there."""
-    zarr.create_group(objects.zarr_store, zarr_format=3, overwrite=False, attributes=attributes)
+def is_view(name: str) -> bool:
+    """Return whether a name can be a view's: no other becomes part of a key."""
+    return bool(_VIEW.fullmatch(name))
 
 
-def read_attributes(objects: ObjectStore) -> dict[str, Any]:
-    """The attributes of the root group.
-
-    Raises:
-        PipelineError: its metadata is damaged.
-    """
-    try:
-        group = zarr.open_group(objects.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
-    except (ValueError, KeyError, TypeError) as error:
-        raise PipelineError(
-            f"zarr.json of {objects.location} is damaged ({error}): without it nobody knows what the store holds. "
-            "Put a copy of it back, or extract anew with --rebuild."
-        ) from error
-    return dict(group.attrs)
+def is_block_key(key: str, block: int) -> bool:
+    """Return whether a key can be an object of a block."""
+    if key in (frames_key(block), f"{frames_path(block)}/zarr.json"):
+        return True
+    folder, _, rest = key.partition("/")
+    view, _, rest = rest.partition("/")
+    kind = rest.partition("/")[0]
+    return folder == "views" and is_view(view) and kind in _NUM_AXES and key == chunk_key(view, kind, block)
 
 
-def ensure_view(objects: ObjectStore, settings: StoreSettings, view: str, num_rows: int, block_clips: int) -> None:
-    """Make the arrays of a view, or make them longer, so that they have `num_rows` rows.
+def ensure_metadata(
+    objects: ObjectStore, settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int
+) -> None:
+    """Write the metadata of groups and arrays that is missing, damaged, or of fewer rows than the store has."""
+    wanted = wanted_metadata(settings, views, num_rows, block_clips)
+    for (key, right), found in zip(wanted.items(), objects.get_many(list(wanted)), strict=True):
+        if not is_same_metadata(found, right):
+            objects.put(key, right)
 
-    Raises:
-        PipelineError: the metadata of one that is there is damaged.
-    """
-    try:
-        group = zarr.open_group(objects.zarr_store, mode="r+", zarr_format=3, use_consolidated=False)
-        group.require_group("views").require_group(view)
+
+def wanted_metadata(settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int) -> dict[str, bytes]:
+    """Return the metadata that a store must have below its root, by key."""
+    wanted = {f"{RECORDS_FOLDER}/zarr.json": _records_metadata()}
+    if settings.frames == "all":
+        return {**wanted, "frames/zarr.json": GROUP}
+    for view in views:
+        wanted |= {"views/zarr.json": GROUP, f"views/{view}/zarr.json": GROUP}
         for kind in kinds_of(settings):
-            path = array_path(view, kind)
-            if path not in group:
-                group.create_array(path, **_array_options(settings, kind, num_rows, block_clips))
-                continue
-            array = group[path]
-            if isinstance(array, zarr.Array) and array.shape[0] < num_rows:
-                array.resize((num_rows, *array.shape[1:]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise PipelineError(
-            f"The metadata of view '{view}' of the store {objects.location} is damaged ({error}). "
-            "Run `pipeline store verify --repair`."
-        ) from error
+            options = _array_options(settings, kind, num_rows, block_clips)
+            wanted[f"{array_path(view, kind)}/zarr.json"] = _metadata_of(options)
+    return wanted
 
 
-def group_keys(views: Iterable[str]) -> list[str]:
-    """Where the metadata of the groups below the root stand."""
-    found = [f"views/{view}/zarr.json" for view in views]
-    return ["views/zarr.json", *found] if found else []
+def is_same_metadata(found: bytes | None, wanted: bytes) -> bool:
+    """Return whether two `zarr.json` say the same; what any level of compression wrote is read alike."""
+    return found is not None and (found == wanted or _parsed(found) == _parsed(wanted))
 
 
-def array_metadata(settings: StoreSettings, kind: str, num_rows: int, block_clips: int) -> dict[str, Any]:
-    """The metadata that an array of a view must have."""
-    array = zarr.create_array(MemoryStore(), zarr_format=3, **_array_options(settings, kind, num_rows, block_clips))
-    return dict(array.metadata.to_dict())
+def _parsed(data: bytes) -> str:
+    try:
+        value = json.loads(data)
+        is_group = value["node_type"] == "group"
+        metadata = GroupMetadata.from_dict(value) if is_group else ArrayV3Metadata.from_dict(value)
+        return re.sub(r"'level': -?\d+", "'level': any", repr(metadata.to_dict()))
+    except Exception as error:  # whatever a damaged file makes Zarr raise
+        return f"unreadable: {type(error).__name__}"
+
+
+def _metadata_of(options: Mapping[str, Any]) -> bytes:
+    store = MemoryStore()
+    zarr.create_array(store, zarr_format=3, **options)
+    return store._store_dict["zarr.json"].to_bytes()
+
+
+def _records_metadata() -> bytes:
+    about = "Records of the feature store, as JSON files beside this one; `pipeline.store.FeatureStore` reads them."
+    return _metadata_of({"shape": (0,), "chunks": (1,), "dtype": "uint8", "attributes": {"about": about}})
 
 
 def _array_options(settings: StoreSettings, kind: str, num_rows: int, block_clips: int) -> dict[str, Any]:
@@ -166,20 +191,17 @@ def _array_options(settings: StoreSettings, kind: str, num_rows: int, block_clip
 
 def frames_metadata(num_frames: int, channels: int) -> bytes:
     """The `zarr.json` of an array with every frame of a block."""
-    store = MemoryStore()
-    shape = (num_frames, channels)
-    zarr.create_array(
-        store,
-        shape=shape,
-        dtype="float16",
-        chunks=(max(num_frames, 1), channels),
-        fill_value=float("nan"),
-        dimension_names=("frame", "channel"),
-        zarr_format=3,
-        compressors=COMPRESSORS,
-        filters=None,
+    return _metadata_of(
+        {
+            "shape": (num_frames, channels),
+            "dtype": "float16",
+            "chunks": (max(num_frames, 1), channels),
+            "fill_value": float("nan"),
+            "dimension_names": ("frame", "channel"),
+            "compressors": COMPRESSORS,
+            "filters": None,
+        }
     )
-    return store._store_dict["zarr.json"].to_bytes()
 
 
 def _dimension_names(kind: str) -> tuple[str, ...]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import tempfile
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.scratch import scratch_root
+from pipeline.store import layout
 from pipeline.store.object_store import LocalObjectStore, ObjectStore
 
 SECONDS_FOR_ORPHANS = 30.0
 
 
-def lock_path(objects: ObjectStore, name: str = ".lock") -> Path:
+def lock_path(objects: ObjectStore, key: str = layout.LOCK_KEYS[0]) -> Path:
     """The file that is locked: in a local store; for a URL on this machine, so that two machines are not told apart."""
     if isinstance(objects, LocalObjectStore):
-        return objects.root / name
+        return objects.root / key
     digest = hashlib.sha256(objects.location.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"st-pipeline-{os.getuid()}-{digest}{name}"
+    return scratch_root() / f"{digest}{key.rpartition('/')[2]}"
 
 
 @contextmanager
@@ -32,21 +34,17 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
     Raises:
         PipelineError: another process holds it.
     """
-    path = lock_path(objects)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
+    with _opened(objects, layout.LOCK_KEYS[0]) as handle:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
             raise PipelineError(
                 f"The store {objects.location} is being written by another process (pid {holder}). "
                 "Wait for it to end, or stop it; what it has done is kept."
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         _wait_for_orphans(objects)
         yield
 
@@ -54,17 +52,40 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
 @contextmanager
 def worker_lock(objects: ObjectStore) -> Iterator[None]:
     """Held by a worker while it writes a block, so that a new run waits for the workers of a killed one."""
-    with open(lock_path(objects, ".workers"), "a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with _opened(objects, layout.LOCK_KEYS[1]) as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield
 
 
+@contextmanager
+def _opened(objects: ObjectStore, key: str) -> Iterator[int]:
+    """Open a lock file without following a link: a store may come from a stranger.
+
+    Raises:
+        PipelineError: something else lies in its place.
+    """
+    path = lock_path(objects, key)
+    if path.parent.is_symlink():
+        raise PipelineError(f"{path.parent} is a link; a store is locked only in its own folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise PipelineError(f"The lock {path} cannot be opened ({error.strerror}). Is the store read-only?") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise PipelineError(f"{path} is not a file; delete it, and run again.")
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def _wait_for_orphans(objects: ObjectStore) -> None:
-    with open(lock_path(objects, ".workers"), "a") as file:
+    with _opened(objects, layout.LOCK_KEYS[1]) as handle:
         end_seconds = time.monotonic() + SECONDS_FOR_ORPHANS
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 if time.monotonic() > end_seconds:

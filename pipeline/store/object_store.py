@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
@@ -81,6 +83,17 @@ class ObjectStore(ABC):
         return [self.get_range(*item) for item in ranges]
 
 
+def check_key(key: str) -> str:
+    """Return a key that names an object inside of a store.
+
+    Raises:
+        PipelineError: it leads out, or is no key.
+    """
+    if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise PipelineError(f"'{key}' is no key of an object in a store.")
+    return key
+
+
 class LocalObjectStore(ObjectStore):
     """A folder."""
 
@@ -93,26 +106,60 @@ class LocalObjectStore(ObjectStore):
         return LocalStore(self.root)
 
     def get(self, key: str) -> bytes | None:
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        descriptor = self._opened(key)
+        if descriptor is None:
             return None
+        with open(descriptor, "rb") as file:
+            return file.read()
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
-        try:
-            descriptor = os.open(os.path.join(self.location, key), os.O_RDONLY)
-        except (FileNotFoundError, NotADirectoryError):
+        descriptor = self._opened(key)
+        if descriptor is None:
             return None
         try:
+            size = os.fstat(descriptor).st_size
             if start < 0:
-                start, length = max(0, os.fstat(descriptor).st_size + start), -start
-            return os.pread(descriptor, length, start)
+                start, length = max(0, size + start), -start
+            return os.pread(descriptor, max(0, min(length, size - start)), start)
         finally:
             os.close(descriptor)
 
-    def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
+    def _opened(self, key: str) -> int | None:
+        """Open a regular file for reading; whatever else lies there is no object, and is not waited for.
+
+        A link is followed: a store that DVC keeps may be made of links to files in its cache.
+        """
         try:
-            with written_aside(self.root / key) as aside, open(aside, "wb") as file:
+            descriptor = os.open(os.path.join(self.location, check_key(key)), os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):
+                return None
+            raise
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def _check_folders(self, key: str) -> None:
+        """Refuse to write or delete below a link: it may lead out of the store.
+
+        Raises:
+            PipelineError: a folder of the key is a link.
+        """
+        folder = self.location
+        for name in check_key(key).split("/")[:-1]:
+            folder = os.path.join(folder, name)
+            if os.path.islink(folder):
+                raise PipelineError(
+                    f"{folder} is a link. A store is written only below its own folder: put a real folder there."
+                )
+
+    def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
+        self._check_folders(key)
+        try:
+            with written_aside(self.root / key, clears=False) as aside, open(aside, "wb") as file:
                 half = len(data) // 2
                 file.write(memoryview(data)[:half])
                 on_phase("write", key)
@@ -128,14 +175,16 @@ class LocalObjectStore(ObjectStore):
             raise
 
     def delete(self, key: str) -> None:
-        (self.root / key).unlink(missing_ok=True)
+        self._check_folders(key)
+        with suppress(NotADirectoryError):
+            (self.root / key).unlink(missing_ok=True)
 
     def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for folder, _, names in os.walk(self.root):
             for name in names:
                 path = os.path.join(folder, name)
-                found[os.path.relpath(path, self.root)] = os.stat(path).st_size
+                found[os.path.relpath(path, self.root)] = os.lstat(path).st_size
         return found
 
     def names(self, under: str = "") -> set[str]:

@@ -9,14 +9,19 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.errors import PipelineError
+from pipeline.store import layout
+from pipeline.store.object_store import ObjectStore
+from pipeline.store.sealed import seal, unseal
 
 DONE, FAILED = "done", "failed"
 WRITTEN_FIELDS = (
     "offset", "clip_id", "label", "status", "size", "digest", "num_frames", "height", "width", "kind", "reason",
 )  # fmt: skip
+NUMBERS = frozenset({"offset", "size", "num_frames", "height", "width", "modified_ns"})
+MAX_NUMBER = 1 << 63
 
 
 class ClipRecord(NamedTuple):
@@ -85,29 +90,77 @@ def write_record(record: BlockRecord) -> bytes:
         "clips": columns,
         "objects": record.objects,
     }
-    body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    digest = hashlib.sha256(body).hexdigest()
-    return b'{"sha256": "%s",\n"record": %s}\n' % (digest.encode(), body)
+    return seal("record", value)
 
 
 def read_record(data: bytes, key: str) -> BlockRecord:
     """The record that `write_record` wrote.
 
+    A record is also checked for what it says: its views and objects become keys, and its numbers sizes of arrays.
+
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: it is damaged, or says what no record can.
     """
-    head, _, rest = data.partition(b"\n")
-    body = rest.removeprefix(b'"record": ').removesuffix(b"}\n")
-    if head != b'{"sha256": "%s",' % hashlib.sha256(body).hexdigest().encode():
-        raise PipelineError(f"The record {key} of the store is damaged. Run `pipeline store verify --repair`.")
-    value = json.loads(body)
-    columns = value["clips"]
+    value = unseal(data, "record", key)
+    try:
+        record = _record(value)
+        check_record(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PipelineError(f"{key} of the store is damaged: {error}. Run `pipeline store verify --repair`.") from error
+    return record
+
+
+def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
+    """The record of a block as it stands now; None where there is none, or a damaged one."""
+    key = layout.record_key(block)
+    data = objects.get(key)
+    try:
+        return None if data is None else read_record(data, key)
+    except PipelineError:
+        return None
+
+
+def check_record(record: BlockRecord) -> None:
+    """Check that a record can be one: its views, and the names and sizes in it.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    strange = [view for view in (*record.views, *record.lacking) if not layout.is_view(view)]
+    strange += [name for name in record.objects if not layout.is_block_key(name, record.block)]
+    if strange:
+        raise ValueError(f"'{strange[0]}' is no name of this store's layout")
+    offsets = [clip.offset for clip in record.clips]
+    if len(set(offsets)) != len(offsets) or any(offset >= layout.MAX_BLOCK_CLIPS for offset in offsets):
+        raise ValueError("the places of its clips in the block are wrong")
+    if any(clip.status not in (DONE, FAILED) for clip in record.clips):
+        raise ValueError("a clip is neither done nor failed")
+
+
+def _record(value: Any) -> BlockRecord:
+    columns = dict(value["clips"])
     # Version 0.1 wrote `modified_ns` too.
     columns.setdefault("modified_ns", [0] * len(columns["offset"]))
-    clips = tuple(map(ClipRecord, *(columns[name] for name in ClipRecord._fields)))
-    objects = {name: tuple(stated) for name, stated in value["objects"].items()}
-    lacking = {view: tuple(offsets) for view, offsets in value.get("lacking", {}).items()}
-    return BlockRecord(value["block"], clips, tuple(value["views"]), objects, lacking)
+    for name in ClipRecord._fields:
+        if name in NUMBERS:
+            # -1: the size of a file that was missing.
+            wrong = [entry for entry in columns[name] if type(entry) is not int or not -1 <= entry < MAX_NUMBER]
+        else:
+            wrong = [entry for entry in columns[name] if type(entry) is not str]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} cannot be a clip's {name}")
+    clips = tuple(ClipRecord(*fields) for fields in zip(*(columns[name] for name in ClipRecord._fields), strict=True))
+    if any(clip.offset < 0 for clip in clips):
+        raise ValueError("the place of a clip in the block is negative")
+    objects = {name: (_number(size), str(digest)) for name, (size, digest) in value["objects"].items()}
+    lacking = {view: tuple(map(_number, offsets)) for view, offsets in value.get("lacking", {}).items()}
+    return BlockRecord(_number(value["block"]), clips, tuple(map(str, value["views"])), objects, lacking)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MAX_NUMBER:
+        raise ValueError(f"{value!r} must be a whole number from 0 on")
+    return value
 
 
 def write_times(clips: Iterable[ClipRecord]) -> bytes:
@@ -119,5 +172,5 @@ def read_times(data: bytes | None) -> dict[int, int]:
     """Read what `write_times` wrote; nothing where it is missing or damaged, so that files are read again instead."""
     try:
         return {int(offset): int(value) for offset, value in json.loads(data or b"{}").items()}
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return {}

@@ -10,6 +10,16 @@ from typing import Any, Literal
 from pipeline.recipe import SamplingConfig
 
 MAP_KINDS = ("pooled", "spatial")
+# Of what is read from a store, before memory is asked for; far beyond what any backbone needs.
+MAX_ROW_BYTES = 1 << 31
+BOUNDS = {
+    "batch_frames": (1, 1 << 16),
+    "transform_version": (1, 1 << 16),
+    "num_segments": (0, 1 << 12),
+    "seed": (0, (1 << 63) - 1),
+    "channels": (1, 1 << 16),
+    "map_size": (1, 1 << 12),
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,27 @@ class StoreSettings:
 
 
 def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
-    """The settings that `StoreSettings.as_dict` wrote, also after a way through JSON."""
-    return StoreSettings(
+    """The settings that `StoreSettings.as_dict` wrote, also after a way through JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError: a field is missing, of another type, or of a size that no store has.
+    """
+    settings = StoreSettings(
         **{**values, "frame_choices": SamplingConfig(**values["frame_choices"]), "maps": tuple(values["maps"])}
     )
+    for name, (lowest, highest) in BOUNDS.items():
+        value = getattr(settings, name)
+        if type(value) is not int or not lowest <= value <= highest:
+            raise ValueError(f"{name} (={value!r}) must be a whole number from {lowest} to {highest:,}")
+    if settings.map_size**2 * settings.channels * max(settings.num_segments, 1) * 2 > MAX_ROW_BYTES:
+        raise ValueError(f"the features of one clip would take more than {MAX_ROW_BYTES:,} bytes")
+    texts = [settings.backbone, settings.compute_dtype, settings.capability, settings.compile_mode]
+    texts += [settings.weights["name"], settings.weights["sha256"], *vars(settings.frame_choices).values()]
+    if not all(type(text) is str for text in texts) or not isinstance(settings.preprocessing, Mapping):
+        raise TypeError("a name in the settings is no text")
+    if not set(settings.maps) <= set(MAP_KINDS) or settings.frames not in ("segments", "all"):
+        raise ValueError(f"maps (={settings.maps}) or frames (={settings.frames!r}) is of no known kind")
+    return settings
 
 
 def _flat(settings: StoreSettings) -> dict[str, Any]:

@@ -1,17 +1,15 @@
-"""Clips of a store: which row each has, and what is known of it. A CSV beside the arrays."""
+"""Clips of a store: which row each has, and what is known of it. One JSON with its SHA-256."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 from pipeline.errors import PipelineError
+from pipeline.store import layout
+from pipeline.store.sealed import seal, unseal
 
-COLUMNS = ("row", "clip_id", "path", "label", "split", "listed")
-# Written where a clip has a group; other stores keep the shorter table.
-GROUP_COLUMN = "group"
+COLUMNS = ("row", "clip_id", "path", "label", "split", "listed", "group")
 
 
 class TableRow(NamedTuple):
@@ -54,34 +52,41 @@ class ClipRow(NamedTuple):
 
 
 def write_table(rows: Iterable[TableRow]) -> bytes:
-    """The table as the bytes of a CSV."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    """The table as JSON with its SHA-256, by columns; `group` where a clip has one."""
     rows = tuple(rows)
-    has_groups = any(row.group for row in rows)
-    writer.writerow((*COLUMNS, GROUP_COLUMN) if has_groups else COLUMNS)
-    writer.writerows((*row[:5], int(row.listed), *([row.group] if has_groups else [])) for row in rows)
-    return text.getvalue().encode()
+    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    if not any(columns["group"]):
+        del columns["group"]
+    return seal("clips", columns)
 
 
-def read_table(data: bytes | None, location: str) -> tuple[TableRow, ...]:
+def read_table(data: bytes | None, location: str, classes: Collection[str]) -> tuple[TableRow, ...]:
     """The rows that `write_table` wrote.
 
     Raises:
         PipelineError: there is no table, or it is damaged.
     """
-    lines = csv.reader(io.StringIO("" if data is None else data.decode(errors="replace"), newline=""))
-    if tuple(next(lines, ())) not in (COLUMNS, (*COLUMNS, GROUP_COLUMN)):
-        raise PipelineError(
-            f"{location} has no table of clips; it is not a whole feature store. Pass --rebuild to make it anew."
-        )
     try:
-        return tuple(
-            TableRow(int(row), clip_id, path, label, split, listed == "1", *group)
-            for row, clip_id, path, label, split, listed, *group in lines
-        )
-    except (TypeError, ValueError) as error:
+        if data is None:
+            raise ValueError("it is missing")
+        return _rows(unseal(data, "clips", layout.TABLE_KEY), frozenset((*classes, "")))
+    except (PipelineError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise PipelineError(
-            f"The table of clips of {location} is damaged in line {lines.line_num} ({error}): without it nobody knows "
-            "which row is which clip. Put a copy of clips.csv back, or extract anew with --rebuild."
+            f"The table of clips of {location} ({layout.TABLE_KEY}) is damaged ({error}). Run `pipeline extract` again "
+            "with the same settings: it makes the table anew from the manifest, and keeps the features."
         ) from error
+
+
+def _rows(columns: Any, labels: frozenset[str]) -> tuple[TableRow, ...]:
+    columns.setdefault("group", [""] * len(columns["row"]))
+    rows = tuple(TableRow(*fields) for fields in zip(*(columns[name] for name in COLUMNS), strict=True))
+    for row in rows:
+        if type(row.row) is not int or not 0 <= row.row < layout.MAX_ROWS or type(row.listed) is not bool:
+            raise ValueError(f"{row.row!r} cannot be a row")
+        if not all(type(text) is str for text in (row.clip_id, row.path, row.label, row.split, row.group)):
+            raise ValueError(f"row {row.row} has a value that is no text")
+        if row.listed and row.label not in labels:
+            raise ValueError(f"'{row.label}' is none of the store's classes")
+    if len({row.row for row in rows}) != len(rows):
+        raise ValueError("a row is in it twice")
+    return rows

@@ -12,7 +12,7 @@ from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.object_store import ObjectStore, Phase, no_phase
-from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, read_record, write_record, write_times
+from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, write_record, write_times
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
 
@@ -46,7 +46,7 @@ def assign_rows(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
     """
     old = {(row.clip_id, row.split == TRAIN_SPLIT): row for row in store.rows}
     size = store.block_clips
-    next_block = max((row.row // size for row in store.rows), default=-1) + 1
+    next_block = store.num_blocks
     rows: dict[tuple[str, bool], TableRow] = {}
     for is_train in (True, False):
         fresh = [
@@ -74,11 +74,9 @@ def assign_rows(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
 
 def ensure_views(store: FeatureStore, views: Iterable[str]) -> None:
     """Make the arrays of these views, as long as the table needs."""
-    if store.settings.frames == "all":
-        return
-    num_blocks = max((row.row // store.block_clips for row in store.rows), default=-1) + 1
-    for view in views:
-        layout.ensure_view(store.objects, store.settings, view, num_blocks * store.block_clips, store.block_clips)
+    num_rows = store.num_blocks * store.block_clips
+    # Those of earlier runs too: their arrays grow with the table.
+    layout.ensure_metadata(store.objects, store.settings, {*views, *store.views}, num_rows, store.block_clips)
 
 
 @dataclass
@@ -246,16 +244,6 @@ def write_block(
     objects.put(key, write_record(record))
     objects.put(layout.times_key(builder.block), write_times(clips))
     return record
-
-
-def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
-    """The record of a block as it stands now; None where there is none, or a damaged one."""
-    key = layout.record_key(block)
-    data = objects.get(key)
-    try:
-        return None if data is None else read_record(data, key)
-    except PipelineError:
-        return None
 
 
 def delete_record(objects: ObjectStore, block: int) -> None:

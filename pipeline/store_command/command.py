@@ -19,6 +19,7 @@ from pipeline.store.layout import TEST_VIEW
 from pipeline.store.record import FAILED
 from pipeline.store.verify import Corruption, find_corruption
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
+from pipeline.store_command.hdf5_file import is_sealed
 from pipeline.store_command.info import StoreInfo, describe
 from pipeline.store_command.recheck import recheck
 
@@ -86,6 +87,8 @@ def store_import(*, file: str | Path, store: str | Path) -> None:
     """Make a store from an HDF5 file that `store export` wrote."""
     num_clips = import_hdf5(Path(file), str(store))
     click.echo(f"Read {num_clips:,} clips into {store}.")
+    if not is_sealed(Path(file)):
+        click.echo(f"{file} was written by version 0.1, without checksums: its bytes could not be checked.", err=True)
 
 
 def info_text(info: StoreInfo) -> str:

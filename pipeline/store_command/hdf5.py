@@ -21,33 +21,34 @@ import h5py
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
+from pipeline.store.attributes import Attributes, attributes_from_dict, has_store
 from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
 from pipeline.store.object_store import open_object_store, path_from
 from pipeline.store.record import DONE, WRITTEN_FIELDS, ClipRecord
-from pipeline.store.settings import settings_from_dict
 from pipeline.store.table import ClipRow
 from pipeline.store.writer import BlockBuilder, WantedClip, assign_rows, ensure_views, write_block
+from pipeline.store_command.hdf5_file import child, dataset, opened_hdf5, sealed_hdf5, texts
 
-FORMAT = "st-pipeline features in HDF5 1"
+FORMAT = "st-pipeline features in HDF5 2"
+FORMATS = (FORMAT, "st-pipeline features in HDF5 1")
 TEXT_COLUMNS = ("clip_id", "path", "label", "split", "status", "kind", "reason", "digest", "group")
 NUMBER_COLUMNS = ("class_index", "size", "num_frames", "height", "width")
 PENDING = "pending"
 
 
 def export_hdf5(store: FeatureStore, path: Path) -> int:
-    """Write the whole store to one file; the number of clips in it.
+    """Write the whole store to one file with a SHA-256 of its bytes; the number of clips in it.
 
     Raises:
         PipelineError: there is no room for it.
     """
     clips = store.table()
     _check_room(store, path)
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+    with sealed_hdf5(path) as file:
         file.attrs["format"] = FORMAT
         file.attrs["settings"] = json.dumps(store.settings.as_dict())
         file.attrs["classes"] = json.dumps(store.classes)
@@ -67,35 +68,48 @@ def export_hdf5(store: FeatureStore, path: Path) -> int:
 def import_hdf5(path: Path, location: str) -> int:
     """Make a store from a file that `export_hdf5` wrote; the number of clips in it.
 
+    The store is there once all of it is: a killed import leaves nothing that opens, and the next one clears it.
+
     Raises:
-        PipelineError: the file is not such a one, or a store is there already.
+        PipelineError: the file is not such a one, is damaged, or a store is there already.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be read as HDF5: {error}.") from error
-    with file:
-        if file.attrs.get("format") != FORMAT:
+    with opened_hdf5(path) as file:
+        if file.attrs.get("format") not in FORMATS:
             raise PipelineError(f"{path} is not an exported feature store ({FORMAT}).")
         objects = open_object_store(location)
-        if objects.get("zarr.json") is not None:
+        if has_store(objects):
             raise PipelineError(f"There is a store at {location} already. Import into another --store, or delete it.")
         check_location_is_free(objects)
         with writer_lock(objects):
             remove_store(objects)
+            objects.remove_parts()
             try:
+                attributes = _attributes(file, location)
                 store = FeatureStore.create(
                     location,
-                    settings_from_dict(json.loads(file.attrs["settings"])),
-                    json.loads(file.attrs["classes"]),
-                    int(file.attrs["block_clips"]),
-                    _recorded(json.loads(file.attrs["provenance"]), location),
+                    attributes.settings,
+                    attributes.classes,
+                    attributes.block_clips,
+                    attributes.provenance,
+                    is_visible=False,
                 )
-                return _fill(store, file)
+                num_clips = _fill(store, file)
+                store.publish()
+                return num_clips
+            except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+                remove_store(objects)
+                raise PipelineError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
             except BaseException:
                 # Half a store would look like one that an extraction has to finish.
                 remove_store(objects)
                 raise
+
+
+def _attributes(file: h5py.File, location: str) -> Attributes:
+    """Read and check the attributes of an export."""
+    values = {name: json.loads(file.attrs[name]) for name in ("settings", "classes", "provenance")}
+    values["provenance"] = _recorded(values["provenance"], location)
+    return attributes_from_dict({**values, "format": layout.FORMAT, "block_clips": int(file.attrs["block_clips"])})
 
 
 def _recorded(provenance: dict[str, Any], location: str) -> dict[str, Any]:
@@ -121,39 +135,67 @@ def _check_room(store: FeatureStore, path: Path) -> None:
 
 
 def _fill(store: FeatureStore, file: h5py.File) -> int:
-    columns: dict[str, list[Any]] = {
-        name: list(values.asstr()[:]) if name in TEXT_COLUMNS else values[:].tolist()
-        for name, values in file["clips"].items()
-    }
-    # Files of version 0.1 have no groups.
-    columns.setdefault("group", [""] * len(columns["clip_id"]))
+    columns = _read_columns(child(file, "clips"))
     named = zip(*(columns[name] for name in ("clip_id", "path", "label", "split", "group")), strict=True)
     assign_rows(store, [WantedClip(*clip) for clip in named])
-    views = tuple(file["views"]) if "views" in file else ()
-    # The order of a store made by extraction: test first, then the draws by number.
-    views = tuple(sorted(views, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))
-    ensure_views(store, views)
+    members = _members(store, file, len(columns["clip_id"]))
+    ensure_views(store, members)
     index_of_row = {row.row: index for index, row in enumerate(store.rows)}
-    place_in = {view: {int(clip): at for at, clip in enumerate(file[f"views/{view}/clip"])} for view in views}
-    for block in sorted({row // store.block_clips for row in index_of_row}):
+    frames = child(file, "frames") if "frames" in file else None
+    for block in range(store.num_blocks):
         here = (row for row in sorted(index_of_row) if row // store.block_clips == block)
         rows = [row for row in here if columns["status"][index_of_row[row]] != PENDING]
         if not rows:
             continue
-        views_here = tuple(view for view in views if any(index_of_row[row] in place_in[view] for row in rows))
+        views_here = tuple(view for view, places in members.items() if any(index_of_row[row] in places for row in rows))
         builder = BlockBuilder(store.settings, block, store.block_clips, views_here)
         for row in rows:
             index, offset = index_of_row[row], row % store.block_clips
             for view in views_here:
-                if index in place_in[view]:
-                    _copy_row(builder, file[f"views/{view}"], place_in[view][index], offset, view)
-            if "frames" in file:
-                _copy_frames(builder, file["frames"], index, offset)
-        write_block(
-            store.objects, builder, [_record(columns, index_of_row[row], row % store.block_clips) for row in rows], None
-        )
+                if index in members[view]:
+                    _copy_row(builder, child(child(file, "views"), view), members[view][index], offset, view)
+            if frames is not None:
+                _copy_frames(builder, frames, index, offset)
+        records = [_record(columns, index_of_row[row], row % store.block_clips) for row in rows]
+        write_block(store.objects, builder, records, None)
     store.reload()
+    if store.damage:
+        raise ValueError(next(iter(store.damage.values())))
     return len(index_of_row)
+
+
+def _read_columns(group: h5py.Group) -> dict[str, list[Any]]:
+    ids = texts(group, "clip_id")
+    # Files of version 0.1 have no groups.
+    columns: dict[str, list[Any]] = {"group": [""] * len(ids)}
+    for name in TEXT_COLUMNS:
+        if name in group or name != "group":
+            columns[name] = texts(group, name, len(ids))
+    for name in NUMBER_COLUMNS:
+        columns[name] = dataset(group, name, (len(ids),), "int64")[:].tolist()
+    return columns
+
+
+def _members(store: FeatureStore, file: h5py.File, num_clips: int) -> dict[str, dict[int, int]]:
+    """Return, by view, where each clip lies in it; arrays of another shape than the settings ask for are refused."""
+    if store.settings.frames == "all" or "views" not in file:
+        return {}
+    views = child(file, "views")
+    strange = [view for view in views if not layout.is_view(view)]
+    if strange:
+        raise ValueError(f"'{strange[0]}' is no name of a view")
+    members = {}
+    # The order of a store made by extraction: test first, then the draws by number.
+    for view in sorted(views, key=lambda view: (view != layout.TEST_VIEW, len(view), view)):
+        group = child(views, view)
+        clips = dataset(group, "clip", (None,), "int64")[:].tolist()
+        if len(set(clips)) != len(clips) or any(not 0 <= clip < num_clips for clip in clips):
+            raise ValueError(f"views/{view}/clip does not number the clips")
+        for kind in layout.kinds_of(store.settings):
+            shape = (len(clips), *layout.row_shape(store.settings, kind))
+            dataset(group, kind, shape, str(layout.row_dtype(store.settings, kind)))
+        members[view] = {clip: at for at, clip in enumerate(clips)}
+    return members
 
 
 def _record(columns: dict[str, list[Any]], index: int, offset: int) -> ClipRecord:
@@ -161,16 +203,21 @@ def _record(columns: dict[str, list[Any]], index: int, offset: int) -> ClipRecor
 
 
 def _copy_row(builder: BlockBuilder, group: h5py.Group, at: int, offset: int, view: str) -> None:
-    spatial = group["spatial"][at] if "spatial" in group else None
-    pooled = group["pooled"][at] if "pooled" in group else np.empty(0, dtype=np.float16)
+    spatial = group["spatial"][at] if "spatial" in builder.settings.maps else None
+    pooled = group["pooled"][at] if "pooled" in builder.settings.maps else np.empty(0, dtype=np.float16)
     builder.add(offset, view, pooled, spatial, group["sampling"][at])
 
 
 def _copy_frames(builder: BlockBuilder, group: h5py.Group, index: int, offset: int) -> None:
-    found = np.flatnonzero(group["clip"][:] == index)
+    clips = dataset(group, "clip", (None,), "int64")[:]
+    found = np.flatnonzero(clips == index)
     if len(found):
-        start, length = int(group["offset"][found[0]]), int(group["length"][found[0]])
-        builder.add_frames(offset, group["pooled"][start : start + length])
+        start = int(dataset(group, "offset", (len(clips),), "int64")[found[0]])
+        length = int(dataset(group, "length", (len(clips),), "int64")[found[0]])
+        pooled = dataset(group, "pooled", (None, builder.settings.channels), "float16")
+        if not 0 <= start <= start + length <= len(pooled):
+            raise ValueError(f"the frames of clip {index} lie outside of frames/pooled")
+        builder.add_frames(offset, pooled[start : start + length])
 
 
 def _write_columns(group: h5py.Group, store: FeatureStore, clips: tuple[ClipRow, ...]) -> None:

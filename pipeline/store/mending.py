@@ -1,0 +1,56 @@
+"""Make anew what of a store's own metadata is damaged, from what is left of it and the manifest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.store import layout
+from pipeline.store.attributes import ROOT_KEY, write_attributes
+from pipeline.store.feature_store import FeatureStore
+from pipeline.store.record import BlockRecord
+from pipeline.store.table import TableRow, write_table
+from pipeline.store.writer import TRAIN_SPLIT, WantedClip
+
+
+def mend(store: FeatureStore, wanted: Sequence[WantedClip]) -> tuple[str, ...]:
+    """Mend attributes and table of a store opened with `r+`, forget damaged records; sentences about it.
+
+    Blocks whose record is forgotten count as pending and are computed anew. The table is made from the records, which
+    name the clip of each row, and from the manifest, which has the rest.
+    """
+    said = []
+    for key in store.damage:
+        if key in (ROOT_KEY, layout.COPY_KEY):
+            write_attributes(store.objects, store.attributes)
+            said.append(f"{key} of the store was damaged; it is written anew from the other copy.")
+        elif key == layout.TABLE_KEY:
+            rows = rows_of_records(store, wanted)
+            store.objects.put(layout.TABLE_KEY, write_table(rows))
+            said.append(f"The table of clips was damaged; {len(rows):,} rows are made anew from records and manifest.")
+    damaged = layout.record_keys(key.rpartition("/")[2] for key in store.damage)
+    for key in damaged:
+        store.objects.delete(key)
+    if damaged:
+        said.append(f"{len(damaged)} records of the store were damaged; their blocks are computed anew.")
+    store.damage_is_mended()
+    return tuple(said)
+
+
+def rows_of_records(store: FeatureStore, wanted: Sequence[WantedClip]) -> list[TableRow]:
+    """Return the rows that the records of a store name, none of them listed."""
+    split_of = {clip.clip_id: clip.split for clip in wanted}
+    return [
+        TableRow(block * store.block_clips + clip.offset, clip.clip_id, "", clip.label, split, listed=False)
+        for block, record in sorted(store.records.items())
+        for split in [_split_of_block(record, split_of)]
+        for clip in record.clips
+    ]
+
+
+def _split_of_block(record: BlockRecord, split_of: dict[str, str]) -> str:
+    # Only clips to train on have other views; without such views, most clips of the block are where they were.
+    if len(record.views) > 1:
+        return TRAIN_SPLIT
+    votes = Counter(split_of.get(clip.clip_id, "") == TRAIN_SPLIT for clip in record.clips)
+    return TRAIN_SPLIT if votes[True] > votes[False] else ""

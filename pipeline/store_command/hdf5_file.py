@@ -1,0 +1,121 @@
+"""One HDF5 file with a SHA-256 of all its bytes, in the 512 bytes before the HDF5 data (the "user block").
+
+    st-pipeline export sha256=<64 hexadecimal digits> bytes=<size of what follows the block>
+
+HDF5 readers skip the block. The digest is compared before HDF5 sees the file: its library does not withstand damage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+
+BLOCK_BYTES = 512
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_HEADER = re.compile(rb"st-pipeline export sha256=([0-9a-f]{64}) bytes=(\d{1,20})\n\0*")
+
+
+@contextmanager
+def sealed_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file; when the block ends well, it is sealed and moved to `path`."""
+    with written_aside(path) as aside:
+        # The part file is locked by `written_aside`; HDF5 would refuse it with a lock of its own.
+        with h5py.File(aside, "w", userblock_size=BLOCK_BYTES, locking=False) as file:
+            yield file
+        digest, num_bytes = _digest(aside)
+        header = f"st-pipeline export sha256={digest} bytes={num_bytes}\n".encode()
+        with open(aside, "rb+") as opened:
+            opened.write(header.ljust(BLOCK_BYTES, b"\0"))
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a file that `sealed_hdf5` wrote, once its bytes match their SHA-256; or one of version 0.1, without any.
+
+    Raises:
+        PipelineError: it is damaged, or no such file.
+    """
+    try:
+        with open(path, "rb") as opened:
+            start = opened.read(BLOCK_BYTES)
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}.") from error
+    if not start.startswith(HDF5_MAGIC):
+        found = _HEADER.fullmatch(start)
+        if found is None or (found[1].decode(), int(found[2])) != _digest(path):
+            raise PipelineError(
+                f"{path} does not match the SHA-256 that `pipeline store export` wrote into it: it is damaged, or no "
+                "export. Copy it again, or export the store again."
+            )
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read as HDF5: {error}.") from error
+    with file:
+        yield file
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a file begins with its SHA-256; those of version 0.1 do not."""
+    with open(path, "rb") as opened:
+        return opened.read(len(HDF5_MAGIC)) != HDF5_MAGIC
+
+
+def dataset(group: h5py.Group, name: str, shape: tuple[int | None, ...], dtype: str | None = None) -> h5py.Dataset:
+    """Return a data set of a file from anywhere, once its shape and type are those expected; None fits any length.
+
+    Raises:
+        PipelineError: it is missing, lies in another file, or is of another shape or type.
+    """
+    where = f"{group.file.filename}: {group.name}/{name}"
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
+        raise PipelineError(f"{where} is not a data set of this file.")
+    found = group[name]
+    if found.external or found.is_virtual:
+        raise PipelineError(f"{where} has its values in another file.")
+    fits = len(found.shape) == len(shape) and all(
+        wanted in (None, there) for wanted, there in zip(shape, found.shape, strict=True)
+    )
+    if not fits or (dtype is not None and found.dtype != np.dtype(dtype)):
+        raise PipelineError(f"{where} has the shape {found.shape} of {found.dtype}, not {shape} of {dtype}.")
+    return found
+
+
+def texts(group: h5py.Group, name: str, num: int | None = None) -> list[str]:
+    """Return a column of texts.
+
+    Raises:
+        PipelineError: it holds no texts.
+    """
+    column = dataset(group, name, (num,))
+    if h5py.check_string_dtype(column.dtype) is None:
+        raise PipelineError(f"{group.file.filename}: {group.name}/{name} holds no texts.")
+    return [str(text) for text in column.asstr()[:]]
+
+
+def child(group: h5py.Group, name: str) -> Any:
+    """Return a group within this file.
+
+    Raises:
+        PipelineError: it is missing, or a link to somewhere else.
+    """
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Group):
+        raise PipelineError(f"{group.file.filename} has no group {group.name.rstrip('/')}/{name}.")
+    return group[name]
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    with open(path, "rb") as opened:
+        opened.seek(BLOCK_BYTES)
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        return digest, opened.tell() - BLOCK_BYTES
