@@ -144,7 +144,7 @@ def test_a_scheduler_that_goes_away_is_a_sentence_and_the_rest_is_done_later(
             text=True,
         ) as child,
     ):
-        while not (location / "records").exists():
+        while not (location / "records/000000.json").exists():
             time.sleep(0.01)
         scheduler.kill()
         _, said = child.communicate(timeout=120)
