@@ -346,10 +346,10 @@ def test_records_survive_any_text() -> None:
     clip = ClipRecord(0, 'a"b\n\u2028é', "l\\", "failed", -1, "", 3, kind="k", reason='"record": {}\n')
     from pipeline.store.record import BlockRecord
 
-    record = BlockRecord(3, (clip,), ("test",), {"k": (1, "x")})
+    record = BlockRecord(3, (clip,), ("test",), {layout.chunk_key("test", "pooled", 3): (1, "x")})
     # Times of files are kept apart: a record is the same in every copy of a data set.
     assert read_record(write_record(record), "r") == BlockRecord(
-        3, (clip._replace(modified_ns=0),), ("test",), {"k": (1, "x")}
+        3, (clip._replace(modified_ns=0),), ("test",), {layout.chunk_key("test", "pooled", 3): (1, "x")}
     )
     assert read_times(write_times([clip])) == {0: 3}
     assert read_times(None) == read_times(b"rotten") == read_times(b"[1]") == {}
