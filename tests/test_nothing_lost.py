@@ -21,6 +21,7 @@ from pipeline.store.record import read_record
 from pipeline.store.verify import find_corruption
 from pipeline.store_command.command import store_verify
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
+from pipeline.video.limits import ClipLimits
 from tests.conftest import REPOSITORY
 from tests.test_extraction import arrays_of, draw_clip, run, write_data
 from tests.test_store_repair import damage
@@ -251,7 +252,7 @@ def test_a_damaged_record_is_made_again_by_the_next_extraction(manifest: Manifes
 def test_what_failed_without_being_read_is_tried_again(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(location: str) -> str:
+    def refused(location: str, limits: ClipLimits) -> str:
         raise ClipError("unreadable", f"{location} cannot be read: Permission denied.")
 
     with monkeypatch.context() as patch:

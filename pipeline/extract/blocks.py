@@ -20,6 +20,7 @@ from pipeline.video.views import train_view_name
 
 KILLED_WORKER = "killed-worker"
 UNREADABLE = "unreadable"
+TOO_LARGE = "too-large"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState)
     if before.clip_id != row.clip_id or before.label != row.label:
         return True
     # Without a byte read (no permission) the record cannot tell whether the file has changed.
-    if before.kind in TRANSIENT_KINDS or (before.kind == UNREADABLE and not before.digest):
+    # A limit may have been raised since.
+    if before.kind in (*TRANSIENT_KINDS, TOO_LARGE) or (before.kind == UNREADABLE and not before.digest):
         return True
     if (state.size, state.modified_ns) == (before.size, before.modified_ns):
         return False

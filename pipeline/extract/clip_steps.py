@@ -22,6 +22,7 @@ from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.settings import StoreSettings
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import centre_crop
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.views import View, ViewConfig
 
 
@@ -43,6 +44,7 @@ class WorkerConfig:
     allow_squeezenet_weights: bool = False
     swapped_labels: tuple[int, ...] = ()
     decode_threads: int | None = None
+    limits: ClipLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ class FeatureExtractor:
             return self._views(clip, num_frames, height, width)
 
         try:
-            record = record._replace(digest=digest_of(clip.location))
+            with clip_errors(clip.location):
+                record = record._replace(digest=digest_of(clip.location, self.setup.limits))
             self._on_phase("decode", clip.clip_id)
-            loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size)
+            loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size, self.setup.limits)
             pixels = loaded.pixels
             if self._joins_views:
                 with clip_errors(clip.location):

@@ -41,6 +41,7 @@ from pipeline.store.verify import Corruption, delete_damaged_records, find_corru
 from pipeline.store.writer import TRAIN_SPLIT, WantedClip, assign_rows, default_block_clips, delete_record, ensure_views
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
+from pipeline.video.limits import ClipLimits
 from pipeline.video.render import render
 from pipeline.video.views import TRANSFORM_VERSION, test_view
 
@@ -225,6 +226,7 @@ def resolve_settings(
         allow_squeezenet_weights=request.allow_squeezenet_weights,
         swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
         decode_threads=request.decode_threads,
+        limits=ClipLimits(request.max_clip_pixels, request.max_clip_bytes, request.max_clip_seconds),
     )
     about_weights = f"Weights '{weights.name}': {weights.note}." if weights.note else ""
     for sentence in filter(None, (about_weights, about_dtype, about_compile)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -9,9 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from pipeline.errors import ClipError
 from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, open_file
+
+BYTES_AT_ONCE = 1 << 26
+NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,10 @@ def state_of(location: str) -> FileState:
             for entry in entries:
                 if entry.is_dir():
                     continue
-                found = entry.stat()
+                found = entry.stat(follow_symlinks=entry.is_file())  # a link may lead nowhere
                 sizes, changes = sizes + found.st_size, max(changes, found.st_mtime_ns)
         return FileState(sizes, changes)
-    except OSError:
+    except (OSError, ValueError):  # a path with a zero byte
         return ABSENT
 
 
@@ -49,42 +55,66 @@ def is_there(location: str) -> bool:
     return os.path.exists(location.partition(HDF5_SEPARATOR)[0])
 
 
-def digest_of(location: str) -> str:
+def digest_of(location: str, limits: ClipLimits = DEFAULT_LIMITS) -> str:
     """SHA-256 over the bytes of a clip: of the file, of the names and bytes of a folder, of a member of an HDF5 file.
 
     Raises:
-        ClipError: it cannot be read.
+        ClipError: it cannot be read, or is larger than it may be.
     """
     file, _, member = location.partition(HDF5_SEPARATOR)
     digest = hashlib.sha256()
     try:
         if member:
-            _add_member(file, member, digest.update)
+            with open_file(file):  # of a pipe, HDF5 would wait for bytes
+                _add_member(location, file, member, digest.update, limits)
         elif os.path.isdir(file):
             # Its own files: no clip reads those of a folder within.
-            for name in sorted(entry.name for entry in os.scandir(file) if not entry.is_dir()):
-                digest.update(f"{name}\0".encode())
-                digest.update(Path(file, name).read_bytes())
+            entries = sorted(_files_in(file), key=lambda entry: entry.name)
+            limits.check_bytes(location, sum(entry.stat().st_size for entry in entries if entry.is_file()))
+            for entry in entries:
+                digest.update(os.fsencode(f"{entry.name}\0"))
+                if entry.is_file():
+                    digest.update(Path(entry.path).read_bytes())
         else:
-            with open(file, "rb") as opened:
+            with open_file(file) as opened:
+                limits.check_bytes(location, os.fstat(opened.fileno()).st_size)
                 return hashlib.file_digest(opened, "sha256").hexdigest()
-    except FileNotFoundError:
-        return ""
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        # No path to a file: opening it says so.
+        if getattr(error, "errno", None) in NO_PATH or (isinstance(error, ValueError) and "\0" in location):
+            return ""
         raise ClipError("unreadable", f"{location} cannot be read: {error}.") from error
     return digest.hexdigest()
 
 
-def _add_member(file: str, member: str, update: Callable[[bytes], None]) -> None:
+def _files_in(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.is_dir()]
+
+
+def _add_member(location: str, file: str, member: str, update: Callable[[bytes], object], limits: ClipLimits) -> None:
     with h5py.File(file, "r") as opened:
         found = opened[member]
 
         def add(name: str, value: object) -> None:
             if isinstance(value, h5py.Dataset):
+                limits.check_bytes(location, value.nbytes)
                 update(f"{name}\0{value.shape}\0{value.dtype}\0".encode())
-                update(value[()].tobytes())
+                _add_values(value, update)
 
         if isinstance(found, h5py.Group):
             found.visititems(add)
         else:
             add("", found)
+
+
+def _add_values(data: h5py.Dataset, update: Callable[[bytes], object]) -> None:
+    if data.ndim == 0 or data.dtype.kind == "O":
+        # Texts, and rows of variable length: the bytes of each, never those of the pointers to them.
+        for value in [data[()]] if data.ndim == 0 else data:
+            update(np.asarray(value).tobytes() if not isinstance(value, str | bytes) else str(value).encode())
+            update(b"\0")
+        return
+    rows = max(1, BYTES_AT_ONCE // max(1, data.nbytes // max(1, len(data))))
+    for start in range(0, len(data), rows):
+        update(np.ascontiguousarray(data[start : start + rows]).tobytes())

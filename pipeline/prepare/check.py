@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 
 import click
@@ -21,6 +22,7 @@ from pipeline.prepare.findings import Finding, find, histogram
 from pipeline.prepare.inspection import Inspected, decode_clips, stat_clips
 from pipeline.progress import Progress
 from pipeline.settings.check import CheckSettings
+from pipeline.video.limits import ClipLimits
 
 NUM_EXAMPLES = 5
 GLANCES_A_TASK = 1024
@@ -41,7 +43,9 @@ def check(settings: CheckSettings) -> list[Finding]:
         PipelineError: something is wrong with the manifest or a clip; printed before.
     """
     listed = read_manifest(settings.manifest, settings.root)
-    seen = {inspected.clip_id: inspected for inspected in _looked_at(listed, settings.decode, settings.workers)}
+    limits = ClipLimits(settings.max_clip_pixels, settings.max_clip_bytes, settings.max_clip_seconds)
+    looked_at = _looked_at(listed, settings.decode, settings.workers, limits)
+    seen = {inspected.clip_id: inspected for inspected in looked_at}
     findings = find(listed, seen)
     if settings.out is not None:
         write_text(settings.out, findings_as_csv(findings))
@@ -91,9 +95,9 @@ def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Seque
     return "\n".join(lines if findings else [*lines, "Nothing is wrong."])
 
 
-def _looked_at(manifest: Manifest, decode: bool, workers: int | None) -> Iterator[Inspected]:
+def _looked_at(manifest: Manifest, decode: bool, workers: int | None, limits: ClipLimits) -> Iterator[Inspected]:
     clips = [(clip.clip_id, manifest.locate(clip)) for clip in manifest.clips]
-    look: Callable[[Task], list[Inspected]] = decode_clips if decode else stat_clips
+    look: Callable[[Task], list[Inspected]] = partial(decode_clips, limits=limits) if decode else stat_clips
     size = CLIPS_A_TASK if decode else GLANCES_A_TASK
     tasks = [clips[start : start + size] for start in range(0, len(clips), size)]
     num_workers = len(os.sched_getaffinity(0)) if workers is None else workers

@@ -7,16 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.decode import open_clip
 from pipeline.video.frame_folder import FrameFolder
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.packed import PackedClip
 from pipeline.video.video_file import VideoFile
-
-FRAMES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ def stat_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
     return [_stat_clip(clip_id, location) for clip_id, location in clips]
 
 
-def decode_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
+def decode_clips(clips: Sequence[tuple[str, str]], limits: ClipLimits = DEFAULT_LIMITS) -> list[Inspected]:
     """Open clips, given as (id, location), and decode each to its last frame."""
-    return [_inspected(clip_id, location) for clip_id, location in clips]
+    return [_inspected(clip_id, location, limits) for clip_id, location in clips]
 
 
 def _stat_clip(clip_id: str, location: str) -> Inspected:
@@ -53,19 +53,21 @@ def _stat_clip(clip_id: str, location: str) -> Inspected:
         found = os.stat(file)
     except (OSError, ValueError):
         return Inspected(clip_id, "missing", f"{file} does not exist or cannot be reached.")
+    if not (S_ISREG(found.st_mode) or S_ISDIR(found.st_mode)):
+        return Inspected(clip_id, "unreadable", f"{file} is neither a file nor a folder.")
     # A folder's size says nothing of what is in it, and listing millions of frames is what --decode does.
     if found.st_size == 0 and not os.path.isdir(file):
         return Inspected(clip_id, "empty", f"{file} is empty (0 bytes).")
     return Inspected(clip_id)
 
 
-def _inspected(clip_id: str, location: str) -> Inspected:
+def _inspected(clip_id: str, location: str, limits: ClipLimits) -> Inspected:
     try:
-        with clip_errors(location), open_clip(location) as reader:
-            for start in range(0, reader.num_frames, FRAMES_AT_ONCE):
-                if isinstance(reader, VideoFile) and start:
-                    break  # a video is decoded to its end by any reading
-                reader.read(range(start, min(start + FRAMES_AT_ONCE, reader.num_frames)))
+        with clip_errors(location), open_clip(location, limits) as reader:
+            # A video is decoded to its end whichever frames are wanted.
+            num_wanted = 1 if isinstance(reader, VideoFile) else reader.num_frames
+            for _ in reader.stream(range(num_wanted)):
+                pass
             rate = (reader.frames_per_second or 0.0) if isinstance(reader, VideoFile) else 0.0
             digest = _digest(reader, location)
             return Inspected(clip_id, "", "", reader.num_frames, reader.height, reader.width, rate, digest)

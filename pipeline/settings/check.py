@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import ROOT_HELP
 from pipeline.settings.settings import Settings, option, required
 
@@ -18,3 +19,6 @@ class CheckSettings(Settings):
     decode: bool = option(False, "Decode every frame; without it, only look whether the files exist.")
     out: Path | None = option(None, "CSV file with a row for each finding.")
     workers: int | None = option(None, "Number of processes that decode; 0: this one.  [default: the cores]", minimum=0)
+    max_clip_pixels: int = max_clip_pixels()
+    max_clip_bytes: int = max_clip_bytes()
+    max_clip_seconds: float = max_clip_seconds()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pipeline.errors import PipelineError
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.registry import RECIPE_NAMES
+from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import BACKBONE_HELP, CALIBRATION_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
@@ -53,6 +54,9 @@ class ExtractSettings(Settings):
     allow_squeezenet_weights: bool = option(
         False, "Load weights of SqueezeNet 1.1 into squeezenet_bypass; the store records it."
     )
+    max_clip_pixels: int = max_clip_pixels()
+    max_clip_bytes: int = max_clip_bytes()
+    max_clip_seconds: float = max_clip_seconds()
     rebuild: bool = option(False, "Delete the store and extract everything again.")
     block_clips: int | None = option(None, "Number of clips in a block of a new store.", has_option=False)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.clip_errors import clip_errors
 from pipeline.video.decode import open_clip
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.reader import ClipReader
 from pipeline.video.render import render
 from pipeline.video.views import View
@@ -34,14 +35,16 @@ class ClipViews:
     pixels: tuple[Tensor, ...]
 
 
-def load_clip_views(location: str, choose_views: ViewChooser, input_size: int) -> ClipViews:
+def load_clip_views(
+    location: str, choose_views: ViewChooser, input_size: int, limits: ClipLimits = DEFAULT_LIMITS
+) -> ClipViews:
     """Decode a clip once and render its views at `input_size` pixels.
 
     Raises:
         ClipError: the clip cannot be used.
     """
     with clip_errors(location):
-        with open_clip(location) as reader:
+        with open_clip(location, limits) as reader:
             views = tuple(choose_views(reader.num_frames, reader.height, reader.width))
             frame_indices, frames = read_frames(reader, views)
         pixels = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +11,7 @@ from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.frame_folder import FrameFolder, StillImage
 from pipeline.video.image_ends import JPG_MAGIC, PNG_MAGIC, is_jpg_stream, is_moving_png
 from pipeline.video.images import TIFF_MAGICS, is_image, is_moving_webp
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, open_file
 from pipeline.video.moving_image import MovingImage, has_several_images
 from pipeline.video.packed import PackedClip
 from pipeline.video.reader import ClipReader
@@ -19,36 +21,35 @@ from pipeline.video.video_file import VideoFile
 __all__ = ["ClipReader", "open_clip"]
 
 
-def open_clip(location: str | Path) -> ClipReader:
+def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> ClipReader:
     """Open a clip: a video file, a folder of numbered images, a still or moving image, or ``file.h5::clip``.
 
     What it is follows from its content, not from its suffix. Use the result as a context manager.
 
     Raises:
-        ClipError: it is missing, empty, or cannot be read; `kind` groups the reasons.
+        ClipError: it is missing, empty, beyond a limit, or cannot be read; `kind` groups the reasons.
     """
     file, separator, member = str(location).partition(HDF5_SEPARATOR)
     path = Path(file)
     try:
         if not path.exists():
             raise ClipError("missing", f"{path} does not exist.")
-        if separator:
-            return PackedClip(path, member)
-        if path.is_dir():
-            return FrameFolder(path)
-        if not path.is_file():
-            raise ClipError("unreadable", f"{path} is neither a file nor a folder.")
-        with open(path, "rb") as opened:
+        if path.is_dir() and not separator:
+            return FrameFolder(path, limits)
+        with open_file(path) as opened:
+            if separator:
+                return PackedClip(path, member, limits)
+            limits.check_bytes(str(path), os.fstat(opened.fileno()).st_size)
             start = opened.read(32)
             if is_image(start):
-                return _opened_image(path, opened, start)
+                return _opened_image(path, opened, start, limits)
     except OSError as error:
         raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:  # a path with a zero byte in it
         raise ClipError("missing", f"{path!s} cannot be a path ({error}).") from error
     if not start:
         raise ClipError("empty", f"{path} is empty (0 bytes).")
-    return VideoFile(path)
+    return VideoFile(path, limits=limits)
 
 
 def is_moving_image(path: Path) -> bool:
@@ -56,19 +57,19 @@ def is_moving_image(path: Path) -> bool:
     if suffix_of(path.name) not in (".png", ".webp") or not path.is_file():
         return False
     try:
-        with open(path, "rb") as opened:
+        with open_file(path) as opened:
             start = opened.read(32)
             return is_moving_webp(start) or (start.startswith(PNG_MAGIC) and is_moving_png(opened))
     except OSError:
         return False
 
 
-def _opened_image(path: Path, opened: BinaryIO, start: bytes) -> ClipReader:
+def _opened_image(path: Path, opened: BinaryIO, start: bytes, limits: ClipLimits) -> ClipReader:
     """A file that starts as an image does: one image, or a film in an image's format."""
     if start.startswith(PNG_MAGIC) and is_moving_png(opened):
-        return VideoFile(path)
+        return VideoFile(path, limits=limits)
     if start.startswith(JPG_MAGIC) and is_jpg_stream(opened):
-        return VideoFile(path, "mjpeg")
+        return VideoFile(path, "mjpeg", limits)
     if is_moving_webp(start) or (start.startswith(TIFF_MAGICS) and has_several_images(path)):
-        return MovingImage(path)
-    return StillImage(path)
+        return MovingImage(path, limits)
+    return StillImage(path, limits)

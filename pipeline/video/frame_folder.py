@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import ClipError
 from pipeline.video.images import decode_image, image_size
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch, open_file
 from pipeline.video.reader import ClipReader, Frame
 from pipeline.video.suffixes import IMAGE_SUFFIXES, is_image_name
 
@@ -24,9 +25,10 @@ class FrameFolder(ClipReader):
         ClipError: no images, a gap in the numbers, a number twice, more than one template, or an unreadable image.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: ClipLimits = DEFAULT_LIMITS) -> None:
         self._folder, self._names = path, numbered_images(path)
-        height, width = image_size(self.encoded(0), self._path(0))
+        self._limits, self._watch = limits, Stopwatch(str(path), limits)
+        height, width = image_size(self.encoded(0), self._path(0), limits)
         super().__init__(str(path), len(self._names), height, width)
 
     def close(self) -> None:
@@ -36,7 +38,10 @@ class FrameFolder(ClipReader):
         """The image of one frame as it stands on disk."""
         path = self._path(ordinal)
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
+                num_bytes = os.fstat(file.fileno()).st_size
+                self._limits.check_image_bytes(path, num_bytes)
+                self._limits.check_bytes(path, num_bytes)
                 data = file.read()
         except OSError as error:
             raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
@@ -46,7 +51,8 @@ class FrameFolder(ClipReader):
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         for ordinal in ordinals:
-            frame = decode_image(self.encoded(ordinal), self._path(ordinal))
+            with self._watch.running():
+                frame = decode_image(self.encoded(ordinal), self._path(ordinal), self._limits)
             self._check_size(self._names[ordinal], *frame.shape[:2])
             yield frame
 
@@ -57,9 +63,10 @@ class FrameFolder(ClipReader):
 class StillImage(FrameFolder):
     """A still image as a clip of one frame."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: ClipLimits = DEFAULT_LIMITS) -> None:
         self._folder, self._names = path.parent, (path.name,)
-        height, width = image_size(self.encoded(0), str(path))
+        self._limits, self._watch = limits, Stopwatch(str(path), limits)
+        height, width = image_size(self.encoded(0), str(path), limits)
         ClipReader.__init__(self, str(path), 1, height, width)
 
 

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import ClipError
 from pipeline.video.image_ends import JPG_MAGIC, PNG_MAGIC
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.reader import Frame
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -37,20 +38,21 @@ def is_webp(start: bytes) -> bool:
     return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
 
 
-def image_size(data: bytes, what: str) -> tuple[int, int]:
+def image_size(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """(height, width) of an encoded image, from its header.
 
     Raises:
-        ClipError: it is no image.
+        ClipError: it is no image, or one of too many pixels.
     """
     if _is_plain_jpg(data):
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+        limits.check_pixels(what, int(height), int(width))
         return int(height), int(width)
-    with open_image(data, what) as image:
+    with open_image(data, what, limits) as image:
         return image.height, image.width
 
 
-def decode_image(data: bytes, what: str) -> Frame:
+def decode_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> Frame:
     """The pixels of an encoded image; `what` names it in messages.
 
     Shape:
@@ -60,12 +62,13 @@ def decode_image(data: bytes, what: str) -> Frame:
         ClipError: it is no image, or a damaged one. A JPG that libjpeg would only warn about counts as damaged.
     """
     if _is_plain_jpg(data):
+        image_size(data, what, limits)
         try:
             pixels: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
         except JPG_ERRORS as error:
             raise _damaged(what, error) from error
         return pixels
-    with open_image(data, what) as image:
+    with open_image(data, what, limits) as image:
         if image.format in ("PNG", "WEBP") and num_images(image) > 1:
             raise ClipError(
                 "unreadable", f"{what} holds {num_images(image)} images, but must hold one to be a frame of a clip."
@@ -101,7 +104,7 @@ def rgb_of(image: Image.Image, what: str) -> Frame:
         raise _damaged(what, error) from error
 
 
-def open_image(data: bytes, what: str) -> Image.Image:
+def open_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> Image.Image:
     """Open an encoded image by Pillow; `what` names it in messages.
 
     Raises:
@@ -111,13 +114,17 @@ def open_image(data: bytes, what: str) -> Image.Image:
         raise ClipError("empty", f"{what} is empty (0 bytes).")
     try:
         with warnings.catch_warnings():
-            # An image of more than 89 million pixels is refused, not only warned about.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
+            # Ours is the limit that counts.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:  # its words name an address in memory
         raise ClipError("unreadable", f"{what} is not an image that can be read (its format is not known).") from None
-    except (*IMAGE_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
+        raise ClipError("too-large", f"{what} has too many pixels ({error}).") from error
+    except IMAGE_ERRORS as error:
         raise ClipError("unreadable", f"{what} is not an image that can be read ({error}).") from error
+    limits.check_pixels(what, image.height, image.width)
+    return image
 
 
 def _is_plain_jpg(data: bytes) -> bool:

@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.errors import ClipError
 from pipeline.video.containers import missing_end
 from pipeline.video.images import IMAGE_ERRORS, num_images, open_image, rgb_of
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch
 from pipeline.video.reader import ClipReader, Frame
 
 
@@ -29,12 +30,12 @@ class MovingImage(ClipReader):
         ClipError: truncated or damaged, or images of different sizes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: ClipLimits = DEFAULT_LIMITS) -> None:
         missing = missing_end(path)
         if missing is not None:
             raise ClipError("truncated", f"{path} is truncated: {missing}. Copy or download it again.")
-        self._path = path
-        with open_image(path.read_bytes(), str(path)) as image:
+        self._path, self._limits, self._watch = path, limits, Stopwatch(str(path), limits)
+        with open_image(path.read_bytes(), str(path), limits) as image:
             super().__init__(str(path), num_images(image), image.height, image.width)
 
     def close(self) -> None:
@@ -42,13 +43,18 @@ class MovingImage(ClipReader):
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         wanted = set(ordinals)
-        with open_image(self._path.read_bytes(), str(self._path)) as image:
+        with open_image(self._path.read_bytes(), str(self._path), self._limits) as image:
             for ordinal in range(self.num_frames):
-                try:
-                    image.seek(ordinal)
-                except IMAGE_ERRORS as error:
-                    raise ClipError("corrupt", f"{self._path} is damaged: {error}.") from error
-                frame = rgb_of(image, str(self._path))
+                with self._watch.running():
+                    frame = self._frame(image, ordinal)
                 self._check_size(f"frame {ordinal}", *frame.shape[:2])
                 if ordinal in wanted:
                     yield frame
+
+    def _frame(self, image: Image.Image, ordinal: int) -> Frame:
+        try:
+            image.seek(ordinal)
+        except IMAGE_ERRORS as error:
+            raise ClipError("corrupt", f"{self._path} is damaged: {error}.") from error
+        self._limits.check_pixels(f"{self._path}, frame {ordinal},", image.height, image.width)
+        return rgb_of(image, str(self._path))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pipeline.errors import ClipError
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.images import decode_image, image_size
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch
 from pipeline.video.reader import ClipReader, Frame
 
 FRAME_SIZES = "frame_sizes"
@@ -31,8 +32,9 @@ class PackedClip(ClipReader):
         ClipError: no such clip, another layout, or a damaged file or image.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
-        location = f"{path}{HDF5_SEPARATOR}{name}"
+    def __init__(self, path: Path, name: str, limits: ClipLimits = DEFAULT_LIMITS) -> None:
+        location = self.location = f"{path}{HDF5_SEPARATOR}{name}"
+        self._limits, self._watch = limits, Stopwatch(location, limits)
         try:
             self._file = h5py.File(path, "r", locking="best-effort")
         except HDF5_ERRORS as error:
@@ -40,11 +42,10 @@ class PackedClip(ClipReader):
         try:
             if not name or name not in self._file:
                 raise ClipError("missing", f"{path} has no clip '{name}'.")
-            self._data, self._ends = _layout(location, self._file[name])
+            self._data, self._ends = _layout(location, self._file[name], limits)
             if len(self._ends) == 0:
                 raise ClipError("empty", f"{location} has no frames.")
-            self.location = location
-            height, width = image_size(self.encoded(0), f"{location}, frame 0")
+            height, width = image_size(self.encoded(0), f"{location}, frame 0", limits)
         except HDF5_ERRORS as error:
             self._file.close()
             raise ClipError("unreadable", f"{location} cannot be read ({error}).") from error
@@ -62,25 +63,29 @@ class PackedClip(ClipReader):
             if self._data.dtype.kind == "O":
                 return np.asarray(self._data[ordinal], np.uint8).tobytes()
             start = 0 if ordinal == 0 else int(self._ends[ordinal - 1])
-            return np.asarray(self._data[start : int(self._ends[ordinal])], np.uint8).tobytes()
+            end = int(self._ends[ordinal])
+            self._limits.check_image_bytes(f"{self.location}, frame {ordinal}", end - start)
+            return np.asarray(self._data[start:end], np.uint8).tobytes()
         except HDF5_ERRORS as error:
             raise ClipError("corrupt", f"{self.location}: frame {ordinal} cannot be read ({error}).") from error
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         for ordinal in ordinals:
-            frame = decode_image(self.encoded(ordinal), f"{self.location}, frame {ordinal}")
+            with self._watch.running():
+                frame = decode_image(self.encoded(ordinal), f"{self.location}, frame {ordinal}", self._limits)
             self._check_size(f"frame {ordinal}", *frame.shape[:2])
             yield frame
 
 
-def _layout(location: str, data: object) -> tuple[h5py.Dataset, npt.NDArray[np.int64]]:
+def _layout(location: str, data: object, limits: ClipLimits) -> tuple[h5py.Dataset, npt.NDArray[np.int64]]:
     """The data set, and where each image of it ends (rows count as one each where they are of variable length)."""
     if isinstance(data, h5py.Dataset) and data.ndim == 1:
+        limits.check_bytes(location, data.nbytes)  # a data set may promise terabytes that no file holds
         if h5py.check_vlen_dtype(data.dtype) == np.uint8:
             return data, np.arange(1, len(data) + 1)
         if data.dtype == np.uint8 and FRAME_SIZES in data.attrs:
             ends = np.cumsum(np.asarray(data.attrs[FRAME_SIZES], np.int64))
-            if (ends[-1] if len(ends) else 0) == len(data) and (np.diff(ends) > 0).all():
+            if (ends[-1] if len(ends) else 0) == len(data) and (np.diff(ends, prepend=0) > 0).all():
                 return data, ends
             raise ClipError("corrupt", f"{location}: the sizes of its frames do not sum up to its {len(data)} bytes.")
     raise ClipError(

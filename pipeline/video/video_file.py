@@ -7,6 +7,7 @@ can hang when decoding stops early, and only borrow another worker's core).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import ClipError
 from pipeline.video.containers import missing_end
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch
 from pipeline.video.orientation import Matrix, Orientation, as_shown, shown_size
 from pipeline.video.packet_checks import PacketChecks
 from pipeline.video.reader import ClipReader, Frame, size_change
@@ -32,7 +34,6 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,m4v,h264,hevc,vvc,ivf,obu,flv,asf,ogg,"
     "mxf,nut,mjpeg,yuv4mpegpipe,dv,rm,wtv,webp_pipe,bmp_pipe,tiff_pipe,mp3,wav,flac,aac,ac3"
 )
-MAX_PIXELS = 1 << 26  # 8192 × 8192: a damaged header asks for gigabytes
 MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time instead of kept
 # What PyAV raises for damaged input, beside FFmpeg's own errors.
 DECODING_ERRORS = (av.FFmpegError, ValueError, OverflowError)
@@ -49,8 +50,9 @@ class VideoFile(ClipReader):
         ClipError: no video in it, truncated, damaged, or frames of different sizes.
     """
 
-    def __init__(self, path: Path, container_format: str | None = None) -> None:
+    def __init__(self, path: Path, container_format: str | None = None, limits: ClipLimits = DEFAULT_LIMITS) -> None:
         self._path, self._format = path, container_format
+        self._limits, self._watch = limits, Stopwatch(str(path), limits)
         self._reformatter = VideoReformatter()
         self._packets: list[Packet[VideoStream]] | None = []
         missing = missing_end(path)
@@ -102,7 +104,15 @@ class VideoFile(ClipReader):
     def _open(self) -> tuple[InputContainer, VideoStream]:
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         try:
-            container = av.open(f"file:{self._path}", format=self._format, options=options, metadata_errors="ignore")
+            container = av.open(
+                f"file:{self._path}",
+                format=self._format,
+                options=options,
+                metadata_errors="ignore",
+                timeout=self._watch.max_seconds if math.isfinite(self._watch.max_seconds) else None,
+            )
+        except av.ExitError as error:  # its timeout
+            raise self._watch.overrun() from error
         except DECODING_ERRORS as error:
             raise ClipError(
                 "unreadable", f"{self._path} is not a video file that can be read ({_reason(error)})."
@@ -116,10 +126,11 @@ class VideoFile(ClipReader):
             if stream.codec_context is None:
                 raise ClipError("unreadable", f"{self._path} is encoded with a codec that is not known here.")
             stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+            self._limits.check_pixels(str(self._path), stream.codec_context.height, stream.codec_context.width)
             self._checks = PacketChecks(stream)
             stream.codec_context.options = {
                 "err_detect": self._checks.error_detection,
-                "max_pixels": str(MAX_PIXELS),
+                "max_pixels": str(self._limits.max_pixels),
             }
         except BaseException:
             container.close()
@@ -182,6 +193,8 @@ class VideoFile(ClipReader):
                     decodable = self._checks.decodable(packet)
                     if decodable is not None:
                         yield decodable
+        except av.ExitError as error:
+            raise self._watch.overrun() from error
         except DECODING_ERRORS as error:
             raise self._corrupt(error) from error
 
@@ -192,7 +205,8 @@ class VideoFile(ClipReader):
         orientation = Orientation()
         for packet in itertools.chain(packets, [None]):
             try:
-                frames = self._stream.codec_context.decode(packet)
+                with self._watch.running():
+                    frames = self._stream.codec_context.decode(packet)
             except DECODING_ERRORS as error:
                 raise self._corrupt(error) from error
             for frame in frames:

@@ -1,0 +1,107 @@
+"""What a clip may cost at most: pixels of a frame, bytes, time. And opening nothing but a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+
+from pipeline.errors import ClipError
+
+FILE_TYPES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+@dataclass(frozen=True)
+class ClipLimits:
+    """A clip beyond a limit fails as `too-large`, and costs a run nothing more."""
+
+    max_pixels: int = 1 << 26
+    """Pixels of one frame: 8192 × 8192. A damaged header asks for gigabytes."""
+    max_bytes: int = 1 << 34
+    """Bytes of one clip as it lies on disk: 16 GiB."""
+    max_seconds: float = 600.0
+    """Seconds in which one clip is decoded."""
+
+    def check_pixels(self, what: str, height: int, width: int) -> None:
+        """Refuse a frame of too many pixels before memory is asked for."""
+        if height * width > self.max_pixels:
+            raise ClipError(
+                "too-large",
+                f"{what} has {width}×{height} pixels, more than the {self.max_pixels:,} of --max-clip-pixels. Make it "
+                "smaller, or raise the limit.",
+            )
+
+    def check_image_bytes(self, what: str, num_bytes: int) -> None:
+        """Refuse an encoded image that is larger than one of the largest frames, not compressed, with 16 bits."""
+        if num_bytes > 8 * self.max_pixels:
+            raise ClipError(
+                "too-large",
+                f"{what} has {num_bytes:,} bytes, more than any frame of the {self.max_pixels:,} pixels of "
+                "--max-clip-pixels. Compress it, or raise the limit.",
+            )
+
+    def check_bytes(self, what: str, num_bytes: int) -> None:
+        """Refuse a clip of too many bytes before it is read."""
+        if num_bytes > self.max_bytes:
+            raise ClipError(
+                "too-large",
+                f"{what} has {num_bytes:,} bytes, more than the {self.max_bytes:,} of --max-clip-bytes. Cut or "
+                "compress it, or raise the limit.",
+            )
+
+
+DEFAULT_LIMITS = ClipLimits()
+
+
+class Stopwatch:
+    """Adds up the time that decoding a clip takes; what is done with its frames in between does not count."""
+
+    def __init__(self, location: str, limits: ClipLimits) -> None:
+        self._location, self.max_seconds, self._spent_seconds = location, limits.max_seconds, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time within.
+
+        Raises:
+            ClipError: the clip has taken longer than it may.
+        """
+        started_at_seconds = time.monotonic()
+        yield
+        self._spent_seconds += time.monotonic() - started_at_seconds
+        if self._spent_seconds > self.max_seconds:
+            raise self.overrun()
+
+    def overrun(self) -> ClipError:
+        """Return the error of a clip that takes too long."""
+        return ClipError(
+            "too-large",
+            f"{self._location} takes longer to decode than the {self.max_seconds:g} s of --max-clip-seconds. Cut or "
+            "scale it, or raise the limit.",
+        )
+
+
+def open_file(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file to read; of a pipe or device, which may never answer, nothing is read.
+
+    Raises:
+        ClipError: it is no file.
+        OSError, ValueError: it cannot be opened.
+    """
+    # Without waiting: opening a pipe blocks until something writes to it.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(handle)
+        raise ClipError("unreadable", f"{os.fspath(path)} is {FILE_TYPES.get(kind, 'no file')}, not a file.")
+    return open(handle, "rb")
