@@ -83,7 +83,7 @@ def judged(rows: Sequence[BoolArray]) -> Group:
                 top1_of_seeds=of_seeds,
                 metrics={},
                 pairs=None,
-                probe_drops={},
+                order_test_drops={},
                 paper_top1=None,
             )
         )

@@ -157,7 +157,7 @@ def predict(settings: PredictSettings) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:EvaluateSettings")
 def evaluate(settings: EvaluateSettings) -> None:
-    """Metrics of a saved model on a split: accuracy, calibration, order probes, and a table of classes.
+    """Metrics of a saved model on a split: accuracy, calibration, order tests, and a table of classes.
 
     \b
     Examples:

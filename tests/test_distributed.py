@@ -26,9 +26,9 @@ NUM_PROCESSES = 2
 
 
 def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    with socket.socket() as order_test:
+        order_test.bind(("127.0.0.1", 0))
+        return str(order_test.getsockname()[1])
 
 
 def environment(rank: int, port: str) -> dict[str, str]:

@@ -140,7 +140,7 @@ def test_classes_with_their_confusions() -> None:
         clip_ids=("a", "b", "c", "d"),
         labels=labels,
         scores=scores,
-        probes={},
+        order_tests={},
         seconds=0.0,
     )
     rows = class_rows(result, ("x", "y", "z"))

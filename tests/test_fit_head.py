@@ -47,7 +47,7 @@ def same(one: FitResult, other: FitResult) -> bool:
         one.history == other.history
         and one.best_epoch == other.best_epoch
         and np.array_equal(one.scores, other.scores)
-        and all(np.array_equal(one.probes[probe], other.probes[probe]) for probe in one.probes)
+        and all(np.array_equal(one.order_tests[name], other.order_tests[name]) for name in one.order_tests)
         and all(torch.equal(a, b) for a, b in weights)
     )
 
@@ -61,13 +61,13 @@ def test_an_ordered_head_learns_what_the_mean_of_segments_cannot_tell(tmp_path: 
     assert found["tsn"] < 65  # three classes; only noise tells them apart
 
 
-def test_the_probes_show_which_head_reads_the_order(tmp_path: Path) -> None:
+def test_the_order_tests_show_which_head_reads_the_order(tmp_path: Path) -> None:
     data = pooled_data(tmp_path)
     ordered, unordered = fit_head(data, "lstm", RECIPE, 0, CPU), fit_head(data, "tsn", RECIPE, 0, CPU)
-    reversed_top1 = top1(ordered.probes["reversed"], ordered.labels)
+    reversed_top1 = top1(ordered.order_tests["reversed"], ordered.labels)
     assert reversed_top1 < 50  # forwards and backwards change places; still ones may stay
-    for probe in ("shuffled", "reversed"):
-        np.testing.assert_allclose(unordered.probes[probe], unordered.scores, atol=2e-4)
+    for order_test in ("shuffled", "reversed"):
+        np.testing.assert_allclose(unordered.order_tests[order_test], unordered.scores, atol=2e-4)
 
 
 def test_the_same_seed_gives_the_same_fit_whatever_was_fitted_before(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as order_test:
+        order_test.bind(("127.0.0.1", 0))
+        return int(order_test.getsockname()[1])
 
 
 @contextmanager

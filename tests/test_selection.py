@@ -183,7 +183,7 @@ def test_the_reported_clips_are_scored_once(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(type(head_data.report), "gather", counting)
     result = fit_head(head_data, "lstm", RECIPE, 0, CPU)
-    assert num_gathered == 1 + len(result.probes)
+    assert num_gathered == 1 + len(result.order_tests)
 
 
 def test_one_split_for_both_selects_as_before(tmp_path: Path) -> None:

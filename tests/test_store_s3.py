@@ -26,9 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as order_test:
+        order_test.bind(("127.0.0.1", 0))
+        port = order_test.getsockname()[1]
     # fsspec takes the place of the server from its own environment variables.
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",

@@ -295,7 +295,7 @@ def test_one_accuracy_has_one_interval(tmp_path: Path) -> None:
                 clip_ids=ids,
                 labels=labels,
                 scores=scores,
-                probes={"shuffled": scores},
+                order_tests={"shuffled": scores},
                 seconds=1.0,
             )
         )

@@ -40,7 +40,7 @@ class Complexity:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `metrics` are in percent, `probe_drops` in points of top-1 lost."""
+    """One line of the table. `metrics` are in percent, `order_test_drops` in points of top-1 lost."""
 
     run: RunResult
     label: str
@@ -49,7 +49,7 @@ class Row:
     top1_of_seeds: tuple[float, ...]
     metrics: Mapping[str, float]
     pairs: Interval | None
-    probe_drops: Mapping[str, float]
+    order_test_drops: Mapping[str, float]
     paper_top1: float | None
     cost: HeadCost | None = None
     time_share: float | None = None
@@ -269,7 +269,7 @@ def _row(
 ) -> Row:
     values = run.metrics_from_predictions()
     of_pairs = pair_correct(run.predictions, pairs)
-    probes = run.metrics.get("probes") or {}
+    order_tests = run.metrics.get("probes") or {}
     column = paper_column(run.backbone, run.num_segments, run.predictions.classes, paper)
     return Row(
         run=run,
@@ -279,7 +279,7 @@ def _row(
         top1_of_seeds=tuple(float(value) * 100 for value in run.predictions.correct.mean(axis=1)),
         metrics=values,
         pairs=None if of_pairs is None else accuracy_interval(of_pairs),
-        probe_drops={name: values["top1"] - float(top1) for name, top1 in probes.items() if top1 is not None},
+        order_test_drops={name: values["top1"] - float(top1) for name, top1 in order_tests.items() if top1 is not None},
         paper_top1=column.accuracies.get(run.head) if column is not None and column.same_data else None,
         cost=cost,
         time_share=time_share,

@@ -187,17 +187,17 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
 
 
 def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
-    """Top-1 with frames in order, shuffled, reversed, and one frame repeated; None where no probe was run."""
-    rows = [row for row in group.rows if row.probe_drops][::-1]
+    """Top-1 with frames in order, shuffled, reversed, and one frame repeated; None where no order test was run."""
+    rows = [row for row in group.rows if row.order_test_drops][::-1]
     if not rows:
         return None
     figure, axes = _figure(palette, WIDTH_INCHES, 1.2 + 0.27 * len(rows))
     for place, row in enumerate(rows):
-        values = {probe: row.top1.value - drop for probe, drop in row.probe_drops.items()}
+        values = {order_test: row.top1.value - drop for order_test, drop in row.order_test_drops.items()}
         axes.hlines(place, min(values.values()), row.top1.value, color=palette.grid, linewidth=2, zorder=1)
-        for probe, marker in ORDER_TESTS.items():
-            if probe in values:
-                axes.plot([values[probe]], [place], marker=marker, color=palette.second, markersize=5, zorder=3,
+        for order_test, marker in ORDER_TESTS.items():
+            if order_test in values:
+                axes.plot([values[order_test]], [place], marker=marker, color=palette.second, markersize=5, zorder=3,
                           markerfacecolor=palette.surface)  # fmt: skip
         axes.plot([row.top1.value], [place], marker="o", color=palette.main, markersize=6.5, zorder=4)
     chance = 100 / len(rows[0].run.predictions.classes)
@@ -207,8 +207,8 @@ def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("top-1 (%)")
     handles = [axes.plot([], [], marker="o", linestyle="none", color=palette.main, label="in order")[0]]
-    for probe, marker in ORDER_TESTS.items():
-        handles += axes.plot([], [], marker=marker, linestyle="none", color=palette.second, label=probe,
+    for order_test, marker in ORDER_TESTS.items():
+        handles += axes.plot([], [], marker=marker, linestyle="none", color=palette.second, label=order_test,
                              markerfacecolor=palette.surface)  # fmt: skip
     handles += axes.plot([], [], color=palette.muted, linewidth=1, linestyle=(0, (2, 2)), label="chance")
     _legend(axes, palette, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, handles=handles)

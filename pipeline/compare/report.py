@@ -52,7 +52,7 @@ class GroupPage:
     remarks: list[str]
     scale: tuple[float, float]
     accuracy: Markup
-    probes: Markup | None
+    order_tests: Markup | None
     papers: list[tuple[str, Markup]]
     heads: list[HeadPage]
     sheets: list[ContactSheet]
@@ -104,7 +104,7 @@ def inline_svg(figure: Figure, name: str) -> Markup:
 
 
 def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Path) -> GroupPage:
-    probes = plots.order_probes(group, _MARKERS)
+    order_tests = plots.order_probes(group, _MARKERS)
     papers = [
         (agreement.sentence(), inline_svg(plots.against_paper(group, agreement, _MARKERS), f"paper-{index}-{number}"))
         for number, agreement in enumerate(group.agreements)
@@ -119,7 +119,7 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
         remarks=remarks_of(group),
         scale=_scale(group),
         accuracy=inline_svg(plots.accuracy_against_macs(group, _MARKERS), f"accuracy-{index}"),
-        probes=None if probes is None else inline_svg(probes, f"probes-{index}"),
+        order_tests=None if order_tests is None else inline_svg(order_tests, f"probes-{index}"),
         papers=papers,
         heads=[
             _head_page(

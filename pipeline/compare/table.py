@@ -92,9 +92,9 @@ def interval_text(interval: Interval) -> str:
     return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
-def drop_text(row: Row, probe: str) -> str:
-    """How many points of top-1 a probe costs, with its sign: `-40.0` is a loss of 40 points."""
-    drop = row.probe_drops.get(probe)
+def drop_text(row: Row, order_test: str) -> str:
+    """How many points of top-1 a change of the order costs, with its sign: `-40.0` is a loss of 40 points."""
+    drop = row.order_test_drops.get(order_test)
     return "" if drop is None else points_text(-drop)
 
 
@@ -290,7 +290,10 @@ def _record(row: Row) -> dict[str, Any]:
         "pairs": _rounded(row.pairs.value) if row.pairs else None,
         "pairs_low": _rounded(row.pairs.low) if row.pairs else None,
         "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
-        **{f"{probe}_drop": _rounded(row.probe_drops.get(probe)) for probe in ("shuffled", "reversed", "repeated")},
+        **{
+            f"{name}_drop": _rounded(row.order_test_drops.get(order_test))
+            for order_test in ("shuffled", "reversed", "repeated")
+        },
         "ece": _rounded(run.metrics.get("ece")),
         "paper_top1": row.paper_top1,
     }

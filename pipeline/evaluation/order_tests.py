@@ -1,4 +1,4 @@
-"""Order probes: what is left of top-1 when the order of the segments is taken away.
+"""Order tests: what is left of top-1 when the order of the segments is changed.
 
 Free on cached features. A head that ignores order scores the same on all of them; one that needs it falls.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 ORDER_TESTS = ("shuffled", "reversed", "repeated")
 
 
-def segment_orders(probe: str, clip_ids: Sequence[str], num_segments: int) -> Tensor:
+def segment_orders(order_test: str, clip_ids: Sequence[str], num_segments: int) -> Tensor:
     """Which segment stands at each place, for each clip.
 
     `shuffled` is a permutation of each clip's own, from its id alone; `reversed` runs backwards; `repeated` shows the
@@ -24,10 +24,12 @@ def segment_orders(probe: str, clip_ids: Sequence[str], num_segments: int) -> Te
     Shape:
         returns: (B, T), int64.
     """
-    if probe == "shuffled":
+    if order_test == "shuffled":
         return torch.from_numpy(np.stack([_permutation(clip_id, num_segments) for clip_id in clip_ids]))
     order = (
-        torch.arange(num_segments).flip(0) if probe == "reversed" else torch.full((num_segments,), num_segments // 2)
+        torch.arange(num_segments).flip(0)
+        if order_test == "reversed"
+        else torch.full((num_segments,), num_segments // 2)
     )
     return order.expand(len(clip_ids), num_segments)
 
@@ -43,11 +45,11 @@ def reordered(features: Tensor, orders: Tensor) -> Tensor:
     return stored[clips, orders.to(features.device)].permute(0, 1, 4, 2, 3)
 
 
-def order_test(probe: str) -> Callable[[Tensor, Sequence[str]], Tensor]:
-    """The change that a probe makes to a batch of features, given the ids of its clips."""
+def reordering(order_test: str) -> Callable[[Tensor, Sequence[str]], Tensor]:
+    """Return the function that reorders a batch of features, given the ids of its clips."""
 
     def change(features: Tensor, clip_ids: Sequence[str]) -> Tensor:
-        return reordered(features, segment_orders(probe, clip_ids, features.shape[1]))
+        return reordered(features, segment_orders(order_test, clip_ids, features.shape[1]))
 
     return change
 

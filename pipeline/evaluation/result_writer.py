@@ -58,7 +58,7 @@ class SeedResult:
     selection: None where the reported clips selected the epoch, or no epoch was selected.
 
     Shape:
-        labels: (N,), class indices; scores: (N, K), rounded by `round_scores`; probes: (N, K) each.
+        labels: (N,), class indices; scores: (N, K), rounded by `round_scores`; order_tests: (N, K) each.
     """
 
     seed: int
@@ -67,7 +67,7 @@ class SeedResult:
     clip_ids: tuple[str, ...]
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
-    probes: Mapping[str, NDArray[np.float64]]
+    order_tests: Mapping[str, NDArray[np.float64]]
     seconds: float
     selection: Selection | None = None
 
@@ -91,9 +91,9 @@ def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
     right = np.stack([metrics.hits(result.scores, result.labels) for result in results])
     interval = accuracy_interval(right)
     report["top1_low"], report["top1_high"] = _rounded(interval.low), _rounded(interval.high)
-    probes = {
-        probe: _mean(metrics.top1(result.probes[probe], result.labels) for result in results)
-        for probe in results[0].probes
+    order_tests = {
+        order_test: _mean(metrics.top1(result.order_tests[order_test], result.labels) for result in results)
+        for order_test in results[0].order_tests
     }
     selections = [result.selection for result in results if result.selection is not None]
     select = {
@@ -102,7 +102,7 @@ def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
     return {
         **({"select": select} if select else {}),
         "report": report,
-        "probes": probes,
+        "probes": order_tests,
         "ece": _mean(metrics.ece(result.scores, result.labels) for result in results),
     }
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.metrics import compute_metrics, round_scores
-from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
+from pipeline.evaluation.order_tests import ORDER_TESTS, reordering
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import EndToEnd
@@ -24,13 +24,13 @@ class ScoredClips:
     """Scores of the clips that could be decoded, in the order in which they were given, the same in every process.
 
     Shape:
-        labels: (N,); scores: (N, K), rounded as in predictions.csv; probes: (N, K) each.
+        labels: (N,); scores: (N, K), rounded as in predictions.csv; order_tests: (N, K) each.
     """
 
     clip_ids: tuple[str, ...]
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
-    probes: dict[str, NDArray[np.float64]]
+    order_tests: dict[str, NDArray[np.float64]]
     faults: tuple[ClipFailure, ...]
 
     def metrics(self) -> dict[str, float]:
@@ -47,14 +47,14 @@ def score_clips(
     world: World,
     progress: Progress | None = None,
 ) -> ScoredClips:
-    """Score clips in their test view, and under each order probe.
+    """Score clips in their test view, and under each order test.
 
     Raises:
         PipelineError: not one clip could be decoded, or a score is not a finite number.
     """
     requests = world.shard([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
     num_classes = network.classifier.spec.num_classes
-    # (1 + probes, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
+    # (1 + order tests, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
     table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
     is_found = np.zeros(len(clips))
     faults: list[ClipFailure] = []
@@ -69,7 +69,7 @@ def score_clips(
                 batch = collate(samples, settings, device)
                 features = network.features(batch.frames)
                 clip_ids = [request.clip.clip_id for request in batch.requests]
-                seen = [features, *(order_test(probe)(features, clip_ids) for probe in ORDER_TESTS)]
+                seen = [features, *(reordering(order_test)(features, clip_ids) for order_test in ORDER_TESTS)]
                 rows = [request.position for request in batch.requests]
                 for place, inputs in enumerate(seen):
                     table[place, rows] = network.scores(inputs).cpu().double().numpy()
@@ -91,6 +91,6 @@ def score_clips(
         clip_ids=tuple(clip.clip_id for clip, there in zip(clips, found, strict=True) if there),
         labels=labels[found],
         scores=round_scores(table[0][found]),
-        probes={probe: round_scores(table[1 + place][found]) for place, probe in enumerate(ORDER_TESTS)},
+        order_tests={order_test: round_scores(table[1 + place][found]) for place, order_test in enumerate(ORDER_TESTS)},
         faults=tuple(every_fault),
     )

@@ -155,7 +155,7 @@ class Finetuner:
             clip_ids=scored.clip_ids,
             labels=scored.labels,
             scores=scored.scores,
-            probes=scored.probes,
+            order_tests=scored.order_tests,
             seconds=self.state.seconds(),
             selection=self.selection,
         )
@@ -364,7 +364,7 @@ class Finetuner:
             "labels": torch.from_numpy(scored.labels),
             "scores": {
                 "plain": torch.from_numpy(scored.scores),
-                **{probe: torch.from_numpy(values) for probe, values in scored.probes.items()},
+                **{order_test: torch.from_numpy(values) for order_test, values in scored.order_tests.items()},
             },
         }
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.metrics import compute_metrics
 from pipeline.evaluation.result_writer import SeedResult, Selection
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import FeatureDataset, batches
-from pipeline.fit_head.scoring import probe_scores, score_features
+from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import Recipe, TrainConfig
@@ -243,7 +243,7 @@ class _Fit:
         self.on_batch(self.state.epoch * self.data.train.num_clips, None)
 
     def result(self) -> FitResult:
-        """Return the head of the best epoch, and score the reported clips and their order probes with it."""
+        """Return the head of the best epoch, and score the reported clips and their order tests with it."""
         select, report = self.data.select, self.data.report
         if not self.best:
             scores = self._scores(select)
@@ -262,7 +262,7 @@ class _Fit:
             clip_ids=report.clip_ids,
             labels=report.labels[0],
             scores=scores,
-            probes=probe_scores(self.head, report, self.compute),
+            order_tests=order_test_scores(self.head, report, self.compute),
             selection=None
             if report is select
             else Selection(len(select.clip_ids), self.best["top1"], self.best["loss"]),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.evaluation.metrics import round_scores
-from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
+from pipeline.evaluation.order_tests import ORDER_TESTS, reordering
 from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import FeatureDataset, SampleOrder, batches
 
@@ -49,6 +49,8 @@ def score_features(
     return round_scores(scores)
 
 
-def probe_scores(head: nn.Module, features: FeatureDataset, compute: Compute) -> dict[str, NDArray[np.float64]]:
-    """The scores under each order probe. Shape: (N, K) each."""
-    return {probe: score_features(head, features, compute, change=order_test(probe)) for probe in ORDER_TESTS}
+def order_test_scores(head: nn.Module, features: FeatureDataset, compute: Compute) -> dict[str, NDArray[np.float64]]:
+    """Score features under each order test. Shape: (N, K) each."""
+    return {
+        order_test: score_features(head, features, compute, change=reordering(order_test)) for order_test in ORDER_TESTS
+    }

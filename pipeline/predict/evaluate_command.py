@@ -69,7 +69,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """Metrics and the table of classes in lines for a person."""
-    report, probes = metrics["report"], metrics["probes"]
+    report, order_tests = metrics["report"], metrics["probes"]
     weights = " (random)" if metrics["weights"]["name"] == "random" else ""
     lines = [
         f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['reported_on']}: {metrics['num_report']} clips, "
@@ -79,7 +79,7 @@ def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
         f"  class mean   {report['mean_class_accuracy']:6.2f} %",
         f"  loss         {report['loss']:6.3f}",
         f"  calibration  {metrics['ece']:6.2f} %   expected error of the confidence (ECE)",
-        "  order        " + ", ".join(f"{probe} {top1:.2f} %" for probe, top1 in probes.items()),
+        "  order        " + ", ".join(f"{order_test} {top1:.2f} %" for order_test, top1 in order_tests.items()),
         *([SELECTED_ON_REPORTED_NOTE] if is_marked(metrics) else []),
         "",
     ]

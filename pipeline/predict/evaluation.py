@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pipeline.devices import fixed_threads
 from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.evaluation.metrics import confusion_matrix, round_scores
-from pipeline.evaluation.order_tests import ORDER_TESTS, order_test
+from pipeline.evaluation.order_tests import ORDER_TESTS, reordering
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.finetune.model import STAGE as FINETUNE
 from pipeline.fit_head.features import FeatureDataset, SampleOrder, load_frames, load_pooled
-from pipeline.fit_head.scoring import probe_scores, score_features
+from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
 from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.manifest import Clip, Manifest
@@ -43,7 +43,7 @@ Scores = NDArray[np.float64]
 class Evaluation:
     """The scores of a model on the labelled clips of a split.
 
-    num_views: how many views of a clip its scores are the mean of; the probes always see the test view alone.
+    num_views: how many views of a clip its scores are the mean of; the order tests use the test view alone.
     faults: clips that could not be used.
     """
 
@@ -86,7 +86,7 @@ def evaluate_store(
         every = [score_features(scorer.head, features, scorer.compute)]
         for number in range(num_draws):
             every.append(score_features(scorer.head, features, scorer.compute, _in_place(features, seed, number)))
-        probes = probe_scores(scorer.head, features, scorer.compute)
+        order_tests = order_test_scores(scorer.head, features, scorer.compute)
     result = SeedResult(
         seed=spec.seed,
         history=NOT_TRAINED,
@@ -94,7 +94,7 @@ def evaluate_store(
         clip_ids=features.clip_ids,
         labels=class_index[features.labels[0]],
         scores=round_scores(np.mean(every, axis=0)),
-        probes=probes,
+        order_tests=order_tests,
         seconds=time.monotonic() - started_at_seconds,
     )
     of_split = [clip for clip in store.table() if clip.split == split]
@@ -133,7 +133,7 @@ def evaluate_manifest(
             return error
 
     scores: list[Scores] = []
-    probes: dict[str, list[Scores]] = {probe: [] for probe in ORDER_TESTS}
+    order_tests: dict[str, list[Scores]] = {order_test: [] for order_test in ORDER_TESTS}
     used: list[Clip] = []
     faults: list[ClipFailure] = []
     num_views = num_crops + num_draws
@@ -146,12 +146,12 @@ def evaluate_manifest(
         except ClipError as error:
             faults.append(error.failure(clip.clip_id))
             continue
-        changed = [order_test(probe)(views[:1], [clip.clip_id]) for probe in ORDER_TESTS]
-        every = scorer.scores(torch.cat([views, *changed]))  # (V + probes, K)
+        changed = [reordering(order_test)(views[:1], [clip.clip_id]) for order_test in ORDER_TESTS]
+        every = scorer.scores(torch.cat([views, *changed]))  # (V + order tests, K)
         used.append(clip)
         scores.append(every[:num_views].mean(axis=0))
-        for probe, values in zip(ORDER_TESTS, every[num_views:], strict=True):
-            probes[probe].append(values)
+        for order_test, values in zip(ORDER_TESTS, every[num_views:], strict=True):
+            order_tests[order_test].append(values)
     if not used:
         raise PipelineError(
             f"Not one of the {len(labelled)} labelled clips of split '{split}' could be used. The first: "
@@ -164,7 +164,7 @@ def evaluate_manifest(
         clip_ids=tuple(clip.clip_id for clip in used),
         labels=class_index[np.array([manifest.class_index(clip.label) for clip in used])],
         scores=round_scores(np.stack(scores)),
-        probes={probe: round_scores(np.stack(values)) for probe, values in probes.items()},
+        order_tests={order_test: round_scores(np.stack(values)) for order_test, values in order_tests.items()},
         seconds=time.monotonic() - started_at_seconds,
     )
     return Evaluation(result, num_views, tuple(faults), len(clips) - len(labelled))

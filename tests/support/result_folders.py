@@ -67,7 +67,7 @@ def write_cell(
             "num_report": num_clips,
             "num_failed": 0,
             "report": {**report, "loss": 0.5},
-            "probes": {probe: report["top1"] - drop for probe, drop in PROBE_DROPS.items()},
+            "probes": {order_test: report["top1"] - drop for order_test, drop in PROBE_DROPS.items()},
             "ece": 4.0,
             **metrics,
         },

@@ -1,18 +1,18 @@
-"""Order probes of cached features."""
+"""Order tests of cached features."""
 
 from __future__ import annotations
 
 import torch
 
-from pipeline.evaluation.order_tests import order_test, reordered, segment_orders
+from pipeline.evaluation.order_tests import reordered, reordering, segment_orders
 
 IDS = [f"clip{index}" for index in range(6)]
 
 
 def test_reversed_and_repeated_by_hand() -> None:
     features = torch.arange(2 * 4).view(2, 4, 1, 1, 1)
-    assert order_test("reversed")(features, IDS[:2]).flatten(1).tolist() == [[3, 2, 1, 0], [7, 6, 5, 4]]
-    assert order_test("repeated")(features, IDS[:2]).flatten(1).tolist() == [[2] * 4, [6] * 4]
+    assert reordering("reversed")(features, IDS[:2]).flatten(1).tolist() == [[3, 2, 1, 0], [7, 6, 5, 4]]
+    assert reordering("repeated")(features, IDS[:2]).flatten(1).tolist() == [[2] * 4, [6] * 4]
 
 
 def test_shuffled_is_a_permutation_of_each_clips_own() -> None:
