@@ -290,10 +290,7 @@ def _record(row: Row) -> dict[str, Any]:
         "pairs": _rounded(row.pairs.value) if row.pairs else None,
         "pairs_low": _rounded(row.pairs.low) if row.pairs else None,
         "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
-        **{
-            f"{name}_drop": _rounded(row.order_test_drops.get(order_test))
-            for order_test in ("shuffled", "reversed", "repeated")
-        },
+        **{f"{name}_drop": _rounded(row.order_test_drops.get(name)) for name in ("shuffled", "reversed", "repeated")},
         "ece": _rounded(run.metrics.get("ece")),
         "paper_top1": row.paper_top1,
     }

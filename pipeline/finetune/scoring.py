@@ -54,7 +54,7 @@ def score_clips(
     """
     requests = world.shard([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
     num_classes = network.classifier.spec.num_classes
-    # (1 + order tests, N, K): the plain scores first. Each process fills the rows of its own clips; the sum has them all.
+    # (1 + order tests, N, K), the plain scores first. Each process fills the rows of its clips; the sum has all rows.
     table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
     is_found = np.zeros(len(clips))
     faults: list[ClipFailure] = []
