@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
+from pipeline.allocator import keep_memory_between_batches
 from pipeline.calibration import Calibration
 from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
@@ -40,6 +41,7 @@ def fit_all(
     left = {request: planned for request, planned in runs.items() if planned.finished is None}
     if not left:
         return
+    keep_memory_between_batches()
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
     for planned in left.values():
         planned.write_begun()

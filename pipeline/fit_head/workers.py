@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.fit_head.cached_data import CachedData
@@ -129,6 +130,7 @@ def fit_here(request: StoreRequest, planned: PlannedRun, seed: int) -> SeedOutco
 @functools.lru_cache(maxsize=1)
 def _data_of_process(request: StoreRequest) -> CachedData:
     """Return the data of a process, which loads each kind of features once for all its fits."""
+    keep_memory_between_batches()
     source = FeatureStore.open(request.location)
     return CachedData(source, request.scratch, request.num_segments, request.num_views)
 

@@ -47,16 +47,18 @@ class ConvLSTMHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         maps = self.project(features)  # (B, T, 256, H, W)
-        gates_of_input = self.input_convolution(maps.flatten(0, 1)).unflatten(0, (-1, self.num_segments))
+        every_gate = self.input_convolution(maps.flatten(0, 1)).unflatten(0, (-1, self.num_segments))
+        # Unbound, since the backward pass of one step's index would fill and add a tensor of all steps.
+        first, *others = every_gate.unbind(1)  # (B, 1024, H, W) each
         # In the layout and type of the steps' convolutions once, not in each step and again in its backward pass.
-        weight = self.hidden_convolution.weight.to(gates_of_input.dtype, memory_format=torch.channels_last)
+        weight = self.hidden_convolution.weight.to(every_gate.dtype, memory_format=torch.channels_last)
         # The state starts at zero, so the first step has no hidden convolution and nothing to forget.
-        i, _, g, o = gates_of_input[:, 0].chunk(4, dim=1)  # (B, 256, H, W) each
+        i, _, g, o = first.chunk(4, dim=1)  # (B, 256, H, W) each
         # Under autocast the gates are bf16; the cell, which sums over time, stays in fp32.
         cell = (torch.sigmoid(i) * torch.tanh(g)).to(torch.promote_types(i.dtype, torch.float32))
         hidden = torch.sigmoid(o) * torch.tanh(cell)
-        for step in range(1, self.num_segments):
-            gates = gates_of_input[:, step] + F.conv2d(hidden, weight, padding=KERNEL // 2)  # (B, 1024, H, W)
+        for gates_of_input in others:
+            gates = gates_of_input + F.conv2d(hidden, weight, padding=KERNEL // 2)  # (B, 1024, H, W)
             i, f, g, o = gates.chunk(4, dim=1)
             cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
             hidden = torch.sigmoid(o) * torch.tanh(cell)
