@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from numcodecs import Blosc, Zstd
 
+from pipeline.manifest import Clip
 from pipeline.store import FeatureStore
 from pipeline.store.layout import chunk_key
 from pipeline.store.record import BlockRecord, ClipRecord, write_record
-from pipeline.store.writer import WantedClip, assign_rows
+from pipeline.store.writer import assign_rows
 from pipeline.store_command.info import describe
 
 CODECS = {
@@ -91,7 +92,7 @@ def time_opening(num_clips: int) -> None:
         source = FeatureStore.open(ARGUMENTS.store)
         store = FeatureStore.create(Path(folder) / "s.zarr", source.settings, source.classes, 64)
         label = source.classes[0]
-        assign_rows(store, [WantedClip(f"{n}", f"{n}.webm", label, "train") for n in range(num_clips)])
+        assign_rows(store, [Clip(f"{n}", f"{n}.webm", label, "train") for n in range(num_clips)])
         views = ("test", "train-0", "train-1", "train-2", "train-3")
         for block in range(-(-num_clips // 64)):
             ids = range(block * 64, min(block * 64 + 64, num_clips))

@@ -445,7 +445,7 @@ def test_where_clips_lie_twice_the_fuller_folder_counts(tmp_path: Path) -> None:
     ],
 )
 def test_prepare_prints_the_pairs_that_a_flip_swaps(name: str, pairs: list[tuple[int, int]]) -> None:
-    from stages.prepare import flip_policy
+    from pipeline.prepare.flip_policy import flip_policy
 
     path = REPOSITORY / "pipeline" / "prepare" / "labels" / f"{name}.txt"
     labels = path.read_text(encoding="utf-8").splitlines()
@@ -455,7 +455,7 @@ def test_prepare_prints_the_pairs_that_a_flip_swaps(name: str, pairs: list[tuple
 
 
 def test_a_side_without_a_partner_leaves_only_flip_off() -> None:
-    from stages.prepare import flip_policy
+    from pipeline.prepare.flip_policy import flip_policy
 
     text = flip_policy(["Swiping Left", "still"])
     assert text.startswith("Flip: only --flip off is sound.")

@@ -17,6 +17,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from pipeline.errors import PipelineError
+from pipeline.manifest import Clip
 from pipeline.recipe import SamplingConfig
 from pipeline.store import FeatureStore, StoreSettings, layout, settings_from_dict
 from pipeline.store.chunks import join_shard, split_shard
@@ -26,7 +27,6 @@ from pipeline.store.record import ClipRecord, read_record, read_times, write_rec
 from pipeline.store.verify import delete_damaged_records, find_corruption
 from pipeline.store.writer import (
     BlockBuilder,
-    WantedClip,
     assign_rows,
     default_block_clips,
     ensure_views,
@@ -54,9 +54,9 @@ SETTINGS = StoreSettings(
 )
 
 
-def wanted(train: int, val: int) -> list[WantedClip]:
-    clips = [WantedClip(f"t{n}", f"t{n}.webm", "left", "train") for n in range(train)]
-    return clips + [WantedClip(f"v{n}", f"v{n}.webm", "right", "val") for n in range(val)]
+def wanted(train: int, val: int) -> list[Clip]:
+    clips = [Clip(f"t{n}", f"t{n}.webm", "left", "train") for n in range(train)]
+    return clips + [Clip(f"v{n}", f"v{n}.webm", "right", "val") for n in range(val)]
 
 
 def features_of(clip_id: str, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

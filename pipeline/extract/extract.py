@@ -38,7 +38,7 @@ from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.upgrade import remove_leftovers, upgrade
 from pipeline.store.verify import Corruption, delete_damaged_records, find_corruption
-from pipeline.store.writer import TRAIN_SPLIT, WantedClip, assign_rows, default_block_clips, delete_record, ensure_views
+from pipeline.store.writer import TRAIN_SPLIT, assign_rows, default_block_clips, delete_record, ensure_views
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
 from pipeline.video.limits import ClipLimits
@@ -98,7 +98,7 @@ def extract_features(
         objects.remove_parts()
         store = _opened(objects) if is_there and not request.rebuild else None
         setup = resolve_settings(manifest, location, request, backbone, weights, store)
-        wanted = [WantedClip(clip.clip_id, clip.path, clip.label, clip.split, clip.group) for clip in manifest.clips]
+        wanted = manifest.clips
         if store is not None:
             delete_damaged_records(store, damage)
             for sentence in mend(store, wanted):

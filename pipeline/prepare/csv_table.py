@@ -126,3 +126,18 @@ def _read(path: Path, chosen: Mapping[str, str]) -> _Table:
         )
     extra = tuple(name for name in header if name not in columns.values() and name not in COLUMNS)
     return _Table(path, columns, extra, rows)
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Parse `path=file,label=gesture` into a mapping.
+
+    Raises:
+        PipelineError: a part is not of the form NAME=COLUMN.
+    """
+    columns: dict[str, str] = {}
+    for part in (text or "").split(",") if text else []:
+        what, equals, name = part.partition("=")
+        if not equals or not what.strip() or not name.strip():
+            raise PipelineError(f"--columns must be such as path=file,label=gesture, but has '{part}'.")
+        columns[what.strip()] = name.strip()
+    return columns

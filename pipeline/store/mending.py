@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.manifest import Clip
 from pipeline.store import layout
 from pipeline.store.attributes import ROOT_KEY, write_attributes
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.record import BlockRecord
 from pipeline.store.table import TableRow, write_table
-from pipeline.store.writer import TRAIN_SPLIT, WantedClip
+from pipeline.store.writer import TRAIN_SPLIT
 
 
-def mend(store: FeatureStore, wanted: Sequence[WantedClip]) -> tuple[str, ...]:
+def mend(store: FeatureStore, wanted: Sequence[Clip]) -> tuple[str, ...]:
     """Mend attributes and table of a store opened with `r+`, forget damaged records; sentences about it.
 
     Blocks whose record is forgotten count as pending and are computed anew. The table is made from the records, which
@@ -37,7 +38,7 @@ def mend(store: FeatureStore, wanted: Sequence[WantedClip]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def rows_of_records(store: FeatureStore, wanted: Sequence[WantedClip]) -> list[TableRow]:
+def rows_of_records(store: FeatureStore, wanted: Sequence[Clip]) -> list[TableRow]:
     """Return the rows that the records of a store name, none of them listed."""
     split_of = {clip.clip_id: clip.split for clip in wanted}
     return [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.manifest import Clip
 from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
@@ -19,17 +20,6 @@ from pipeline.store.table import TableRow, write_table
 TRAIN_SPLIT = "train"
 
 
-@dataclass(frozen=True)
-class WantedClip:
-    """A clip that a store shall hold, as the manifest has it."""
-
-    clip_id: str
-    path: str
-    label: str
-    split: str
-    group: str = ""
-
-
 def default_block_clips(num_clips: int) -> int:
     """Clips in a block: 64, fewer in a small data set so that several workers have work to the end."""
     size = 64
@@ -38,7 +28,7 @@ def default_block_clips(num_clips: int) -> int:
     return size
 
 
-def assign_rows(store: FeatureStore, wanted: Sequence[WantedClip]) -> None:
+def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
     """Give every wanted clip a row, found again by its id; new ones get new blocks. Writes the table.
 
     Clips to train on and all others lie in blocks of their own, since only the first have training views. A clip that

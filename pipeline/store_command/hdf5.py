@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.manifest import Clip
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.attributes import Attributes, attributes_from_dict, has_store
@@ -30,7 +31,7 @@ from pipeline.store.locks import writer_lock
 from pipeline.store.object_store import open_object_store, path_from
 from pipeline.store.record import DONE, WRITTEN_FIELDS, ClipRecord
 from pipeline.store.table import ClipRow
-from pipeline.store.writer import BlockBuilder, WantedClip, assign_rows, ensure_views, write_block
+from pipeline.store.writer import BlockBuilder, assign_rows, ensure_views, write_block
 from pipeline.store_command.hdf5_file import child, dataset, opened_hdf5, sealed_hdf5, texts
 
 FORMAT = "st-pipeline features in HDF5 2"
@@ -137,7 +138,7 @@ def _check_room(store: FeatureStore, path: Path) -> None:
 def _fill(store: FeatureStore, file: h5py.File) -> int:
     columns = _read_columns(child(file, "clips"))
     named = zip(*(columns[name] for name in ("clip_id", "path", "label", "split", "group")), strict=True)
-    assign_rows(store, [WantedClip(*clip) for clip in named])
+    assign_rows(store, [Clip(clip_id, path, label, split, group=group) for clip_id, path, label, split, group in named])
     members = _members(store, file, len(columns["clip_id"]))
     ensure_views(store, members)
     index_of_row = {row.row: index for index, row in enumerate(store.rows)}
