@@ -21,6 +21,7 @@ RANKS = {
     "pipeline.errors": 0,
     "pipeline.files": 0,
     "pipeline.clip_errors": 0,
+    "pipeline.processes": 0,
     "pipeline.scratch": 0,
     "pipeline.imports": 0,
     "pipeline.prefetch": 0,

@@ -166,3 +166,32 @@ def test_a_scheduler_that_does_not_answer_is_named(
         assert done.exit_code == 1, done.output
         assert f"No Dask scheduler answers at {address}" in done.output
         assert "Start one with `dask scheduler`" in done.output
+
+
+def test_a_scheduler_that_accepts_and_says_nothing_is_a_sentence(manifest: Manifest, tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(5)
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        started_at_seconds = time.monotonic()
+        done = extract(manifest, tmp_path / "s.zarr", "--scheduler", address)
+        assert time.monotonic() - started_at_seconds < cluster.SECONDS_TO_CONNECT + 30  # imports, and the backbone
+    assert done.returncode == 1
+    assert f"No Dask scheduler answers at {address}" in done.stderr
+    assert "Traceback" not in done.stderr
+    # The lock is let go.
+    assert extract(manifest, tmp_path / "s.zarr", "--workers", "0").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_stops_answering_is_a_sentence(manifest: Manifest, tmp_path: Path) -> None:
+    with dask_cluster(tmp_path, 1) as (address, scheduler, _), ThreadPoolExecutor(1) as pool:
+        running = pool.submit(extract, manifest, tmp_path / "s.zarr", "--scheduler", address)
+        while not (tmp_path / "s.zarr/records/000000.json").exists():
+            time.sleep(0.01)
+        scheduler.send_signal(signal.SIGSTOP)
+        done = running.result(timeout=90)
+    if done.returncode:
+        assert "has not answered for" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert extract(manifest, tmp_path / "s.zarr", "--workers", "0").returncode == 0

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.bundled.stills import TARGET_NAMES, Stills, draw_stills
+from pipeline.processes import end_with_parent
 
 # Mirroring an image changes the signs of these.
 MIRRORED_NAMES = ("x", "angle", "side")
@@ -32,7 +33,7 @@ class StillPools:
 
     def __enter__(self) -> StillPools:
         # Spawned, not forked: forking a process whose torch threads run can hang.
-        self._executor = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+        self._executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -8,6 +8,7 @@ several workers. Several extractions may share a cluster: each uses its own name
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -22,6 +23,8 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 from distributed.comm.core import CommClosedError
+from distributed.core import rpc
+from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import silence_logging_cmgr
 
@@ -36,6 +39,7 @@ from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase
 
 SECONDS_TO_CONNECT = 20
+SECONDS_TO_ANSWER = 20
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_WORKERS = 120
 
@@ -113,6 +117,7 @@ class DaskEngine(Engine):
         self._name = f"extraction-{uuid.uuid4().hex}"
         self._workers_seen_at_seconds = time.monotonic()
         self.num_workers = num_workers
+        self._is_silent = False
 
     def __enter__(self) -> DaskEngine:
         with ExitStack() as stack:
@@ -134,7 +139,10 @@ class DaskEngine(Engine):
                 # What matters of it comes as a sentence; the log says it in tracebacks.
                 stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
             try:
-                self._client = stack.enter_context(Client(address, timeout=SECONDS_TO_CONNECT))
+                if self._scheduler is not None:
+                    ask_scheduler(self._scheduler)
+                self._client = Client(address, timeout=SECONDS_TO_CONNECT)
+                stack.callback(self._close_client)
             except (OSError, TimeoutError, ValueError) as error:
                 raise PipelineError(
                     f"No Dask scheduler answers at {self._scheduler} ({error}). Start one with `dask scheduler`, "
@@ -152,9 +160,14 @@ class DaskEngine(Engine):
 
     def _unregister_plugin(self) -> None:
         """Have the workers of a cluster that stays forget this run's backbone."""
-        if self.client.status == "running":
+        if self.client.status == "running" and not self._is_silent:
             with suppress(OSError):
                 self.client.unregister_worker_plugin(self._name)
+
+    def _close_client(self) -> None:
+        # A scheduler that does not answer takes no leave either.
+        with suppress(TimeoutError, OSError):
+            self.client.close(timeout=2 if self._is_silent else 2 * SECONDS_TO_CONNECT)
 
     @property
     def client(self) -> Client:
@@ -168,6 +181,12 @@ class DaskEngine(Engine):
             self.client.submit(_agrees, self._name, job, key=f"{self._name}-check-{number}", pure=False)
             for number, job in enumerate(samples)
         ]
+        waiting = list(futures)
+        while waiting:
+            for future in self._finished(waiting):
+                waiting.remove(future)
+            if waiting:
+                self._num_workers_now()
         agree = self.client.gather(futures)
         return [job.clips[0].clip_id for job, same in zip(samples, agree, strict=True) if not same]
 
@@ -186,7 +205,8 @@ class DaskEngine(Engine):
                 "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
             ) from error
         finally:
-            self.client.cancel(list(job_of), force=True)
+            if not self._is_silent:
+                self.client.cancel(list(job_of), force=True)
 
     def _fill_workers(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
         """Send blocks until every worker has one, and one in any case."""
@@ -199,10 +219,9 @@ class DaskEngine(Engine):
         """The workers that are there; blocks that are lost with theirs run again without our doing.
 
         Raises:
-            PipelineError: there has been none for long.
+            PipelineError: there has been none for long, or the scheduler does not answer.
         """
-        # Of a scheduler that has gone there is nothing.
-        num_workers = len(self.client.scheduler_info(n_workers=-1).get("workers", ()))
+        num_workers = len(self._scheduler_identity().get("workers", ()))
         self.num_workers = max(self.num_workers, num_workers)
         now_seconds = time.monotonic()
         if num_workers:
@@ -213,6 +232,25 @@ class DaskEngine(Engine):
                 "and run the same command again, or use --workers 0 to see in this process why they end."
             )
         return num_workers
+
+    def _scheduler_identity(self) -> dict[str, Any]:
+        """Return what the scheduler says of itself and its workers; nothing where the connection is lost."""
+        scheduler = self.client.scheduler
+        if self.client.status != "running" or scheduler is None:
+            return {}
+        try:
+            answer: dict[str, Any] = self.client.sync(
+                scheduler.identity, n_workers=-1, callback_timeout=SECONDS_TO_ANSWER
+            )
+            return answer
+        except TimeoutError as error:
+            self._is_silent = True
+            raise PipelineError(
+                f"The Dask scheduler has not answered for {SECONDS_TO_ANSWER} s. What is done is kept; see to the "
+                "cluster, and run the same command again."
+            ) from error
+        except OSError:
+            return {}
 
     @staticmethod
     def _finished(futures: list[Future[Any]]) -> Sequence[Future[Any]]:
@@ -244,6 +282,21 @@ class DaskEngine(Engine):
             raise PipelineError(
                 f"The Dask scheduler has no workers after {SECONDS_WITHOUT_WORKERS} s. Start some with `dask worker`."
             ) from error
+
+
+def ask_scheduler(address: str) -> None:
+    """Ask a scheduler for its name: `Client` waits without an end for one that accepts a connection and says nothing.
+
+    Raises:
+        TimeoutError, OSError, ValueError: it does not answer, or the address is wrong.
+    """
+
+    async def ask() -> None:
+        arguments = Security().get_connection_args("client")
+        async with rpc(address, connection_args=arguments) as scheduler:
+            await scheduler.identity(n_workers=0)
+
+    asyncio.run(asyncio.wait_for(ask(), SECONDS_TO_CONNECT))
 
 
 def _plugin(name: str) -> ExtractionPlugin:

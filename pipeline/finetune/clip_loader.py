@@ -8,10 +8,8 @@ when that is killed.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +24,7 @@ from torch import Tensor
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.prefetch import prefetch
+from pipeline.processes import end_with_parent
 from pipeline.recipe import SamplingConfig
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
@@ -211,12 +210,4 @@ def _start_worker() -> None:
     # An interrupt from the keyboard reaches every process; the parent alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A parent that was killed closes no queue: without this its workers would wait for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()

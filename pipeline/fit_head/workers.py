@@ -30,6 +30,7 @@ from pipeline.fit_head.outcome import RequestResult
 from pipeline.fit_head.plan import HeadRequest
 from pipeline.fit_head.run import PlannedRun, fit_seed, run_spec, write_run
 from pipeline.model import head_of_spec
+from pipeline.processes import end_with_parent
 from pipeline.relay import RelayedProgress, relay_to, relayed
 from pipeline.store import FeatureStore
 
@@ -91,7 +92,7 @@ def fit_in_parallel(
     with (
         relayed(context) as queue,
         ProcessPoolExecutor(
-            num_processes, context, initializer=relay_to, initargs=(queue, logger.getEffectiveLevel())
+            num_processes, context, initializer=_start_process, initargs=(queue, logger.getEffectiveLevel())
         ) as pool,
     ):
         futures: dict[Future[SeedOutcome], tuple[HeadRequest, int]] = {
@@ -149,6 +150,11 @@ def _request_result(
 
 def _without_head(result: FitResult) -> SeedResult:
     return SeedResult(**{field.name: getattr(result, field.name) for field in fields(SeedResult)})
+
+
+def _start_process(queue: Any, level: int) -> None:
+    end_with_parent()
+    relay_to(queue, level)
 
 
 def _process_context() -> BaseContext:

@@ -20,6 +20,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
 from pipeline.prepare.inspection import Inspected, decode_clips, stat_clips
+from pipeline.processes import end_with_parent
 from pipeline.progress import Progress
 from pipeline.settings.check import CheckSettings
 from pipeline.video.limits import ClipLimits
@@ -113,7 +114,9 @@ def _executor(decode: bool, num_workers: int) -> Executor | None:
     if not decode:
         return ThreadPoolExecutor(NUM_THREADS)  # a slow disk answers many questions at once
     # Spawned, so that this also works beside running threads. Two processes decode more than two threads.
-    return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) if num_workers > 0 else None
+    if num_workers == 0:
+        return None
+    return ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=end_with_parent)
 
 
 def _results(
