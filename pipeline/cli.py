@@ -1,7 +1,7 @@
-"""The command line: parse, call a stage, print. Nothing heavy is imported before a command runs.
+"""The command line: parse options, call a stage, print. Heavy packages are imported only when a command runs.
 
-Defaults come from the command's block in `./params.yaml` where there is one. Results go to stdout, the rest to stderr.
-Exit codes: 0; 1 for what the user can mend; 2 for a wrong call.
+Defaults come from the command's block in `./params.yaml`, if it exists. Results go to stdout, messages to stderr.
+Exit codes: 0: success; 1: wrong data or settings; 2: wrong options.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def cli() -> None:
     """Compare spatiotemporal heads for video recognition on cached features.
 
     \b
-    The way of the data:
+    Steps of an experiment:
       prepare    clips on disk -> manifest
       extract    manifest -> feature store (frozen backbone, once)
       fit-head   feature store -> trained head (seconds to minutes)
-      finetune   backbone and head end to end, from a fitted head
-      compare    one table of all heads
+      finetune   fitted head -> backbone and head trained end to end
+      compare    results -> one table of all heads
 
-    Settings that are not given come from ./params.yaml. `dvc repro` runs all of it.
+    Options that are not given take their values from ./params.yaml. `dvc repro` runs all steps.
     """
 
 
@@ -47,7 +47,7 @@ def cli() -> None:
 def prepare(settings: PrepareSettings) -> None:
     """Write a manifest of clips, labels and splits.
 
-    Root and lists are the data set's folder and its own label files; a missing clip keeps its row and is counted.
+    ROOT is the folder of the data set, LISTS are its label files. A missing clip keeps its row and is counted.
 
     \b
     Examples:
@@ -62,9 +62,10 @@ def prepare(settings: PrepareSettings) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.check:CheckSettings")
 def check(settings: CheckSettings) -> None:
-    """Say what is wrong with a manifest and its clips; exit 1 if anything is.
+    """Report problems of a manifest and its clips; the exit code is 1 if there are any.
 
-    Missing and damaged clips, frame counts, duplicates by content, clips in two splits, classes missing in a split.
+    It finds missing and damaged clips, wrong frame counts, duplicates by content, clips in two splits, and classes
+    without a clip in a split.
 
     \b
     Example:
@@ -77,9 +78,9 @@ def check(settings: CheckSettings) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.extract:ExtractSettings")
 def extract(settings: ExtractSettings) -> None:
-    """Run a frozen backbone over sampled frames and keep its features.
+    """Run a frozen backbone over sampled frames and store its features.
 
-    Run again, it goes on where it was. A bad clip is recorded with its reason and never stops the run by itself.
+    A stopped run is resumed by the same command. A bad clip is recorded with its reason and does not stop the run.
 
     \b
     Example:
@@ -108,7 +109,7 @@ def fit_head(settings: FitHeadSettings) -> None:
 def finetune(settings: FinetuneSettings) -> None:
     """Train backbone and head together on the clips, from a fitted head or from scratch.
 
-    Killed and run again, it goes on where it was. --epochs 0 scores the model as it is. For several GPUs:
+    A stopped run is resumed by the same command. --epochs 0 scores the model without training. For several GPUs, use
     `torchrun --nproc-per-node N -m pipeline finetune ...`.
 
     \b
@@ -125,7 +126,7 @@ def finetune(settings: FinetuneSettings) -> None:
 def compare(settings: CompareSettings) -> None:
     """Print and write the table of heads: accuracy with its interval, parameters, MACs, latency.
 
-    DIRS are result folders, or folders above them.
+    DIRS are result folders, or folders that contain them.
 
     \b
     Examples:
@@ -139,10 +140,11 @@ def compare(settings: CompareSettings) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:PredictSettings")
 def predict(settings: PredictSettings) -> None:
-    """Classify clips by a saved model, seen as it saw them in training.
+    """Classify clips with a saved model.
 
-    VIDEO is a video file, a folder of numbered images, FILE.h5::CLIP, a folder of clips, or - for a list on stdin. A
-    clip that cannot be used is reported, the others go on, and the exit code is 1.
+    VIDEOS are video files, folders of numbered images, FILE.h5::CLIP, folders of clips, or - for paths on stdin.
+    Frames, crop and number type are those of training. A clip that cannot be used is reported; the other clips are
+    classified, and the exit code is 1.
 
     \b
     Examples:
@@ -157,7 +159,7 @@ def predict(settings: PredictSettings) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:EvaluateSettings")
 def evaluate(settings: EvaluateSettings) -> None:
-    """Metrics of a saved model on a split: accuracy, calibration, order tests, and a table of classes.
+    """Measure a saved model on one split: accuracy, calibration, order tests, and a table of classes.
 
     \b
     Examples:
@@ -171,9 +173,9 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.predict:ExportSettings")
 def export(settings: ExportSettings) -> None:
-    """Write a model as ONNX (or as a program of torch.export), and check it against torch.
+    """Export a model to ONNX or torch.export, and compare its scores with torch.
 
-    Its input is frames as bytes, (B, T, 3, 224, 224) uint8 RGB, for any B: normalisation and backbone are inside.
+    The input is uint8 RGB frames of shape (B, T, 3, 224, 224), for any B; normalisation and backbone are included.
 
     \b
     Example:
@@ -186,7 +188,7 @@ def export(settings: ExportSettings) -> None:
 
 @cli.group()
 def store() -> None:
-    """Look into a feature store, check it, move it.
+    """Show, verify, export or import a feature store.
 
     \b
     Example:
@@ -196,9 +198,9 @@ def store() -> None:
 
 @store.command("info")
 @click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="An object instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of text.")
 def store_info(**options: Any) -> None:
-    """What a store holds, its settings and size, and its failed clips.
+    """Show the contents, settings, size and failed clips of a store.
 
     \b
     Example:
@@ -211,14 +213,14 @@ def store_info(**options: Any) -> None:
 
 @store.command("verify")
 @click.argument("store")
-@click.option("--repair", is_flag=True, help="Make damaged blocks again from the clips.")
-@click.option("--samples", type=click.IntRange(0), default=3, help="Clips to compute again and compare.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Where the clips are.  [default: as recorded]")
+@click.option("--repair", is_flag=True, help="Compute damaged blocks again from the clips.")
+@click.option("--samples", type=click.IntRange(0), default=3, help="Number of clips to compute again and compare.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="Manifest of the clips.  [default: as recorded]")
 @click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
-@click.option("--weights", help="Weight file, where the store's is not found by its name.")
-@click.option("--workers", type=click.IntRange(0), help="Local processes for a repair.")
+@click.option("--weights", help="Path of the backbone weights if the file has moved.")
+@click.option("--workers", type=click.IntRange(0), help="Number of local processes for a repair.")
 def store_verify(**options: Any) -> None:
-    """Check every checksum, and compute a sample of clips again.
+    """Check every checksum, and compute some clips again.
 
     \b
     Example:
@@ -233,7 +235,7 @@ def store_verify(**options: Any) -> None:
 @click.argument("store")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 def store_export(**options: Any) -> None:
-    """Write a store as one HDF5 file, readable with h5py alone.
+    """Write a store as one HDF5 file that h5py alone can read.
 
     \b
     Example:
@@ -246,9 +248,9 @@ def store_export(**options: Any) -> None:
 
 @store.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--store", required=True, help="The store to make.")
+@click.option("--store", required=True, help="Feature store to write.")
 def store_import(**options: Any) -> None:
-    """Make a store from a file that `store export` wrote.
+    """Create a store from a file that `store export` wrote.
 
     \b
     Example:
@@ -261,10 +263,10 @@ def store_import(**options: Any) -> None:
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.describe:DescribeSettings")
 def describe(settings: DescribeSettings) -> None:
-    """Names, inputs, parameters and multiply-accumulates of heads or backbones.
+    """Print names, inputs, parameters and multiply-accumulates of heads or backbones.
 
-    Parameters are those of the ST block alone, without the learned projection; `macs` counts multiply-accumulates of
-    one clip (heads) or of one frame (backbones).
+    Parameters of heads are those of the ST block, without the learned projection. `macs` are the multiply-accumulates
+    of one clip (heads) or one frame (backbones).
 
     \b
     Example:
@@ -277,7 +279,7 @@ def describe(settings: DescribeSettings) -> None:
 
 @cli.command("train-bundled", cls=PipelineCommand, settings="pipeline.settings.bundled:TrainBundledSettings")
 def train_bundled(settings: TrainBundledSettings) -> None:
-    """Train the weights that come with the project again, on drawn still images.
+    """Train the bundled weights again, on drawn still images.
 
     \b
     Example:
@@ -289,5 +291,5 @@ def train_bundled(settings: TrainBundledSettings) -> None:
 
 
 def main() -> None:
-    """The `pipeline` command."""
+    """Run the `pipeline` command."""
     cli(prog_name="pipeline")

@@ -1,9 +1,9 @@
-"""The manifest: which clips there are, with which labels, in which split.
+"""The manifest: a list of clips with their labels and splits.
 
-A CSV with the columns ``clip_id,path,label,split`` (any further ones are kept) and beside it ``NAME.classes.csv``
-(``class_id,label``), which fixes the order of the classes. Paths are relative to the manifest's folder or to a root
-that is given. A path is a video file, a folder of numbered frames, or ``file.h5::clip``. An empty label marks an
-unlabelled clip: it is predicted and never scored.
+It is a CSV with the columns ``clip_id,path,label,split`` (further columns are kept). ``NAME.classes.csv`` in the same
+folder (``class_id,label``) defines the order of the classes. Paths are relative to the manifest's folder or to a given
+root. A path is a video file, a folder of numbered frames, or ``file.h5::clip``. An empty label marks an unlabelled
+clip, which is predicted and never scored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.files import write_text
 
 COLUMNS = ("clip_id", "path", "label", "split")
 HDF5_SEPARATOR = "::"
-# Optional column: clips that belong together, such as those of one person or of one recording.
+# Optional column: groups clips that belong together, such as those of one person or of one recording.
 GROUP_COLUMN = "group"
 
 
@@ -59,16 +59,16 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """The manifest's name: its file name without `.csv`."""
+        """The file name without `.csv`."""
         return self.path.stem
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that occur, in the order of their first clip."""
+        """The splits of the clips, in the order of their first clip."""
         return tuple(dict.fromkeys(clip.split for clip in self.clips))
 
     def in_split(self, split: str) -> tuple[Clip, ...]:
-        """The clips of one split.
+        """Return the clips of one split.
 
         Raises:
             PipelineError: no clip is in that split.
@@ -79,26 +79,26 @@ class Manifest:
         return clips
 
     def class_index(self, label: str) -> int:
-        """The index of a label in the order of classes; -1 for the empty label of an unlabelled clip."""
+        """Return the index of a label in the order of classes; -1 for the empty label of an unlabelled clip."""
         return -1 if label == "" else self._index_of_class[label]
 
     def locate(self, clip: Clip) -> str:
-        """Where a clip lies: an absolute path, with ``::clip`` behind it inside an HDF5 file."""
+        """Return the absolute path of a clip, followed by ``::clip`` if it is in an HDF5 file."""
         file, separator, member = clip.path.partition(HDF5_SEPARATOR)
         return str(self.root / file) + separator + member
 
 
 def classes_path(manifest_path: Path) -> Path:
-    """Where the order of classes stands: ``NAME.classes.csv`` beside ``NAME.csv``."""
+    """Return the path of the class file: ``NAME.classes.csv`` in the folder of ``NAME.csv``."""
     return manifest_path.with_name(manifest_path.stem + ".classes.csv")
 
 
 def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
-    """Read and validate a manifest with its class file. The clips themselves are not touched.
+    """Read and validate a manifest with its class file. The clips are not opened.
 
     Raises:
-        PipelineError: the file is missing, a column is missing, an id is empty or double, a path is absolute or
-            leaves the root, a split is empty, or a label is not in the class file.
+        PipelineError: the file or a column is missing, an id is empty or not unique, a path is absolute or leaves the
+            root, a split is empty, or a label is not in the class file.
     """
     path = Path(path)
     base = Path(root) if root is not None else path.parent
@@ -119,10 +119,10 @@ def _validated(
         clip_id, clip_path, label, split = (row[position] for position in positions)
         where = f"{path}, line {line}"
         if not clip_id:
-            raise PipelineError(f"{where}: the clip_id is empty. Give every clip an id of its own.")
+            raise PipelineError(f"{where}: the clip_id is empty. Give every clip a unique id.")
         if clip_id in seen:
             raise PipelineError(
-                f"{where}: the clip_id '{clip_id}' stands in line {seen[clip_id]} too. Ids must be unique."
+                f"{where}: the clip_id '{clip_id}' is already used in line {seen[clip_id]}. Ids must be unique."
             )
         if not split:
             raise PipelineError(f"{where}: clip '{clip_id}' has no split. Name one, such as train, val or test.")
@@ -146,7 +146,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Read the order of classes from ``NAME.classes.csv``.
 
     Raises:
-        PipelineError: missing file or column, an id out of order, an empty or double label.
+        PipelineError: the file or a column is missing, an id is out of order, or a label is empty or not unique.
     """
     header, rows = _read_csv(path, ("class_id", "label"))
     id_position, label_position = header.index("class_id"), header.index("label")
@@ -161,11 +161,11 @@ def _validated_classes(path: Path, rows: Iterable[tuple[int, str, str]]) -> tupl
                 f"{path}, line {line}: class_id must count up from 0, so {len(labels)} here, but is '{class_id}'."
             )
         if not label or label in labels:
-            fault = "is empty" if not label else f"'{label}' stands here twice"
-            raise PipelineError(f"{path}, line {line}: the label {fault}. Each class needs a label of its own.")
+            fault = "is empty" if not label else f"'{label}' occurs twice"
+            raise PipelineError(f"{path}, line {line}: the label {fault}. Each class needs a unique label.")
         labels[label] = None
     if not labels:
-        raise PipelineError(f"{path} names no classes.")
+        raise PipelineError(f"{path} has no classes. It needs one row for each class.")
     return tuple(labels)
 
 
@@ -175,10 +175,10 @@ def write_manifest(
     classes: Sequence[str],
     extra_columns: Sequence[str] = (),
 ) -> None:
-    """Write a manifest and its class file, each whole or not at all, with unix line ends.
+    """Write a manifest and its class file atomically, with Unix line ends.
 
     Raises:
-        PipelineError: what would be written is no valid manifest; nothing is written then.
+        PipelineError: the manifest would not be valid; nothing is written then.
     """
     for target, text in manifest_texts(path, clips, classes, extra_columns).items():
         write_text(target, text)
@@ -190,7 +190,7 @@ def manifest_texts(
     classes: Sequence[str],
     extra_columns: Sequence[str] = (),
 ) -> dict[Path, str]:
-    """Return the texts of a class file and a manifest by their paths.
+    """Return the texts of the class file and the manifest, keyed by their paths.
 
     Raises:
         PipelineError: they are not valid.
@@ -217,7 +217,7 @@ def _check_is_text(path: Path, text: str) -> None:
     except UnicodeEncodeError as error:
         line = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
         raise PipelineError(
-            f"{path} cannot hold {line!a}: a name in it is no UTF-8. Rename the file or folder."
+            f"{path} cannot contain {line!a}: a name in it is not UTF-8. Rename the file or folder."
         ) from None
 
 

@@ -1,7 +1,7 @@
-"""Backbone and head as one classifier, and the model file, which alone is enough to predict.
+"""Backbone and head as one classifier, and the model file, which is sufficient for prediction.
 
-A model file is safetensors: the tensors of backbone and head under ``backbone.`` and ``head.``, and in its header,
-under the key `HEADER_KEY`, the `ModelSpec` as JSON. Nothing in it is executed on loading.
+A model file is in the safetensors format: tensors named ``backbone.*`` and ``head.*``, and the `ModelSpec` as JSON in
+the header under the key `HEADER_KEY`. Loading it executes no code.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from pipeline.shapes import check_shape
 from pipeline.video.views import TRANSFORM_VERSION
 
 HEADER_KEY = "st_pipeline"
-# Goes up with the fields of the header. Format 1 (version 0.1) says neither how frames were rendered nor which clips
-# selected the epoch.
+# Increases when the fields of the header change. Format 1 (version 0.1) records neither the rendering of frames nor
+# the clips that selected the epoch.
 FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that a model file says about itself, as plain data.
+    """Description of a model in the header of a model file, as plain data.
 
-    preprocessing, weights: of the backbone.
+    preprocessing, weights: those of the backbone.
     recipe: `Recipe.as_dict()`.
-    stage: the stage that made the model.
-    compute_dtype: dtype in which the backbone computed the features. precision: of the head in training.
+    stage: the stage that wrote the model.
+    compute_dtype: dtype in which the backbone computed the features. precision: that of the head in training.
     transform_version: version of the resampling that rendered the frames.
-    best_epoch, selected_on: the epoch whose weights these are, and the split that selected it.
-    reported_on: the split of the metrics beside the file.
-    init: the model file that training started from; "none" without one.
+    best_epoch, selected_on: the epoch of the weights, and the split that selected it.
+    reported_on: the split of the metrics in the folder of the file.
+    init: the model file from which training started, or "none".
     """
 
     head: str
@@ -72,12 +72,12 @@ class ModelSpec:
         return len(self.classes)
 
     def as_json(self) -> str:
-        """Return the text of a model file's header."""
+        """Return the header of a model file as JSON."""
         return json.dumps({"format": FORMAT_VERSION, **dataclasses.asdict(self)}, sort_keys=True)
 
 
 class Classifier(nn.Module):
-    """A backbone and a head that scores what the backbone sees.
+    """A backbone followed by a head.
 
     Shape:
         frames: (B, T, 3, H, W), uint8 RGB.
@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         self.spec = spec
 
     def features(self, frames: Tensor) -> Tensor:
-        """The features that the head reads, as the store holds them but in the order (B, T, C, h, w).
+        """Compute the features that the head reads, as in the store but in the order (B, T, C, h, w).
 
         Shape:
             frames: (B, T, 3, H, W), uint8 RGB.
@@ -110,7 +110,7 @@ class Classifier(nn.Module):
 
 
 def head_of_spec(spec: ModelSpec) -> Head:
-    """A head as the spec describes it, with fresh parameters."""
+    """Build the head of a spec with new random parameters."""
     return build_head(
         spec.head,
         in_channels=spec.in_channels,
@@ -121,7 +121,7 @@ def head_of_spec(spec: ModelSpec) -> Head:
 
 
 def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.Module) -> None:
-    """Write a model file, whole or not at all."""
+    """Write a model file atomically."""
     tensors = {
         f"{part}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
         for part, module in (("backbone", backbone), ("head", head))
@@ -132,10 +132,10 @@ def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.
 
 
 def load_spec(path: Path | str) -> ModelSpec:
-    """Read what a model file says about itself, without its tensors.
+    """Read the spec of a model file, without its tensors.
 
     Raises:
-        PipelineError: no such file, not a model file, or one of a later format.
+        PipelineError: the file does not exist, is not a model file, or has another format version.
     """
     path = _existing(path)
     try:
@@ -145,15 +145,15 @@ def load_spec(path: Path | str) -> ModelSpec:
         raise PipelineError(f"{path} is not a safetensors file: {error}. Give a file that fit-head wrote.") from error
     if header is None:
         raise PipelineError(
-            f"{path} holds tensors but does not say which head and backbone they belong to. "
+            f"{path} contains tensors, but its header does not say which head and backbone they belong to. "
             "Give a model.safetensors that `pipeline fit-head` or `pipeline finetune` wrote."
         )
     values = json.loads(header)
     version = values.pop("format", None)
     if version != FORMAT_VERSION:
         raise PipelineError(
-            f"{path} has the model format {version}; this version reads {FORMAT_VERSION}. Frames are resampled "
-            "otherwise since format 2, so that the scores of older models would be wrong: train it again."
+            f"{path} has the model format {version}; this version reads {FORMAT_VERSION}. Format 2 resamples frames "
+            "differently, so the scores of older models would be wrong: train it again."
             if isinstance(version, int) and version < FORMAT_VERSION
             else f"{path} has the model format {version}; this version reads {FORMAT_VERSION}. Install a newer version."
         )
@@ -172,12 +172,13 @@ def load_model(path: Path | str) -> Classifier:
     """Build the classifier that a model file describes, in evaluation mode on the CPU.
 
     Raises:
-        PipelineError: not a model file, or its tensors or preprocessing are not those of the named head and backbone.
+        PipelineError: the file is not a model file, or its tensors or preprocessing differ from those of its head and
+            backbone.
     """
     path = _existing(path)
     spec = load_spec(path)
     with torch.random.fork_rng(devices=[]):
-        # The fresh parameters are all replaced; drawing them must not move the caller's random numbers.
+        # All random parameters are replaced; drawing them must not change the caller's random state.
         backbone, _ = build_backbone(spec.backbone, weights="random")
         head = head_of_spec(spec)
     if spec.transform_version != TRANSFORM_VERSION:
@@ -207,8 +208,8 @@ def _load_strictly(path: Path, part: str, module: nn.Module, tensors: dict[str, 
     reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
     if missing or unexpected or reshaped:
         raise PipelineError(
-            f"{path} does not hold the tensors of its {part}: missing {missing}, unexpected {unexpected}, of another "
-            f"shape {reshaped}. It was written by another version of that {part}; train it again."
+            f"{path} does not have the tensors of its {part}: missing {missing}, unexpected {unexpected}, wrong shape "
+            f"{reshaped}. Another version of that {part} wrote it; train it again."
         )
     module.load_state_dict(tensors)
 

@@ -1,4 +1,4 @@
-"""Click's side of the settings: commands whose options, defaults and checks come from a settings class."""
+"""Click commands whose options, defaults and checks come from a settings class."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from pipeline.settings.settings import (
 
 logger = logging.getLogger(__name__)
 
-# Key of `ctx.meta`: why the block of params.yaml does not apply.
+# Key of `ctx.meta`: the reason why the block of params.yaml does not apply.
 _PASSED_OVER = f"{__name__}.passed_over"
 SOURCES = {
     ParameterSource.COMMANDLINE: "typed",
@@ -51,7 +51,7 @@ SOURCES = {
 
 
 class Failure(click.ClickException):
-    """A sentence on stderr and an exit code."""
+    """An error message of one sentence and an exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class Failure(click.ClickException):
 
 
 class LoggedCommand(click.Command):
-    """A command that writes its messages to stderr, as many as `--quiet` or `--verbose` ask for."""
+    """A command with the options `--quiet` and `--verbose`, which set how many messages go to stderr."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,7 +72,7 @@ class LoggedCommand(click.Command):
 
 
 class PipelineGroup(click.Group):
-    """A group with defaults from `./params.yaml`, whose `PipelineError`s become a sentence and an exit code."""
+    """A group with defaults from `./params.yaml` that prints a `PipelineError` as one sentence with an exit code."""
 
     command_class = LoggedCommand
     group_class = type
@@ -94,7 +94,7 @@ class PipelineGroup(click.Group):
         except PipelineError as error:
             raise Failure(str(error), getattr(error, "exit_code", 1)) from error
         except BrokenPipeError:
-            raise  # the reader of the output has gone; click handles it
+            raise  # the reader of the output has closed the pipe; click handles it
         except OSError as error:
             if error.filename is None:
                 raise
@@ -102,16 +102,16 @@ class PipelineGroup(click.Group):
 
 
 class OverrideOption(click.Option):
-    """One choice of the recipe; without a value, the recipe decides."""
+    """An option of the recipe; without a value, the recipe decides."""
 
 
 class PipelineCommand(LoggedCommand):
     """A command whose options come from a settings class, with defaults from its block of `./params.yaml`.
 
-    The block applies to the subject of the settings, such as the manifest of `extract`. When another subject is typed,
-    the command takes nothing from the block and says so. The callback gets the settings object.
+    The block applies to the subject of the settings, such as the manifest of `extract`. If another subject is typed,
+    the command takes nothing from the block and prints a message. The callback gets the settings object.
 
-    settings: `package.module:Class`, imported when the command is used, since `pipeline --help` needs none of them.
+    settings: `package.module:Class`, imported when the command is used, because `pipeline --help` does not need it.
     """
 
     def __init__(self, *args: Any, settings: str, **kwargs: Any) -> None:
@@ -130,7 +130,7 @@ class PipelineCommand(LoggedCommand):
 
     @params.setter
     def params(self, given: list[click.Parameter]) -> None:
-        """Ignore what click gives: the parameters come from the settings class."""
+        """Ignore the assignment by click: the parameters come from the settings class."""
 
     @cached_property
     def _parameters(self) -> list[click.Parameter]:
@@ -170,11 +170,11 @@ class PipelineCommand(LoggedCommand):
         return ctx.invoke(self.callback, self.resolved(ctx))
 
     def resolved(self, ctx: click.Context) -> Settings:
-        """Make the settings object from what was typed, `params.yaml` and the defaults.
+        """Create the settings object from the command line, `params.yaml` and the defaults.
 
         Raises:
             click.UsageError: a required setting has no value.
-            PipelineError: a value breaks a rule of its setting.
+            PipelineError: a value is not allowed.
         """
         names = {name for group in override_groups(self.settings) for name in _field_names(group)}
         values = {name: value for name, value in ctx.params.items() if name not in names}
@@ -197,7 +197,7 @@ class PipelineCommand(LoggedCommand):
         return self.settings(**values)
 
     def settings_report(self, ctx: click.Context) -> str:
-        """List each setting with its value and where the value came from."""
+        """Return a list of all settings with the value and its source."""
         from pipeline.recipe import RECIPES
 
         recipe = RECIPES.get(str(_first(ctx.params.get("recipe"))))
@@ -212,13 +212,13 @@ class PipelineCommand(LoggedCommand):
             rows.append((name.replace("_", "-"), "" if value is None else value_text(value), source))
         if self._has_heads:
             for head, block in head_params(ctx.obj or {}).items():
-                state = "params.yaml, passed over" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
+                state = "params.yaml, not used" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
                 for name, value in block.items():
                     rows.append((f"heads.{head}.{name.replace('_', '-')}", value_text(value), state))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}".rstrip() for name, value, source in rows]
         if ctx.meta.get(_PASSED_OVER):
-            lines.append(f"params.yaml passed over: {ctx.meta[_PASSED_OVER]}")
+            lines.append(f"params.yaml not used: {ctx.meta[_PASSED_OVER]}")
         return "\n".join(lines)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -228,7 +228,10 @@ class PipelineCommand(LoggedCommand):
         if arguments:
             with formatter.section("Arguments"):
                 formatter.write_dl(arguments)
-        for is_override, title in ((False, "Options"), (True, "Overrides of the recipe (each wins over --recipe)")):
+        for is_override, title in (
+            (False, "Options"),
+            (True, "Options of the recipe (each overrides the value of --recipe)"),
+        ):
             options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
             parameters = [p for p in options if isinstance(p, OverrideOption) is is_override]
             records = [record for record in (_help_record(p, ctx, block) for p in parameters) if record is not None]
@@ -239,8 +242,8 @@ class PipelineCommand(LoggedCommand):
         if named:
             with formatter.section("Settings"):
                 formatter.write_text(
-                    f"Defaults are those of the block `{_block_name(ctx)}` of ./params.yaml. They apply to "
-                    f"{settings_text(named)}; with another value there, nothing is taken from the block."
+                    f"Defaults come from the block `{_block_name(ctx)}` of ./params.yaml. They apply only to "
+                    f"{settings_text(named)}; with another value, nothing is taken from the block."
                 )
 
     def _argument_record(self, argument: click.Argument, block: dict[str, Any]) -> tuple[str, str]:
@@ -251,7 +254,7 @@ class PipelineCommand(LoggedCommand):
         return argument.make_metavar(click.Context(self)), f"{declared.help}{choices}{shown}"
 
     def _other_subject(self, ctx: click.Context, args: list[str], block: dict[str, Any]) -> str | None:
-        """Return the parameter in which the typed subject differs from the block's, if any."""
+        """Return the first parameter of the subject whose typed value differs from the block's, if any."""
         try:
             typed, _, _ = self.make_parser(ctx).parse_args(list(args))
         except click.UsageError:
@@ -280,7 +283,7 @@ def _block_name(ctx: click.Context) -> str:
 
 
 def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str, Any]) -> tuple[str, str] | None:
-    """Return option and help text, with the block's value as the one default where the block has one."""
+    """Return option and help text; a value of the block replaces the default."""
     record = parameter.get_help_record(ctx)
     value = block.get(parameter.name or "")
     if record is None or value is None:
@@ -291,7 +294,7 @@ def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str
 
 
 class NameList(click.ParamType[Any]):
-    """Names with commas between them; a YAML list in `params.yaml` counts as well."""
+    """Names separated by commas, or a YAML list in `params.yaml`."""
 
     name = "names"
 
@@ -301,7 +304,7 @@ class NameList(click.ParamType[Any]):
 
 
 class RecipeValue(click.ParamType[Any]):
-    """The value of one choice of a recipe, checked where the recipe is changed."""
+    """The value of an option of a recipe; `Recipe.with_overrides` checks it."""
 
     def __init__(self, hint: Any) -> None:
         self.hint = hint
@@ -326,7 +329,7 @@ class RecipeValue(click.ParamType[Any]):
 
 
 def parameters_of(settings: type[Settings]) -> list[click.Parameter]:
-    """Make click's arguments and options from the fields of a settings class."""
+    """Create click's arguments and options from the fields of a settings class."""
     hints = hints_of(settings)
     parameters: list[click.Parameter] = []
     for item in dataclasses.fields(settings):
@@ -337,7 +340,7 @@ def parameters_of(settings: type[Settings]) -> list[click.Parameter]:
 
 
 def override_options(settings: type[Settings]) -> list[click.Parameter]:
-    """Make an option for each choice of the recipe that a command may override, explained by its group's docstring."""
+    """Create an option for each field of the recipe that a command may override, with help from the docstrings."""
     options: list[click.Parameter] = []
     for group in override_groups(settings):
         hints, explained = get_type_hints(group), _explained_fields(group)
@@ -394,14 +397,14 @@ def _click_type(hint: Any, declared: Option) -> Any:
 
 def _message_options() -> list[click.Option]:
     return [
-        click.Option(["-q", "--quiet"], is_flag=True, help="Print results and warnings only."),
-        click.Option(["-v", "--verbose"], is_flag=True, help="Print each step of the work."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only results and warnings."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Print details of each step."),
     ]
 
 
 def _show_settings_option() -> click.Option:
     return click.Option(
-        ["--show-settings"], is_flag=True, help="Print each setting, its value and where that came from; run nothing."
+        ["--show-settings"], is_flag=True, help="Print all settings with their values and sources, and exit."
     )
 
 
@@ -418,7 +421,7 @@ def _value_in_recipe(recipe: Any, name: str) -> Any:
 
 
 def _explained_fields(group: type) -> dict[str, str]:
-    """What a docstring says of each field: paragraphs that begin with `name:` or `name, name:`."""
+    """Return the description of each field from the paragraphs `name: text` or `name, name: text` of a docstring."""
     explained: dict[str, str] = {}
     names: list[str] = []
     for line in (inspect.getdoc(group) or "").splitlines():
@@ -434,9 +437,9 @@ def _explained_fields(group: type) -> dict[str, str]:
 
 
 def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return the `heads.<name>` blocks of `heads` without what was typed, and print them.
+    """Return the blocks `heads.<name>` of `heads` without the typed options, and print them.
 
-    They belong to the subject of the block `fit_head`: nothing is taken for another store.
+    They belong to the subject of the block `fit_head`: nothing is taken from them for another store.
     """
     if ctx.meta.get(_PASSED_OVER):
         return {}
@@ -456,5 +459,5 @@ def _is_typed(ctx: click.Context, name: str) -> bool:
 
 
 def _extract_block(ctx: click.Context) -> Mapping[str, Any]:
-    """Return the `extract` block: the path of a store takes its names from there."""
+    """Return the block `extract`, whose values fill in the path of a store."""
     return command_params(ctx.obj or {}, "extract")

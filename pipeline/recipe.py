@@ -1,8 +1,8 @@
-"""Recipes: every choice of an experiment on which paper, published code and sound practice differ, as plain data.
+"""Recipes: the options on which the paper, its published code and good practice differ, as plain data.
 
-A recipe only names choices. `SamplingConfig` act on frames and belong to `extract` (and to `finetune`, which reads
-frames too); `HeadConfig` go to the head's constructor; `TrainConfig` to the training loop.
-`docs/paper-and-code.md` explains each against the paper and its published code.
+A recipe is a named set of options. `SamplingConfig` is for `extract` and `finetune`, which read frames; `HeadConfig`
+is for the constructor of a head; `TrainConfig` is for the training loop. `docs/paper-and-code.md` compares each option
+with the paper and its published code.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pipeline.registry import look_up, unknown_name
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Which pixels of a clip are seen.
+    """Options that decide which pixels of a clip a model gets.
 
-    sampler: how training draws one frame of each segment. `covering` segments are L / N frames long, so every frame
-        is drawn equally often; `floor` segments have L // N frames each, so the last L mod N frames are never seen
-        (published code).
-    short_clip: test frames of a clip with at most N frames. `formula` uses int(L/2N + k L/N) for every length;
-        `first` takes the first frame for every segment (published code).
-    test_frames: arithmetic of that formula. `exact` uses whole numbers; `float` uses floating point (published code),
-        which gives the frame before in some clips where N is not a power of two.
-    crops: `multiscale` draws one of 50 crops with exact sides and places (Sec. 3.5); `published` draws one of the 50
-        crops of the published code, rounded to whole pixels; `centre` always takes the test crop.
-    flip: `off`; `swap` mirrors half of the training views and swaps the labels of left and right; `plain` mirrors
-        them and keeps every label (later versions of the published code).
+    sampler: Length of the segments from which training draws one frame each, for L frames and N segments. `covering`:
+        L / N, so that every frame is drawn equally often; `floor`: L // N, so that the last L mod N frames are never
+        used (published code).
+    short_clip: Test frames of a clip with at most N frames. `formula`: frame int(L/2N + k L/N) of segment k, as for
+        longer clips; `first`: the first frame for every segment (published code).
+    test_frames: Arithmetic of the formula for test frames. `exact`: whole numbers; `float`: floating point
+        (published code), which gives a frame one too early in some clips if N is not a power of two.
+    crops: Crops of the training views. `multiscale`: one of 50 random crops with exact sizes (Sec. 3.5); `published`:
+        one of the 50 random crops of the published code, rounded to whole pixels; `centre`: the test crop.
+    flip: Mirroring of half of the training views. `off`: none; `swap`: exchanges the labels of left and right;
+        `plain`: keeps every label (later versions of the published code).
     """
 
     sampler: Literal["covering", "floor"] = "covering"
@@ -41,23 +41,23 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """How a head is built and initialised.
+    """Options of the architecture and the initial weights of a head.
 
-    dropout: on the features, before the learned projection (Sec. 3.5).
-    projection_init: of the learned projection to 256. `default` is torch's; `normal_0.001` draws N(0, 0.001) with
-        zero bias (published code).
-    input_scaling: of the features on their way into dropout and projection, by what the training clips show. `centre`
-        takes its mean from each channel and brings all channels together to a deviation of 0.25; `standardise` brings
-        each channel to a deviation of 1; `none`. The projection could absorb each, so the head stays the same
-        function; on frozen features, which vary little about large means, it learns in fewer steps, and one learning
-        rate serves backbones of different scale.
-    trn_train_tuples, trn_eval_tuples: `all` ordered tuples of each scale, or `sampled`: 3 of each scale (1 of the
-        largest), drawn anew in each training step, and one fixed seeded subset in evaluation.
-    trn_consensus: a scale of TRN is the `sum` over its tuples (paper and published code) or their `mean`, so that
-        the scales weigh alike however many tuples each has.
-    mlp_dropout: between the two layers of Simple-MLP (published code).
-    fcn_score_relu: a ReLU on the class scores of 2D-FCN and 3D-FCN (published code), so that none is below zero.
-    fcn_input_relu: a ReLU on the projected features that enter 2D-FCN and 3D-FCN (published code).
+    dropout: Dropout rate on the features, before the learned projection (Sec. 3.5).
+    projection_init: Initial weights of the learned projection to 256. `default`: those of torch; `normal_0.001`:
+        N(0, 0.001) with zero bias (published code).
+    input_scaling: Scaling of the features before dropout and projection, from statistics of the training clips.
+        `centre`: subtract the mean of each channel and scale all channels together to a deviation of 0.25;
+        `standardise`: scale each channel to a deviation of 1; `none`. Scaling makes training on frozen features faster
+        and allows one learning rate for backbones of different scale.
+    trn_train_tuples: Tuples of segments that TRN uses in training. `all`: all ordered tuples of each scale; `sampled`:
+        3 random ones of each scale (1 of the largest) in each step.
+    trn_eval_tuples: Tuples of segments that TRN uses in evaluation. `all`, or `sampled`: one fixed subset.
+    trn_consensus: How TRN combines the tuples of a scale. `sum` (paper and published code), or `mean`, which gives all
+        scales the same weight.
+    mlp_dropout: Dropout rate between the two layers of Simple-MLP (published code).
+    fcn_score_relu: Apply a ReLU to the class scores of 2D-FCN and 3D-FCN, so that none is below zero (published code).
+    fcn_input_relu: Apply a ReLU to the projected features that enter 2D-FCN and 3D-FCN (published code).
     """
 
     dropout: float = 0.3
@@ -73,41 +73,43 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How parameters are updated.
+    """Options of the training loop.
 
-    optimiser: `sgd` with momentum (Sec. 3.5), or `adamw`.
-    lr: learning rate at the start; of the head where the backbone is trained too.
-    backbone_lr: learning rate of the backbone at the start (finetune).
-    momentum: of `sgd`.
-    weight_decay: of all parameters, unless weight_decay_groups says otherwise.
-    weight_decay_groups: `all` parameters decay (paper); `no_conv_bias_no_norm`: norms and the biases of convolutions
-        do not decay, and the latter learn at twice the rate (published code); `no_bias_no_norm`: the same, and the
-        biases of linear and recurrent layers do not decay either.
-    recurrent_parameters: `all`, or `weight_ih_l0`: the published code gives the optimiser the first parameter of
-        each recurrent layer only, so the others stay at their random start.
-    clip_norm: total norm to which gradients are clipped; 0 clips nothing.
-    clip_scope: the norm is over the `trained` parameters, or over `all`, the gradients of untrained ones piling up
+    optimiser: Optimiser. `sgd` with momentum (Sec. 3.5), or `adamw`.
+    lr: Initial learning rate; in finetune, that of the head.
+    backbone_lr: Initial learning rate of the backbone (finetune).
+    momentum: Momentum of `sgd`.
+    weight_decay: Weight decay of the parameters that weight_decay_groups selects.
+    weight_decay_groups: Parameters with weight decay. `all` (paper); `no_conv_bias_no_norm`: all except norms and the
+        biases of convolutions, and the latter have twice the learning rate (published code); `no_bias_no_norm`: also
+        without the biases of linear and recurrent layers.
+    recurrent_parameters: Parameters of recurrent layers that are trained. `all`, or `weight_ih_l0`: only the first one
+        of each layer (published code).
+    clip_norm: Total norm to which gradients are clipped; 0: no clipping.
+    clip_scope: Parameters of that norm. `trained`, or `all`: also the untrained ones, whose gradients accumulate
         (published code).
-    partial_bn: `backbone` freezes the backbone's batch norms but the first; `backbone_and_head` also leaves scale and
-        shift of the head's 2D batch norms untrained, except in the first one of a network whose backbone has none
-        (published code, whose count of batch norms runs on into the head); `off` freezes none. The head's norms use
-        batch statistics in training with each of them.
-    schedule: `plateau` divides the rate by ten, twice, each time the validation loss has not improved for
-        patience_epochs, then stops (Sec. 3.5); `steps` divides at step_epochs; `cosine` falls to zero over epochs.
-    patience_epochs: of `plateau`.
-    step_epochs: of `steps`.
-    warmup_epochs: over so many epochs the rate rises in a straight line from zero to what the schedule says; 0 starts
-        with the full rate (paper). A fitted head and a backbone that starts to move can lose each other without.
-    epochs: at most this many.
-    batch_size: clips in a training step; 128 in the published code, whose README says 16.
-    label_smoothing: share of the target that is spread over all classes.
-    class_weights: `none`, or `balanced`: the loss of a class weighs as the inverse of its clips.
-    select_on: clips that select the best epoch where the data have no labelled split `test`. `dev` holds out a share of
-        the training clips for it, so that `val` is reported untouched; `val` selects on the clips that are reported
-        (paper). With a labelled `test`, `val` selects and `test` is reported.
-    dev_share: share of the training clips of each class that `dev` holds out; whole groups where the manifest has a
-        column `group`.
-    dev_seed: seed of that draw, which is the same for every head and every training seed.
+    partial_bn: Batch norms that are frozen. `backbone`: all of the backbone except the first; `backbone_and_head`: the
+        same, and scale and shift of the head's 2D batch norms are not trained, except those of the first if the
+        backbone has no batch norm (published code); `off`: none. The head's norms always use batch statistics in
+        training.
+    schedule: Schedule of the learning rate. `plateau`: divide it by ten, twice, when the validation loss has not
+        improved for patience_epochs, then stop (Sec. 3.5); `steps`: divide it by ten at step_epochs; `cosine`: decrease
+        it to zero over all epochs.
+    patience_epochs: Number of epochs that `plateau` waits for an improvement.
+    step_epochs: Epochs at which `steps` divides the learning rate.
+    warmup_epochs: Number of epochs over which the learning rate rises linearly from zero to that of the schedule; 0: no
+        warm-up (paper).
+    epochs: Maximum number of epochs.
+    batch_size: Number of clips in a training step; the published code uses 128, its README says 16.
+    label_smoothing: Share of the target that is distributed over all classes.
+    class_weights: Weights of the classes in the loss. `none`, or `balanced`: inversely proportional to the number of
+        clips of the class.
+    select_on: Clips that select the best epoch if the data have no labelled split `test`. `dev`: clips held out from
+        the training clips, so that `val` only reports; `val`: the reported clips (paper). With a labelled `test`, `val`
+        selects and `test` is reported.
+    dev_share: Share of the training clips of each class that `dev` holds out; whole groups if the manifest has a column
+        `group`.
+    dev_seed: Seed of the draw of `dev`; the same for every head and every training seed.
     """
 
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -135,7 +137,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named set of choices. `with_overrides` returns a copy with some of them replaced."""
+    """A named set of options. `with_overrides` returns a copy with some of them replaced."""
 
     name: str
     frames: SamplingConfig = SamplingConfig()
@@ -143,10 +145,10 @@ class Recipe:
     training: TrainConfig = TrainConfig()
 
     def with_overrides(self, **overrides: Any) -> Recipe:
-        """Return a copy with some choices replaced; each belongs to one of the three groups.
+        """Return a copy with some options replaced; each option belongs to one of the three groups.
 
         Raises:
-            PipelineError: an unknown choice, or a value that it does not take.
+            PipelineError: an option is unknown, or a value is not allowed.
         """
         groups: dict[str, Any] = {"frames": self.frames, "head": self.head, "training": self.training}
         for name, value in overrides.items():
@@ -156,12 +158,12 @@ class Recipe:
         return Recipe(self.name, **groups)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every choice as plain data, for printing, for the store and for the metrics."""
+        """Return all options as plain data, for printing, for the store and for the metrics."""
         return dataclasses.asdict(self)
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """The recipe that `Recipe.as_dict` wrote (also after a way through JSON)."""
+    """Return the recipe that `Recipe.as_dict` wrote, possibly through JSON."""
     overrides = {**values["frames"], **values["head"], **values["training"]}
     return Recipe(values["name"]).with_overrides(**overrides)
 
@@ -170,15 +172,15 @@ def _group_of(name: str) -> str:
     hints = get_type_hints(Recipe)
     fields = {f.name: group for group in ("frames", "head", "training") for f in dataclasses.fields(hints[group])}
     if name not in fields:
-        raise unknown_name("choice of a recipe", name, fields)
+        raise unknown_name("option of a recipe", name, fields)
     return fields[name]
 
 
 def checked_value(choices: type, name: str, value: Any) -> Any:
-    """Return `value` as the type of the field `name` of a dataclass of choices.
+    """Return `value` as the type of the field `name` of a dataclass of options.
 
     Raises:
-        PipelineError: the choice does not take the value.
+        PipelineError: the value is not allowed.
     """
     hint = get_type_hints(choices)[name]
     if get_origin(hint) is Literal:
@@ -241,9 +243,9 @@ RECIPES = {recipe.name: recipe for recipe in (PAPER, PUBLISHED_CODE, CACHED)}
 
 
 def named_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of a name.
 
     Raises:
-        PipelineError: no recipe has that name.
+        PipelineError: the name is unknown.
     """
     return look_up("recipe", name, RECIPES)

@@ -128,7 +128,7 @@ def test_an_option_shows_one_default(run: CliRunner) -> None:
     assert all(option.count("default:") <= 1 for option in options), options
     for name, shown in {"root": "clips", "views": "7", "workers": "3", "recipe": "paper"}.items():
         assert any(option.startswith(f"--{name} ") and f"default: {shown}" in option for option in options), name
-    assert "They apply to manifest=m.csv" in text
+    assert "They apply only to manifest=m.csv" in text
 
 
 def test_a_misspelt_setting_is_named(run: CliRunner) -> None:

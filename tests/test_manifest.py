@@ -58,7 +58,7 @@ def test_locate_is_absolute_and_keeps_the_member_of_a_packed_file(tmp_path: Path
     ("rows", "words"),
     [
         ("clip_id,path,label\n1,x,up\n", "lacks the column split"),
-        ("clip_id,path,label,split\n1,x,up,train\n1,y,up,train\n", "line 3: the clip_id '1' stands in line 2 too"),
+        ("clip_id,path,label,split\n1,x,up,train\n1,y,up,train\n", "line 3: the clip_id '1' is already used in line 2"),
         ("clip_id,path,label,split\n,x,up,train\n", "line 2: the clip_id is empty"),
         ("clip_id,path,label,split\n1,x,left,train\n", "the label 'left' of clip '1' is not in m.classes.csv"),
         ("clip_id,path,label,split\n1,../x,up,train\n", "'../x' of clip '1' leaves the root"),
@@ -82,9 +82,9 @@ def test_faults_are_named(tmp_path: Path, rows: str, words: str) -> None:
     ("classes", "words"),
     [
         ("class_id,label\n1,up\n", "class_id must count up from 0"),
-        ("class_id,label\n0,up\n1,up\n", "'up' stands here twice"),
+        ("class_id,label\n0,up\n1,up\n", "'up' occurs twice"),
         ("class_id,label\n0,\n", "the label is empty"),
-        ("class_id,label\n", "names no classes"),
+        ("class_id,label\n", "has no classes"),
     ],
 )
 def test_faults_of_the_class_file_are_named(tmp_path: Path, classes: str, words: str) -> None:

@@ -73,7 +73,7 @@ def test_loading_does_not_move_the_callers_random_numbers(tmp_path: Path) -> Non
 def test_a_later_architecture_is_refused(tmp_path: Path) -> None:
     model = classifier("lstm")
     save(tmp_path / "model.safetensors", Classifier(model.backbone, classifier("gru").head, model.spec))
-    with pytest.raises(PipelineError, match=r"does not hold the tensors of its head: missing \['lstm"):
+    with pytest.raises(PipelineError, match=r"does not have the tensors of its head: missing \['lstm"):
         load_model(tmp_path / "model.safetensors")
 
 

@@ -56,7 +56,7 @@ def test_yaml_reads_a_bare_off_as_false() -> None:
         ("lr", -1, "`lr` (=-1) must be float and not negative."),
         ("lr", "fast", "`lr` (='fast') must be float"),
         ("fcn_score_relu", 1, "`fcn_score_relu` (=1) must be bool"),
-        ("droput", 0.1, "Unknown choice of a recipe 'droput'. Did you mean 'dropout'?"),
+        ("droput", 0.1, "Unknown option of a recipe 'droput'. Did you mean 'dropout'?"),
     ],
 )
 def test_faults_are_named(switch: str, value: object, words: str) -> None:

@@ -147,4 +147,4 @@ def test_show_settings_says_what_was_passed_over(run: CliRunner) -> None:
     result = run.invoke(cli, ["extract", "--manifest", "n.csv", "--store", "t.zarr", "--show-settings"])
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
     assert rows["views"] == ["4", "default"]
-    assert "params.yaml passed over: the block `extract` is for manifest=m.csv" in result.stdout
+    assert "params.yaml not used: the block `extract` is for manifest=m.csv" in result.stdout

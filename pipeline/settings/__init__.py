@@ -1,1 +1,1 @@
-"""Settings of each command: one class a file, so that a stage depends on its own alone."""
+"""Settings of each command: one class per file, so that a stage only depends on its own settings."""

@@ -13,9 +13,9 @@ from pipeline.settings.settings import Settings, option
 class TrainBundledSettings(Settings):
     """Settings of `pipeline train-bundled`."""
 
-    out: Path | None = option(None, "Weight file to write.  [default: the package's]")
-    checkpoint: Path = option(Path("cache/train-bundled.pt"), "Checkpoint from which the training continues.")
-    seed: int = option(0, "Seed of the images and of the first weights.")
-    minutes: float = option(45.0, "Time after which drawing and training stop.", minimum=0)
+    out: Path | None = option(None, "Weight file to write.  [default: the file in the package]")
+    checkpoint: Path = option(Path("cache/train-bundled.pt"), "Checkpoint to write, and to resume from if it exists.")
+    seed: int = option(0, "Seed of the images and of the initial weights.")
+    minutes: float = option(45.0, "Minutes after which drawing and training stop; run again to resume.", minimum=0)
     device: str = option("cpu", DEVICE_HELP)
-    threads: int = option(2, "Number of torch's threads.", minimum=1)
+    threads: int = option(2, "Number of threads of torch.", minimum=1)

@@ -14,11 +14,13 @@ from pipeline.settings.settings import Settings, option, required
 class CheckSettings(Settings):
     """Settings of `pipeline check`."""
 
-    manifest: Path = required("Manifest, data_manifests/NAME.csv.", is_argument=True)
+    manifest: Path = required("Manifest to check, data_manifests/NAME.csv.", is_argument=True)
     root: Path | None = option(None, ROOT_HELP)
-    decode: bool = option(False, "Decode every frame; without it, only look whether the files exist.")
-    out: Path | None = option(None, "CSV file with a row for each finding.")
-    workers: int | None = option(None, "Number of processes that decode; 0: this one.  [default: the cores]", minimum=0)
+    decode: bool = option(False, "Decode every frame, not only check that the files exist.")
+    out: Path | None = option(None, "CSV file to write, with one row for each finding.")
+    workers: int | None = option(
+        None, "Number of processes that decode; 0: only the main process.  [default: one per core]", minimum=0
+    )
     max_clip_pixels: int = max_clip_pixels()
     max_clip_bytes: int = max_clip_bytes()
     max_clip_seconds: float = max_clip_seconds()

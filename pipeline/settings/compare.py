@@ -16,15 +16,15 @@ class CompareSettings(Settings):
 
     subject: ClassVar[tuple[str, ...]] = ("dirs", "manifest")
 
-    dirs: tuple[Path, ...] = option((), "Result folders, or folders above them.", is_argument=True)
-    out: Path | None = option(None, "Folder for table, plots and report.")
+    dirs: tuple[Path, ...] = option((), "Result folders, or folders that contain them.", is_argument=True)
+    out: Path | None = option(None, "Folder to write table, plots and report to.")
     against: str | None = option(None, "Compare with the committed metrics of this Git revision.", metavar="REV")
     max_drop: float | None = option(
         None, "Points of top-1 that a row may lose against REV; a larger drop ends with exit code 1."
     )
-    pairs: tuple[str, ...] = option((), "Pairs of labels that are each other's reverse in time: a:b,c:d.")
-    paper: str = option("auto", "Data set of the paper's Table 3: auto, jester, something.")
-    manifest: Path | None = option(None, "Manifest for links to clips and contact sheets.")
+    pairs: tuple[str, ...] = option((), "Pairs of labels that are the time-reverse of each other: a:b,c:d.")
+    paper: str = option("auto", "Data set of the paper's Table 3 to compare with: auto, jester, something.")
+    manifest: Path | None = option(None, "Manifest of the clips, for links and contact sheets in the report.")
     root: Path | None = option(None, ROOT_HELP)
     latency: bool = option(True, "Measure the time of each head on this machine.")
     report: bool = option(True, "Write report.html.")

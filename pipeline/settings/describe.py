@@ -11,7 +11,7 @@ from pipeline.settings.settings import Settings, option, required
 class DescribeSettings(Settings):
     """Settings of `pipeline describe`."""
 
-    what: str = required("heads or backbones.", is_argument=True, choices=("heads", "backbones"))
+    what: str = required("What to describe.", is_argument=True, choices=("heads", "backbones"))
     num_segments: int = option(8, "Number of segments of a clip.", minimum=1)
     num_classes: int = option(27, "Number of classes.", minimum=1)
     map_size: int = option(13, "Side of the spatial maps: 13 for SqueezeNet, 7 for BNInception.", minimum=1)

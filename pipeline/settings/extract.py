@@ -21,36 +21,49 @@ class ExtractSettings(Settings):
 
     subject: ClassVar[tuple[str, ...]] = ("manifest",)
 
-    manifest: Path = required("Manifest, data_manifests/NAME.csv.")
+    manifest: Path = required("Manifest of the clips, data_manifests/NAME.csv.")
     root: Path | None = option(None, ROOT_HELP)
-    store: str = required("Feature store to fill: a folder, or a URL such as s3://bucket/name.zarr.", fills_braces=True)
+    store: str = required(
+        "Feature store to write: a folder, or a URL such as s3://bucket/name.zarr.", fills_braces=True
+    )
     backbone: str = option("squeezenet", f"Backbone: {BACKBONE_HELP}")
     weights: str = option("imagenet", f"Weights of the backbone: {WEIGHTS_HELP}")
     num_segments: int = option(8, "Number of frames taken from each clip.", minimum=1)
-    views: int = option(4, "Training views of each clip, besides the test view.", minimum=0)
+    views: int = option(4, "Number of training views of each clip, in addition to the test view.", minimum=0)
     maps: tuple[str, ...] = option(
-        ("pooled", "spatial"), "Features to keep: pooled, spatial or both.", choices=("pooled", "spatial")
+        ("pooled", "spatial"), "Features to store: pooled, spatial, or pooled,spatial.", choices=("pooled", "spatial")
     )
-    recipe: str = option("cached", "Recipe that decides frames and crops.", choices=RECIPE_NAMES)
+    recipe: str = option("cached", "Recipe that sets frames and crops.", choices=RECIPE_NAMES)
     overrides: Mapping[str, Any] = overrides(SamplingConfig)
     seed: int = option(0, "Seed of the training views, and of random weights.")
     frames: str = option(
         "segments",
-        "all: store pooled features of every frame, so that any number of segments can be fitted later.",
+        "Frames to store. segments: those of the views; all: pooled features of every frame, so that heads with any "
+        "number of segments can be fitted later.",
         choices=("segments", "all"),
     )
-    dtype: str = option("auto", "Number type in which the backbone runs.", choices=("auto", "float32", "bfloat16"))
-    compile: str = option("auto", "Compiler of the backbone.", choices=("auto", "inductor", "jit", "eager"))
+    dtype: str = option(
+        "auto",
+        "Number type in which the backbone runs; auto: bfloat16 if it is fast and exact enough here.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    compile: str = option(
+        "auto",
+        "How the backbone is compiled; auto: by the number of frames.",
+        choices=("auto", "inductor", "jit", "eager"),
+    )
     calibration: Path | None = option(None, CALIBRATION_HELP)
     device: str = option("cpu", f"Device of the backbone: {DEVICE_HELP}")
     workers: int | None = option(
-        None, "Number of local processes; 0 uses this one.  [default: by the cores]", minimum=0
+        None, "Number of local processes; 0: only the main process.  [default: one per core, if worthwhile]", minimum=0
     )
-    scheduler: str | None = option(None, "Address of a Dask cluster that runs the work.", metavar="ADDRESS")
+    scheduler: str | None = option(None, "Address of a Dask cluster that runs the extraction.", metavar="ADDRESS")
     decode_threads: int | None = option(
-        None, "Number of threads that decode ahead in each process.  [default: the cores for a GPU, else 0]", minimum=0
+        None,
+        "Number of threads that decode ahead in each process.  [default: one per core for a GPU, else 0]",
+        minimum=0,
     )
-    max_failed: int | None = option(None, "Stop when more clips than this cannot be used.  [default: never]", minimum=0)
+    max_failed: int | None = option(None, "Stop if more clips than this cannot be used.  [default: never]", minimum=0)
     allow_squeezenet_weights: bool = option(
         False, "Load weights of SqueezeNet 1.1 into squeezenet_bypass; the store records it."
     )
@@ -65,9 +78,11 @@ class ExtractSettings(Settings):
         if not self.maps:
             raise PipelineError("`maps` must be some of pooled, spatial.")
         if self.scheduler is not None and self.workers is not None:
-            raise PipelineError("--workers starts processes here, --scheduler uses a cluster's: give one of both.")
+            raise PipelineError(
+                "--workers starts processes here, --scheduler uses those of a cluster: give only one of them."
+            )
 
     @property
     def frame_choices(self) -> SamplingConfig:
-        """The recipe's choices of frames with the overrides."""
+        """The recipe's sampling options with the overrides."""
         return named_recipe(self.recipe).with_overrides(**self.overrides).frames

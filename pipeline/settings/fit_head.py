@@ -19,31 +19,35 @@ class FitHeadSettings(Settings):
 
     subject: ClassVar[tuple[str, ...]] = ("store",)
 
-    store: str = required("Feature store that `pipeline extract` filled.", fills_braces=True)
-    backbone: str = option("squeezenet", "Replaces {backbone} in the path of the store.")
-    head: tuple[str, ...] = option(("all",), f"all, or some of {','.join(HEAD_NAMES)}.")
-    out: Path = required("Folder of results; each head gets a folder in it.")
+    store: str = required("Feature store that `pipeline extract` wrote.", fills_braces=True)
+    backbone: str = option("squeezenet", "Value of {backbone} in --store.")
+    head: tuple[str, ...] = option(
+        ("all",), f"Heads to fit, separated by commas: all, or some of {', '.join(HEAD_NAMES)}."
+    )
+    out: Path = required("Folder of results; each head is written to a folder in it.")
     recipe: tuple[str, ...] = option(
-        ("cached",), f"One of {', '.join(RECIPE_NAMES)}; several, with commas, get a folder each."
+        ("cached",), f"Recipe: {', '.join(RECIPE_NAMES)}. Several, with commas, get one folder each."
     )
     overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig)
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seeds: int = option(1, "Number of fits of each head, from seeds SEED, SEED+1, ...", minimum=1)
-    seed: int = option(0, "The first seed.")
+    seeds: int = option(1, "Number of fits of each head, with seeds SEED, SEED+1, ...", minimum=1)
+    seed: int = option(0, "First seed: initial weights, order of clips and dropout.")
     device: str = option("cpu", f"Device of the heads: {DEVICE_HELP}")
     precision: str = option("auto", "Number type in which the heads run.", choices=("auto", "float32", "bfloat16"))
     threads: int | None = option(
-        None, "Number of torch's threads in each fit.  [default: cores, or 1 without convolutions]", minimum=1
+        None,
+        "Number of threads of torch in each fit.  [default: one per core, or 1 without convolutions]",
+        minimum=1,
     )
-    jobs: int | None = option(None, "Number of fits side by side.  [default: the cores]", minimum=1)
-    loaders: int = option(1, "Number of threads that read spatial maps ahead; they change no result.", minimum=1)
+    jobs: int | None = option(None, "Number of fits that run in parallel.  [default: one per core]", minimum=1)
+    loaders: int = option(1, "Number of threads that read spatial maps ahead; does not affect results.", minimum=1)
     views: int | None = option(None, "Number of training views to use.  [default: all in the store]", minimum=1)
     num_segments: int | None = option(
-        None, "Number of segments, for a store of all frames.  [default: the store's]", minimum=1
+        None, "Number of segments, for a store made with --frames all.  [default: that of the store]", minimum=1
     )
     weights: str | None = option(None, "Path of the backbone weights if the file has moved.")
     calibration: Path | None = option(None, CALIBRATION_HELP)
-    force: bool = option(False, "Fit finished heads again.")
+    force: bool = option(False, "Fit heads again that are already finished.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

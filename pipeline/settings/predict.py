@@ -19,18 +19,31 @@ class PredictSettings(Settings):
     """Settings of `pipeline predict`."""
 
     model: Path = required(MODEL_HELP, is_argument=True)
-    videos: tuple[str, ...] = required("Video files, folders of images, FILE.h5::CLIP, or -.", is_argument=True)
+    videos: tuple[str, ...] = required(
+        "Video files, folders of images, FILE.h5::CLIP, folders of clips, or - to read paths from stdin.",
+        is_argument=True,
+    )
     format: str = option("text", "Format of the printed predictions.", choices=("text", "json", "csv"))
     top: int = option(5, "Number of classes to print for each clip.", minimum=1)
-    timeline: Path | None = option(None, "Picture of the scores over one long video.", metavar="FILE.png")
-    window: int = option(64, "timeline: number of frames in a window.", minimum=1)
-    stride: int | None = option(None, "timeline: number of frames between windows.  [default: one segment]", minimum=1)
-    fps: float | None = option(None, "timeline: frame rate, to draw seconds instead of frames.", minimum=0.01)
-    contact_sheet: Path | None = option(None, "Picture of the frames that were scored (png, jpg).", metavar="FILE")
+    timeline: Path | None = option(
+        None, "Score windows of one long video and draw the scores over time.", metavar="FILE.png"
+    )
+    window: int = option(64, "--timeline: number of frames in a window.", minimum=1)
+    stride: int | None = option(
+        None, "--timeline: number of frames between windows.  [default: one segment of a window]", minimum=1
+    )
+    fps: float | None = option(
+        None, "--timeline: frame rate; the time axis then shows seconds instead of frames.", minimum=0.01
+    )
+    contact_sheet: Path | None = option(
+        None, "Picture to write of the frames that were scored (png, jpg).", metavar="FILE"
+    )
     speed: bool = option(False, "Print the number of clips per second.")
     device: str = option("cpu", DEVICE_HELP)
     dtype: str = option("auto", DTYPE_HELP, choices=DTYPES)
-    compile: str = option("eager", "Compilation of the backbone; jit pays off for many clips.", choices=COMPILE_MODES)
+    compile: str = option(
+        "eager", "How the backbone is compiled; jit is worth it for hundreds of clips.", choices=COMPILE_MODES
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +51,20 @@ class EvaluateSettings(Settings):
     """Settings of `pipeline evaluate`."""
 
     model: Path = required(MODEL_HELP, is_argument=True)
-    store: str | None = option(None, "Feature store whose cached features are scored.")
-    manifest: Path | None = option(None, "Manifest whose clips are decoded and scored.")
+    store: str | None = option(None, "Feature store to score.")
+    manifest: Path | None = option(None, "Manifest of clips to decode and score.")
     root: Path | None = option(None, ROOT_HELP)
-    split: str | None = option(None, "Split to score.  [default: the split of the model's metrics]")
-    crops: str = option("1", "manifest: number of crops whose scores are averaged.", choices=("1", "3", "5"))
-    draws: int = option(0, "Number of random draws of frames, averaged with the test view.", minimum=0)
+    split: str | None = option(None, "Split to score.  [default: the split that the model reported]")
+    crops: str = option("1", "--manifest: number of crops whose scores are averaged.", choices=("1", "3", "5"))
+    draws: int = option(
+        0, "Number of random draws of frames whose scores are averaged with those of the test view.", minimum=0
+    )
     seed: int = option(0, "Seed of the draws.")
     out: Path | None = option(None, "Folder for metrics.json, predictions.csv and confusion.csv.")
     json: bool = option(False, "Print the metrics as JSON.")
     device: str = option("cpu", DEVICE_HELP)
     dtype: str = option("auto", DTYPE_HELP, choices=DTYPES)
-    compile: str = option("eager", "Compilation of the backbone.", choices=COMPILE_MODES)
+    compile: str = option("eager", "How the backbone is compiled.", choices=COMPILE_MODES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,31 +16,35 @@ class PrepareSettings(Settings):
 
     subject: ClassVar[tuple[str, ...]] = ("dataset", "out")
 
-    dataset: str = required("The data set, or the layout of its files.", choices=DATASET_NAMES, is_argument=True)
+    dataset: str = required("Data set, or layout of the clips.", choices=DATASET_NAMES, is_argument=True)
     root: Path | None = option(None, "Folder of the data set.", is_argument=True)
-    lists: tuple[Path, ...] = option((), "Label files of the data set.", is_argument=True)
+    lists: tuple[Path, ...] = option((), "Label files of the data set, or their folder.", is_argument=True)
     out: Path = required("Manifest to write, data_manifests/NAME.csv.")
     classes: Path | None = option(None, "Class file beside the manifest, named in params.yaml for DVC.", is_hidden=True)
     class_order: str = option(
         "file", "Order of the class numbers: as in the data set's files, or alphabetical.", choices=("file", "sorted")
     )
-    pack: Path | None = option(None, "Copy folders of frames into one HDF5 file.", metavar="FILE.h5")
+    pack: Path | None = option(None, "HDF5 file to write, into which folders of frames are copied.", metavar="FILE.h5")
     val_share: float = option(
-        0.2, "Share of clips put into validation when the data define no split.", minimum=0, maximum=1,
+        0.2, "Share of clips put into validation if the data define no split.", minimum=0, maximum=1,
         is_maximum_open=True,
     )  # fmt: skip
-    fold: int = option(1, "Published split of ucf101 and hmdb51.", minimum=1, maximum=3)
-    columns: str | None = option(None, "Columns of a csv: path, clip_id, label, split.", metavar="WHAT=NAME,...")
-    frames: str = option("webm", "Form of drawn gestures: video files, or folders of JPGs.", choices=("webm", "jpg"))
-    train_clips: int = option(30, "Training clips of each class of drawn gestures.", minimum=1)
-    val_clips: int = option(15, "Validation clips of each class of drawn gestures.", minimum=1)
+    fold: int = option(1, "Published split of ucf101 and hmdb51 to use.", minimum=1, maximum=3)
+    columns: str | None = option(
+        None,
+        "Names of a csv's columns for path, clip_id, label, split, such as path=file,label=gesture.",
+        metavar="WHAT=NAME,...",
+    )
+    frames: str = option("webm", "Format of drawn gestures: video files, or folders of JPGs.", choices=("webm", "jpg"))
+    train_clips: int = option(30, "Number of training clips of each class of drawn gestures.", minimum=1)
+    val_clips: int = option(15, "Number of validation clips of each class of drawn gestures.", minimum=1)
     test_clips: int | None = option(
-        None, "Test clips of each class of drawn gestures.  [default: as many as --val-clips]", minimum=0
+        None, "Number of test clips of each class of drawn gestures.  [default: that of --val-clips]", minimum=0
     )
     width: int = option(160, "Width of drawn gestures in pixels.", minimum=1, is_hidden=True)
     height: int = option(120, "Height of drawn gestures in pixels.", minimum=1, is_hidden=True)
-    min_frames: int = option(20, "Shortest drawn gesture.", minimum=1, is_hidden=True)
-    max_frames: int = option(70, "Longest drawn gesture.", minimum=1, is_hidden=True)
+    min_frames: int = option(20, "Minimum number of frames of a drawn gesture.", minimum=1, is_hidden=True)
+    max_frames: int = option(70, "Maximum number of frames of a drawn gesture.", minimum=1, is_hidden=True)
     fps: int = option(12, "Frame rate of drawn gestures.", minimum=1, is_hidden=True)
-    seed: int = option(0, "Seed of drawn clips and drawn splits.")
-    workers: int | None = option(None, "Number of processes that draw.  [default: the cores]", minimum=0)
+    seed: int = option(0, "Seed of drawn clips and of random splits.")
+    workers: int | None = option(None, "Number of processes that draw gestures.  [default: one per core]", minimum=0)

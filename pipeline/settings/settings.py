@@ -1,7 +1,7 @@
 """Settings of each command, declared once.
 
-A field makes the command's option with its help, default and checks, the key of its block in `params.yaml`, and the
-attribute that the library reads. This module imports neither torch nor click, so that `--help` is quick.
+A field defines an option with its help, default and checks, a key of the command's block in `params.yaml`, and an
+attribute that the library reads. This module imports neither torch nor click, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pipeline.registry import (
 
 @dataclass(frozen=True)
 class Option:
-    """Everything about a setting but its name, type and default.
+    """Declaration of a setting, except its name, type and default.
 
-    help: the option's text; a default that another setting or the machine decides is named in it.
-    minimum, maximum: bounds of a number, included; is_maximum_open excludes the upper one.
-    choices: values that a text may have.
-    is_argument: a positional argument. is_hidden: an option that `--help` leaves out. has_option: False for a setting
-        that only Python and `params.yaml` give.
-    is_required: without a value, the command ends with a sentence that names option and params key.
-    fills_braces: `{name}` in the value is replaced by other settings, or by values of the block `extract`.
+    help: help text; it names the default if another setting or the machine decides it.
+    minimum, maximum: inclusive bounds of a number; is_maximum_open excludes the upper one.
+    choices: allowed values of a text.
+    is_argument: whether it is a positional argument. is_hidden: whether `--help` omits it. has_option: False for a
+        setting that can only be given in Python and `params.yaml`.
+    is_required: whether a missing value is an error, which names the option and the params key.
+    fills_braces: whether `{name}` in the value is replaced by another setting, or by a value of the block `extract`.
     """
 
     help: str = ""
@@ -50,12 +50,12 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
 
 def required(help: str, **more: Any) -> Any:
-    """Declare a setting that has to be given, typed or in `params.yaml`."""
+    """Declare a setting that must be given, on the command line or in `params.yaml`."""
     return field(default=None, metadata={"option": Option(help, is_required=True, **more)})
 
 
 def overrides(*groups: type) -> Any:
-    """Declare the values that replace those of the recipe: one option for each field of the groups of choices."""
+    """Declare the values that replace those of the recipe: one option for each field of the groups."""
     return field(default_factory=dict, metadata={"groups": groups})
 
 
@@ -66,7 +66,8 @@ class Settings:
     Values are converted to the declared types (a text to a path, a list or a text with commas to a tuple) and checked
     against the declared bounds.
 
-    subject: names of the settings that name the data. A block of `params.yaml` applies only where they agree with it.
+    subject: names of the settings that name the data. A block of `params.yaml` applies only if their values equal the
+        block's.
     """
 
     subject: ClassVar[tuple[str, ...]] = ()
@@ -90,19 +91,19 @@ def hints_of(settings: type[Settings]) -> dict[str, Any]:
 
 
 def option_of(settings: type[Settings], name: str) -> Option:
-    """Return the declaration of a field; a plain one for fields without."""
+    """Return the declaration of a field, or an empty one if it has none."""
     item = next(item for item in dataclasses.fields(settings) if item.name == name)
     declared: Option = item.metadata.get("option", Option(has_option=False))
     return declared
 
 
 def required_names(settings: type[Settings]) -> tuple[str, ...]:
-    """Return the fields that need a value."""
+    """Return the names of the fields that need a value."""
     return tuple(item.name for item in dataclasses.fields(settings) if option_of(settings, item.name).is_required)
 
 
 def override_groups(settings: type[Settings]) -> tuple[type, ...]:
-    """Return the groups of recipe choices whose fields are options of the command."""
+    """Return the groups of the recipe whose fields are options of the command."""
     for item in dataclasses.fields(settings):
         if "groups" in item.metadata:
             groups: tuple[type, ...] = item.metadata["groups"]
@@ -111,14 +112,14 @@ def override_groups(settings: type[Settings]) -> tuple[type, ...]:
 
 
 def without_none(hint: Any) -> Any:
-    """Return the type of a field that may also be None."""
+    """Return a type without None."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(part for part in get_args(hint) if part is not type(None))
     return hint
 
 
 def converted(value: Any, hint: Any) -> Any:
-    """Return a value as the declared type, as far as that loses nothing."""
+    """Convert a value to the declared type if that loses nothing."""
     hint = without_none(hint)
     if hint is Path:
         return Path(value)
@@ -135,7 +136,7 @@ def check(name: str, value: Any, declared: Option) -> None:
     """Check a value against its declaration.
 
     Raises:
-        PipelineError: it is outside the bounds, or none of the choices.
+        PipelineError: it is outside the bounds, or not one of the choices.
     """
     spelled = name.replace("_", "-")
     if declared.choices:
