@@ -73,7 +73,8 @@ class ClipError(PipelineError):
     @property
     def kind(self) -> str:
         """The kind of the failure: a transient one where a cause of this error is a shortage or an I/O error."""
-        return transient_kind(self.__cause__ or self.__context__) or self._kind
+        context = None if self.__suppress_context__ else self.__context__
+        return transient_kind(self.__cause__ or context) or self._kind
 
     def failure(self, clip_id: str) -> ClipFailure:
         """Return the failure as plain data."""

@@ -259,6 +259,23 @@ def test_a_moving_image_is_a_film(tmp_path: Path, suffix: str) -> None:
     assert refusal(clip, str(clip)) in ("truncated", "corrupt")
 
 
+def test_the_image_before_the_film_of_a_png_is_no_frame(tmp_path: Path) -> None:
+    first, *others = [Image.fromarray(frame) for frame in pictures(4)]
+    first.save(tmp_path / "clip.png", save_all=True, append_images=others, default_image=True)
+    np.testing.assert_array_equal(read_all(tmp_path / "clip.png"), pictures(4)[1:])
+
+
+def test_data_missing_in_a_moving_png_are_never_filled_up(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+    first, *others = [Image.fromarray(frame) for frame in noise]
+    first.save(tmp_path / "clip.png", save_all=True, append_images=others)
+    data = bytearray((tmp_path / "clip.png").read_bytes())
+    place = data.rfind(b"fdAT") + 2000
+    data[place : place + 200] = bytes(200)
+    (tmp_path / "clip.png").write_bytes(data)
+    assert refusal(tmp_path / "clip.png") == "corrupt"
+
+
 @pytest.mark.parametrize("suffix", ["webp", "png"])
 def test_a_moving_image_is_no_frame_of_a_folder(tmp_path: Path, suffix: str) -> None:
     images = [Image.fromarray(frame) for frame in pictures(3)]

@@ -66,10 +66,11 @@ def is_moving_image(path: Path) -> bool:
 
 def _opened_image(path: Path, opened: BinaryIO, start: bytes, limits: ClipLimits) -> ClipReader:
     """A file that starts as an image does: one image, or a film in an image's format."""
-    if start.startswith(PNG_MAGIC) and is_moving_png(opened):
-        return VideoFile(path, limits=limits)
     if start.startswith(JPG_MAGIC) and is_jpg_stream(opened):
         return VideoFile(path, "mjpeg", limits)
-    if is_moving_webp(start) or (start.startswith(TIFF_MAGICS) and has_several_images(path)):
-        return MovingImage(path, limits)
-    return StillImage(path, limits)
+    is_moving = (
+        is_moving_webp(start)
+        or (start.startswith(PNG_MAGIC) and is_moving_png(opened))
+        or (start.startswith(TIFF_MAGICS) and has_several_images(path))
+    )
+    return MovingImage(path, limits) if is_moving else StillImage(path, limits)

@@ -9,6 +9,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import simplejpeg
@@ -81,9 +83,18 @@ def is_moving_webp(start: bytes) -> bool:
     return is_webp(start) and start[12:16] == b"VP8X" and bool(start[20] & 2)
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence Pillow: damage is an error or nothing, and the limit on pixels is ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def num_images(image: Image.Image) -> int:
     """Return how many images an opened image file holds."""
-    return int(getattr(image, "n_frames", 1))
+    with without_warnings():
+        return int(getattr(image, "n_frames", 1))
 
 
 def rgb_of(image: Image.Image, what: str) -> Frame:
@@ -99,7 +110,8 @@ def rgb_of(image: Image.Image, what: str) -> Frame:
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
             grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+        with without_warnings():
+            return np.array(image.convert("RGB"))
     except IMAGE_ERRORS as error:
         raise _damaged(what, error) from error
 
@@ -113,9 +125,7 @@ def open_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> I
     if not data:
         raise ClipError("empty", f"{what} is empty (0 bytes).")
     try:
-        with warnings.catch_warnings():
-            # Ours is the limit that counts.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with without_warnings():
             image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:  # its words name an address in memory
         raise ClipError("unreadable", f"{what} is not an image that can be read (its format is not known).") from None

@@ -1,4 +1,7 @@
-"""Films in an image format that FFmpeg takes for one image: moving WebP, TIFF of several pages. By Pillow."""
+"""Films in an image format: moving WebP and PNG, TIFF of several pages. By Pillow.
+
+FFmpeg takes WebP and TIFF for one image, and leaves what is missing of a damaged PNG as it was in memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from PIL import Image
 
 from pipeline.errors import ClipError
 from pipeline.video.containers import missing_end
-from pipeline.video.images import IMAGE_ERRORS, num_images, open_image, rgb_of
+from pipeline.video.images import IMAGE_ERRORS, num_images, open_image, rgb_of, without_warnings
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch
 from pipeline.video.reader import ClipReader, Frame
 
@@ -17,7 +20,7 @@ from pipeline.video.reader import ClipReader, Frame
 def has_several_images(path: Path) -> bool:
     """Whether an image file that Pillow reads holds more than one image; False for one that it does not read."""
     try:
-        with Image.open(path) as image:
+        with without_warnings(), Image.open(path) as image:
             return num_images(image) > 1
     except (*IMAGE_ERRORS, Image.DecompressionBombError):
         return False
@@ -36,7 +39,9 @@ class MovingImage(ClipReader):
             raise ClipError("truncated", f"{path} is truncated: {missing}. Copy or download it again.")
         self._path, self._limits, self._watch = path, limits, Stopwatch(str(path), limits)
         with open_image(path.read_bytes(), str(path), limits) as image:
-            super().__init__(str(path), num_images(image), image.height, image.width)
+            # A PNG may have an image before its film, for viewers that show no films.
+            self._num_before = int(getattr(image, "default_image", False))
+            super().__init__(str(path), num_images(image) - self._num_before, image.height, image.width)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -53,7 +58,8 @@ class MovingImage(ClipReader):
 
     def _frame(self, image: Image.Image, ordinal: int) -> Frame:
         try:
-            image.seek(ordinal)
+            with without_warnings():
+                image.seek(self._num_before + ordinal)
         except IMAGE_ERRORS as error:
             raise ClipError("corrupt", f"{self._path} is damaged: {error}.") from error
         self._limits.check_pixels(f"{self._path}, frame {ordinal},", image.height, image.width)

@@ -6,6 +6,7 @@ can hang when decoding stops early, and only borrow another worker's core).
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -116,7 +117,7 @@ class VideoFile(ClipReader):
         except DECODING_ERRORS as error:
             raise ClipError(
                 "unreadable", f"{self._path} is not a video file that can be read ({_reason(error)})."
-            ) from error
+            ) from _cause(error, self._path)
         try:
             # The cover of a song is a video stream too, but shows nothing that moves.
             cover = Disposition.attached_pic
@@ -196,7 +197,7 @@ class VideoFile(ClipReader):
         except av.ExitError as error:
             raise self._watch.overrun() from error
         except DECODING_ERRORS as error:
-            raise self._corrupt(error) from error
+            raise self._corrupt(error) from _cause(error, self._path)
 
     def _shown(self) -> Iterator[Shown]:
         """Every frame that the decoder shows, with its orientation, in the order of showing."""
@@ -208,7 +209,7 @@ class VideoFile(ClipReader):
                 with self._watch.running():
                     frames = self._stream.codec_context.decode(packet)
             except DECODING_ERRORS as error:
-                raise self._corrupt(error) from error
+                raise self._corrupt(error) from _cause(error, self._path)
             for frame in frames:
                 if frame.is_corrupt:
                     raise self._corrupt("a frame is not whole")
@@ -223,7 +224,7 @@ class VideoFile(ClipReader):
         try:
             pixels = self._reformatter.reformat(frame, format="rgb24").to_ndarray().view(np.uint8)
         except DECODING_ERRORS as error:
-            raise self._corrupt(error) from error
+            raise self._corrupt(error) from _cause(error, self._path)
         return as_shown(pixels, matrix)
 
     def _corrupt(self, reason: BaseException | str) -> ClipError:
@@ -237,6 +238,28 @@ class VideoFile(ClipReader):
         return ClipError("corrupt", f"{self._path} is damaged: {words}. Copy or download it again.")
 
 
+def _cause(error: BaseException, path: Path) -> BaseException | None:
+    """The cause of a refusal; None where FFmpeg calls damage by the name of a shortage or of a failing disk.
+
+    A damaged header asks for more memory than there is; where memory is short indeed, whoever reads the clip finds that
+    out (`clip_errors`). Of a failing disk, reading the file tells.
+    """
+    number = getattr(error, "errno", None)
+    if number in (errno.EIO, errno.EAGAIN):
+        try:
+            with open(path, "rb") as file:
+                while file.read(1 << 24):
+                    pass
+        except OSError as failing:
+            return failing
+    return None if number in (errno.ENOMEM, errno.EIO, errno.EAGAIN) else error
+
+
 def _reason(error: BaseException) -> str:
     """FFmpeg's own words, without number and path."""
+    number = getattr(error, "errno", None)
+    if number == errno.ENOMEM:
+        return "a header in it asks for more memory than there is"
+    if number in (errno.EIO, errno.EAGAIN):
+        return "data that its headers promise are not there"
     return getattr(error, "strerror", None) or str(error)
