@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,6 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MORE_BYTES = 1 << 20
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
 
 
@@ -26,19 +31,53 @@ def written_aside(path: Path, *, clears: bool = True) -> Iterator[Path]:
     the next process that writes into the same folder. A link in the place of either file is replaced, never followed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if clears:
-        clear_parts(path.parent)
-    handle, aside = _locked_part(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if clears:
+            clear_parts(path.parent)
+        handle, aside = _locked_part(path)
+    except OSError as error:
+        raise UnwritableError(path, error) from error
     try:
         yield aside
         with open(aside, "rb+") as written:
             os.fsync(written.fileno())
         aside.chmod(0o666 & ~_umask())
         os.replace(aside, path)
+    except PipelineError:
+        raise
+    except Exception as error:
+        # Libraries say in their own ways that there was no room.
+        cause = error if getattr(error, "errno", None) in FULL else _error_of_more(aside)
+        if not isinstance(cause, OSError):
+            raise
+        raise UnwritableError(path, cause) from error
     finally:
         os.close(handle)
         aside.unlink(missing_ok=True)
+
+
+class UnwritableError(PipelineError):
+    """A file cannot be written: a full disk, a limit on its size, no permission."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        self.is_full = cause.errno in FULL
+        way_out = "Make room" if self.is_full else "Choose another place, or change its permissions"
+        # HDF5 puts a paragraph in the place of the system's words.
+        self.strerror = os.strerror(cause.errno or errno.EIO)
+        super().__init__(f"{path} could not be written: {self.strerror}. {way_out}, and run the same command again.")
+
+
+def _error_of_more(path: Path) -> OSError | None:
+    """Return the error that writing somewhat more to a file gives, if any."""
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(_MORE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error if error.errno in FULL else None
+    return None
 
 
 def _locked_part(path: Path) -> tuple[int, Path]:

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline import log
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, transient_kind
 from pipeline.params import (
     command_params,
     expand_template,
@@ -48,6 +48,12 @@ SOURCES = {
     ParameterSource.ENVIRONMENT: "environment",
     ParameterSource.PROMPT: "typed",
 }
+
+
+OUT_OF_MEMORY = (
+    "The process ran out of memory. What is done is kept: stop other programs, or lower --workers, --jobs, --views or "
+    "--batch-size, and run the same command again."
+)
 
 
 class Failure(click.ClickException):
@@ -96,9 +102,14 @@ class PipelineGroup(click.Group):
         except BrokenPipeError:
             raise  # the reader of the output has closed the pipe; click handles it
         except OSError as error:
-            if error.filename is None:
+            if error.filename is None and not transient_kind(error):
                 raise
-            raise Failure(f"{error.filename}: {error.strerror}.", 1) from error
+            what = error.filename or "A file or the output"
+            raise Failure(f"{what} could not be read or written: {error.strerror}.", 1) from error
+        except (MemoryError, RuntimeError) as error:
+            if transient_kind(error) != "no-memory":
+                raise
+            raise Failure(OUT_OF_MEMORY, 1) from error
 
 
 class OverrideOption(click.Option):

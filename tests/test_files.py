@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.errors import ClipError, PipelineError, ShapeError
-from pipeline.files import sha256_of_file, write_json, written_aside
+from pipeline.files import clear_parts, sha256_of_file, write_json, written_aside
 from pipeline.registry import look_up
+from pipeline.scratch import temporary_folder
 from pipeline.shapes import check_shape
 
 
@@ -59,3 +64,114 @@ def test_a_clip_error_travels_between_processes() -> None:
 def test_look_up_suggests_the_nearest_name() -> None:
     with pytest.raises(PipelineError, match=r"Unknown head 'lstn'. Did you mean 'lstm'\? Known: gru, lstm."):
         look_up("head", "lstn", {"lstm": 1, "gru": 2})
+
+
+LIMITED = """
+import io, resource, sys
+from pathlib import Path
+import h5py, numpy as np, safetensors.torch, torch
+from PIL import Image
+from pipeline.errors import PipelineError
+from pipeline.files import written_aside
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+values = torch.rand(100_000)
+
+def with_h5py(path):
+    with h5py.File(path, "w", locking=False) as file:
+        file["values"] = values.numpy()
+
+writers = {
+    "bytes": lambda path: path.write_bytes(values.numpy().tobytes()),
+    "safetensors": lambda path: safetensors.torch.save_file({"values": values}, path),
+    "torch": lambda path: torch.save(values, path),
+    "hdf5": with_h5py,
+    "image": lambda path: Image.fromarray(values.mul(255).byte().numpy().reshape(250, 400)).save(path, format="BMP"),
+}
+target = Path(sys.argv[2])
+try:
+    with written_aside(target) as aside:
+        writers[sys.argv[1]](aside)
+        aside.write_bytes(bytes(100_001))
+except PipelineError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("library", ["bytes", "safetensors", "torch", "hdf5", "image"])
+def test_a_full_disk_is_a_sentence_whatever_library_writes(library: str, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "file"
+    done = subprocess.run([sys.executable, "-c", LIMITED, library, target], capture_output=True, text=True, timeout=100)
+    assert "could not be written: File too large. Make room, and run the same command again." in done.stdout, (
+        done.stderr
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PipelineError, match=r"file/x\.json could not be written: (File exists|Not a directory)"):
+        write_json(tmp_path / "file" / "x.json", {})
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "pipeline", "describe", "heads"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.files import written_aside
+with written_aside(Path(sys.argv[1])) as aside:
+    aside.write_bytes(b"half")
+    print("writing", flush=True)
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_was_writing_is_cleared_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    def parts() -> list[Path]:
+        return list(tmp_path.glob(".*.part"))
+
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "model")]
+    assert subprocess.run([*command, "kill"], timeout=100, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert len(parts()) == 1
+    with subprocess.Popen([*command, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+        assert living.stdout is not None
+        living.stdout.readline()
+        clear_parts.cache_clear()
+        write_json(tmp_path / "other.json", {})
+        assert len(parts()) == 1  # of the living process, which also cleared that of the killed one
+        living.communicate(b"")
+    assert living.returncode == 0
+    assert (tmp_path / "model").read_bytes() == b"half"
+    assert parts() == []
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "out").symlink_to(tmp_path / "victim")
+    write_json(tmp_path / "out", 1)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "out").is_symlink()
+
+
+def test_temporary_folders_lie_in_one_place_and_those_of_killed_processes_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import os, signal, tempfile; tempfile.tempdir = os.environ['PLACE']\n"
+        "from pipeline.scratch import temporary_folder\n"
+        "with temporary_folder('test') as folder: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PLACE": str(tmp_path)}, timeout=100)
+    (root,) = tmp_path.iterdir()
+    assert len(list(root.glob("test-*"))) == 1
+    with temporary_folder("test") as first, temporary_folder("test") as second:
+        assert sorted(root.glob("test-*")) == sorted([first, second])
+    assert list(root.glob("test-*")) == []

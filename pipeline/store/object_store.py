@@ -21,11 +21,10 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import UnwritableError, written_aside
 
 Phase = Callable[[str, str], None]
 """Told the name of a phase (decode, forward, write, move, mark) and the clip or object that it is about."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def no_phase(name: str, subject: str) -> None:
@@ -166,13 +165,13 @@ class LocalObjectStore(ObjectStore):
                 file.write(memoryview(data)[half:])
                 file.flush()
                 on_phase("move", key)
-        except OSError as error:
-            if error.errno in FULL:
-                raise PipelineError(
-                    f"No room for {len(data):,} more bytes in the store {self.location} ({error.strerror}). Nothing is "
-                    "damaged: make room and run the same command again; it goes on where it stopped."
-                ) from error
-            raise
+        except UnwritableError as error:
+            if not error.is_full:
+                raise
+            raise PipelineError(
+                f"No room for {len(data):,} more bytes in the store {self.location} ({error.strerror}). Nothing is "
+                "damaged: make room and run the same command again; it goes on where it stopped."
+            ) from error
 
     def delete(self, key: str) -> None:
         self._check_folders(key)
