@@ -119,7 +119,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server: Server, tmp_path: P
 def test_a_connection_that_keeps_breaking_is_taken_up_by_the_next_run(server: Server, tmp_path: Path) -> None:
     weights = PublishedWeights(server.url, DIGEST[:8])
     server.cut_after_bytes = [100_000, 100_000, 100_000]
-    with pytest.raises(PipelineError, match=r"broke after 300,000 of 700,001 bytes.*taken up again by the next run"):
+    with pytest.raises(PipelineError, match=r"broke after 300,000 of 700,001 bytes.*the next run resumes"):
         fetch(weights, tmp_path)
     assert left_behind(tmp_path) == [f"{NAME}.part"]  # never half a file under the name that is loaded
     assert fetch(weights, tmp_path)[1] == DIGEST
@@ -197,7 +197,7 @@ def test_without_a_network_the_message_says_which_file_to_put_where(tmp_path: Pa
         with pytest.raises(PipelineError) as caught:
             fetch(PublishedWeights(url, DIGEST[:8]), tmp_path)
     assert "the server cannot be reached" in str(caught.value)
-    assert f"put it at {tmp_path / NAME} (its SHA-256 begins with {DIGEST[:8]})" in str(caught.value)
+    assert f"save it as {tmp_path / NAME} (its SHA-256 begins with {DIGEST[:8]})" in str(caught.value)
     assert left_behind(tmp_path) == []
 
 

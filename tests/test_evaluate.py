@@ -189,7 +189,7 @@ def test_a_store_of_other_frames_or_weights_or_a_finetuned_backbone_is_refused(f
         ({"recipe": recipe.with_overrides(test_frames="float").as_dict()}, "made with test_frames=exact"),
         ({"stage": "finetune"}, "finetuned"),
         ({"weights": {"name": "w", "sha256": "0"}}, "made with weights="),
-        ({"classes": ("swipe_left", "swipe_right", "other")}, "does not know 1 of the 3 classes"),
+        ({"classes": ("swipe_left", "swipe_right", "other")}, "does not have 1 of the 3 classes"),
     ):
         spec = replace(model.spec, **changes)
         save_model(tmp_path / "m.safetensors", spec, model.head, model.backbone)

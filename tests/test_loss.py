@@ -100,5 +100,5 @@ def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
         tuner = Finetuner(classifier, data, settings, Precision(CPU, "float32"), loader, checkpoints, World())
         tuner.run()
     loss, bias = expected(vectors, start, batch.labels.numpy(), switches)
-    assert tuner.history[0].train_loss == pytest.approx(loss, rel=1e-5)
+    assert tuner.state.history[0].train_loss == pytest.approx(loss, rel=1e-5)
     np.testing.assert_allclose(classifier.head.projection.bias.detach().numpy(), bias, atol=1e-6)

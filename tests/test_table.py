@@ -63,7 +63,7 @@ def test_metrics_that_contradict_the_predictions_are_an_error_naming_the_cell(tm
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["report"]["top1"] += 1
     write_json(folder / "metrics.json", metrics)
-    with pytest.raises(PipelineError, match=r"fit_head/squeezenet-lstm: metrics.json states report.top1"):
+    with pytest.raises(PipelineError, match=r"fit_head/squeezenet-lstm: metrics.json has report.top1"):
         read_run(folder)
 
 
@@ -77,7 +77,7 @@ def test_metrics_that_contradict_the_predictions_are_an_error_naming_the_cell(tm
         (lambda text: text.replace("clip000,swipe_left,swipe_left", "clip000,swipe_left,still", 1), "not the one with"),
         (lambda text: text.replace("clip001", "clip000"), "a clip twice"),
         (lambda text: _without_score(text, "nan"), "not finite"),
-        (lambda text: _without_score(text, "much"), "is no number"),
+        (lambda text: _without_score(text, "much"), "is not a number"),
     ],
 )
 def test_malformed_predictions_are_sentences(tmp_path: Path, change: object, message: str) -> None:
@@ -109,7 +109,7 @@ def test_classes_that_look_like_missing_values_are_kept(tmp_path: Path) -> None:
 def test_missing_folders_and_files_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="There is no folder"):
         find_runs([tmp_path / "nothing"])
-    with pytest.raises(PipelineError, match=r"No metrics\.json lies in"):
+    with pytest.raises(PipelineError, match=r"There is no metrics\.json in"):
         find_runs([tmp_path])
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
     (folder / "predictions.csv").unlink()

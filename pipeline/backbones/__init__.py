@@ -1,4 +1,4 @@
-"""Backbones: uint8 frames -> feature maps, each with a declared contract and weights that are recorded."""
+"""Backbones: 2D networks that compute feature maps from uint8 frames, with a declared contract and recorded weights."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = [
     "pooled",
 ]
 
-# Classes of the backbones by name, each imported when it is looked up.
+# Classes of the backbones by name; each is imported when it is looked up.
 BACKBONES: Mapping[str, type[Backbone]] = LazyTable("backbones", BACKBONE_PLACES)
 
 TORCHVISION_PREFIX = "torchvision:"
 
 
 class BackboneContract(NamedTuple):
-    """What a backbone's maps look like, how its frames are prepared, and how many 2D batch norms it has."""
+    """Size of a backbone's maps, preprocessing of its frames, and number of its 2D batch norms."""
 
     channels: int
     map_size: int
@@ -45,13 +45,13 @@ class BackboneContract(NamedTuple):
 def build_backbone(
     name: str, weights: str = "bundled", seed: int = 0, allow_squeezenet_weights: bool = False
 ) -> tuple[Backbone, WeightsRecord]:
-    """The backbone `name` with its weights, in eval mode, and the record of what was loaded.
+    """Build a backbone with its weights, in evaluation mode; return it with the record of the weights.
 
-    `name` is a key of `BACKBONES`, or `torchvision:NAME`. `allow_squeezenet_weights` lets `squeezenet_bypass`, for
-    which no trained weights exist, take those of `squeezenet`.
+    `name` is a key of `BACKBONES`, or `torchvision:NAME`. `allow_squeezenet_weights` loads the weights of `squeezenet`
+    into `squeezenet_bypass`, for which no trained weights exist.
 
     Raises:
-        PipelineError: unknown backbone or weights, or weights that do not fit.
+        PipelineError: the backbone or the weights are unknown, or the weights do not fit.
     """
     backbone = _make(name)
     record = load_weights(backbone, weights, seed, allow_other_architecture=allow_squeezenet_weights)
@@ -62,7 +62,7 @@ def backbone_contract(name: str) -> BackboneContract:
     """Return the contract of a backbone, without any weight file.
 
     Raises:
-        PipelineError: unknown backbone.
+        PipelineError: the backbone is unknown.
     """
     backbone = _make(name)
     num_norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in backbone.modules())
@@ -71,12 +71,12 @@ def backbone_contract(name: str) -> BackboneContract:
 
 def _make(name: str) -> Backbone:
     if name.startswith(TORCHVISION_PREFIX):
-        # Imported here alone: torchvision takes a second, and the backbones of the paper do without it.
+        # Imported late: torchvision takes a second, and the backbones of the paper do not need it.
         from pipeline.backbones.torchvision_models import TorchvisionBackbone
 
         return TorchvisionBackbone(name.removeprefix(TORCHVISION_PREFIX))
     if name not in BACKBONES:
         raise unknown_name("backbone", name, (*BACKBONES, f"{TORCHVISION_PREFIX}NAME"))
     with torch.random.fork_rng(devices=[]):
-        # The layers' constructors draw numbers, which are overwritten; the caller's generator must not notice.
+        # Constructors draw weights that are overwritten; this must not change the caller's random state.
         return BACKBONES[name]()

@@ -18,14 +18,14 @@ from pipeline.errors import ShapeError
 class Backbone(nn.Module):
     """A 2D network whose feature maps the heads read.
 
-    A subclass declares `name`, `channels`, `map_size` and `preprocessing` and implements `maps`. The declaration holds
-    for square inputs of `preprocessing.input_size` pixels; a test holds every entry to it.
+    A subclass declares `name`, `channels`, `map_size` and `preprocessing` and implements `forward_features`. The
+    declaration is for square inputs of `preprocessing.input_size` pixels; a test checks it for every backbone.
 
-    Normalisation happens here, after the frames have reached the device as bytes, and always in float32: the constants
-    stay exact when the module is cast to bfloat16.
+    Normalisation is part of the module, so frames are copied to the device as bytes. It is always in float32: the
+    constants stay exact when the module is cast to bfloat16.
 
     Shape:
-        frames:  (N, 3, H, W) uint8, RGB; any memory format, channels_last is the fast one.
+        frames:  (N, 3, H, W) uint8, RGB; any memory format, channels_last is the fastest.
         returns: (N, C, h, w), float.
 
     Source: paper, Sec. 3.2 (feature extraction by a 2D CNN without its last pooling and classifier).
@@ -36,15 +36,15 @@ class Backbone(nn.Module):
     map_size: int
     preprocessing: Preprocessing
     ignored_prefixes: tuple[str, ...] = ()
-    """Beginnings of key names in weight files that belong to the classifier, which is not part of a backbone."""
+    """Prefixes of keys in weight files that belong to the classifier, which is not part of a backbone."""
     imagenet: PublishedWeights | None = None
-    """Where its ImageNet weights lie."""
+    """The published ImageNet weights."""
     weights_come_from: str = ""
-    """The backbone whose weights have the same keys and shapes, for one that has no published weights of its own."""
+    """The backbone whose weights have the same keys and shapes, if this one has no published weights."""
     has_blocks = False
-    """Whether `maps` runs its parts through `run_block`, so that `recompute` saves memory."""
+    """Whether `forward_features` runs its parts through `run_block`, so that `recompute` saves memory."""
     recompute = False
-    """Compute the activations inside each block again in the backward pass, rather than keep them."""
+    """Whether the backward pass recomputes the activations inside each block, instead of storing them."""
 
     _pixel_scale: Tensor
     _pixel_shift: Tensor
@@ -52,12 +52,12 @@ class Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         scale, shift = _affine(self.preprocessing)
-        # Not persistent: preprocessing belongs to the backbone's declaration, not to its weight files.
+        # Not persistent: preprocessing is part of the declaration, not of weight files.
         self.register_buffer("_pixel_scale", scale, persistent=False)
         self.register_buffer("_pixel_shift", shift, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # `.to(bfloat16)` would round the constants (and `.to_empty()` lose them): follow the device alone.
+        # `.to(bfloat16)` would round the constants and `.to_empty()` lose them: only the device changes.
         super()._apply(fn, recurse)
         scale, shift = _affine(self.preprocessing)
         self._pixel_scale = scale.to(self._pixel_scale.device)
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         return self
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """uint8 RGB frames -> what the first layer expects, in the type of the weights.
+        """Normalise uint8 RGB frames for the first layer, in the type of the weights.
 
         Shape:
             frames:  (N, 3, H, W) uint8.
@@ -78,14 +78,14 @@ class Backbone(nn.Module):
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        """The type of the first weight, in which the layers compute unless autocast says otherwise."""
+        """The type of the first weight, in which the layers compute without autocast."""
         return next(self.parameters()).dtype
 
     def forward(self, frames: Tensor) -> Tensor:
         """Normalise the frames and compute their feature maps.
 
         Raises:
-            ShapeError: not uint8, or not (N, 3, H, W).
+            ShapeError: the frames are not uint8 of shape (N, 3, H, W).
         """
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ShapeError(
@@ -95,27 +95,27 @@ class Backbone(nn.Module):
         return self.forward_features(self.normalise(frames))
 
     def forward_features(self, inputs: Tensor) -> Tensor:
-        """Feature maps of frames that are normalised already.
+        """Compute the feature maps of normalised frames.
 
         Shape:
             inputs:  (N, 3, H, W), float.
             returns: (N, C, h, w), float.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not implement maps().")
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward_features().")
 
     def run_block(self, block: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Run one part of the network; with `recompute`, only its inputs are kept for the backward pass."""
+        """Run one part of the network; with `recompute`, only its inputs are stored for the backward pass."""
         if not self.recompute or not torch.is_grad_enabled():
             return block(inputs)
         outputs: Tensor = checkpoint(block, inputs, use_reentrant=False)
         return outputs
 
     def initialise(self, seed: int) -> None:
-        """Random weights, the same for the same seed on every machine."""
+        """Set random weights: the same seed gives the same weights on every machine."""
         initialise_he(self, seed)
 
     def weight_tensors(self) -> dict[str, Tensor]:
-        """The tensors that a weight file fills, by the names that they have there."""
+        """Return the tensors that a weight file sets, by their names in the file."""
         return self.state_dict()
 
     def extra_repr(self) -> str:
@@ -127,7 +127,7 @@ class Backbone(nn.Module):
 
 
 def pooled(maps: Tensor) -> Tensor:
-    """The mean of each feature map, summed in float32 whatever the type of the maps.
+    """Compute the mean of each feature map, summed in float32 for maps of any type.
 
     Shape:
         maps:    (N, C, h, w).
@@ -137,7 +137,7 @@ def pooled(maps: Tensor) -> Tensor:
 
 
 def _affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    # (x * scale - mean) / std as one multiplication and one addition, worked out in float64.
+    # (x * scale - mean) / std as one multiplication and one addition, computed in float64.
     std = torch.tensor(preprocessing.std, dtype=torch.float64)
     mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
     factor, shift = preprocessing.scale / std, -mean / std

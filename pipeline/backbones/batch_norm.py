@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured on frames, for networks whose weights are random."""
+"""Calibrate batch-norm statistics on frames, for networks with random weights."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.shapes import check_shape
 
 
 def calibrate_batch_norm(backbone: Backbone, frames: Tensor, batch_size: int = 16) -> int:
-    """Set the running statistics of every batch norm to those of `frames`; return how many there are.
+    """Set the running statistics of every batch norm to those of `frames`; return the number of batch norms.
 
-    With random weights the neutral statistics (mean 0, variance 1) do not fit the activations, and a measurement of,
-    say, the error of bfloat16 says little about trained weights. Each layer sees inputs normalised by the layers before
-    it; the statistics of several batches are averaged. Modes and momenta are as before afterwards.
+    With random weights the neutral statistics (mean 0, variance 1) do not fit the activations, so measurements such as
+    the error of bfloat16 do not represent trained weights. The inputs of each layer are normalised by the layers before
+    it; the statistics of several batches are averaged. Modes and momenta are restored.
 
     Shape:
         frames: (N, 3, H, W) uint8, N at least 2.
 
     Raises:
-        PipelineError: fewer than 2 frames.
+        PipelineError: there are fewer than 2 frames.
     """
     num_frames = check_shape("frames", frames, "N 3 H W")["N"]
     if num_frames < 2 or batch_size < 2:
@@ -33,7 +33,7 @@ def calibrate_batch_norm(backbone: Backbone, frames: Tensor, batch_size: int = 1
         backbone.eval()
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # The plain average over batches.
+            norm.momentum = None  # average over batches
             norm.train()
         with torch.no_grad():
             for batch in frames.split(batch_size):

@@ -1,4 +1,4 @@
-"""BNInception as ported from Caffe, under the layer names of the port in the PyPI package `pretrainedmodels`.
+"""BNInception as ported from Caffe, with the layer names of the port in the PyPI package `pretrainedmodels`.
 
 Paper: Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
 Shift", https://arxiv.org/abs/1502.03167, Fig. 5. The port: https://github.com/Cadene/pretrained-models.pytorch.
@@ -18,15 +18,15 @@ from pipeline.backbones.download import PublishedWeights
 from pipeline.backbones.initialisation import initialise_he
 from pipeline.backbones.preprocessing import CAFFE_BGR
 
-# Roughly the standard deviation of photographs' pixels on the scale of 0 to 255.
+# Approximate standard deviation of the pixels of photographs, on the scale of 0 to 255.
 PIXEL_SPREAD = 64.0
 
 
 class Block(NamedTuple):
-    """Widths of one inception module; `one_by_one` and `pool_proj` are 0 where the module halves its maps.
+    """Widths of one inception module; `one_by_one` and `pool_proj` are 0 if the module halves its maps.
 
-    A module has four branches: a 1×1 convolution; a 3×3 behind a 1×1; two 3×3 behind a 1×1 ("double"); a pooling with
-    a 1×1 behind it. One that halves its maps has no first branch, and its pooling has no convolution.
+    A module has four branches: a 1×1 convolution; a 3×3 after a 1×1; two 3×3 after a 1×1 ("double"); a 1×1 after a
+    pooling. A module that halves its maps has no first branch, and its pooling has no convolution.
     """
 
     name: str
@@ -63,11 +63,11 @@ BLOCKS = (
 class BNInception(Backbone):
     """BNInception: 10,270,240 parameters without its classifier, 1024 maps of 7×7.
 
-    The layers lie flat in the module under the port's names (`inception_3a_3x3_reduce`, `inception_3a_3x3_reduce_bn`),
-    each convolution with a bias before its batch norm, as the weight files have them.
+    All layers are direct children with the port's names (`inception_3a_3x3_reduce`, `inception_3a_3x3_reduce_bn`).
+    Each convolution has a bias before its batch norm, as in the weight files.
 
     Shape:
-        frames:  (N, 3, 224, 224) uint8, RGB; put into BGR inside.
+        frames:  (N, 3, 224, 224) uint8, RGB; converted to BGR inside.
         returns: (N, 1024, 7, 7).
 
     Source: paper, Sec. 3.2.
@@ -103,7 +103,7 @@ class BNInception(Backbone):
         self.initialise(seed=0)
 
     def initialise(self, seed: int) -> None:
-        """He's weights, the first layer's divided by the spread of the pixels, so that features are of order one."""
+        """Set He's weights; the first layer's are divided by the spread of pixels, so features are of order one."""
         initialise_he(self, seed, input_spread=PIXEL_SPREAD)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class BNInception(Backbone):
         elif block.max_pool:
             branches.append(self._run(f"{prefix}_pool_proj", F.max_pool2d(inputs, 3, stride=1, padding=1)))
         else:
-            # The zeros round the edge are counted, as in Caffe.
+            # The zeros of the padding are counted, as in Caffe.
             branches.append(self._run(f"{prefix}_pool_proj", F.avg_pool2d(inputs, 3, stride=1, padding=1)))
         return torch.cat(branches, dim=1)
 

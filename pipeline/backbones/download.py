@@ -1,4 +1,4 @@
-"""Weight files from the network: resumed when cut, checked by their SHA-256, whole or absent in torch's cache."""
+"""Download weight files into torch's cache: interrupted downloads are resumed, files are checked by their SHA-256."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NUM_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A weight file that its makers publish: where it lies and the beginning of its SHA-256 (8 digits or all 64)."""
+    """A published weight file: its address and the first 8 to 64 digits of its SHA-256."""
 
     url: str
     sha256_start: str
@@ -41,7 +41,7 @@ class PublishedWeights:
 
     @classmethod
     def named_by_checksum(cls, url: str) -> PublishedWeights:
-        """A file that bears the beginning of its SHA-256 in its name, `resnet18-f37072fd.pth`, as torch's hub has it.
+        """Return a file whose name contains digits of its SHA-256, such as torch hub's `resnet18-f37072fd.pth`.
 
         Raises:
             PipelineError: the name has no such digits.
@@ -57,20 +57,20 @@ class PublishedWeights:
 
 
 def cache_folder() -> Path:
-    """Where torch keeps downloaded weights: `$TORCH_HOME/hub/checkpoints`, by default under `~/.cache/torch`."""
+    """Return torch's folder for downloaded weights: `$TORCH_HOME/hub/checkpoints`, by default in `~/.cache/torch`."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def fetch(weights: PublishedWeights, folder: Path | None = None) -> tuple[Path, str]:
-    """Return the path of a published weight file in torch's cache and its SHA-256, downloading it where it is missing.
+    """Return the path of a published weight file in torch's cache and its SHA-256; download it if it is missing.
 
-    What arrives goes into a `.part` file beside the destination, which is moved there once its checksum is right. A
-    cut connection is taken up again where it broke, in the next attempt or the next run. Processes that ask for the
-    same file at the same time wait for one another.
+    The download is written to a `.part` file, which is moved to its destination when the checksum is correct. After an
+    interruption, the next attempt or the next run resumes it. Processes that need the same file at the same time wait
+    for one another.
 
     Raises:
-        PipelineError: no network, no such file, a wrong checksum or a connection that keeps breaking; the message says
-            which file to put where.
+        PipelineError: there is no network or no such file, the checksum is wrong, or the connection fails repeatedly;
+            the message names the file and its destination.
     """
     destination = (cache_folder() if folder is None else folder) / weights.file_name
     digest = _digest_if_right(destination, weights)
@@ -80,11 +80,11 @@ def fetch(weights: PublishedWeights, folder: Path | None = None) -> tuple[Path, 
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _locked(destination):
-            digest = _digest_if_right(destination, weights)  # Another process may have been first.
+            digest = _digest_if_right(destination, weights)  # another process may have downloaded it
             if digest is None:
                 digest = _download(weights, part, destination)
     except urllib.error.HTTPError as error:
-        error.close()  # It holds the connection.
+        error.close()  # closes the connection
         raise _failure(weights, destination, f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _failure(weights, destination, f"the server cannot be reached ({error.reason})") from error
@@ -102,7 +102,7 @@ def _download(weights: PublishedWeights, part: Path, destination: Path) -> str:
         if total_bytes is not None and num_bytes < total_bytes:
             reason = (
                 f"the connection broke after {num_bytes:,} of {total_bytes:,} bytes, "
-                f"which are kept in {part.name} and taken up again by the next run"
+                f"which are kept in {part.name}; the next run resumes from them"
             )
             continue
         digest = sha256_of_file(part)
@@ -112,14 +112,14 @@ def _download(weights: PublishedWeights, part: Path, destination: Path) -> str:
             os.replace(part, destination)
             return digest
         part.unlink()
-        reason = f"what arrived has the SHA-256 {digest}, which must begin with {weights.sha256_start}"
+        reason = f"the downloaded file has the SHA-256 {digest}, which must begin with {weights.sha256_start}"
         if num_bytes_before == 0:
-            break  # Not a stale beginning: the file itself is another one, and would be so again.
+            break  # not an outdated part: the file itself is wrong, and would be wrong again
     raise _failure(weights, destination, reason)
 
 
 def _receive(weights: PublishedWeights, part: Path) -> int | None:
-    """Append to `part` what the server sends; the size that the whole file should have, where the server tells."""
+    """Append the server's answer to `part`; return the size of the whole file, if the server sends it."""
     have_bytes = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(weights.url, headers={"User-Agent": "st-pipeline"})
     if have_bytes:
@@ -151,7 +151,7 @@ def _copy(
             try:
                 chunk = response.read(CHUNK_BYTES)
             except (http.client.IncompleteRead, ConnectionError, TimeoutError):
-                return  # The caller sees that the file is short, and goes on from there.
+                return  # The caller detects that the file is too short, and resumes.
             if not chunk:
                 return
             file.write(chunk)
@@ -172,10 +172,10 @@ def _digest_if_right(path: Path, weights: PublishedWeights) -> str | None:
 
 @contextmanager
 def _locked(destination: Path) -> Iterator[None]:
-    """Hold the download of one file, waiting for whoever holds it.
+    """Lock the download of one file, and wait while another process has the lock.
 
-    The lock is the kernel's: it ends with its process, however that ends. Its file stays, since removing it would let
-    two processes lock two different files of one name.
+    It is a lock of the kernel, which ends with its process. Its file is not deleted, because then two processes could
+    lock two different files with the same name.
     """
     with open(destination.with_name(f".{destination.name}.lock"), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -184,6 +184,6 @@ def _locked(destination: Path) -> Iterator[None]:
 
 def _failure(weights: PublishedWeights, destination: Path, reason: str) -> PipelineError:
     return PipelineError(
-        f"Cannot download {weights.url}: {reason}. Try again, or get the file elsewhere and put it at {destination} "
+        f"Cannot download {weights.url}: {reason}. Try again, or get the file elsewhere and save it as {destination} "
         f"(its SHA-256 begins with {weights.sha256_start})."
     )

@@ -1,4 +1,4 @@
-"""Random weights that are the same on every machine."""
+"""Initialise random weights that are the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 
 
 def initialise_he(module: nn.Module, seed: int, input_spread: float = 1.0) -> None:
-    """Give every convolution He's uniform weights and a zero bias, and batch norms their neutral values.
+    """Set He's uniform weights and a zero bias in every convolution, and neutral values in batch norms.
 
     The variance of the activations then stays about the same from layer to layer, so that features of an untrained
     network are usable. `input_spread` is the standard deviation of the pixels that the first convolution reads; its
     weights are divided by it.
 
-    The numbers come from NumPy's PCG64 by integer arithmetic and one multiplication, so they are bit for bit equal
-    everywhere (torch's normal numbers differ with the processor's vector width), and no global generator is touched.
+    The numbers come from NumPy's PCG64 by integer arithmetic and one multiplication, so they are bit-identical
+    everywhere (torch's normal numbers depend on the processor's vector width). No global generator is used.
 
     Source: He et al., "Delving Deep into Rectifiers" (2015), Sec. 2.2.
     """

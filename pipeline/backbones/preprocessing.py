@@ -1,4 +1,4 @@
-"""How a backbone wants its pixels: channel order, scale, mean and spread, as plain data that can be stored."""
+"""Preprocessing of a backbone's pixels: channel order, scale, mean and standard deviation, as plain data."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CHANNEL_ORDERS = ("RGB", "BGR")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """`(pixels * scale - mean) / std` per channel, on uint8 RGB frames put into `channel_order` first.
+    """`(pixels * scale - mean) / std` per channel, for uint8 RGB frames that are first put into `channel_order`.
 
-    `mean` and `std` stand in `channel_order`. `input_size` is the side in pixels of the square that the backbone reads;
-    `crop_fraction` is `input_size` over the short side to which a frame is resized before its centre is cut out.
+    `mean` and `std` are in `channel_order`. `input_size` is the side in pixels of the backbone's square input;
+    `crop_fraction` is `input_size` divided by the short side to which a frame is resized before its centre is cropped.
     """
 
     channel_order: str
@@ -40,7 +40,7 @@ class Preprocessing:
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` gives the same object back."""
+        """Return plain values for JSON, from which `from_dict` creates an equal object."""
         return {
             "channel_order": self.channel_order,
             "scale": self.scale,
@@ -52,10 +52,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The object that `as_dict` described.
+        """Create the object from the result of `as_dict`.
 
         Raises:
-            PipelineError: a field is missing or unknown, or its value breaks the rules above.
+            PipelineError: a field is missing or unknown, or its value is not allowed.
         """
         fields = set(cls.__dataclass_fields__)
         if set(values) != fields:
@@ -66,7 +66,7 @@ class Preprocessing:
 
 
 IMAGENET_RGB = Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What torchvision's ImageNet classifiers were trained with."""
+"""Preprocessing of torchvision's ImageNet classifiers."""
 
 CAFFE_BGR = Preprocessing("BGR", 1.0, (104.0, 117.0, 128.0), (1.0, 1.0, 1.0))
-"""What models ported from Caffe were trained with: BGR, 0 to 255, the mean taken off, no scaling."""
+"""Preprocessing of models ported from Caffe: BGR, 0 to 255, mean subtracted, no scaling."""

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1, plain and with simple bypass, under torchvision's key names.
+"""SqueezeNet 1.1, plain and with simple bypass, with torchvision's key names.
 
 Paper: Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size",
 https://arxiv.org/abs/1602.07360; version 1.1 as published by its authors: https://github.com/forresti/SqueezeNet.
@@ -15,7 +15,7 @@ from pipeline.backbones.preprocessing import IMAGENET_RGB
 
 
 class Fire(nn.Module):
-    """Squeeze to few channels with a 1x1 convolution, expand with 1x1 and 3x3 convolutions side by side.
+    """A 1x1 convolution to few channels (squeeze), followed by parallel 1x1 and 3x3 convolutions (expand).
 
     With `bypass`, the input is added to the output, so that the module learns a residual.
 
@@ -41,7 +41,7 @@ class Fire(nn.Module):
         return outputs + inputs if self.bypass else outputs
 
 
-# The layers between two halvings of the maps, each block with the halving that ends it.
+# Blocks of layers; each of the first ones ends with a layer that halves the maps.
 BLOCKS = ((0, 3), (3, 6), (6, 9), (9, 13))
 
 
@@ -71,7 +71,7 @@ class SqueezeNet(Backbone):
     def __init__(self) -> None:
         super().__init__()
         bypass = self.has_bypass
-        # The places in this list are the numbers in the key names: fire2 is `features.3`, fire9 `features.12`.
+        # The positions in this list are the numbers in the key names: fire2 is `features.3`, fire9 `features.12`.
         self.features = nn.Sequential(
             nn.Conv2d(3, 64, kernel_size=3, stride=2),  # 224 -> 111
             nn.ReLU(),
@@ -99,9 +99,9 @@ class SqueezeNet(Backbone):
 
 
 class SqueezeNetBypass(SqueezeNet):
-    """SqueezeNet 1.1 with identity shortcuts round fire modules 3, 5, 7 and 9; the same parameters.
+    """SqueezeNet 1.1 with identity shortcuts around fire modules 3, 5, 7 and 9; the same parameters.
 
-    Source: paper, Sec. 3.2 ("SqueezeNet with simple bypass"). No trained weights of it were ever published.
+    Source: paper, Sec. 3.2 ("SqueezeNet with simple bypass"). No trained weights of it were published.
     """
 
     name = "squeezenet_bypass"

@@ -1,10 +1,10 @@
-"""The one place that imports torchvision, also where its compiled operators do not load.
+"""Import torchvision, even if its compiled operators cannot be loaded. No other module imports it.
 
-torchvision describes its operator `nms` to the compiler as it is imported, which fails with "operator
-torchvision::nms does not exist" where its compiled library did not load: a torchvision built for CUDA beside a torch
-built for the processor alone, as package indexes often pair them. Nothing here uses these operators (they belong to
-object detection), so in that case, and in no other, their signatures are declared and the import is done again.
-`MISSING_OPERATORS_REASON` then says why the library did not load; it is empty where all is well.
+On import, torchvision registers its operator `nms` for the compiler. This fails with "operator torchvision::nms does
+not exist" if its compiled library cannot be loaded, for example a CUDA build with a CPU build of torch, which package
+indexes often combine. Nothing here uses these operators (they are for object detection), so in this case only, their
+signatures are declared and the import is repeated. `MISSING_OPERATORS_REASON` then has the reason why the library was
+not loaded; otherwise it is empty.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _import() -> tuple[ModuleType, str, torch.library.Library | None]:
             raise
         reason = _why_the_library_does_not_load() or str(error)
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
-        del sys.modules[name]  # What the failed import left behind.
+        del sys.modules[name]  # remains of the failed import
     library = torch.library.Library("torchvision", "FRAGMENT")
     for signature in SIGNATURES:
         library.define(signature)
@@ -45,11 +45,11 @@ def _why_the_library_does_not_load() -> str:
             try:
                 torch.ops.load_library(str(path))
             except OSError as error:
-                # torch names the file; what the loader said about it is the cause.
+                # torch names only the file; the loader's message is the cause.
                 return f"{error.__cause__ or error}"
     return ""
 
 
-# The declarations live as long as the library object.
+# The declarations exist as long as the library object.
 torchvision, MISSING_OPERATORS_REASON, _library = _import()
 feature_extraction = importlib.import_module("torchvision.models.feature_extraction")

@@ -1,7 +1,7 @@
-"""Any classifier of torchvision whose scores come from a feature map: `torchvision:NAME`.
+"""Any classifier of torchvision that computes its scores from a feature map: `torchvision:NAME`.
 
-Where the map lies is not listed by hand. The network is traced, run once on zeros and followed backwards from its
-scores: the map is the last tensor with an area that lies before the classifier.
+The map is found automatically. The network is traced, run once on zeros and searched backwards from its scores: the
+map is the last tensor with a spatial size before the classifier.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.backbones.torchvision_import import feature_extraction, torchvisio
 from pipeline.errors import PipelineError
 from pipeline.registry import unknown_name
 
-# The published weights of these two expect inputs normalised in another way, and convert them when told to.
+# The published weights of these two expect another normalisation of inputs, and convert them on request.
 BUILDER_OPTIONS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "init_weights": True},
     "inception_v3": {"transform_input": True, "init_weights": True},
@@ -28,13 +28,13 @@ BUILDER_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 class TorchvisionBackbone(Backbone):
-    """The part of a torchvision classifier that ends in its feature map, under torchvision's key names.
+    """The layers of a torchvision classifier up to its feature map, with torchvision's key names.
 
-    Channels and map size are what a run on zeros gives. Preprocessing and the address of the ImageNet weights are
-    those of torchvision's default weights of that network.
+    A run on zeros determines channels and map size. Preprocessing and the address of the ImageNet weights are those of
+    torchvision's default weights of the network.
 
     Raises:
-        PipelineError: no such classifier, or one whose scores do not come from a map, such as a vision transformer.
+        PipelineError: the classifier does not exist, or computes its scores without a map, as vision transformers do.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,9 +45,9 @@ class TorchvisionBackbone(Backbone):
         self.name = f"torchvision:{name}"
         self.imagenet = PublishedWeights.named_by_checksum(published.url)
         model = _build(name, seed=0)
-        names = tuple(model.state_dict())  # Tracing adds constants, which are in no weight file.
+        names = tuple(model.state_dict())  # before tracing, which adds constants
         node_name, self.channels, self.map_size = find_map(model, self.name, self.preprocessing.input_size)
-        # Built from the traces in both modes, so that `train()` switches what lies between the layers too.
+        # Built from the traces in both modes, so that `train()` also switches functions between the layers.
         self.layers = feature_extraction.create_feature_extractor(
             model, return_nodes={node_name: "maps"}, suppress_diff_warning=True
         )
@@ -60,7 +60,7 @@ class TorchvisionBackbone(Backbone):
         return {name: tensors[name] for name in self._weight_names}
 
     def initialise(self, seed: int) -> None:
-        """torchvision's own initialisation of this network; equal on machines with the same torch and processor."""
+        """Use torchvision's initialisation; it is equal on machines with the same torch and processor."""
         values = _build(self._builder_name, seed).state_dict()
         with torch.no_grad():
             for name, tensor in self.weight_tensors().items():
@@ -72,13 +72,13 @@ class TorchvisionBackbone(Backbone):
 
 
 def find_map(model: nn.Module, name: str, input_size: int) -> tuple[str, int, int]:
-    """The name of the node that gives the feature map, its channels and its side.
+    """Return the name of the node that computes the feature map, its channels and its side.
 
-    The walk starts at the scores and goes from each tensor to the only one that it was computed from. The map is the
-    first one met that has an area and does not lie in the classifier, which is the child that the last layer is in.
+    The search starts at the scores and goes from each tensor to the only one from which it was computed. The map is the
+    first tensor with a spatial size outside of the classifier, which is the child module of the last layer.
 
     Raises:
-        PipelineError: the walk meets no map: two tensors are joined, or there are tokens in place of an area.
+        PipelineError: the search finds no map: two tensors are joined, or there are tokens without a spatial size.
     """
     train_names, eval_names = feature_extraction.get_graph_node_names(model, suppress_diff_warning=True)
     traced: fx.GraphModule = feature_extraction.create_feature_extractor(
@@ -124,7 +124,7 @@ def _default_weights(name: str) -> Any:
 
 
 def _build(name: str, seed: int) -> nn.Module:
-    # The constructors draw from the global generator: give them one of their own and put the old one back.
+    # Constructors draw from the global generator, so its state is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model: nn.Module = torchvision.models.get_model(name, weights=None, **BUILDER_OPTIONS.get(name, {}))

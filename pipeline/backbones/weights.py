@@ -1,4 +1,4 @@
-"""Weights for a backbone: published, bundled, random or from a file; recorded by name and SHA-256."""
+"""Load weights into a backbone: published, bundled, random or from a file, with a record of name and SHA-256."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """What was loaded: `name` is imagenet, bundled, random or a file's name; `sha256` that of the file.
+    """Record of loaded weights: `name` is imagenet, bundled, random or a file name; `sha256` is that of the file.
 
-    For random weights `sha256` is over the names and values of the tensors (`digest_of_tensors`). `note` says what a
-    reader of results must know besides.
+    For random weights `sha256` is computed over the tensors (`digest_of_tensors`). `note` has further information for
+    readers of results.
     """
 
     name: str
@@ -39,14 +39,14 @@ class WeightsRecord:
 def load_weights(
     backbone: Backbone, weights: str, seed: int = 0, allow_other_architecture: bool = False
 ) -> WeightsRecord:
-    """Load `weights` into `backbone` and say what they were.
+    """Load `weights` into `backbone` and return their record.
 
     `weights` is `imagenet` (downloaded and checked), `bundled`, `random` (from `seed`), or the path of a file. A file
-    must have every key of the backbone with its shape and no other key, those of a classifier apart.
-    `allow_other_architecture` lets a backbone take the weights of another one that has the same layers.
+    must have every key of the backbone with its shape and no other key, except those of a classifier.
+    `allow_other_architecture` allows the weights of another backbone with the same layers.
 
     Raises:
-        PipelineError: no such weights, a file that cannot be read, keys or shapes that do not fit.
+        PipelineError: the weights do not exist, the file cannot be read, or keys or shapes do not fit.
     """
     if weights == "random":
         backbone.initialise(seed)
@@ -61,10 +61,10 @@ def load_weights(
 
 
 def read_weight_file(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a weight file by name, and the backbone that its header names (empty where it names none).
+    """Read the tensors of a weight file by name, and the backbone in its header (empty if there is none).
 
     Raises:
-        PipelineError: not a weight file, or a damaged one.
+        PipelineError: the file is not a weight file, or is damaged.
     """
     if path.suffix not in FILE_SUFFIXES:
         raise PipelineError(f"A weight file must end in {', '.join(FILE_SUFFIXES)}; {path} does not.")
@@ -80,22 +80,22 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], str]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PipelineError(
-            f"The weight file {path} cannot be read: {first_line} It must hold tensors alone (a state dict)."
+            f"The weight file {path} cannot be read: {first_line} It must contain only tensors (a state dict)."
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise PipelineError(f"The weight file {path} must hold a state dict, names to tensors, and nothing else.")
+        raise PipelineError(f"The weight file {path} must contain only a state dict (names and tensors).")
     return {str(name): value for name, value in loaded.items()}, ""
 
 
 def assign_tensors(backbone: Backbone, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `tensors` into the backbone's, in its own types.
+    """Copy `tensors` into those of the backbone, in its types.
 
     Raises:
-        PipelineError: missing or unexpected keys, other shapes, or values that are not finite; each is named.
+        PipelineError: keys are missing or unexpected, shapes differ, or values are not finite; each is named.
     """
     wanted = backbone.weight_tensors()
     given = {name: value for name, value in tensors.items() if not name.startswith(backbone.ignored_prefixes)}
-    # How often a batch norm was trained is no weight: files of before 2018 do not have it, and nothing here reads it.
+    # `num_batches_tracked` is optional: files from before 2018 do not have it, and nothing here reads it.
     missing = [name for name in wanted if name not in given and not name.endswith(".num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
     shapes = [
@@ -121,7 +121,7 @@ def assign_tensors(backbone: Backbone, tensors: Mapping[str, Tensor], path: Path
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    """Return the SHA-256 over names, types, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous()
@@ -155,17 +155,17 @@ def _find_file(backbone: Backbone, weights: str) -> tuple[Path, str]:
 
 
 def _check_architecture(backbone: Backbone, made_for: str, path: Path, allow_other: bool) -> str:
-    """Refuse weights of another architecture unless asked for; the note for the record otherwise.
+    """Refuse weights of another architecture unless they were requested; return the note for the record.
 
-    A file that does not say what it was made for is taken at its key names, except where they cannot tell: those of
-    `squeezenet_bypass` are those of `squeezenet`, which are the only ones that were ever published.
+    If the header of a file names no backbone, its keys decide, except for `squeezenet_bypass`: its keys equal those of
+    `squeezenet`, of which alone weights were published.
     """
     other = made_for or backbone.weights_come_from
     if not other or other == backbone.name:
         return ""
     if not allow_other or other != backbone.weights_come_from:
         asked = (
-            " Ask for it explicitly (allow_squeezenet_weights) to load them all the same; it is then recorded."
+            " Set allow_squeezenet_weights to load them anyway; the record of the weights then states it."
             if other == backbone.weights_come_from
             else ""
         )

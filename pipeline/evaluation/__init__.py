@@ -1,1 +1,1 @@
-"""What judges a model: metrics of scores, intervals of an accuracy, tests of a difference."""
+"""Evaluation of models: metrics, confidence intervals, significance tests, order tests and result folders."""

@@ -1,9 +1,9 @@
-"""Metrics of scores against labels. Everything that is a share is given in percent, as in the paper.
+"""Metrics of scores and labels. Shares are in percent, as in the paper.
 
 Shape:
     scores: (N, K), class scores before softmax; labels: (N,), class indices from 0 to K - 1.
 
-The best class of a clip is the one with the highest score; among equal scores the one with the lowest index.
+The best class of a clip has the highest score; in a tie, the lowest index.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.shapes import check_shape
 
 NUM_CALIBRATION_BINS = 15
-# Scores are rounded before any metric is computed, so that predictions.csv gives every metric again exactly.
+# Scores are rounded before any metric is computed, so that predictions.csv reproduces every metric exactly.
 SCORE_DECIMALS = 4
 
 Scores = NDArray[np.floating]
@@ -43,26 +43,26 @@ def round_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Round scores as they are written to predictions.csv.
 
     Raises:
-        PipelineError: a score that is not a finite number.
+        PipelineError: a score is not finite.
     """
     if not np.isfinite(scores).all():
         raise PipelineError(
             f"{int((~np.isfinite(scores).all(axis=1)).sum())} of {len(scores)} clips have scores that are not finite "
             "numbers: the head diverged. Lower lr, or clip_norm."
         )
-    # Adding 0.0 turns -0.0 into 0.0, which reads better in a file.
+    # Adding 0.0 turns -0.0 into 0.0 for the files.
     values: NDArray[np.float64] = np.round(scores, SCORE_DECIMALS)
     return values + np.float64(0.0)
 
 
 def predicted_classes(scores: Scores) -> NDArray[np.int64]:
-    """The class with the highest score of each clip. Shape: (N, K) -> (N,)."""
+    """Return the class with the highest score of each clip. Shape: (N, K) -> (N,)."""
     best: NDArray[np.int64] = np.argmax(scores, axis=1)
     return best
 
 
 def hits(scores: Scores, labels: Labels, k: int = 1) -> NDArray[np.bool_]:
-    """Whether the label is among the `k` best classes (all classes, where there are fewer than `k`). Shape: (N,)."""
+    """Return whether the label is among the `k` best classes (or all classes, if there are fewer). Shape: (N,)."""
     _check(scores, labels)
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     lower_index = np.arange(scores.shape[1])[None, :] < labels[:, None]
@@ -72,17 +72,17 @@ def hits(scores: Scores, labels: Labels, k: int = 1) -> NDArray[np.bool_]:
 
 
 def top1(scores: Scores, labels: Labels) -> float:
-    """Percent of clips whose best class is the label."""
+    """Compute the percentage of clips whose best class is the label."""
     return _percent(hits(scores, labels, 1))
 
 
 def top5(scores: Scores, labels: Labels) -> float:
-    """Percent of clips whose label is among the five best classes; 100 where there are five classes or fewer."""
+    """Compute the percentage of clips whose label is among the five best classes; 100 for five classes or fewer."""
     return _percent(hits(scores, labels, 5))
 
 
 def mean_class_accuracy(scores: Scores, labels: Labels) -> float:
-    """The mean over classes of the percent of their clips that are right. A class without clips does not count."""
+    """Compute the mean over classes of the percentage of correct clips; classes without clips do not count."""
     right = hits(scores, labels, 1)
     num_classes = scores.shape[1]
     num_clips = np.bincount(labels, minlength=num_classes)
@@ -92,30 +92,30 @@ def mean_class_accuracy(scores: Scores, labels: Labels) -> float:
 
 
 def cross_entropy(scores: Scores, labels: Labels) -> float:
-    """The mean negative log likelihood of the labels, in nats; without class weights or smoothing."""
+    """Compute the mean negative log likelihood of the labels, in nats, without class weights or smoothing."""
     _check(scores, labels)
     log_probabilities = log_softmax(scores.astype(np.float64))
     return -float(np.mean(log_probabilities[np.arange(len(labels)), labels]))
 
 
 def ece(scores: Scores, labels: Labels, num_bins: int = NUM_CALIBRATION_BINS) -> float:
-    """The expected calibration error, in percent: how far confidence lies from accuracy.
+    """Compute the expected calibration error, in percent: the mean difference of confidence and accuracy.
 
-    Clips are put into `num_bins` bins of equal width by the probability of their best class, each bin open below and
-    closed above; the error is the mean distance between accuracy and confidence of a bin, weighted by its clips.
+    Clips are put into `num_bins` bins of equal width by the probability of their best class; a bin excludes its lower
+    bound. The error is the mean difference of accuracy and confidence over bins, weighted by their clips.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017, eq. 3.
     """
     right = hits(scores, labels, 1)
     confidence = softmax(scores.astype(np.float64)).max(axis=1)
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    # A bin's weight times its distance is |right - confidence| summed over its clips, divided by all clips.
+    # The weight of a bin times its difference is the sum of |correct - confidence| over its clips / all clips.
     distances = np.bincount(bins, weights=right - confidence, minlength=num_bins)
     return 100.0 * float(np.abs(distances).sum() / len(labels))
 
 
 def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
-    """How many clips of each label got each class. Shape: (K, K), rows are labels, columns are predicted classes."""
+    """Count clips by label and predicted class. Shape: (K, K), rows are labels, columns are predicted classes."""
     _check(scores, labels)
     num_classes = scores.shape[1]
     cells = labels.astype(np.int64) * num_classes + predicted_classes(scores)
@@ -124,9 +124,9 @@ def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of scores: its function, its short name in tables, and its meaning.
+    """A metric of scores: its function, its label in tables, and its description.
 
-    is_share: whether it is in percent and is shown in tables; every share is recomputed from predictions.csv.
+    is_share: whether it is in percent and shown in tables; every share is recomputed from predictions.csv.
     """
 
     compute: Callable[[Scores, Labels], float]
@@ -137,10 +137,10 @@ class Metric:
 
 # Metrics of `metrics.json`, in its order. Tables, report, gate and the check against predictions.csv loop over them.
 METRICS: dict[str, Metric] = {
-    "top1": Metric(top1, "top-1", "percent of clips that are right"),
+    "top1": Metric(top1, "top-1", "percent of clips that are classified correctly"),
     "top5": Metric(top5, "top-5", "percent of clips whose label is among the five highest scores"),
     "mean_class_accuracy": Metric(
-        mean_class_accuracy, "class", "mean class accuracy in percent, every class weighing the same"
+        mean_class_accuracy, "class", "mean class accuracy in percent, with equal weight for every class"
     ),
     "loss": Metric(cross_entropy, "loss", "mean negative log likelihood in nats", is_share=False),
 }
@@ -162,6 +162,6 @@ def _check(scores: Scores, labels: Labels) -> None:
         raise PipelineError("There are no labelled clips to score. A split needs at least one clip with a label.")
     if labels.min() < 0 or labels.max() >= sizes["K"]:
         raise PipelineError(
-            f"Labels must lie between 0 and {sizes['K'] - 1}, but go from {labels.min()} to {labels.max()}. "
-            "Unlabelled clips (-1) are never scored: leave them out."
+            f"Labels must be between 0 and {sizes['K'] - 1}, but range from {labels.min()} to {labels.max()}. "
+            "Unlabelled clips (-1) are never scored: omit them."
         )

@@ -1,6 +1,7 @@
-"""Order tests: what is left of top-1 when the order of the segments is changed.
+"""Order tests: top-1 when the order of the segments is changed.
 
-Free on cached features. A head that ignores order scores the same on all of them; one that needs it falls.
+They cost almost nothing on cached features. A head that ignores order keeps its top-1 in all of them; a head that uses
+order loses some.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ ORDER_TESTS = ("shuffled", "reversed", "repeated")
 
 
 def segment_orders(order_test: str, clip_ids: Sequence[str], num_segments: int) -> Tensor:
-    """Which segment stands at each place, for each clip.
+    """Return the index of the segment at each position, for each clip.
 
-    `shuffled` is a permutation of each clip's own, from its id alone; `reversed` runs backwards; `repeated` shows the
-    middle segment (T // 2) at every place.
+    `shuffled` is a permutation that depends only on the id of the clip; `reversed` is the reverse order; `repeated`
+    has the middle segment (T // 2) at every position.
 
     Shape:
         returns: (B, T), int64.
@@ -35,7 +36,7 @@ def segment_orders(order_test: str, clip_ids: Sequence[str], num_segments: int) 
 
 
 def reordered(features: Tensor, orders: Tensor) -> Tensor:
-    """Features with their segments in another order; the storage stays channels last where it was.
+    """Reorder the segments of features; channels-last memory stays channels last.
 
     Shape:
         features, returns: (B, T, C, H, W); orders: (B, T).

@@ -1,8 +1,8 @@
-"""Result folders -> runs: one fitted head each, with its metrics recomputed from its per-clip predictions.
+"""Read result folders: each is one fitted head, whose metrics are recomputed from its per-clip predictions.
 
-A run is a folder `<stage>/<backbone>-<head>` with `metrics.json`, `predictions.csv`, `history.csv` and, where it was
-fitted on this machine, `timing.json` and `model.safetensors`. The predictions are the ground: an accuracy that
-`metrics.json` states otherwise is an error, since one of the two files then belongs to another run.
+A run is a folder `<stage>/<backbone>-<head>` with `metrics.json`, `predictions.csv`, `history.csv` and, if it was
+fitted on this machine, `timing.json` and `model.safetensors`. If an accuracy in `metrics.json` differs from the
+predictions, the two files are from different runs, which is an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCORE_PREFIX = "score:"
 REQUIRED_KEYS = (
     "head", "backbone", "weights", "recipe", "num_segments", "selected_on", "reported_on", "report",
 )  # fmt: skip
-# metrics.json is rounded to four decimals; one clip more or less moves an accuracy further in up to 500,000 clips.
+# metrics.json has four decimals; with up to 500,000 clips, one clip changes an accuracy by more than this.
 TOLERANCE_POINTS = 0.0002
 
 
@@ -53,12 +53,12 @@ class Predictions:
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether seed s has clip n right. Shape: (S, N)."""
+        """Whether seed s classifies clip n correctly. Shape: (S, N)."""
         return np.asarray(self.predicted == self.labels[None, :])
 
     @cached_property
     def clips_digest(self) -> str:
-        """The same for two runs exactly when they were scored on the same clips with the same labels."""
+        """Digest of the clips and their labels; equal for two runs on the same clips."""
         digest = hashlib.sha256()
         for clip_id, label in zip(self.clip_ids, self.labels, strict=True):
             digest.update(f"{clip_id}\0{self.classes[label]}\0".encode())
@@ -66,12 +66,12 @@ class Predictions:
 
     @cached_property
     def mean_scores(self) -> NDArray[np.float64]:
-        """Class probabilities, mean over seeds. Shape: (N, K)."""
+        """Class probabilities, averaged over seeds. Shape: (N, K)."""
         shifted = np.exp(self.scores - self.scores.max(axis=2, keepdims=True))
         return np.asarray((shifted / shifted.sum(axis=2, keepdims=True)).mean(axis=0))
 
     def confusion(self) -> NDArray[np.float64]:
-        """Clips by label and predicted class, mean over seeds. Shape: (K, K)."""
+        """Number of clips by label and predicted class, averaged over seeds. Shape: (K, K)."""
         num_classes = len(self.classes)
         matrix = np.zeros((num_classes, num_classes))
         np.add.at(matrix, (np.tile(self.labels, self.num_seeds), self.predicted.ravel()), 1 / self.num_seeds)
@@ -80,7 +80,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """One fitted head: what was run, what it said about each clip, and how its training went."""
+    """One fitted head: its settings and metrics, its predictions, and the history of its training."""
 
     folder: Path
     metrics: Mapping[str, Any]
@@ -107,7 +107,7 @@ class RunResult:
 
     @property
     def recipe(self) -> str:
-        """The recipe's name; metrics.json holds the name alone or every choice."""
+        """Name of the recipe; metrics.json has only the name or all options."""
         recipe = self.metrics["recipe"]
         return str(recipe["name"]) if isinstance(recipe, Mapping) else str(recipe)
 
@@ -138,7 +138,7 @@ class RunResult:
         return self.folder / MODEL_FILE
 
     def metrics_from_predictions(self) -> dict[str, float]:
-        """Compute every metric in percent from the predictions alone, mean over seeds."""
+        """Compute every metric in percent from the predictions, averaged over seeds."""
         labels = self.predictions.labels
         return {
             name: float(np.mean([metric.compute(scores, labels) for scores in self.predictions.scores]))
@@ -148,10 +148,10 @@ class RunResult:
 
 
 def find_runs(places: Iterable[Path | str]) -> list[Path]:
-    """The result folders among and below `places`, each once, in the order of their names.
+    """Return the result folders among and inside `places`, each once, sorted by name.
 
     Raises:
-        PipelineError: a place does not exist, or none of them holds a result.
+        PipelineError: a place does not exist, or none of them contains a result.
     """
     found: dict[Path, Path] = {}
     folders = [Path(place) for place in places]
@@ -164,7 +164,7 @@ def find_runs(places: Iterable[Path | str]) -> list[Path]:
             found.setdefault(metrics.parent.resolve(), metrics.parent)
     if not found:
         raise PipelineError(
-            f"No {METRICS_FILE} lies in {', '.join(map(str, folders))}. `pipeline fit-head` writes one for each head."
+            f"There is no {METRICS_FILE} in {', '.join(map(str, folders))}. `pipeline fit-head` writes it."
         )
     return list(found.values())
 
@@ -173,7 +173,7 @@ def read_run(folder: Path) -> RunResult:
     """Read one result folder and check its metrics against its predictions.
 
     Raises:
-        PipelineError: a file is missing or malformed, or metrics.json states another accuracy than predictions.csv.
+        PipelineError: a file is missing or malformed, or metrics.json has another accuracy than predictions.csv.
     """
     metrics = with_splits(_read_json(folder / METRICS_FILE))
     missing = [key for key in REQUIRED_KEYS if key not in metrics]
@@ -195,7 +195,7 @@ def read_run(folder: Path) -> RunResult:
 
 
 def with_splits(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics in the present form: version 0.1 selected the epoch on `val` and reported `val`, as `val`."""
+    """Return metrics in the current format: version 0.1 selected and reported on `val` and used the key `val`."""
     if "report" in metrics or not isinstance(metrics.get("val"), dict):
         return dict(metrics)
     others = {key: value for key, value in metrics.items() if key not in ("val", "num_val")}
@@ -209,13 +209,13 @@ def with_splits(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_predictions(source: Path | IO[str], name: str) -> Predictions:
-    """Read a `predictions.csv`: `clip_id,label,predicted[,seed],score:<class>...`. Unlabelled clips are left out.
+    """Read a `predictions.csv`: `clip_id,label,predicted[,seed],score:<class>...`. Unlabelled clips are omitted.
 
     Raises:
         PipelineError: a column is missing, a label is not among the score columns, seeds cover different clips, or a
             predicted class is not the one with the highest score.
     """
-    # Ids and labels are texts, whatever they look like; a class may well be called "None" or "NA".
+    # Ids and labels are always text: a class may be named "None" or "NA".
     texts = dict.fromkeys(("clip_id", "label", "predicted"), str)
     table = _read_csv(source, name, dtype=texts, keep_default_na=False)
     columns = [str(column) for column in table.columns]
@@ -225,7 +225,7 @@ def read_predictions(source: Path | IO[str], name: str) -> Predictions:
         raise PipelineError(f"{name} lacks {', '.join(missing) or 'its score:<class> columns'}. Fit the head again.")
     table = table[table["label"] != ""]
     if table.empty:
-        raise PipelineError(f"{name} has no labelled clip, so that there is nothing to compare.")
+        raise PipelineError(f"{name} has no labelled clip, so there is nothing to compare.")
     index_of = {label: index for index, label in enumerate(classes)}
     unknown = (set(table["label"]) | set(table["predicted"])) - set(classes)
     if unknown:
@@ -242,7 +242,7 @@ def read_predictions(source: Path | IO[str], name: str) -> Predictions:
     try:
         scores = np.stack([rows[score_columns].to_numpy(dtype=np.float64) for rows in by_seed])  # (S, N, K)
     except ValueError as error:
-        raise PipelineError(f"{name} has a score that is no number: {error}.") from error
+        raise PipelineError(f"{name} has a score that is not a number: {error}.") from error
     if not np.isfinite(scores).all():
         raise PipelineError(f"{name} has a score that is not finite. Fit the head again, with a lower rate.")
     predicted = np.array([[index_of[label] for label in rows["predicted"]] for rows in by_seed])  # (S, N)
@@ -256,15 +256,15 @@ def read_predictions(source: Path | IO[str], name: str) -> Predictions:
 
 
 def read_predictions_text(text: str, name: str) -> Predictions:
-    """`read_predictions` of a file's text, as a Git revision hands it out."""
+    """Read predictions from the text of a file, such as one from a Git revision."""
     return read_predictions(io.StringIO(text), name)
 
 
 def pair_correct(predictions: Predictions, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64] | None:
-    """Whether the label scores higher than its partner, for the clips whose label is in a pair; a tie counts one half.
+    """Return whether the label scores higher than its partner, for the clips of the pairs; a tie counts one half.
 
-    Chance is one half, whatever the number of classes: what is left is the order of the frames alone where the two
-    classes of a pair are each other's reverse. None where no clip is of a pair.
+    Chance is one half, for any number of classes. If the two classes of a pair are the time-reverse of each other, only
+    the order of the frames distinguishes them. The result is None if no clip belongs to a pair.
 
     Shape:
         returns: (S, M), seeds by clips of the pairs.
@@ -305,13 +305,13 @@ def _check_against_metrics(run: RunResult) -> None:
         stated = run.metrics["report"].get(name)
         if stated is None or abs(float(stated) - value) > TOLERANCE_POINTS:
             raise PipelineError(
-                f"{run.name}: metrics.json states report.{name} = {stated}, but predictions.csv gives {value:.4f}. "
-                "The two files are not of the same run; fit the head again."
+                f"{run.name}: metrics.json has report.{name} = {stated}, but predictions.csv gives {value:.4f}. "
+                "The two files are not from the same run; fit the head again."
             )
 
 
 def _read_history(path: Path) -> pd.DataFrame:
-    # Version 0.1 selected on `val` alone and named the columns so.
+    # Version 0.1 always selected on `val` and named the columns after it.
     return _read_csv(path, str(path)).rename(columns={"val_loss": "select_loss", "val_top1": "select_top1"})
 
 
@@ -321,7 +321,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read as JSON: {error}. Fit the head again.") from error
     if not isinstance(values, dict):
-        raise PipelineError(f"{path} must hold one JSON object. Fit the head again.")
+        raise PipelineError(f"{path} must contain one JSON object. Fit the head again.")
     return values
 
 

@@ -1,4 +1,4 @@
-"""The result folder of a run: metrics, history, predictions and confusion without times, and the times apart.
+"""Write the result folder of a run: metrics, history, predictions and confusion, and the times in a separate file.
 
 Every figure in `metrics.json` is computed from the rounded scores of `predictions.csv`.
 """
@@ -29,9 +29,9 @@ HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "select_lo
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the history. `lr` is the rate at the start of the epoch; `select_*` are of the selection clips.
+    """One line of the history. `lr` is the rate at the start of the epoch; `select_*` are for the selection clips.
 
-    Epochs count from 1; epoch 0 is the model as it came, listed by `finetune`, and by `fit-head` with `epochs` 0 alone.
+    Epochs count from 1. Epoch 0 is the initial model; `finetune` always lists it, `fit-head` only with `epochs` 0.
     """
 
     epoch: int
@@ -44,7 +44,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Selection:
-    """The figures that selected the epoch, where other clips are reported: top-1 in percent, loss in nats."""
+    """The figures that selected the epoch, if other clips are reported: top-1 in percent, loss in nats."""
 
     num_clips: int
     top1: float
@@ -55,7 +55,7 @@ class Selection:
 class SeedResult:
     """The epochs of one seed, and the scores of its best one on the reported clips.
 
-    selection: None where the reported clips selected the epoch, or no epoch was selected.
+    selection: None if the reported clips selected the epoch, or no epoch was selected.
 
     Shape:
         labels: (N,), class indices; scores: (N, K), rounded by `round_scores`; order_tests: (N, K) each.
@@ -73,16 +73,16 @@ class SeedResult:
 
 
 def cell_name(backbone: str, head: str) -> str:
-    """Return the folder of a run, as DVC's matrix names it: `squeezenet-trn`, `torchvision:resnet18-trn`."""
+    """Return the folder name of a run, as in DVC's matrix: `squeezenet-trn`, `torchvision:resnet18-trn`."""
     return f"{backbone}-{head}"
 
 
 def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
     """Compute `report`, `select`, `probes` and `ece` of a run: means over its seeds, and the interval of its top-1.
 
-    `report` has the figures of the reported clips. `select` has those that selected the epoch, where other clips did.
-    `top1_std` is over the seeds (n - 1 in the denominator; there with several seeds only). `top1_low` and `top1_high`
-    bound its 95 % interval over clips and seeds, over clips alone with one seed. `ece` is in percent.
+    `report` has the figures of the reported clips. `select` has those of the selection clips, if they are different.
+    `top1_std` is over the seeds (n - 1 in the denominator; only with several seeds). `top1_low` and `top1_high` bound
+    the 95 % interval over clips and seeds (with one seed, over clips). `ece` is in percent.
     """
     of_seeds = [compute_metrics(result.scores, result.labels) for result in results]
     report = {name: _mean(of_seed[name] for of_seed in of_seeds) for name in of_seeds[0]}
@@ -114,9 +114,9 @@ def write_results(
     results: Sequence[SeedResult],
     timing: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the files of a run but its model, `metrics.json` last of those in Git, and return the metrics.
+    """Write the files of a run except its model, with `metrics.json` as the last of those in Git; return the metrics.
 
-    `about` comes first in the metrics: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
+    The metrics start with `about`: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
     num_train, num_failed, ….
     """
     first = results[0]
@@ -139,7 +139,7 @@ def write_results(
 
 
 def read_finished(folder: Path, digest: str) -> dict[str, Any] | None:
-    """The metrics of a run that was finished under the same digest of settings and is whole; None otherwise."""
+    """Return the metrics of a complete run with the same digest of settings, else None."""
     names = (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE, TIMING_FILE, MODEL_FILE)
     if not all((folder / name).is_file() for name in names):
         return None
@@ -151,7 +151,7 @@ def read_finished(folder: Path, digest: str) -> dict[str, Any] | None:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read `metrics.json` of a result folder; empty where there is none that can be read."""
+    """Read `metrics.json` of a result folder; return an empty mapping if it cannot be read."""
     return _read_json(folder / METRICS_FILE)
 
 
@@ -181,7 +181,7 @@ def _predictions_text(classes: Sequence[str], results: Sequence[SeedResult]) -> 
 
 
 def _confusion_text(classes: Sequence[str], results: Sequence[SeedResult]) -> str:
-    """A line a label, a column a predicted class; clips summed over the seeds."""
+    """Return a CSV with a row for each label and a column for each predicted class; clips are summed over seeds."""
     matrix = sum(metrics.confusion_matrix(result.scores, result.labels) for result in results)
     rows = ([label, *counts] for label, counts in zip(classes, np.asarray(matrix).tolist(), strict=True))
     return _csv_text(["label", *classes], rows)
@@ -211,6 +211,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        # A file that cannot be read belongs to no finished run; it is written again.
+        # An unreadable file does not belong to a finished run; it is written again.
         return {}
     return values if isinstance(values, dict) else {}

@@ -1,4 +1,4 @@
-"""Decide which clips train a model, which select its best epoch, and which are reported."""
+"""Choose the clips that train a model, that select its best epoch, and that are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.splitting import LabelledId, draw_held_out
 TRAIN, DEV, VAL, TEST = "train", "dev", "val", "test"
 SELECTED_ON_REPORTED_MARK = "†"
 SELECTED_ON_REPORTED_NOTE = (
-    "† Selected on the reported clips: the best epoch was chosen by these clips, so its accuracy on them is too high. "
+    "† Selected on the reported clips: these clips chose the best epoch, so its accuracy on them is too high. "
     "Give the data a split 'test', or pass --select-on dev."
 )
 
@@ -43,7 +43,7 @@ class SplitPlan:
     dev_ids: frozenset[str] = frozenset()
 
     def clips_of(self, part: str, clips: Iterable[Clip]) -> list[Clip]:
-        """Return the labelled clips that train (`train`), or that are in the part `dev`, `val` or `test`."""
+        """Return the labelled clips of a part: `train` (without those held out), `dev`, `val` or `test`."""
         split = TRAIN if part == DEV else part
         of_split = (clip for clip in clips if clip.label and clip.split == split)
         if split != TRAIN:
@@ -60,10 +60,10 @@ def plan_splits(clips: Sequence[SplitClip], choices: TrainConfig, where: str) ->
     """Plan the splits of a data set under a recipe.
 
     A labelled `test` is reported and `val` selects. Without one, `val` is reported, and `select_on` of the recipe
-    decides whether a held-out share of the training clips (`dev`) selects, or `val` itself as in the paper. The draw
-    reads all labelled training clips, also those that could not be extracted, so that every stage draws the same.
+    decides whether a held-out share of the training clips (`dev`) selects, or `val` as in the paper. The draw uses all
+    labelled training clips, including those that could not be extracted, so that every stage draws the same clips.
 
-    where: the data set's name in errors.
+    where: name of the data set in errors.
 
     Raises:
         PipelineError: there are no labelled clips to train on, to select or to report; or none can be held out.
@@ -89,12 +89,12 @@ def plan_splits(clips: Sequence[SplitClip], choices: TrainConfig, where: str) ->
     if not dev_ids or len(dev_ids) == len(train):
         raise PipelineError(
             f"No training clips of {where} can be held out to select the epoch: {len(train)} labelled clips, "
-            f"`dev_share` {choices.dev_share:g}, whole groups where the manifest has them. Select on the reported "
+            f"`dev_share` {choices.dev_share:g}, whole groups if the manifest has them. Select on the reported "
             "clips with --select-on val (tables mark such rows), or give more training clips."
         )
     return SplitPlan(DEV, reported_on, dev_ids)
 
 
 def is_marked(metrics: Mapping[str, Any]) -> bool:
-    """Whether the clips that `metrics.json` reports also selected an epoch, of the model or of its `init`."""
+    """Return whether the reported clips of `metrics.json` also selected an epoch, of the model or of its `init`."""
     return metrics["reported_on"] in (metrics["selected_on"], metrics.get("init_selected_on"))

@@ -1,9 +1,9 @@
-"""Intervals of an accuracy, tests of a difference between two rows, and rank correlation.
+"""Confidence intervals of an accuracy, significance tests of a difference, and rank correlation.
 
-An accuracy comes from a matrix `correct` of shape (S, N): seeds by clips, true (or 1) where the prediction was right,
-false (or 0) where not; a half is a tie. Clips and seeds are both taken as drawn at random: an interval says what
-another validation set and another start would change. Nothing is resampled, so that a p-value has no floor.
-`python -m benchmarks.verdicts` measures how often intervals cover and how often tests raise a false alarm.
+An accuracy is computed from a matrix `correct` of shape (S, N), seeds by clips: true (or 1) for a correct prediction,
+false (or 0) for a wrong one, and a half for a tie. Clips and seeds are both regarded as random samples: an interval
+includes the effect of other clips and other seeds. Nothing is resampled, so p-values have no lower limit.
+`python -m benchmarks.verdicts` measures the coverage of intervals and the false alarms of tests.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pipeline.evaluation.variance import MeanVariance, padded_clips, seed_varian
 from pipeline.shapes import check_shape
 
 LEVEL = 0.95
-# The least number of clips with which a sign test can reach 5 %: 2 / 2**6 is below it, 2 / 2**5 is not.
+# The minimum number of clips for which a sign test can reach 5 %: 2 / 2**6 is below it, 2 / 2**5 is not.
 MIN_CLIPS_OF_A_TEST = 6
-# Two seeds may agree by chance, and then seem to leave nothing to chance (`python -m benchmarks.verdicts`).
+# Two seeds may agree by chance, and then their variance seems to be zero (`python -m benchmarks.verdicts`).
 MIN_SEEDS = 3
-# Differences of mean correctness below this are rounding: a clip counts as equally often right on both sides.
+# Smaller differences of mean correctness are rounding: both sides are correct equally often on the clip.
 _TIE = 1e-9
 
 BoolArray = NDArray[np.bool_]
@@ -34,7 +34,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the interval around it, in the unit of the value (percent, or points for a difference)."""
+    """A value and its confidence interval, in the unit of the value (percent, or points for a difference)."""
 
     value: float
     low: float
@@ -45,9 +45,8 @@ class Interval:
 class Difference:
     """Accuracy of `a` minus accuracy of `b` on the same clips, in points, with its interval and a test.
 
-    `knows_seeds` is true where both sides have at least `MIN_SEEDS` seeds. Without it, too little is known of what
-    another start would change. `only_a` and `only_b` count the clips that one side has right more often than the other,
-    over its seeds.
+    `knows_seeds` is whether both sides have at least `MIN_SEEDS` seeds; with fewer, the effect of the seed is unknown.
+    `only_a` and `only_b` count the clips on which one side is correct in a larger share of its seeds.
     """
 
     points: Interval
@@ -59,10 +58,10 @@ class Difference:
 
 
 def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) -> Interval:
-    """Compute the accuracy in percent, mean over seeds, with its interval.
+    """Compute the accuracy in percent, averaged over seeds, with its interval.
 
-    With one seed this is Wilson's score interval: of clips alone, since one seed says nothing about another. With
-    several, the Agresti-Coull interval with the variance of the mean over clips and seeds.
+    With one seed this is Wilson's score interval over clips. With several seeds it is the Agresti-Coull interval with
+    the variance of the mean over clips and seeds.
 
     Shape:
         correct: (S, N), seeds by clips.
@@ -77,10 +76,10 @@ def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) 
     _check_not_empty(correct)
     values = correct.astype(np.float64)
     accuracy = float(values.mean())
-    from scipy.special import ndtri  # takes half a second, and most commands need it late or not at all
+    from scipy.special import ndtri  # imported late: it takes half a second, and few commands need it
 
     added = float(ndtri((1 + level) / 2)) ** 2
-    # Clips are added of which half are right: their correctness lies a half from the mean of a half.
+    # Half of the added clips are correct: each differs by a half from their mean of a half.
     shift, clips = padded_clips(values.mean(axis=0) - 0.5, added, added / 4)
     if sizes["S"] == 1:
         num_clips = sizes["N"]
@@ -92,19 +91,19 @@ def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) 
 
 
 def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, level: float = LEVEL) -> Difference:
-    """Compare two rows on the same clips, so that clips which are hard for both cancel out.
+    """Compare two rows on the same clips, so that shared difficulty cancels.
 
     The p-value is the larger of two: of a test of the mean difference over clips and seeds, and of the exact sign test
-    over clips (does one side have a clip right in more of its seeds?). With one seed each the latter is McNemar's test
-    and stands alone.
+    over clips (is one side correct on a clip in more of its seeds?). With one seed each, the latter is McNemar's test
+    and the only one.
 
-    With `same_seeds` row s of both is one start of one head, then and now, and the seeds are compared pair by pair.
+    With `same_seeds`, row s of both has the same seed of one head, before and now, and seeds are compared pair by pair.
 
     Shape:
         a, b: (S, N) and (R, N), seeds by clips; column n is the same clip in both.
 
     Raises:
-        ShapeError: the two have different numbers of clips, or of seeds although these are the same.
+        ShapeError: the two have different numbers of clips, or of seeds with `same_seeds`.
         PipelineError: there is no clip.
 
     Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions, 2005, for the
@@ -130,7 +129,7 @@ def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, l
     if not is_single:
         p_value = max(p_value, variance.tail(abs(mean)))
     if same_seeds and bool((a == b).all()):
-        # The same predictions again: nothing has changed, and nothing is uncertain about it.
+        # Identical predictions: the difference is exactly zero.
         points = Interval(0.0, 0.0, 0.0)
     else:
         points = _interval(value, mean, variance.half_width(level), -1.0)
@@ -139,9 +138,9 @@ def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, l
 
 
 def sign_test(num_plus: int, num_minus: int) -> float:
-    """Return the exact two-sided p-value of so many signs of each kind, where each is as likely as the other.
+    """Return the exact two-sided p-value of the numbers of signs, if both signs are equally likely.
 
-    Of the clips that one of two heads alone has right, this is McNemar's exact test. Never 0, however many signs.
+    For the clips on which only one of two heads is correct, this is McNemar's exact test. It is never 0.
 
     >>> sign_test(0, 5)
     0.0625
@@ -150,7 +149,7 @@ def sign_test(num_plus: int, num_minus: int) -> float:
     """
     num_signs, fewer = num_plus + num_minus, min(num_plus, num_minus)
     if num_signs < 1000:
-        # Whole numbers stay exact; 2**n leaves the range of floats at 1024.
+        # Integers are exact; as a float, 2**n overflows at n = 1024.
         p_value = 2 * sum(math.comb(num_signs, k) for k in range(fewer + 1)) / 2**num_signs
     else:
         from scipy.special import bdtr
@@ -160,7 +159,7 @@ def sign_test(num_plus: int, num_minus: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for testing many pairs at once (Holm's step-down rule), in the order given.
+    """Adjust p-values for testing many pairs (Holm's step-down rule), in the given order.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -175,9 +174,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Spearman's rank correlation; equal values share the mean of their ranks.
+    """Compute Spearman's rank correlation; equal values share the mean of their ranks.
 
-    None where it is not defined: fewer than two values, or all values of one side equal.
+    It is None if it is not defined: for fewer than two values, or if all values of one side are equal.
 
     Raises:
         PipelineError: the two have different lengths.
@@ -198,7 +197,7 @@ def _check_not_empty(correct: BoolArray | FloatArray) -> None:
 
 
 def _interval(value: float, centre: float, half_width: float, lowest: float) -> Interval:
-    """Return an interval in percent, cut off at `lowest` and 1, that holds its value whatever rounding does."""
+    """Return an interval in percent, limited to `lowest` and 1, that contains its value despite rounding."""
     low, high = max(lowest, centre - half_width), min(1.0, centre + half_width)
     return Interval(100 * value, 100 * min(low, value), 100 * max(high, value))
 

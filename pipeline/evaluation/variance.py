@@ -1,7 +1,7 @@
 """Variance of a mean over clips and seeds, split into the part of the clips and the part of the seeds.
 
 All seeds of a row are scored on the same clips, so the two are crossed, and neither part shrinks with the size of the
-other: 5,000 clips say nothing about what another start changes. The axis of the clips is handled in this file alone.
+other: 5,000 clips do not show the effect of another seed. Only this file handles the axis of the clips.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 _NUM_STEPS = 200
-# The log density of the seeds' variance is followed down to this far below its peak.
+# The log density of the seeds' variance is integrated down to this far below its peak.
 _LOG_RANGE = 40.0
 
 
 @dataclass(frozen=True)
 class MeanVariance:
-    """Variance of a mean: `clips` (> 0), known well, plus `seeds`, estimated with few `degrees` of freedom."""
+    """Variance of a mean: `clips` (> 0), which is well known, plus `seeds`, which has few `degrees` of freedom."""
 
     clips: float
     seeds: float = 0.0
     degrees: float = math.inf
 
     def tail(self, distance: float) -> float:
-        """Return the probability that an error of the mean is at least `distance` in size, on either side.
+        """Return the probability that an error of the mean is at least `distance`, in either direction.
 
-        The error is taken as a normal one of the clips plus a t-distributed one of the seeds. Satterthwaite's rule, one
-        t for both, calls too much significant where the variance of two or three seeds is small by chance.
+        The error is a normal one of the clips plus a t-distributed one of the seeds. Satterthwaite's rule, one t for
+        both, gives too many significant results if the variance of two or three seeds is small by chance.
 
         Source: Behrens-Fisher problem; Kim and Cohen, On the Behrens-Fisher problem: a review, 1998.
         """
-        from scipy.special import ndtr  # takes half a second, and most commands need it late or not at all
+        from scipy.special import ndtr  # imported late: it takes half a second, and few commands need it
 
         if distance <= 0:
             return 1.0
@@ -50,7 +50,7 @@ class MeanVariance:
         return float(tails @ density / density.sum())
 
     def half_width(self, level: float) -> float:
-        """Return the distance that an error stays within with the probability `level`."""
+        """Return the distance that an error does not exceed with probability `level`."""
         from scipy.optimize import brentq
         from scipy.special import ndtri
 
@@ -64,10 +64,10 @@ class MeanVariance:
 
 
 def seed_variance(values: FloatArray) -> float:
-    """Estimate the variance that seeds add to the mean of `values`; 0 with one seed, where nothing is known of it.
+    """Estimate the variance that seeds add to the mean of `values`; 0 with one seed, for which it is unknown.
 
-    The means of seeds also differ because each seed has other clips wrong by chance. That part belongs to the clips and
-    is subtracted, as in an analysis of variance of clips crossed with seeds.
+    The means of seeds also differ because each seed misclassifies other clips by chance. This part belongs to the clips
+    and is subtracted, as in an analysis of variance of clips crossed with seeds.
 
     Shape:
         values: (S, N), seeds by clips.
@@ -80,15 +80,15 @@ def seed_variance(values: FloatArray) -> float:
     if num_clips > 1:
         residuals = values - values.mean(axis=0) - of_seeds[:, None] + values.mean()
         variance -= float((residuals**2).sum()) / ((num_seeds - 1) * (num_clips - 1) * num_clips)
-    # What is left of equal seeds is rounding.
+    # For equal seeds, the remainder is rounding.
     return variance / num_seeds if variance > 1e-15 else 0.0
 
 
 def summed_seeds(a: FloatArray, b: FloatArray) -> tuple[float, float]:
     """Estimate the seeds' variance of the difference of two means, and its degrees of freedom by Welch's rule.
 
-    Both sides are given the larger of their two variances of a single seed: the smaller one of two or three seeds is
-    often small by chance, and the sum of both would raise more than 6 % false alarms. A side of one seed adds nothing.
+    Both sides get the larger of their two variances of a single seed: with two or three seeds, the smaller one is often
+    small by chance, and the sum of both would give more than 6 % false alarms. A side of one seed adds nothing.
 
     Shape:
         a, b: (S, N) and (R, N), seeds by clips.
@@ -103,14 +103,14 @@ def summed_seeds(a: FloatArray, b: FloatArray) -> tuple[float, float]:
 
 
 def padded_clips(of_clips: FloatArray, added: float, added_squares: float) -> tuple[float, float]:
-    """Return mean and variance of the mean over clips, after clips have been added that draw it to their own mean.
+    """Return mean and variance of the mean over clips, after adding pseudo-clips.
 
-    Without them a mean of equal values, such as 33 right answers of 33, would have no variance. `added` clips have the
-    mean of a half for an accuracy and 0 for a difference, by the caller's choice of origin, and the sum of squares
+    Without them the mean of equal values, such as 33 correct of 33, would have no variance. The `added` clips have a
+    mean of a half for an accuracy and of 0 for a difference (the caller chooses the origin), and the sum of squares
     `added_squares` around it.
 
     Shape:
-        of_clips: (N,), one value a clip, as distances from the mean of the added clips.
+        of_clips: (N,), one value per clip, as differences from the mean of the added clips.
     """
     num_clips = len(of_clips) + added
     mean = float(of_clips.sum()) / num_clips

@@ -1,8 +1,8 @@
-"""Clips as training sees them: decoded by worker processes or a thread, a few ahead, always in the order asked for.
+"""Load clips for training: worker processes or a thread decode them ahead and return them in the requested order.
 
-A sample depends on its request and the settings alone (clip, seed, epoch), so it is the same whatever the number of
-workers. Workers are spawned, never forked; what they have decoded ahead is bounded; they end with their parent, also
-when that is killed.
+A sample depends only on its request (clip, epoch) and the settings, so it is the same for any number of workers.
+Workers are spawned, never forked; the number of samples decoded ahead is bounded; workers end with their parent, even
+if the parent is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.multiprocessing  # teaches the pickler of processes to hand tensors over in shared memory
+import torch.multiprocessing  # registers reducers, so that tensors travel between processes in shared memory
 from torch import Tensor
 
 from pipeline.clip_errors import clip_errors
@@ -32,7 +32,7 @@ from pipeline.video.decode import open_clip
 from pipeline.video.render import render_on_device
 from pipeline.video.views import View, ViewConfig
 
-# The draws of a feature store count up from 0: from here on, a draw is one that no fitted head has seen.
+# The draws of a feature store are numbered from 0: from this number on, no fitted head was trained on a draw.
 FIRST_FRESH_DRAW = 1_000_000
 
 
@@ -47,10 +47,10 @@ class LabelledClip:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What decides the pixels of a sample, apart from clip and epoch.
+    """Settings that, with clip and epoch, determine the pixels of a sample.
 
-    swapped_labels: the label of each class after mirroring; empty where mirroring keeps the label.
-    on_device: hand over whole frames; `render_on_device` then makes the crop.
+    swapped_labels: the label of each class after mirroring; empty if mirroring keeps the label.
+    on_device: return whole frames; `render_on_device` then crops them.
     """
 
     num_segments: int
@@ -64,7 +64,10 @@ class SampleSettings:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One clip as seen in one epoch; in the test view where `epoch` is None. `position` is returned with the sample."""
+    """Request for the view of a clip in one epoch, or for its test view if `epoch` is None.
+
+    position: any number; it is returned with the sample.
+    """
 
     clip: LabelledClip
     epoch: int | None = None
@@ -72,10 +75,10 @@ class SampleRequest:
 
 
 class Sample(NamedTuple):
-    """One view of one clip, or the fault that it has.
+    """One view of one clip, or the failure of the clip.
 
     Shape:
-        pixels: (T, S, S, 3) uint8, the finished view; with `on_device` (T, H, W, 3), whole frames.
+        pixels: (T, S, S, 3) uint8, the rendered view; with `on_device` (T, H, W, 3), whole frames.
     """
 
     request: SampleRequest
@@ -87,7 +90,7 @@ class Sample(NamedTuple):
 
 
 class ClipBatch(NamedTuple):
-    """Samples without faults, side by side.
+    """A batch of samples without failures.
 
     Shape:
         frames: (B, T, 3, S, S) uint8, channels last in memory; labels: (B,) int64.
@@ -99,7 +102,7 @@ class ClipBatch(NamedTuple):
 
 
 def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
-    """Decode and render one sample; rendering is left out where the device does it. A clip that fails gives a fault."""
+    """Decode one sample and render it, unless the device does so. A clip that fails gives a sample with its failure."""
     clip = request.clip
     choose_views = partial(_views, request, settings)
     try:
@@ -117,7 +120,7 @@ def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
 
 
 def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.device) -> ClipBatch:
-    """Put samples without faults, at least one, side by side and start their way to the device."""
+    """Stack the samples without failures, at least one, and start copying them to the device."""
     sound = [(sample, sample.pixels) for sample in samples if sample.pixels is not None]
     labels = torch.tensor([sample.label for sample, _ in sound], dtype=torch.int64)
     is_cuda, size = device.type == "cuda", settings.input_size
@@ -137,9 +140,9 @@ def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.d
 
 
 class ClipLoader:
-    """Loads samples ahead of their use: in `num_workers` processes, or with 0 in one thread. A context manager.
+    """Context manager that loads samples ahead of their use: in `num_workers` processes, or with 0 in one thread.
 
-    At most `num_ahead` samples are decoded and not yet used, so memory stays flat.
+    At most `num_ahead` samples are decoded and not yet used, so memory is bounded.
     """
 
     def __init__(self, num_workers: int, num_ahead: int) -> None:
@@ -165,27 +168,27 @@ class ClipLoader:
         self._pool = None
 
     def samples(self, requests: Iterable[SampleRequest], settings: SampleSettings) -> Iterator[Sample]:
-        """The samples of the requests, in their order.
+        """Yield the samples of the requests, in their order.
 
         Raises:
             PipelineError: a worker process was killed, or shared memory is full.
         """
         assert self._pool is not None, "use the loader as a context manager"
         try:
-            # One more than are decoded ahead: the sample that is in use.
+            # One more than `num_ahead`: the sample in use.
             yield from prefetch(self._pool, partial(load_sample, settings=settings), requests, self.num_ahead + 1)
         except BrokenProcessPool as error:
             raise PipelineError(
-                f"One of the {self.num_workers} processes that decode clips was killed, most often for want of memory, "
-                "or more clips were under way than this process may have files open (`ulimit -n`). Lower --workers or "
-                "--batch-size, and run the same command again: it goes on from its last checkpoint."
+                f"One of the {self.num_workers} processes that decode clips was killed, usually because memory ran out "
+                "or too many files were open (`ulimit -n`). Lower --workers or --batch-size and run the same command "
+                "again: it resumes from its last checkpoint."
             ) from error
         except RuntimeError as error:
             if "shared memory" not in str(error) and "shm" not in str(error):
                 raise
             raise PipelineError(
-                f"There is no room in shared memory for decoded clips ({error}). Lower --workers, or give the "
-                "container more of /dev/shm."
+                f"Shared memory is too small for decoded clips ({error}). Lower --workers, or give the container a "
+                "larger /dev/shm."
             ) from error
 
 
@@ -199,15 +202,15 @@ def _views(request: SampleRequest, settings: SampleSettings, num_frames: int, he
 
 
 def _allow_many_files() -> None:
-    # Each clip on its way from a worker is an open file here, and a batch with those behind it soon more than the 1,024
-    # that many systems allow at first.
+    # Each clip that a worker sends is an open file here; a batch and the clips decoded ahead can exceed the default
+    # limit of 1,024 files.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _start_worker() -> None:
-    # An interrupt from the keyboard reaches every process; the parent alone answers it.
+    # Ctrl-C reaches every process; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     end_with_parent()

@@ -1,4 +1,4 @@
-"""How long the device waits for data: what is to be shortened before anything else is worth a thought."""
+"""Measure the share of time in which the device waits for data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 class WaitClock:
-    """Adds up the time in which the device has nothing to do because its next clips are not there.
+    """Clock that sums the time in which the device is idle because the next clips are not ready.
 
-    On the CPU that is the time spent in `loading`. A GPU works on while the next clips are fetched, so there the time
-    counts from when its queue ran empty, by events on the device itself.
+    On the CPU this is the time spent in `loading`. A GPU continues to work while the next clips are fetched, so events
+    on the device measure the time from when its queue is empty.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,13 +36,13 @@ class WaitClock:
         self._waited_seconds += time.monotonic() - started_at_seconds
 
     def seconds(self) -> float:
-        """The time since the clock was made, the device having done all that it was given."""
+        """Return the time since the clock was created, after the device has finished its work."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return max(time.monotonic() - self._started_at_seconds, 1e-9)
 
     def share(self) -> float:
-        """The share of waiting in all time since the clock was made, between 0 and 1."""
+        """Return the share of waiting in the time since the clock was created, between 0 and 1."""
         seconds = self.seconds()
         if self._gaps:
             self._waited_seconds += sum(start.elapsed_time(end) for start, end in self._gaps) / 1e3

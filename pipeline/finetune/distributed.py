@@ -1,4 +1,4 @@
-"""Several processes that train one model, as `torchrun` starts them; one process is the plain case of the same code."""
+"""Train one model in several processes that `torchrun` starts; a single process uses the same code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one training, seen from one of them.
+    """The processes of one training and the rank of this process.
 
-    What it sums and gathers are figures on the CPU; gradients are the business of `wrapped`.
+    `all_reduce` and `all_gather` exchange figures on the CPU; `wrap_ddp` exchanges gradients.
     """
 
     rank: int = 0
@@ -35,15 +35,15 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and talks to the user."""
+        """Whether this process writes the files and the messages."""
         return self.rank == 0
 
     def shard(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's share: every item belongs to exactly one process, and none is there twice."""
+        """Return the items of this process; every item belongs to exactly one process."""
         return items[self.rank :: self.size]
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum of a CPU tensor over all processes."""
+        """Return the sum of a CPU tensor over all processes."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -51,7 +51,7 @@ class World:
         return total
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Plain data of each process, the same list in all of them; it travels as JSON."""
+        """Return the values of all processes in a list, the same in every process; they are sent as JSON."""
         if self.size == 1:
             return [value]
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -64,7 +64,7 @@ class World:
         return [json.loads(bytes(row[:length].tolist())) for row, length in zip(table, lengths.tolist(), strict=True)]
 
     def average_norms(self, module: nn.Module) -> None:
-        """Make the running statistics of batch norm the mean over all processes, each of which saw other clips."""
+        """Average the running statistics of batch norms over all processes, because each process had other clips."""
         if self.size == 1:
             return
         for layer in module.modules():
@@ -74,15 +74,15 @@ class World:
                     statistic /= self.size
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
 
     def wrap_ddp(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model as all processes train it: after each backward pass they have the mean of their gradients."""
+        """Wrap a model so that each backward pass averages the gradients over all processes."""
         if self.size == 1:
             return model
-        # Statistics of batch norm are averaged once an epoch (`average_norms`), not overwritten in each step.
+        # `average_norms` averages statistics of batch norms once per epoch; they are not overwritten in each step.
         return DistributedDataParallel(
             model, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
         )
@@ -90,10 +90,10 @@ class World:
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """The world that `torchrun` describes in the environment; without it, a world of one process.
+    """Join the processes that `torchrun` describes in the environment; without it, use a single process.
 
     Raises:
-        PipelineError: the environment names several processes but not which one this is.
+        PipelineError: the environment names several processes but not the rank of this one.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -107,14 +107,14 @@ def init_distributed() -> Iterator[World]:
             "`torchrun --nproc-per-node N -m pipeline finetune …`, or unset WORLD_SIZE."
         ) from None
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-    # Figures travel over gloo on the CPU, so that they never wait for a GPU; gradients on GPUs over NCCL.
-    # NCCL refuses to start where torch has it and the machine has no GPU.
+    # Figures are exchanged with gloo on the CPU, so that they never wait for a GPU; gradients on GPUs with NCCL.
+    # NCCL fails to start without a GPU, even if torch includes it.
     has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
     dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl else "gloo")
     messages = logging.getLogger("pipeline")
     level = messages.level
     if rank > 0:
-        messages.setLevel(logging.ERROR)  # the main process speaks for all
+        messages.setLevel(logging.ERROR)  # only the main process prints messages
     try:
         yield World(rank, size, local_rank, local_size)
     finally:

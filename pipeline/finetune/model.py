@@ -1,4 +1,4 @@
-"""A classifier made ready for training end to end: number type, layers that stay as they are, memory."""
+"""Prepare a classifier for training end to end: number type, frozen layers, memory."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ from pipeline.training.optimiser import freeze_later_norms
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 STAGE = "finetune"
-# Activations of more frames than this fall out of the processor's caches: SqueezeNet's step takes 1.7 times as long.
+# Activations of more frames do not fit into the processor's caches: SqueezeNet's step takes 1.7 times as long.
 CPU_FRAMES_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The device and the number type of the backbone (and of heads that read maps), the rest being float32."""
+    """The device and the number type of the backbone and of heads that read maps; everything else is float32."""
 
     device: torch.device
     name: str
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context for what may run in the short type."""
+        """Return the context of operations that may run in the short type."""
         if self.name == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.name))
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Scales the loss where gradients would vanish in float16, and does nothing in the other types."""
+        """Return a scaler of the loss for float16; for other types it does nothing."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "float16")
 
 
 def choose_precision(device: str, precision: str = "auto", local_rank: int | None = None) -> Precision:
-    """The device of that name, and the number type: with `auto` bfloat16 where it is fast, else float32.
+    """Return a device and its number type; `auto` selects bfloat16 if it is fast, else float32.
 
-    A GPU without bfloat16 takes float16. `local_rank` picks the GPU of this process.
+    A GPU without fast bfloat16 uses float16. `local_rank` selects the GPU of this process.
 
     Raises:
-        PipelineError: no such device or type.
+        PipelineError: the device or the type does not exist.
     """
     if precision not in PRECISIONS:
         raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
     if local_rank is not None and device.startswith("cuda"):
         if device != "cuda":
             raise PipelineError(
-                f"`device` is {device}: of several processes each takes its own GPU. Pass --device cuda."
+                f"`device` is {device}, but each of several processes uses a different GPU. Pass --device cuda."
             )
         device = f"cuda:{local_rank}"
     chosen = find_device(device)
@@ -70,7 +70,7 @@ def choose_precision(device: str, precision: str = "auto", local_rank: int | Non
         short = "bfloat16" if multiplies_bfloat16_fast(str(chosen)) else "float16"
         precision = "float32" if chosen.type == "cpu" and short == "float16" else short
     if precision == "float16" and chosen.type == "cpu":
-        raise PipelineError("`precision` float16 is for GPUs. On the CPU choose bfloat16, float32 or auto.")
+        raise PipelineError("`precision` float16 needs a GPU. On the CPU choose bfloat16, float32 or auto.")
     return Precision(chosen, precision)
 
 
@@ -87,13 +87,13 @@ class EndToEnd(nn.Module):
         self.precision = precision
 
     def features(self, frames: Tensor) -> Tensor:
-        """What the head reads. Shape: (B, T, C, h, w)."""
+        """Compute the features that the head reads. Shape: (B, T, C, h, w)."""
         with self.precision.autocast():
             return self.classifier.features(frames)
 
     def scores(self, features: Tensor) -> Tensor:
-        """The head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
-        # As in fit-head: pooled features are few, so a head of theirs keeps full precision.
+        """Compute the head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
+        # As in fit-head: pooled features are small, so their heads keep full precision.
         pooled = self.classifier.head.reads == "pooled"
         with nullcontext() if pooled else self.precision.autocast():
             scores: Tensor = self.classifier.head(features)
@@ -104,10 +104,10 @@ class EndToEnd(nn.Module):
 
 
 def fitted_classifier(path: Path | str, classes: tuple[str, ...], head_switches: dict[str, Any]) -> Classifier:
-    """The classifier of a model file, its head built with `head_switches` changed.
+    """Load the classifier of a model file; `head_switches` replace options of its head.
 
     Raises:
-        PipelineError: not a model file, or one of other classes.
+        PipelineError: the file is not a model file, or has other classes.
     """
     classifier = load_model(path)
     spec = classifier.spec
@@ -131,7 +131,7 @@ def fresh_classifier(
     seed: int,
     allow_squeezenet_weights: bool = False,
 ) -> Classifier:
-    """A classifier without a fitted head, for training from scratch: the paper's own end-to-end protocol."""
+    """Build a classifier with a new head, for training from scratch: the paper's end-to-end protocol."""
     network, record = build_backbone(backbone, weights, seed, allow_squeezenet_weights)
     spec = ModelSpec(
         head=head,
@@ -152,7 +152,7 @@ def fresh_classifier(
 
 
 def check_classes(path: Path | str, own: tuple[str, ...], wanted: tuple[str, ...]) -> None:
-    """Hold the classes of a model against those of a manifest, order included.
+    """Check that a model has the classes of a manifest, in the same order.
 
     Raises:
         PipelineError: they differ; the message names the first difference.
@@ -167,7 +167,7 @@ def check_classes(path: Path | str, own: tuple[str, ...], wanted: tuple[str, ...
         extra = [label for label in own if label not in wanted]
         how = "; ".join(
             f"{text} {', '.join(map(repr, labels[:3]))}{' …' if len(labels) > 3 else ''}"
-            for text, labels in (("it does not know", lacking), ("only it knows", extra))
+            for text, labels in (("the model lacks", lacking), ("the manifest lacks", extra))
             if labels
         )
     raise PipelineError(
@@ -177,10 +177,10 @@ def check_classes(path: Path | str, own: tuple[str, ...], wanted: tuple[str, ...
 
 
 def freeze_up_to(backbone: Backbone, layer: str) -> list[str]:
-    """Stop training every backbone parameter up to and including those of `layer`. Returns the names of all of them.
+    """Freeze every backbone parameter up to and including those of `layer`, and return their names.
 
     Raises:
-        PipelineError: no such layer, or one without parameters.
+        PipelineError: the layer does not exist or has no parameters.
     """
     names = [name for name, _ in backbone.named_parameters()]
     of_layer = [index for index, name in enumerate(names) if name.startswith(f"{layer}.")]
@@ -194,7 +194,7 @@ def freeze_up_to(backbone: Backbone, layer: str) -> list[str]:
 
 
 def check_recomputes(backbone: Backbone, choices: TrainConfig) -> None:
-    """Hold activation checkpointing against the backbone.
+    """Check that a backbone can recompute its activations.
 
     Raises:
         PipelineError: the backbone is not divided into blocks, or a batch norm would count each batch twice.
@@ -205,15 +205,15 @@ def check_recomputes(backbone: Backbone, choices: TrainConfig) -> None:
         )
     if choices.partial_bn == "off" and any(isinstance(layer, nn.BatchNorm2d) for layer in backbone.modules()):
         raise PipelineError(
-            "`checkpointing` runs each block twice, so batch norm would count each batch twice: with it, partial_bn "
-            "cannot be off. Leave it at 'backbone', or use --accumulate."
+            "`checkpointing` runs each block twice, so batch norms would count each batch twice: partial_bn cannot be "
+            "off. Set it to 'backbone', or use --accumulate."
         )
 
 
 def default_parts(classifier: Classifier, choices: TrainConfig, device: torch.device, num_clips: int) -> int:
-    """In how many parts a process best sends its `num_clips` of a batch through the model.
+    """Return the default number of parts into which a process splits its `num_clips` of a batch.
 
-    On a GPU in one. On the CPU so that a part has at most `CPU_FRAMES_AT_A_TIME` frames, unless a batch norm trains:
+    On a GPU it is 1. On the CPU a part has at most `CPU_FRAMES_AT_A_TIME` frames, unless a batch norm trains, because
     its statistics would be those of the parts.
     """
     set_training_mode(classifier, choices)
@@ -224,7 +224,7 @@ def default_parts(classifier: Classifier, choices: TrainConfig, device: torch.de
 
 
 def set_training_mode(classifier: Classifier, choices: TrainConfig) -> None:
-    """Set training mode with partial batch norm: frozen in the backbone but for its first layer, never in the head.
+    """Set training mode with partial batch norm: frozen in the backbone except the first, never frozen in the head.
 
     A batch norm whose parameters are frozen for another reason keeps its statistics too.
     """

@@ -1,4 +1,4 @@
-"""Run one training end to end: build the model, resume or start, train, and write the result folder."""
+"""Run one training end to end: build the model, start or resume, train, and write the result folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ FAILED_FILE = "failed.json"
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a training wrote, and the clips that could not be used: split, kind and reason by id."""
+    """Result of a training. `faults` has the clips that could not be used: split, kind and reason by id."""
 
     folder: Path
     metrics: dict[str, Any]
@@ -64,13 +64,13 @@ class FinetuneResult:
 
 
 def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
-    """Train end to end and write the result folder; None in all processes but the main one.
+    """Train end to end and write the result folder; return None in all processes except the main one.
 
-    `init` is a model file, whose head and backbone are taken; or `none`, and then `head`, `backbone`, `weights` and
-    `num_segments` say what to start from. `epochs` 0 scores the model as it is.
+    `init` is a model file with head and backbone, or `none`; then `head`, `backbone`, `weights` and `num_segments`
+    define the initial model. With `epochs` 0 the model is scored without training.
 
     Raises:
-        PipelineError: anything that the user can mend.
+        PipelineError: data or settings are wrong.
     """
     with init_distributed() as world:
         where = choose_precision(settings.device, settings.precision, world.local_rank if world.size > 1 else None)
@@ -83,7 +83,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
         spec = classifier.spec
         if settings.freeze_until is not None:
             frozen = freeze_up_to(classifier.backbone, settings.freeze_until)
-            logger.info(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} stay as they are")
+            logger.info(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} are frozen")
         if settings.checkpointing:
             check_recomputes(classifier.backbone, recipe.training)
             classifier.backbone.recompute = True
@@ -100,8 +100,8 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
         num_threads = settings.threads or max(1, num_cores() // world.local_size)
         what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips; {data.plan.sentence()}"
         logger.info(
-            f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads, and "
-            f"{num_workers} each that decode; recipe {recipe.name}"
+            f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads and "
+            f"{num_workers} decoding processes each; recipe {recipe.name}"
         )
         digest = _digest(recipe, settings.seed, where.name, settings.freeze_until, classifier, data)
         checkpoints = CheckpointFolder(folder / CHECKPOINT_FOLDER, digest, settings.keep_checkpoints)
@@ -122,11 +122,11 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
 
 
 def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier, Recipe]:
-    """The model to start from, and the recipe with the choices of its head."""
+    """Return the initial model, and the recipe with the options of its head."""
     recipe = settings.recipe_with_overrides
     if settings.init == NONE:
         if settings.head is None:
-            raise PipelineError(f"`init` none starts from a fresh head: name it with --head ({', '.join(HEAD_NAMES)}).")
+            raise PipelineError(f"`init` none starts with a new head: name it with --head ({', '.join(HEAD_NAMES)}).")
         if settings.head not in HEAD_NAMES:
             raise unknown_name("head", settings.head, HEAD_NAMES)
         classifier = fresh_classifier(
@@ -140,7 +140,7 @@ def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier
             settings.allow_squeezenet_weights,
         )
         return classifier, recipe
-    # A fitted head stays what it is, whatever the recipe says of heads; only what is asked for by name changes.
+    # A fitted head keeps its options, whatever the recipe has; only options that were given replace them.
     names = {field.name for field in dataclasses.fields(HeadConfig)}
     own = {name: getattr(recipe.head, name) for name in settings.overrides if name in names}
     classifier = fitted_classifier(settings.init, clips.classes, own)
@@ -170,7 +170,7 @@ def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: Fin
 
 
 def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, force: bool) -> ScoredClips | None:
-    """Go on from a checkpoint; or score the model as it starts and hold it against what `fit-head` wrote."""
+    """Resume from a checkpoint, or score the initial model and compare it with the results of `fit-head`."""
     if not force and tuner.choices.epochs > 0 and tuner.resume():
         return None
     world.barrier()  # all processes have finished looking for a checkpoint
@@ -179,7 +179,7 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
     frames = classifier.spec.recipe["frames"] if init != NONE else None
     samples = tuner.data.samples
     if frames is not None:
-        # Exactly the frames of the cache, also where the recipe looks at short clips otherwise.
+        # Use exactly the frames of the cache, even if the recipe samples short clips differently.
         samples = dataclasses.replace(samples, choices=SamplingConfig(**frames))
     data = tuner.data
     if tuner.choices.epochs == 0:
@@ -189,18 +189,19 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
         start = tuner.score(data.select, samples)
         tuner.start(start)
         if data.report is not data.select and init != NONE:
-            # The scores that `fit-head` wrote are of the reported clips. They decide nothing here.
+            # `fit-head` wrote the scores of the reported clips. They are compared here and select nothing.
             start = tuner.score(data.report, samples)
     top1 = start.metrics()["top1"]
     cached = _cached_predictions(Path(init).parent) if init != NONE else None
     if cached is None:
         logger.info(
-            f"start: top-1 {top1:.2f} on the clips" + (f"; no cached scores beside {init}" if init != NONE else "")
+            f"start: top-1 {top1:.2f} on the clips"
+            + (f"; no cached scores in the folder of {init}" if init != NONE else "")
         )
         return start
     report = cache_against_clips(cached, start)
     if report is None:
-        logger.info(f"start: top-1 {top1:.2f} on the clips, none of which the model's {MODEL_FILE} was validated on")
+        logger.info(f"start: top-1 {top1:.2f} on the clips; {MODEL_FILE} was not validated on any of them")
         return start
     logger.info(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
     logger.info(
@@ -213,7 +214,10 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
 
 
 def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int] | None:
-    """How far the scores from the clips are from those from the cache, over all clips that both have, if any."""
+    """Measure the differences between scores from the clips and from the cache, over all clips that both have.
+
+    The result is None if they have no clip in common.
+    """
     position_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
     pairs = [(position_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in position_of]
     if not pairs:
@@ -234,7 +238,7 @@ def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, floa
 
 
 def _cached_predictions(folder: Path) -> Predictions | None:
-    """What was written beside the model file. Its first seed is that of the model."""
+    """Read the predictions in the folder of the model file, if any. The first seed is that of the model."""
     if not (folder / "metrics.json").is_file():
         return None
     return read_run(folder).predictions
@@ -246,7 +250,7 @@ def _write(
     """Write model, metrics and times."""
     classifier, recipe, plan = tuner.classifier, tuner.training_plan.recipe, tuner.data.plan
     init_selected_on = classifier.spec.selected_on
-    # Without an epoch, the model is that of `init`, and so is its selection.
+    # Without an epoch, model and selection are those of `init`.
     selected_on = plan.selected_on if tuner.choices.epochs > 0 else init_selected_on
     spec = dataclasses.replace(
         classifier.spec,
@@ -298,13 +302,13 @@ def _write(
 
 def _compile(classifier: Classifier, device: torch.device) -> None:
     if device.type == "cpu" and not has_compiler():
-        logger.info("torch.compile needs a C++ compiler, and there is none: going on without.")
+        logger.info("torch.compile needs a C++ compiler, and there is none: the backbone is not compiled.")
         return
     classifier.backbone.compile()
 
 
 def _num_workers(workers: int | None, device: torch.device, world: World) -> int:
-    """As asked; else a thread beside training on the CPU, whose cores are busy, and the cores of a GPU's machine."""
+    """Return the requested number; by default 0 (a thread) on the CPU, which is busy, and the other cores for a GPU."""
     if workers is not None:
         return workers
     return 0 if device.type == "cpu" else max(1, num_cores() // world.local_size - 1)
@@ -313,7 +317,7 @@ def _num_workers(workers: int | None, device: torch.device, world: World) -> int
 def _digest(
     recipe: Recipe, seed: int, precision: str, frozen: str | None, classifier: Classifier, data: ClipData
 ) -> str:
-    """Of everything that decides the final weights, the code among it: no other checkpoint is taken up."""
+    """Return a digest of everything that determines the final weights, including the code."""
     digest = hashlib.sha256()
     clips = [[clip.clip_id, clip.label] for clip in (*data.train, *data.select, *data.report)]
     values = [recipe.as_dict(), seed, precision, frozen, dataclasses.asdict(data.samples), clips]
@@ -332,5 +336,5 @@ def _named_interrupt(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise PipelineError(
-            f"Stopped. The last checkpoint is in {folder / CHECKPOINT_FOLDER}; the same command goes on from there."
+            f"Stopped. The last checkpoint is in {folder / CHECKPOINT_FOLDER}; the same command resumes from it."
         ) from None

@@ -1,4 +1,4 @@
-"""Scores of a classifier on clips, decoded anew, shared out over all processes and each clip counted once."""
+"""Score clips with a classifier: they are decoded, distributed over all processes, and each is counted once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 
 @dataclass(frozen=True)
 class ScoredClips:
-    """Scores of the clips that could be decoded, in the order in which they were given, the same in every process.
+    """Scores of the clips that could be decoded, in the given order; the same in every process.
 
     Shape:
         labels: (N,); scores: (N, K), rounded as in predictions.csv; order_tests: (N, K) each.
@@ -47,10 +47,10 @@ def score_clips(
     world: World,
     progress: Progress | None = None,
 ) -> ScoredClips:
-    """Score clips in their test view, and under each order test.
+    """Score clips in their test view, and in each order test.
 
     Raises:
-        PipelineError: not one clip could be decoded, or a score is not a finite number.
+        PipelineError: no clip could be decoded, or a score is not finite.
     """
     requests = world.shard([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
     num_classes = network.classifier.spec.num_classes
@@ -83,8 +83,8 @@ def score_clips(
     if not found.any():
         example = f" The first: '{every_fault[0].clip_id}', {every_fault[0].reason}" if every_fault else ""
         raise PipelineError(
-            f"Not one of the {len(clips)} clips to score could be decoded.{example} `pipeline check` shows what is "
-            "wrong with a manifest's files."
+            f"None of the {len(clips)} clips to score could be decoded.{example} Run `pipeline check` to find the "
+            "problems of the manifest's files."
         )
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
     return ScoredClips(

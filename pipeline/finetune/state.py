@@ -1,4 +1,4 @@
-"""What a training end to end is asked for, and what it counts on its way."""
+"""Settings, data and counters of a training end to end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How the training is run, apart from recipe and data.
+    """Recipe and further settings of a training.
 
-    accumulate: parts in which a batch goes through the model, one after the other; the batch stays as large.
-    max_failed: stop when more clips than this could not be used; None never stops.
+    accumulate: number of parts into which a batch is split; the batch size does not change.
+    max_failed: stop if more clips than this could not be used; None never stops.
     checkpoint_seconds: time between checkpoints within an epoch; 0 writes one after every step.
     """
 
@@ -38,9 +38,9 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class ClipData:
-    """Clips to train on, to select the best epoch by and to report, and how their samples are made.
+    """Clips for training, for selecting the best epoch and for reporting, and the settings of their samples.
 
-    `report` is the same object as `select` where one split is both. plan: the names of these splits.
+    `report` is the same object as `select` if one split is both. plan: the names of these splits.
     """
 
     train: tuple[LabelledClip, ...]
@@ -52,7 +52,7 @@ class ClipData:
 
 @dataclass
 class EpochSums:
-    """What an epoch has come to so far; a checkpoint within the epoch holds it."""
+    """Sums over the steps of the current epoch; a checkpoint within the epoch includes them."""
 
     step: int = 0
     loss: float = 0.0
@@ -63,12 +63,12 @@ class EpochSums:
 
 @dataclass
 class Faults:
-    """Clips that could not be used, each once, with the split that they belong to."""
+    """Clips that could not be used, each once, with their split."""
 
     of_clip: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def add(self, split: str, faults: Sequence[ClipFailure], max_failed: int | None) -> None:
-        """Note clips of a split.
+        """Add clips of a split.
 
         Raises:
             PipelineError: there are now more than `max_failed`.
@@ -79,7 +79,7 @@ class Faults:
             last = faults[-1]
             raise PipelineError(
                 f"{len(self.of_clip)} clips could not be used, more than --max-failed {max_failed} allows. The last: "
-                f"'{last.clip_id}', {last.kind}: {last.reason} Mend the clips or raise --max-failed, and run again."
+                f"'{last.clip_id}', {last.kind}: {last.reason} Repair the clips or raise --max-failed, and run again."
             )
 
     def num_of(self, split: str) -> int:

@@ -1,8 +1,8 @@
-"""Train backbone and head together on the clips themselves, as the paper did; from a fitted head or from scratch.
+"""Train backbone and head together on the clips, as in the paper, from a fitted head or from scratch.
 
-Every random number follows from the seed, the epoch, the step and the clip, so a training that was stopped at any step
-goes on to the weights that it would have reached. One process or several, the steps are the same: a batch is shared
-out over the processes, and every gradient is the sum over its clips divided by the weight of the whole batch.
+Every random number follows from the seed, the epoch, the step and the clip, so a training that is stopped at any step
+and resumed gives the weights of an uninterrupted one. The steps are the same for one process and for several: a batch
+is distributed over the processes, and a gradient is the sum over its clips divided by the weight of the whole batch.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ STEPS_BETWEEN_CHECKS = 50
 
 
 class Finetuner:
-    """The state of one training; `run` takes it from where it is to its end."""
+    """One training; `run` continues it to its end."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class Finetuner:
         self.scaler = precision.scaler()
         if self.scaler.is_enabled() and self.choices.clip_scope == "all" and self.plan.left_out:
             raise PipelineError(
-                "clip_scope=all lets the gradients of untrained parameters pile up, which float16 with its scaled loss "
-                "cannot do. Pass --precision float32, or --clip-scope trained."
+                "clip_scope=all accumulates the gradients of untrained parameters, which is impossible in float16 with "
+                "its scaled loss. Pass --precision float32, or --clip-scope trained."
             )
         self.trained = world.wrap_ddp(self.network, self.device)
         self.class_weights = self._class_weights()
-        # On this side too: a look at the device's copy would wait for all that the device has to do.
+        # CPU copy: reading the device tensor would synchronise.
         self.weight_of_label: list[float] = self.class_weights.tolist()
         self.sums = EpochSums()
         self.selection: Selection | None = None
@@ -111,15 +111,15 @@ class Finetuner:
         self.state.record_start(scored.metrics())
 
     def start_without_epochs(self, scored: ScoredClips) -> None:
-        """Record that no epoch is to be selected: the model as it is has scored the reported clips."""
+        """Record the scores of a model that is not trained: no epoch is selected."""
         self._note_faults(self.data.plan.reported_on, scored)
         self.state.record_start(scored.metrics() if self.data.report is self.data.select else {})
 
     def run(self) -> None:
-        """Train to the end of the schedule; the best epoch then lies among the checkpoints.
+        """Train to the end of the schedule; the best epoch is then one of the checkpoints.
 
         Raises:
-            PipelineError: a loss that is not finite, too many failed clips, or too little memory.
+            PipelineError: the loss is not finite, too many clips failed, or memory ran out.
         """
         if not self.schedule.is_over:
             for line in self.plan.lines():
@@ -131,7 +131,7 @@ class Finetuner:
                     self._run_epoch()
 
     def score(self, clips: Sequence[LabelledClip], samples: SampleSettings | None = None) -> ScoredClips:
-        """Score clips with the model as it is now."""
+        """Score clips with the current model."""
         size = self._part_size()
         if self.device.type == "cpu":
             size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
@@ -147,7 +147,7 @@ class Finetuner:
             )
 
     def seed_result(self, scored: ScoredClips, best_epoch: int) -> SeedResult:
-        """The result for a result folder."""
+        """Return the result in the form of a result folder."""
         return SeedResult(
             seed=self.training_plan.seed,
             history=tuple(self.state.history),
@@ -161,9 +161,9 @@ class Finetuner:
         )
 
     def load_best(self) -> tuple[ScoredClips, int]:
-        """Put the weights of the best epoch into the model; return its scores of the reported clips, and its number.
+        """Load the weights of the best epoch; return its scores of the reported clips, and its number.
 
-        Every process takes part: where other clips selected the epoch, the reported ones are scored now.
+        Every process must call this: if other clips selected the epoch, the reported ones are scored now.
         """
         state = self.checkpoints.read_best(self.device)
         if state is None:
@@ -192,7 +192,7 @@ class Finetuner:
         found = scored.metrics()
         sums = self._summed_sums()
         if sums.num_seen == 0:
-            raise PipelineError("Not one training clip could be decoded; `pipeline check` shows what is wrong.")
+            raise PipelineError("No training clip could be decoded. Run `pipeline check` to find the problems.")
         train_top1 = 100.0 * sums.num_right / sums.num_seen
         train_loss = sums.loss / sums.weight
         is_best = self.state.end_epoch(rate, train_loss, train_top1, found)
@@ -209,7 +209,7 @@ class Finetuner:
         self._write_checkpoint()
 
     def _train_epoch(self) -> dict[str, float]:
-        """Train on every clip that is left of the epoch; how fast that was, and the share of waiting for data."""
+        """Train on the remaining clips of the epoch; return the speed and the share of waiting for data."""
         size = self.choices.batch_size
         order = (
             np.random.default_rng([self.training_plan.seed, self.state.epoch])
@@ -246,9 +246,9 @@ class Finetuner:
         }
 
     def _step(self, step: int, samples: Sequence[Sample], is_due: bool) -> bool:
-        """One step of the optimiser on one batch, of which this process has its part.
+        """Make one step of the optimiser on this process's part of a batch.
 
-        Returns whether a checkpoint is to be written: what the main process finds due, all of them agree on.
+        Returns whether to write a checkpoint; the main process decides for all.
         """
         sound = [sample for sample in samples if sample.fault is None]
         faults = [sample.fault for sample in samples if sample.fault is not None]
@@ -261,7 +261,7 @@ class Finetuner:
             self.faults.add("train", found, self.training_plan.max_failed)
         if num_sound == 0 or total_weight == 0:
             return bool(is_agreed)
-        # Dropout and sampled tuples follow from the step: a checkpoint needs no state of random numbers.
+        # Dropout and sampled tuples are seeded by the step, so a checkpoint needs no random state.
         key = np.random.SeedSequence([self.training_plan.seed, self.state.epoch, step, self.world.rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         clear_gradients(self.plan, self.choices)
@@ -270,7 +270,7 @@ class Finetuner:
         for index, chunk in enumerate(chunks):
             with self._gradients_shared(index + 1 == len(chunks)):
                 loss = self._chunk_loss(chunk)
-                # All processes together get the mean of their gradients; times their number it is the sum.
+                # DDP averages gradients over the processes; times their number, the average is the sum.
                 self.scaler.scale(loss * (self.world.size / total_weight)).backward()
         if not chunks and self.world.size > 1:
             self._empty_step()
@@ -297,7 +297,7 @@ class Finetuner:
         return loss
 
     def _empty_step(self) -> None:
-        """Take part in a step for which this process has no clip: its gradient is zero, its statistics stay."""
+        """Take part in a step without a clip for this process: a zero gradient and unchanged statistics."""
         norms = [layer for layer in self.network.modules() if isinstance(layer, _BatchNorm) and layer.training]
         for layer in norms:
             layer.eval()
@@ -308,21 +308,21 @@ class Finetuner:
             layer.train()
 
     def _gradients_shared(self, is_last: bool) -> AbstractContextManager[object]:
-        # Gradients of the parts of a batch add up here; only the last backward pass sends them to the others.
+        # Gradients of the parts of a batch are summed locally; only the last backward pass exchanges them.
         if is_last or not isinstance(self.trained, DistributedDataParallel):
             return nullcontext()
         return self.trained.no_sync()
 
     def _part_size(self) -> int:
-        """Clips that go through the model at a time."""
+        """Return the number of clips that go through the model at a time."""
         own = math.ceil(self.choices.batch_size / self.world.size)
         return math.ceil(own / self.training_plan.accumulate)
 
     def _sync_metrics(self) -> None:
-        """Bring the sums of loss and right answers from the device, and check the loss.
+        """Copy the sums of loss and correct clips from the device, and check the loss.
 
         Raises:
-            PipelineError: it is not finite.
+            PipelineError: the loss is not finite.
         """
         self.sums.loss += float(self._loss_sum)
         self.sums.num_right += int(self._num_right)
@@ -330,9 +330,9 @@ class Finetuner:
         self._num_right.zero_()
         if not math.isfinite(self.sums.loss):
             raise PipelineError(
-                f"The training loss is {self.sums.loss} after step {self.sums.step} of epoch {self.state.epoch + 1}: "
-                f"it diverges. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) or "
-                f"clip_norm (={self.choices.clip_norm:g})."
+                f"The training diverges: the loss is {self.sums.loss} after step {self.sums.step} of epoch "
+                f"{self.state.epoch + 1}. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) "
+                f"or clip_norm (={self.choices.clip_norm:g})."
             )
 
     def _summed_sums(self) -> EpochSums:
@@ -369,7 +369,7 @@ class Finetuner:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the training depends on but the sums of the epoch, as tensors and plain values."""
+        """Return the state of the training except the sums of the epoch, as tensors and plain values."""
         return {
             "training": self.state.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -379,7 +379,7 @@ class Finetuner:
         }
 
     def resume(self) -> bool:
-        """Take up the last checkpoint of these settings; whether there was one."""
+        """Load the last checkpoint of these settings; return whether there was one."""
         state = self.checkpoints.read_last(self.device)
         if state is None:
             return False
@@ -387,15 +387,15 @@ class Finetuner:
         self.scaler.load_state_dict(state["scaler"])
         self.sums = EpochSums(**state["sums"])
         if not self.world.is_main:
-            # The sums of a checkpoint are those of all processes: one of them goes on with them.
+            # The sums of a checkpoint are those of all processes, so only one process may continue them.
             self.sums = EpochSums(step=self.sums.step)
         self.faults = Faults({clip_id: (fault[0], fault[1], fault[2]) for clip_id, fault in state["faults"].items()})
         self.start_report = state["start_report"]
         self.times = list(state["times"])
         if self.schedule.is_over:
-            logger.info("was finished with these settings; --force trains anew")
+            logger.info("was finished with these settings; --force trains again")
         else:
-            logger.info(f"goes on behind step {self.sums.step} of epoch {self.state.epoch + 1}")
+            logger.info(f"resuming after step {self.sums.step} of epoch {self.state.epoch + 1}")
         return True
 
     @contextmanager
@@ -410,6 +410,6 @@ class Finetuner:
             raise PipelineError(
                 f"{where} has too little memory for {self._part_size()} clips of {self.data.samples.num_segments} "
                 f"segments at a time. Raise --accumulate (={self.training_plan.accumulate}), which keeps the batch of "
-                f"{self.choices.batch_size}, pass --checkpointing, or lower --batch-size; the training goes on from "
-                "its last checkpoint where only the memory changes."
+                f"{self.choices.batch_size}, pass --checkpointing, or lower --batch-size. If the batch size stays, the "
+                "training resumes from its last checkpoint."
             ) from error

@@ -13,16 +13,15 @@ HIDDEN = NUM_FEATURES // 2
 
 
 class BLSTMHead(Head):
-    """Classify a clip from the states in which an LSTM ends that reads its segments forwards and one that reads them
-    backwards, 128 features each.
+    """Classify a clip from the last states of a forward and a backward LSTM over its segments, 128 features each.
 
     Shape:
         features: (B, T, C, 1, 1), pooled backbone features of T segments.
         returns:  (B, K), class scores before softmax.
 
     Source: paper, Sec. 3.3 (Bidirectional LSTM). Its text takes "the first output of the positive time direction",
-        which has seen a single segment; like the published code we take the forward state at the last segment and
-        the backward state at the first, each of which has seen the whole clip.
+        which depends on a single segment; like the published code, we take the forward state at the last segment and
+        the backward state at the first, each of which depends on the whole clip.
     """
 
     reads = "pooled"

@@ -1,4 +1,4 @@
-"""Convolutional LSTM: an LSTM whose transitions are convolutions, over feature maps."""
+"""Convolutional LSTM: an LSTM over feature maps whose transitions are convolutions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KERNEL = 3
 class ConvLSTMHead(Head):
     """Classify a clip from the last hidden map of a convolutional LSTM over its segments, averaged over the map.
 
-    The input convolutions of all segments run as one; only the convolutions of the hidden state go step by step.
+    The convolutions of the input run for all segments at once; only those of the hidden state run step by step.
 
     Shape:
         features: (B, T, C, H, W), backbone feature maps of T segments.
@@ -36,7 +36,7 @@ class ConvLSTMHead(Head):
         self.input_convolution = nn.Conv2d(NUM_FEATURES, gates, KERNEL, padding=KERNEL // 2)
         self.hidden_convolution = nn.Conv2d(NUM_FEATURES, gates, KERNEL, padding=KERNEL // 2, bias=False)
         with torch.no_grad():
-            # As one convolution over input and hidden state would start: its fan-in is twice that of each part.
+            # Initialised like one convolution over input and hidden state, whose fan-in is twice that of each part.
             for parameter in (*self.input_convolution.parameters(), *self.hidden_convolution.parameters()):
                 parameter.mul_(math.sqrt(0.5))
         self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
@@ -48,13 +48,13 @@ class ConvLSTMHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         maps = self.project(features)  # (B, T, 256, H, W)
         every_gate = self.input_convolution(maps.flatten(0, 1)).unflatten(0, (-1, self.num_segments))
-        # Unbound, since the backward pass of one step's index would fill and add a tensor of all steps.
+        # Unbound: the backward pass of an index would allocate and add a tensor of all steps for each step.
         first, *others = every_gate.unbind(1)  # (B, 1024, H, W) each
-        # In the layout and type of the steps' convolutions once, not in each step and again in its backward pass.
+        # Converted to layout and type of the convolutions once, not in each step and in its backward pass.
         weight = self.hidden_convolution.weight.to(every_gate.dtype, memory_format=torch.channels_last)
         # The state starts at zero, so the first step has no hidden convolution and nothing to forget.
         i, _, g, o = first.chunk(4, dim=1)  # (B, 256, H, W) each
-        # Under autocast the gates are bf16; the cell, which sums over time, stays in fp32.
+        # Under autocast the gates are bf16; the cell state, which sums over time, stays in fp32.
         cell = (torch.sigmoid(i) * torch.tanh(g)).to(torch.promote_types(i.dtype, torch.float32))
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         for gates_of_input in others:

@@ -1,4 +1,4 @@
-"""Dropout whose mask costs little on a CPU."""
+"""Dropout with a fast mask on a CPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NUM_LEVELS = 1 << 16
 class ElementDropout(nn.Dropout):
     """Set single elements to zero in training with probability `p`, and scale the others by 1 / (1 - p).
 
-    On a CPU torch draws its mask one element after the other, on one core, which took a quarter of a training step of
-    3D-FCN in bf16. Here one random number of 64 bits makes the mask of four elements, so `p` is rounded to
-    1/65,536. Other devices use torch's own.
+    On a CPU torch draws its mask element by element on one core, which took a quarter of a training step of 3D-FCN in
+    bf16. Here one 64-bit random number gives the mask of four elements, so `p` is rounded to 1/65,536. Other devices
+    use torch's dropout.
 
     Shape:
         values:  any.
@@ -40,7 +40,7 @@ class ElementDropout(nn.Dropout):
         numbers = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
         dropped = min(round(self.p * NUM_LEVELS), NUM_LEVELS - 1)
         kept = numbers.view(torch.int16)[:size] >= dropped - NUM_LEVELS // 2
-        factors = torch.empty_like(values)  # Dense, in the layout of the values where theirs is.
+        factors = torch.empty_like(values)  # dense, in the layout of the values if they are dense
         flat = factors.as_strided((size,), (1,))
         flat.copy_(kept).mul_(1 / (1 - self.p))
         return values * factors

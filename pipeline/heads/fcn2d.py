@@ -1,4 +1,4 @@
-"""Fully convolutional network over the plane of segments and features."""
+"""2D fully convolutional network over the plane of segments and features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FCN2DHead(Head):
         returns:  (B, K), class scores before softmax.
 
     Source: paper, Sec. 3.4 (2D-FCN, Table 1). No batch norm or ReLU follows the 1×1 convolution; the published code's
-        ReLU on the scores and on the input are the switches `fcn_score_relu` and `fcn_input_relu`.
+        ReLU on the scores and on the input are the options `fcn_score_relu` and `fcn_input_relu`.
     """
 
     reads = "pooled"

@@ -1,4 +1,4 @@
-"""Fully convolutional network over time, height and width."""
+"""3D fully convolutional network over time, height and width."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class FCN3DHead(Head):
     """Classify a clip by 3D convolutions over its segments' feature maps.
 
     Three convolutions halve time and keep the map, each with batch norm and ReLU; a 1×1×1 convolution gives class
-    scores, which are averaged over what is left of time and the map.
+    scores, which are averaged over the remaining time steps and the map.
 
     Shape:
         features: (B, T, C, H, W), backbone feature maps of T segments.
         returns:  (B, K), class scores before softmax.
 
     Source: paper, Sec. 3.4 (3D-FCN, Table 2). No batch norm or ReLU follows the 1×1×1 convolution; the published
-        code's ReLU on the scores and on the input are the switches `fcn_score_relu` and `fcn_input_relu`.
+        code's ReLU on the scores and on the input are the options `fcn_score_relu` and `fcn_input_relu`.
     """
 
     reads = "spatial"
@@ -47,7 +47,7 @@ class FCN3DHead(Head):
         return total + WIDTHS[-1] * self.num_classes * depth * map_size**2
 
     def forward(self, features: Tensor) -> Tensor:
-        # Channels-last storage (B, T, H, W, 256) is torch's channels_last_3d once T stands behind the channels.
+        # Channels-last memory (B, T, H, W, 256) is torch's channels_last_3d after T moves behind the channels.
         volume = self.project(features).transpose(1, 2)  # (B, 256, T, H, W)
         scores: Tensor = self.layers(volume)  # (B, K, T/8, H, W)
         return scores.mean(dim=(2, 3, 4))  # (B, K)

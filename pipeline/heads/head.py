@@ -1,4 +1,4 @@
-"""What every head shares: the check at its door, dropout, and the learned projection of backbone features."""
+"""Base class of the heads: check of the input, dropout, and the learned projection of backbone features."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import HeadConfig
 from pipeline.shapes import check_shape
 
-NUM_FEATURES = 256  # what the learned projection makes of a backbone's channels (Sec. 3.1)
+NUM_FEATURES = 256  # number of features after the learned projection (Sec. 3.1)
 DEFAULT_CHOICES = HeadConfig()
-# Of all channels together under `input_scaling=centre`. Recurrent heads learn worse from larger inputs, the others as
-# well from these.
+# Deviation of all channels together with `input_scaling=centre`. Recurrent heads learn worse from larger inputs, the
+# other heads equally well.
 CENTRED_DEVIATION = 0.25
 
 
 class Head(nn.Module):
-    """Scores of the classes from backbone features of the segments of a clip: the base of every head.
+    """Base class of the heads: class scores from the backbone features of a clip's segments.
 
-    A head is dropout, a learned projection to 256 features, and an ST block. A subclass names the maps that it reads
-    and its section of the paper, builds the ST block in its constructor, counts that block's multiply-accumulates in
-    `macs`, and starts its `forward` with `self.project(features)`. `docs/adding-a-head.md` is a worked example.
+    A head is dropout, a learned projection to 256 features, and an ST block. A subclass declares which maps it reads
+    and its section of the paper, builds the ST block in its constructor, counts the block's multiply-accumulates in
+    `macs`, and starts its `forward` with `self.project(features)`. `docs/adding-a-head.md` has a complete example.
 
     Shape:
         features: (B, T, C, H, W); (B, T, C, 1, 1) for heads that read pooled features. Both the contiguous layout
-            and a permuted view of channels-last storage (B, T, H, W, C) are fast, and give the same scores.
+            and a permuted view of channels-last memory (B, T, H, W, C) are fast, and give the same scores.
         returns:  (B, K), class scores before softmax.
 
     Raises:
-        ShapeError: features of another number of segments or channels, pooled ones where maps are read, or maps
-            where pooled ones are read.
+        ShapeError: the number of segments or channels is wrong, or pooled features are given instead of maps or
+            vice versa.
 
     Source: paper, Sec. 3.1; dropout 0.3 from Sec. 3.5, on single elements of the map for spatial heads, as in the
         published code.
@@ -60,7 +60,7 @@ class Head(nn.Module):
         self.num_classes = num_classes
         self.choices = choices
         if choices.input_scaling != "none":
-            # Of the training features; part of the state, so that a model file has them, and never trained.
+            # Statistics of the training features: never trained, but part of the state, so model files contain them.
             self.register_buffer("input_mean", torch.zeros(in_channels))
             self.register_buffer("input_scale", torch.ones(in_channels))
         self.dropout = ElementDropout(choices.dropout)
@@ -71,28 +71,28 @@ class Head(nn.Module):
         )
         if choices.projection_init == "normal_0.001":
             assert self.projection.bias is not None
-            # Drawn aside: the ST block, built after this, starts from the same weights under either choice.
+            # Drawn with a forked generator: the ST block gets the same initial weights with both options.
             with torch.random.fork_rng(devices=[]):
                 nn.init.normal_(self.projection.weight, std=0.001)
             nn.init.zeros_(self.projection.bias)
 
     def macs(self, map_size: int) -> int:
-        """Multiply-accumulates of the ST block for one clip, from the layer shapes of its definition.
+        """Count the multiply-accumulates of the ST block for one clip, from the layer shapes of its definition.
 
-        Activations, batch norm, additions and pooling are not counted, nor is the projection. `map_size` is the
-        height and width of the maps; heads of pooled features ignore it.
+        Activations, batch norm, additions, pooling and the projection are not counted. `map_size` is the height and
+        width of the maps; heads of pooled features ignore it.
         """
         raise NotImplementedError
 
     def st_block_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the ST block alone, without the learned projection: what Table 3 counts."""
+        """Return the parameters of the ST block, without the learned projection, as counted in Table 3."""
         return [value for name, value in self.named_parameters() if not name.startswith("projection.")]
 
     def set_input_scaling(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take over mean and standard deviation of the training features' channels, for `input_scaling`.
+        """Set mean and standard deviation of the training features' channels, for `input_scaling`.
 
-        The projection could absorb both without a change of the scores, so the head remains the paper's; they only
-        make it learnable in fewer epochs where a channel varies little about a large mean.
+        The projection could absorb both without a change of the scores, so the head is equivalent to the paper's. If a
+        channel varies little around a large mean, scaling makes the training faster.
 
         Shape:
             mean, deviation: (C,).
@@ -102,7 +102,7 @@ class Head(nn.Module):
             together = float(deviation.square().mean().sqrt())
             self.get_buffer("input_scale").fill_(CENTRED_DEVIATION / (together or 1.0))
             return
-        # A channel that hardly ever varies in training must not blow up what it does later.
+        # A channel with almost no variance in training must not be amplified later.
         floor = 0.1 * deviation.mean()
         self.get_buffer("input_scale").copy_(1.0 / deviation.clamp(min=float(floor) or 1.0))
 
@@ -115,11 +115,11 @@ class Head(nn.Module):
         return (features - mean) * scale
 
     def project(self, features: Tensor) -> Tensor:
-        """Features at the head's door, checked, scaled, dropped out and projected.
+        """Check, scale, drop out and project the input features.
 
         Shape:
             features: (B, T, C, H, W).
-            returns:  (B, T, 256) for pooled heads; (B, T, 256, H, W) in channels-last storage for spatial ones.
+            returns:  (B, T, 256) for pooled heads; (B, T, 256, H, W) in channels-last memory for spatial ones.
         """
         self._check(features)
         if not torch.is_autocast_enabled(features.device.type):
@@ -128,7 +128,7 @@ class Head(nn.Module):
         if self.reads == "pooled":
             vectors: Tensor = self.projection(self.dropout(features.flatten(2)))
             return vectors
-        # Without a copy where the storage is (B, T, H, W, C), as the feature store keeps it.
+        # No copy if the memory layout is (B, T, H, W, C), as in the feature store.
         frames = features.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         projected: Tensor = self.projection(self.dropout(frames))
         maps: Tensor = projected.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, self.num_segments))
@@ -139,7 +139,7 @@ class Head(nn.Module):
         shape = features.shape
         fits = len(shape) == 5 and shape[1] == self.num_segments and shape[2] == self.in_channels
         if not fits or (self.reads == "pooled" and (shape[3], shape[4]) != (1, 1)):
-            # Only a misfit is checked axis by axis, so that a symbolic batch size survives torch.export.
+            # Axes are checked one by one only after a mismatch, so that torch.export keeps a symbolic batch size.
             check_shape("features", features, axes, T=self.num_segments, C=self.in_channels)
         if self.reads == "spatial" and (shape[3], shape[4]) == (1, 1):
             raise ShapeError(

@@ -1,4 +1,4 @@
-"""Simple-MLP: the segments' features in a row, through two layers."""
+"""Simple-MLP: two linear layers on the concatenated features of the segments."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MLPHead(Head):
         features: (B, T, C, 1, 1), pooled backbone features of T segments.
         returns:  (B, K), class scores before softmax.
 
-    Source: paper, Sec. 3.2 (Simple MLP, Fig. 2); the ReLU on the input and dropout 0.2 between the layers are the
-        published code's, and the switch `mlp_dropout` sets the latter.
+    Source: paper, Sec. 3.2 (Simple MLP, Fig. 2); the ReLU on the input and dropout 0.2 between the layers are from
+        the published code; the option `mlp_dropout` sets the latter.
     """
 
     reads = "pooled"

@@ -1,4 +1,4 @@
-"""Temporal Relation Network: relations between ordered tuples of segments, at every scale."""
+"""Temporal Relation Network: relations between ordered tuples of segments, at several scales."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from pipeline.errors import PipelineError
 from pipeline.heads.head import NUM_FEATURES, Head
 
 BOTTLENECK = 256
-NUM_SAMPLED = 3  # tuples of a scale, where they are sampled
-EVALUATION_SEED = 0  # of the fixed subset that `trn_eval_tuples=sampled` evaluates
-MAX_TUPLES = 2048  # of a scale at a time: bounds memory at 16 segments, where a scale has up to 12,870
-MAX_TOTAL_TUPLES = 1 << 17  # 16 segments have 65,519; each further segment doubles them
+NUM_SAMPLED = 3  # number of sampled tuples of a scale
+EVALUATION_SEED = 0  # seed of the fixed subset that `trn_eval_tuples=sampled` evaluates
+MAX_TUPLES = 2048  # tuples of a scale processed at a time: bounds memory at 16 segments, with up to 12,870 per scale
+MAX_TOTAL_TUPLES = 1 << 17  # 16 segments have 65,519; each further segment doubles the number
 
 
 class TRNHead(Head):
     """Classify a clip by the sum, over scales d = 2 … T, of relations between ordered tuples of d segments.
 
-    By definition each tuple's features are concatenated and go through two linear layers, which a scale's tuples
-    share. The first is linear in the concatenation, W·[f_1 … f_d] = Σ_j W_j f_j, and position j of a tuple is one of
-    T - d + 1 segments only, so we compute each W_j f_i once, add up those that a tuple has by a product with a 0/1
-    matrix, and apply the second layer to the sum over tuples: 7.3 M multiply-accumulates in place of 66.6 M for the
-    first layer at 8 segments. `macs` counts the definition.
+    By definition each tuple's features are concatenated and go through two linear layers, which the tuples of a scale
+    share. The first is linear in the concatenation, W·[f_1 … f_d] = Σ_j W_j f_j, and position j of a tuple can only be
+    one of T - d + 1 segments. So we compute each W_j f_i once, sum those of each tuple by a product with a 0/1 matrix,
+    and apply the second layer to the sum over tuples: 7.3 M multiply-accumulates instead of 66.6 M for the first layer
+    at 8 segments. `macs` counts the definition.
 
-    Where training samples tuples and evaluation takes all (`trn_train_tuples`, `trn_eval_tuples`), each scale counts
-    in evaluation as much as it did in training: the mean over its tuples times the number that training sums.
+    If training samples tuples and evaluation uses all (`trn_train_tuples`, `trn_eval_tuples`), each scale has the same
+    weight in evaluation as in training: the mean over its tuples times the number that training sums.
 
     Shape:
         features: (B, T, C, 1, 1), pooled backbone features of T segments.
         returns:  (B, K), class scores before softmax.
 
     Raises:
-        PipelineError: fewer than two segments, which have no relation; or `all` tuples of so many segments (18 and
-            more) that no machine would finish.
+        PipelineError: there are fewer than two segments, which have no relation; or too many for `all` tuples (18 or
+            more).
 
     Source: paper, Sec. 3.2 (TRN, Fig. 4). The bottleneck of 256, the ReLU on the input and the second layer on each
-        tuple are the published code's; only this bottleneck gives the parameter count of Table 3.
+        tuple are from the published code; only this bottleneck gives the parameter count of Table 3.
     """
 
     reads = "pooled"
@@ -67,12 +67,12 @@ class TRNHead(Head):
                 self.register_buffer(f"evaluation_{d}", subset, persistent=False)
 
     def num_tuples(self, scale: int, which: str) -> int:
-        """How many tuples of a scale one forward pass uses; `which` is `all` or `sampled`."""
+        """Return the number of tuples of a scale in one forward pass; `which` is `all` or `sampled`."""
         every = math.comb(self.num_segments, scale)
         return every if which == "all" else min(NUM_SAMPLED, every)
 
     def evaluation_tuples(self, scale: int) -> list[tuple[int, ...]]:
-        """The tuples of a scale that evaluation uses: all, or always the same seeded subset."""
+        """Return the tuples of a scale that evaluation uses: all, or always the same seeded subset."""
         if self.choices.trn_eval_tuples == "all":
             return ordered_tuples(self.num_segments, scale)
         generator = torch.Generator(device="cpu").manual_seed(EVALUATION_SEED + scale)
@@ -82,7 +82,7 @@ class TRNHead(Head):
         return self._macs("all")
 
     def macs_sampled(self) -> int:
-        """Multiply-accumulates of one clip where three tuples of a scale are sampled: 19 tuples at 8 segments."""
+        """Count the multiply-accumulates of one clip with three sampled tuples per scale: 19 tuples at 8 segments."""
         return self._macs("sampled")
 
     def _macs(self, which: str) -> int:
@@ -94,7 +94,7 @@ class TRNHead(Head):
         scores = vectors.new_zeros(())
         for d, relation, classifier in zip(self.scales, self.relations, self.classifiers, strict=True):
             selection = self._selection(d)  # (P, d * (T - d + 1))
-            # What one mean over tuples weighs: the number of tuples that a training pass sums, or one.
+            # Weight of the mean over tuples: the number of tuples that a training pass sums, or one.
             weight = 1 if self.choices.trn_consensus == "mean" else self.num_tuples(d, self.choices.trn_train_tuples)
             assert isinstance(relation, nn.Linear)
             parts = self._parts(vectors, relation.weight)  # (B, d * (T - d + 1), 256)
@@ -103,7 +103,7 @@ class TRNHead(Head):
         return scores
 
     def _parts(self, vectors: Tensor, weight: Tensor) -> Tensor:
-        """W_j f_i for each position j of a tuple and each segment i that can stand there, (B, d * (T - d + 1), 256)."""
+        """Compute W_j f_i for each position j of a tuple and each possible segment i, (B, d * (T - d + 1), 256)."""
         d = weight.shape[1] // NUM_FEATURES
         choices = self.num_segments - d + 1
         windows = vectors.unfold(1, choices, 1).permute(1, 0, 3, 2)  # (d, B, T - d + 1, 256)
@@ -112,7 +112,7 @@ class TRNHead(Head):
         return parts.view(d, -1, choices, BOTTLENECK).transpose(0, 1).flatten(1, 2)
 
     def _selection(self, scale: int) -> Tensor:
-        """The tuples of this forward pass, as rows of a `selection_matrix`."""
+        """Return the tuples of this forward pass, as rows of a `selection_matrix`."""
         which = self.choices.trn_train_tuples if self.training else self.choices.trn_eval_tuples
         if which == "sampled" and self.training:
             drawn = drawn_tuples(self.num_segments, scale, self.num_tuples(scale, "sampled"))
@@ -130,14 +130,14 @@ class TRNHead(Head):
 
 
 def ordered_tuples(num_segments: int, scale: int) -> list[tuple[int, ...]]:
-    """All ordered tuples of `scale` segments: their numbers, rising."""
+    """Return all ordered tuples of `scale` segments, as increasing segment numbers."""
     return list(itertools.combinations(range(num_segments), scale))
 
 
 def drawn_tuples(
     num_segments: int, scale: int, num_tuples: int, generator: torch.Generator | None = None
 ) -> list[tuple[int, ...]]:
-    """Different ordered tuples of `scale` segments, each as likely as any other, from torch's random numbers."""
+    """Draw different ordered tuples of `scale` segments with equal probabilities from torch's random generator."""
     found: dict[tuple[int, ...], None] = {}
     while len(found) < num_tuples:
         keys = torch.rand(num_tuples, num_segments, generator=generator, device="cpu")
@@ -147,7 +147,7 @@ def drawn_tuples(
 
 
 def selection_matrix(tuples: list[tuple[int, ...]], num_segments: int) -> Tensor:
-    """Which (position, segment) pairs each of the tuples of one scale d has, as a 0/1 matrix.
+    """Return the (position, segment) pairs of each tuple of one scale d, as a 0/1 matrix.
 
     Shape:
         returns: (P, d * (T - d + 1)), the pair of position j and segment i in column j * (T - d + 1) + (i - j).
@@ -159,17 +159,17 @@ def selection_matrix(tuples: list[tuple[int, ...]], num_segments: int) -> Tensor
     columns = positions * choices + (rows - positions)
     matrix = np.zeros((len(tuples), scale * choices), dtype=np.float32)
     np.put_along_axis(matrix, columns, 1.0, axis=1)
-    # On the device that a `with torch.device(...)` around it names.
+    # On the default device, which `with torch.device(...)` can set.
     return torch.tensor(matrix)
 
 
 def _mean_relation(parts: Tensor, selection: Tensor, bias: Tensor) -> Tensor:
-    """The mean over tuples of ReLU(sum of a tuple's parts + bias), (B, 256), in bounded memory."""
+    """Compute the mean over tuples of ReLU(sum of a tuple's parts + bias), (B, 256), in bounded memory."""
     if len(selection) <= MAX_TUPLES:
         return _sum_relation(parts, selection, bias) / len(selection)
     total = parts.new_zeros(())
     for rows in selection.split(MAX_TUPLES):
-        # Hidden features of a chunk are computed again in the backward pass, not kept.
+        # The backward pass recomputes the hidden features of a chunk instead of storing them.
         if torch.is_grad_enabled() and parts.requires_grad:
             total = total + checkpoint(_sum_relation, parts, rows, bias, use_reentrant=False)
         else:

@@ -10,9 +10,9 @@ from pipeline.heads.head import Head
 
 
 class TSNHead(Head):
-    """Classify a clip by the average of its segments' class scores; the order of segments plays no part.
+    """Classify a clip by the average of its segments' class scores; the order of segments has no effect.
 
-    The learned projection leads to the classes, so the ST block has no parameters.
+    The learned projection outputs class scores, so the ST block has no parameters.
 
     Shape:
         features: (B, T, C, 1, 1), pooled backbone features of T segments.

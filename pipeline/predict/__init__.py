@@ -1,1 +1,1 @@
-"""A saved model at work: scores for any clip, for a split, over a long video, and the way out to ONNX."""
+"""Use a saved model: scores of clips, of a split and over a long video, and export to ONNX."""

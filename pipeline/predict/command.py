@@ -1,4 +1,4 @@
-"""`pipeline predict`: classes with scores for any clips, a timeline of a long video, and the frames that were used."""
+"""`pipeline predict`: classify clips, draw the scores over a long video, and show the frames that were used."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def predict(settings: PredictSettings) -> list[Prediction]:
-    """Print the `top` classes of each clip as they come; `-` among the videos reads a list from stdin.
+    """Print the `top` classes of each clip as soon as they are known; `-` among the videos reads paths from stdin.
 
     Raises:
-        PipelineError: some clips could not be used; the others are printed first. Or a timeline of several clips, or a
-            picture of another format.
+        PipelineError: some clips could not be used (the others are printed first), a timeline of several clips was
+            requested, or the format of a picture is not supported.
     """
-    # Before an hour of work, not after it.
+    # Checked first, so that the error does not come after a long run.
     for picture, formats in ((settings.timeline, TIMELINE_FORMATS), (settings.contact_sheet, SHEET_FORMATS)):
         if picture is not None and picture.suffix.lower() not in formats:
-            raise PipelineError(f"The picture {picture} must end in {' or '.join(formats)}.")
+            raise PipelineError(f"The name of the picture {picture} must end in {' or '.join(formats)}.")
     clips = expanded(_given(settings.videos))
     if not clips:
         raise PipelineError("There are no clips: the list is empty.")
     if settings.timeline is not None and len(clips) > 1:
-        raise PipelineError(f"A timeline is drawn of one video, but {len(clips)} clips are given.")
+        raise PipelineError(f"--timeline needs exactly one video, but {len(clips)} clips are given.")
     scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
     if settings.timeline is not None:
         _timeline(scorer, clips[0], settings.timeline, settings.window, settings.stride, settings.fps)
@@ -63,7 +63,7 @@ def predict(settings: PredictSettings) -> list[Prediction]:
             f"frames each, {scorer.spec.backbone} in {scorer.dtype}, {scorer.spec.head}, {settings.device})."
         )
     if failed:
-        raise PipelineError(f"{len(failed)} of {len(found)} clips could not be used; the reasons stand above.")
+        raise PipelineError(f"{len(failed)} of {len(found)} clips could not be used; the reasons are printed above.")
     return found
 
 
@@ -75,7 +75,7 @@ def _printed(scorer: Scorer, clips: Sequence[str], format: str, top: int, keeps_
     for prediction in predictions(scorer, clips, top, keeps_pixels):
         if prediction.fault is not None:
             reason = prediction.fault.reason
-            # Most reasons begin with the clip.
+            # Most reasons contain the clip already.
             logger.warning(reason if prediction.clip in reason else f"{prediction.clip}: {reason}")
         text = write(prediction)
         if format == "json":
@@ -122,7 +122,7 @@ def _as_csv(prediction: Prediction) -> str:
 
 
 def _timeline(scorer: Scorer, clip: str, path: Path, window: int, stride: int | None, fps: float | None) -> None:
-    # matplotlib is loaded for this alone.
+    # Imported late: only the timeline needs matplotlib.
     from pipeline.predict.timeline import draw_timeline, slide, write_timeline_csv
 
     found = slide(scorer, clip, window, stride)
@@ -139,7 +139,7 @@ def _write_sheet(path: Path, found: Sequence[Prediction]) -> None:
     with written_aside(path) as aside:
         sheet.save(aside, format=SHEET_FORMATS[path.suffix.lower()])
     left_out = max(0, len(found) - NUM_SHEET_CLIPS)
-    logger.info(f"Wrote {path}." + (f" {left_out} clips beyond {NUM_SHEET_CLIPS} are left out." if left_out else ""))
+    logger.info(f"Wrote {path}." + (f" It omits {left_out} clips beyond {NUM_SHEET_CLIPS}." if left_out else ""))
 
 
 def _without_pixels(prediction: Prediction) -> Prediction:

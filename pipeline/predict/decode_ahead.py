@@ -1,4 +1,4 @@
-"""Decode clips a few ahead of the model."""
+"""Decode clips ahead of the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def decoded_ahead(load: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `load(item)` for each item, in order, computed by a few threads, at most twice as many ahead."""
+    """Yield `load(item)` for each item, in order; threads compute a bounded number of items ahead."""
     num_threads = min(num_cores(), MAX_DECODING_THREADS)
     with open_executor(num_threads, "decode") as executor:
         yield from prefetch(executor, load, items, 2 * num_threads + 1)

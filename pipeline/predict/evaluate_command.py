@@ -1,4 +1,4 @@
-"""`pipeline evaluate`: a saved model on a split -> metrics, a table of classes, and a result folder."""
+"""`pipeline evaluate`: compute metrics of a saved model on a split, print them, and write a result folder."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NUM_SHOWN_FAULTS = 10
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Score a split, print its metrics, and with `out` write them as a result folder. Returns the metrics.
+    """Score a split, print its metrics, write a result folder if `out` is given, and return the metrics.
 
     Raises:
-        PipelineError: neither store nor manifest or both, or anything that the user can mend in them.
+        PipelineError: neither or both of store and manifest are given, or one of them is wrong.
     """
     if (settings.store is None) == (settings.manifest is None):
         raise PipelineError("Give either --store, for cached features, or --manifest, for clips to decode.")
     if settings.store is not None and int(settings.crops) != 1:
         raise PipelineError(
-            f"`crops` (={settings.crops}) needs pixels: a store holds the centre crop alone. Give --manifest."
+            f"`crops` (={settings.crops}) needs pixels, but a store only has the centre crop. Give --manifest."
         )
     scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
     split = scorer.spec.reported_on if settings.split is None else settings.split
@@ -68,7 +68,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Metrics and the table of classes in lines for a person."""
+    """Return metrics and the table of classes as text."""
     report, order_tests = metrics["report"], metrics["probes"]
     weights = " (random)" if metrics["weights"]["name"] == "random" else ""
     lines = [

@@ -1,4 +1,4 @@
-"""A saved model on a split: on the cached features of a store, or on clips that are decoded anew."""
+"""Score a saved model on a split: on the cached features of a store, or on decoded clips."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Scores = NDArray[np.float64]
 class Evaluation:
     """The scores of a model on the labelled clips of a split.
 
-    num_views: how many views of a clip its scores are the mean of; the order tests use the test view alone.
+    num_views: number of views of a clip whose scores are averaged; the order tests only use the test view.
     faults: clips that could not be used.
     """
 
@@ -56,12 +56,12 @@ class Evaluation:
 def evaluate_store(
     scorer: Scorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path
 ) -> Evaluation:
-    """Score the cached features of a split: with the test view, the very figures that `fit-head` wrote.
+    """Score the cached features of a split; with only the test view, the figures equal those of `fit-head`.
 
-    Draws of frames are for stores of all frames; a store of segments holds no draws of its validation clips.
+    Draws of frames need a store of all frames, because a store of segments has no draws of its validation clips.
 
     Raises:
-        PipelineError: the store is not one of this model's backbone and settings, or has no such clips.
+        PipelineError: backbone or settings of the store differ from those of the model, or it has no such clips.
     """
     started_at_seconds = time.monotonic()
     spec, settings = scorer.spec, store.settings
@@ -69,7 +69,7 @@ def evaluate_store(
     has_all_frames = settings.frames == "all"
     if num_draws and not has_all_frames:
         raise PipelineError(
-            f"`draws` (={num_draws}) needs more frames than this store holds ({settings.num_segments} of each view). "
+            f"`draws` (={num_draws}) needs more frames than this store has ({settings.num_segments} of each view). "
             "Give --manifest to decode the clips, or a store that was made with --frames all."
         )
     class_index = _class_mapping(spec, store.classes)
@@ -111,10 +111,10 @@ def evaluate_manifest(
     seed: int,
     advance: Callable[[int], None],
 ) -> Evaluation:
-    """Decode the clips of a split and score them in the mean over crops of the test frames and draws of frames.
+    """Decode the clips of a split and average their scores over crops of the test frames and draws of frames.
 
     Raises:
-        PipelineError: a label that the model does not know, no labelled clip, or not one that can be used.
+        PipelineError: the model does not have a label, there is no labelled clip, or no clip can be used.
     """
     started_at_seconds = time.monotonic()
     clips = manifest.in_split(split)
@@ -154,7 +154,7 @@ def evaluate_manifest(
             order_tests[order_test].append(values)
     if not used:
         raise PipelineError(
-            f"Not one of the {len(labelled)} labelled clips of split '{split}' could be used. The first: "
+            f"None of the {len(labelled)} labelled clips of split '{split}' could be used. The first: "
             f"'{faults[0].clip_id}', {faults[0].reason}"
         )
     result = SeedResult(
@@ -171,7 +171,7 @@ def evaluate_manifest(
 
 
 def class_rows(result: SeedResult, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Each class with its clips: recall and precision in percent, and for which other class it is taken most often."""
+    """Return a row for each class: clips, recall and precision in percent, and the most frequent wrong class."""
     matrix = confusion_matrix(result.scores, result.labels)
     rows: list[dict[str, Any]] = []
     for index, label in enumerate(classes):
@@ -193,7 +193,7 @@ def class_rows(result: SeedResult, classes: Sequence[str]) -> list[dict[str, Any
 
 
 def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands first in the metrics of an evaluation, as in those of `fit-head`."""
+    """Return the first entries of the metrics of an evaluation, as in those of `fit-head`."""
     spec = scorer.spec
     return {
         "stage": STAGE,
@@ -218,7 +218,7 @@ def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[st
 
 
 def _in_place(features: FeatureDataset, seed: int, number: int) -> SampleOrder:
-    """A training draw with its clips in the order of the manifest again."""
+    """Return a training draw with its clips in the order of the manifest."""
     draw = features.shuffled_order(seed, number)
     order = np.argsort(draw.clips)
     assert draw.frames is not None
@@ -226,13 +226,13 @@ def _in_place(features: FeatureDataset, seed: int, number: int) -> SampleOrder:
 
 
 def _class_mapping(spec: ModelSpec, classes: Sequence[str]) -> NDArray[np.int64]:
-    """The model's index of each class of the data."""
+    """Return the model's index of each class of the data."""
     index_of = {label: index for index, label in enumerate(spec.classes)}
     unknown = [label for label in classes if label not in index_of]
     if unknown:
         raise PipelineError(
-            f"The model does not know {len(unknown)} of the {len(classes)} classes of these clips, such as "
-            f"'{unknown[0]}'; its own are {', '.join(spec.classes[:5])}, … Evaluate it on clips with its classes."
+            f"The model does not have {len(unknown)} of the {len(classes)} classes of these clips, such as "
+            f"'{unknown[0]}'; it has {', '.join(spec.classes[:5])}, … Evaluate it on clips with its classes."
         )
     return np.array([index_of[label] for label in classes], dtype=np.int64)
 
@@ -242,7 +242,7 @@ def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
     where = store.objects.location
     if spec.stage == FINETUNE:
         raise PipelineError(
-            f"The backbone of this model was finetuned, so the features in {where} are not its own. Give --manifest."
+            f"The backbone of this model was finetuned, so it did not make the features in {where}. Give --manifest."
         )
     choices = recipe_from_dict(dict(spec.recipe)).frames
     pairs = {
@@ -256,6 +256,6 @@ def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
     for name, (wanted, held) in pairs.items():
         if wanted != held:
             raise PipelineError(
-                f"The store {where} was made with {name}={held}, the model with {name}={wanted}: its scores would mean "
-                "nothing. Give the store that it was fitted on, or --manifest."
+                f"The store {where} was made with {name}={held}, the model with {name}={wanted}: its scores would be "
+                "wrong. Give the store on which it was fitted, or --manifest."
             )

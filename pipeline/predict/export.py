@@ -1,4 +1,4 @@
-"""A saved model as ONNX, or as a program of `torch.export`, and the check that it gives the scores of torch."""
+"""Export a saved model to ONNX or `torch.export`, and check that it gives the scores of torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.model import Classifier
 INPUT, OUTPUT = "frames", "scores"
 BATCH = "batch"
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# Not the batch of the example (2), so that a batch size that was baked in shows.
+# Other batch sizes than that of the example (2), so that a fixed batch size is detected.
 CHECKED_BATCHES = (1, 3)
 EXAMPLE_BATCH = 2
 CHECK_SEED = 0
@@ -34,7 +34,7 @@ Run = Callable[[Tensor], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how far its scores lie from torch's, as a share of the largest score."""
+    """The exported file, and the difference of its scores from torch's, relative to the largest score."""
 
     path: Path
     kind: str
@@ -45,7 +45,7 @@ class Exported:
 
 
 class Exportable(nn.Module):
-    """A classifier in float32 whose batch size stays open while it is traced.
+    """A classifier in float32 whose batch size stays dynamic when it is traced.
 
     Shape:
         frames: (B, T, 3, S, S) uint8 RGB. returns: (B, K), class scores before softmax.
@@ -67,14 +67,14 @@ class Exportable(nn.Module):
 def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) -> Exported:
     """Write a classifier to `path`, `.onnx` or `.pt2`, with any batch size, and compare its scores with torch's.
 
-    Nothing is left at `path` unless the check passes.
+    The file is written only if the check passes.
 
     Raises:
-        PipelineError: another suffix, the packages of ONNX are missing, or the scores differ.
+        PipelineError: the suffix is not supported, the packages of ONNX are missing, or the scores differ.
     """
     kinds = {".onnx": ("ONNX", _write_onnx), ".pt2": ("torch.export", _write_program)}
     if path.suffix not in kinds:
-        raise PipelineError(f"{path} must end in .onnx, or in .pt2 for a program of torch.export.")
+        raise PipelineError(f"{path} must end in .onnx, or in .pt2 for torch.export.")
     kind, write = kinds[path.suffix]
     if path.suffix == ".onnx":
         require_onnx()
@@ -85,7 +85,7 @@ def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) ->
     with written_aside(path) as aside:
         run = write(model, _frames(EXAMPLE_BATCH, shape), aside)
         difference = largest_difference(model, run, shape)
-        # `not <=` also catches a score that is no number.
+        # `not <=` is also true for NaN.
         if not difference <= tolerance:
             raise PipelineError(
                 f"The {kind} program of {spec.head} gives scores that differ from torch's by {difference:.2g} of the "
@@ -96,7 +96,7 @@ def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) ->
 
 
 def require_onnx() -> None:
-    """Check that the packages of the extra `onnx` are there.
+    """Check that the packages of the extra `onnx` are installed.
 
     Raises:
         PipelineError: one is missing.
@@ -105,12 +105,12 @@ def require_onnx() -> None:
     if missing:
         raise PipelineError(
             f"Export to ONNX needs {', '.join(missing)}. Install the extra: pip install 'st-pipeline[onnx]' "
-            "(in a checkout: pip install -e '.[onnx]'); or write a .pt2, which needs nothing more."
+            "(in a checkout: pip install -e '.[onnx]'); or write a .pt2, which needs no further package."
         )
 
 
 def largest_difference(model: nn.Module, run: Run, shape: Sequence[int]) -> float:
-    """The largest difference of scores over batches of random frames, as a share of the largest score."""
+    """Return the largest difference of scores on batches of random frames, relative to the largest score."""
     differences = []
     for batch in CHECKED_BATCHES:
         frames = _frames(batch, shape)
@@ -118,14 +118,14 @@ def largest_difference(model: nn.Module, run: Run, shape: Sequence[int]) -> floa
             expected = model(frames).numpy()
         found = run(frames)
         if found.shape != expected.shape:
-            raise PipelineError(f"The exported program gives the shape {found.shape}, torch gives {expected.shape}.")
+            raise PipelineError(f"The exported program returns the shape {found.shape}, torch {expected.shape}.")
         differences.append(float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12)))
     return max(differences)
 
 
 def _write_program(model: nn.Module, example: Tensor, path: Path) -> Run:
     program = _captured(model, example)
-    # Through memory: torch wants its own suffix, which a file that is written aside does not have.
+    # Through memory: torch requires its suffix, which a temporary file does not have.
     archive = io.BytesIO()
     torch.export.save(program, archive)
     path.write_bytes(archive.getvalue())
@@ -147,7 +147,7 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> Run:
         written = torch.onnx.export(program, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT],
             dynamic_shapes={"frames": {0: BATCH}}, verbose=False)  # fmt: skip
     assert written is not None
-    # One file: weights beside it would be lost when it is moved.
+    # One file: separate weights would be lost when the file is moved.
     written.save(path, external_data=False)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -173,7 +173,7 @@ def _frames(batch: int, shape: Sequence[int]) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what torch says of its own insides while it captures a model (recurrent layers: `_flat_weights`)."""
+    """Suppress torch's internal messages while it captures a model (recurrent layers: `_flat_weights`)."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

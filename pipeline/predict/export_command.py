@@ -1,4 +1,4 @@
-"""`pipeline export`: a saved model -> ONNX, or a program of `torch.export`, checked against torch."""
+"""`pipeline export`: export a saved model to ONNX or `torch.export`, checked against torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.settings.predict import ExportSettings
 
 
 def export(settings: ExportSettings) -> Exported:
-    """Write the model and say how far its scores lie from torch's.
+    """Export the model and print the difference of its scores from torch's.
 
     Raises:
-        PipelineError: no model, packages are missing, or the scores differ.
+        PipelineError: the model or packages are missing, or the scores differ.
     """
     classifier = load_model(settings.model)
     written = export_model(classifier, settings.out, settings.tolerance)

@@ -1,4 +1,4 @@
-"""What a notebook asks of a store: open it, and have its features as tensors."""
+"""Functions for notebooks: open a feature store and load its features as tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LabelledFeatures(NamedTuple):
     """Features of some clips as a head reads them.
 
     Shape:
-        features: (N, T, C, H, W) float16, H = W = 1 for pooled ones; labels: (N,) int64, -1 for an unlabelled clip.
+        features: (N, T, C, H, W) float16, H = W = 1 if pooled; labels: (N,) int64, -1 for an unlabelled clip.
     """
 
     features: Tensor
@@ -29,10 +29,10 @@ class LabelledFeatures(NamedTuple):
 
 
 def open_store(location: str | Path) -> FeatureStore:
-    """Open a feature store to read from.
+    """Open a feature store for reading.
 
     Raises:
-        PipelineError: there is no store, or it is damaged.
+        PipelineError: the store does not exist or is damaged.
     """
     return FeatureStore.open(location)
 
@@ -44,12 +44,12 @@ def features(
     view: str = TEST_VIEW,
     limit: int | None = None,
 ) -> LabelledFeatures:
-    """The features of the clips of a split that are done, all in RAM, in the order of the manifest.
+    """Load the features of the finished clips of a split into memory, in the order of the manifest.
 
-    `limit` takes the first clips only: feature maps of SqueezeNet take 1.4 MB a clip of 8 segments.
+    `limit` loads only the first clips: feature maps of SqueezeNet take 1.4 MB per clip of 8 segments.
 
     Raises:
-        PipelineError: no such clips, or the store does not hold these maps.
+        PipelineError: there are no such clips, or the store does not contain these maps.
     """
     if maps not in KINDS:
         raise PipelineError(f"`maps` (={maps!r}) must be one of {', '.join(KINDS)}.")

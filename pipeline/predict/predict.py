@@ -1,4 +1,4 @@
-"""Classes with scores for any clips; one that cannot be used does not stop the others."""
+"""Classify clips with a saved model; a clip that cannot be used does not stop the others."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CAPTION_PIXELS = 18
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one clip, the best class first; or the fault of the clip.
+    """The classes of one clip, the best first, or the failure of the clip.
 
     Shape:
-        pixels: (T, 3, S, S) uint8, the frames that were used, kept only where they were asked for.
+        pixels: (T, 3, S, S) uint8, the frames that were used, if they were requested.
     """
 
     clip: str
@@ -40,12 +40,12 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The best class; empty for a clip with a fault."""
+        """The best class; empty for a clip that failed."""
         return self.ranked[0].label if self.ranked else ""
 
 
 def predictions(scorer: Scorer, clips: Iterable[str], top: int = 5, keep_pixels: bool = False) -> Iterator[Prediction]:
-    """The predictions of clips in their order, each as soon as it is there; clips are decoded a few ahead."""
+    """Yield the predictions of clips in their order; clips are decoded ahead."""
     plan = view_plan_of(scorer.spec)
 
     for found in decoded_ahead(partial(_load, plan=plan), clips):
@@ -74,22 +74,22 @@ def predict(
     device: str = "cpu",
     dtype: str = "auto",
 ) -> list[Prediction]:
-    """Classify clips with a model (a file, or what `load_model` gave); folders of clips are taken apart.
+    """Classify clips with a model (a file, or the result of `load_model`); folders are replaced by their clips.
 
     Raises:
-        PipelineError: no model file, or no clips.
+        PipelineError: there is no model file, or there are no clips.
     """
     given = [clips] if isinstance(clips, str | Path) else list(clips)
     return list(predictions(open_scorer(model, device, dtype), expanded(str(clip) for clip in given), top))
 
 
 def expanded(locations: Iterable[str]) -> list[str]:
-    """The clips that places name: a folder without images of its own stands for the clips below it, by name.
+    """Replace each folder without images by the clips inside it, sorted by name; keep all other locations.
 
-    Files below a folder count by their suffix; a folder with images is one clip. Anything else is taken as it is.
+    Clips inside a folder are video files, by their suffix, and folders of images.
 
     Raises:
-        PipelineError: a folder without any clip.
+        PipelineError: a folder contains no clip.
     """
     found: list[str] = []
     for location in locations:
@@ -107,14 +107,14 @@ def expanded(locations: Iterable[str]) -> list[str]:
 
 
 def contact_sheet(found: Iterable[Prediction]) -> Image.Image:
-    """The frames that were used, a row for each clip, with the frames' numbers and the best class.
+    """Draw the frames that were used, one row for each clip, with their numbers and the best class.
 
     Raises:
-        PipelineError: no prediction has its pixels.
+        PipelineError: no prediction has pixels.
     """
     rows = [prediction for prediction in found if prediction.pixels is not None]
     if not rows:
-        raise PipelineError("There are no frames to show: not one clip could be used.")
+        raise PipelineError("There are no frames to show: no clip could be used.")
     num_columns = max(len(row.frame_indices) for row in rows)
     row_pixels = THUMBNAIL_PIXELS + CAPTION_PIXELS
     sheet = Image.new("RGB", (num_columns * THUMBNAIL_PIXELS, len(rows) * row_pixels), "white")

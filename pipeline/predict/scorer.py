@@ -1,4 +1,4 @@
-"""A model ready to score: in the number types, and by the very code, in which its features were made in training."""
+"""Compute scores of a saved model with the code and the number types that made its features in training."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ DTYPES = ("auto", "float32", "bfloat16")
 
 
 class Scorer:
-    """Features and scores of a saved model. The classifier that is given is copied, not changed.
+    """Features and scores of a saved model. The given classifier is copied, not changed.
 
-    A model that was fitted on cached features is run as the cache was made: the backbone frozen, in batches that never
-    cross a view, its features rounded to float16. A finetuned model is run as it was validated in training.
+    A model that was fitted on cached features runs as in the extraction: with a frozen backbone, batches of a single
+    view, and features rounded to float16. A finetuned model runs as in the validation during training.
 
-    dtype: of the backbone; `auto` is the one in which the model was trained, where the machine has it, else float32.
-    compile_mode: `eager` starts at once; `jit` and `inductor` pay for many clips.
+    dtype: number type of the backbone; `auto` is that of training if the machine supports it, else float32.
+    compile_mode: `eager` starts at once; `jit` and `inductor` are worth it for many clips.
 
     Raises:
-        PipelineError: a device or type that is not there.
+        PipelineError: the device or the type does not exist.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Scorer:
         self.spec = classifier.spec
         self.device = find_device(device)
         self.dtype = _chosen_dtype(dtype, self.spec.compute_dtype, device)
-        # `auto` follows training; a type that is asked for holds for the head too.
+        # `auto` uses the types of training; a requested type is used for the head too.
         trained = self.spec.precision
         precision = trained if dtype == "auto" or trained == "float32" else dtype
         self.compute = head_compute.choose_compute(self.spec.head, device, precision)
@@ -68,13 +68,13 @@ class Scorer:
         return self.spec.classes
 
     def features(self, pixels: Tensor) -> Tensor:
-        """The features of any number of frames, as the head reads them.
+        """Compute the features of any number of frames, as the head reads them.
 
         Shape:
             pixels: (T, 3, S, S) uint8. returns: (T, C, h, w), h = w = 1 for a head of pooled features.
 
         Raises:
-            ClipError: a value beyond float16, the type of the cache.
+            ClipError: a value exceeds the range of float16, the type of the cache.
         """
         if self._end_to_end is not None:
             with torch.inference_mode():
@@ -86,7 +86,7 @@ class Scorer:
         return torch.from_numpy(maps).permute(0, 3, 1, 2)  # channels last in memory, as from the store
 
     def scores(self, features: Tensor) -> NDArray[np.float64]:
-        """The scores before softmax. Shape: (B, T, C, h, w) -> (B, K)."""
+        """Compute the scores before softmax. Shape: (B, T, C, h, w) -> (B, K)."""
         with torch.inference_mode():
             if self._end_to_end is not None:
                 found = self._end_to_end.scores(features.to(self.device))
@@ -96,14 +96,14 @@ class Scorer:
             return found.float().cpu().numpy().astype(np.float64)
 
     def clip_scores(self, views: Sequence[Tensor]) -> NDArray[np.float64]:
-        """The scores of one clip: the mean over its views, before softmax. Shape: V times (T, 3, S, S) -> (K,)."""
+        """Compute the mean scores of a clip over its views, before softmax. Shape: V times (T, 3, S, S) -> (K,)."""
         mean: NDArray[np.float64] = self.scores(torch.stack([self.features(view) for view in views])).mean(axis=0)
         return mean
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """A class with its score before softmax and its probability after it, from 0 to 1."""
+    """A class with its score before softmax and its probability from 0 to 1."""
 
     label: str
     score: float
@@ -111,7 +111,7 @@ class ClassScore:
 
 
 def ranked(scores: NDArray[np.float64], classes: Sequence[str], top: int) -> tuple[ClassScore, ...]:
-    """The `top` classes, the best first; among equal scores the first class. Shape: scores: (K,)."""
+    """Return the `top` classes, the best first; equal scores are in the order of the classes. Shape: scores: (K,)."""
     probabilities = softmax(scores)
     order = np.argsort(-scores, kind="stable")[:top]
     return tuple(ClassScore(classes[at], float(scores[at]), float(probabilities[at])) for at in order)
@@ -120,7 +120,7 @@ def ranked(scores: NDArray[np.float64], classes: Sequence[str], top: int) -> tup
 def open_scorer(
     model: Scorer | Classifier | Path | str, device: str = "cpu", dtype: str = "auto", compile_mode: str = "eager"
 ) -> Scorer:
-    """A scorer of a model file or of a classifier; one that is ready already is returned as it is."""
+    """Create the scorer of a model file or of a classifier; a given scorer is returned unchanged."""
     if isinstance(model, Scorer):
         return model
     classifier = model if isinstance(model, Classifier) else load_model(model)
@@ -132,5 +132,5 @@ def _chosen_dtype(asked: str, trained: str, device: str) -> str:
         raise PipelineError(f"`dtype` (={asked!r}) must be one of {', '.join(DTYPES)}.")
     if asked != "auto":
         return asked
-    # float16 is what a GPU without bfloat16 trains in; here float32 stands for it.
+    # float16 is used in training on a GPU without bfloat16; here it is replaced by float32.
     return "bfloat16" if trained == "bfloat16" and multiplies_bfloat16_fast(device) else "float32"

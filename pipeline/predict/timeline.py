@@ -1,4 +1,4 @@
-"""Scores over the time of a long video: a window slides over it, and each window is scored as a clip."""
+"""Scores over time of a long video: a window slides over it, and each window is scored as a clip."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Timeline:
         return self.starts.astype(np.float64) + self.window_frames / 2
 
     def rows(self) -> list[tuple[int, int, str, float]]:
-        """First frame, last frame, best class and its probability of each window."""
+        """Return first frame, last frame, best class and its probability for each window."""
         probabilities = softmax(self.scores, axis=1)
         best = self.scores.argmax(axis=1)
         return [
@@ -61,14 +61,14 @@ class Timeline:
 
 
 def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | None = None) -> Timeline:
-    """Score windows of `window_frames` frames, one every `stride_frames` (by default a segment: windows share frames).
+    """Score windows of `window_frames` frames, one every `stride_frames` (by default a segment: windows overlap).
 
-    The frames of a window are those that a clip of its length would show, so a window scores as that clip alone does.
-    Each frame is decoded once and goes through the backbone once; memory holds the features of one window.
+    A window uses the frames of a clip of the same length, so it gets the scores of that clip. Each frame is decoded
+    once and goes through the backbone once; only the features of one window are in memory.
 
     Raises:
         ClipError: the video cannot be used.
-        PipelineError: a window or stride below 1.
+        PipelineError: window or stride is below 1.
     """
     plan = view_plan_of(scorer.spec)
     stride = max(1, window_frames // plan.num_segments) if stride_frames is None else stride_frames
@@ -84,7 +84,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
         waiting = deque(starts.tolist())
         scores: list[NDArray[np.float64]] = []
         stream = zip(wanted.tolist(), reader.stream(wanted), strict=True)
-        # As many frames at once as a view has: the batch for which the backbone was made ready.
+        # As many frames at once as in a view: the batch size for which the backbone was prepared.
         while batch := list(itertools.islice(stream, plan.num_segments)):
             frames = np.stack([frame for _, frame in batch])
             pixels = render(frames, crop, flip=False, size=plan.input_size)
@@ -99,7 +99,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
 
 
 def write_timeline_csv(path: Path, timeline: Timeline) -> None:
-    """A line for each window: its first and last frame, its best class, and every class's score before softmax."""
+    """Write a line for each window: first and last frame, best class, and the score of every class before softmax."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["first_frame", "last_frame", "predicted", *(f"score:{label}" for label in timeline.classes)])
@@ -117,7 +117,7 @@ def draw_timeline(path: Path, timeline: Timeline, fps: float | None = None) -> N
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.add_subplot()
     for label in shown:
-        # A point at each window: a single one would be a line without length.
+        # Markers, because the line of a single window has no length.
         axes.plot(times, 100 * probabilities[:, label], label=timeline.classes[label], marker=".", linewidth=1.8)
     axes.set_ylim(0, 100)
     axes.set_xlim(0, timeline.num_frames / (fps or 1.0))

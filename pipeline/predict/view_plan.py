@@ -1,4 +1,4 @@
-"""The views of a clip by which a saved model is scored."""
+"""The views of a clip on which a saved model is scored."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Which views of a clip are scored, the test view first; all that the model file says of its transform.
+    """The views of a clip to score, the test view first, with the transform of the model file.
 
-    num_crops: 1 is the centre; 3 adds the two ends of the long side, 5 the four corners, all of the centre's size.
-    num_draws: further views with one random frame of each segment and the centre crop, from seed, clip and number.
+    num_crops: 1 is the centre; 3 adds the two ends of the long side, 5 the four corners, all in the size of the centre.
+    num_draws: number of further views with one random frame of each segment and the centre crop; each is determined by
+        seed, clip and number.
     """
 
     num_segments: int
@@ -41,7 +42,7 @@ class ViewPlan:
             raise PipelineError(f"`draws` (={self.num_draws}) must not be negative.")
 
     def views(self, clip_id: str, num_frames: int, height: int, width: int) -> list[View]:
-        """The views of one clip of that many frames, height and width in pixels."""
+        """Return the views of a clip; height and width are in pixels."""
         shape = (num_frames, height, width)
         config = ViewConfig(self.num_segments, self.choices, self.crop_fraction, self.input_size, self.seed)
         first = config.test(*shape)
@@ -55,7 +56,7 @@ class ViewPlan:
 
 
 def view_plan_of(spec: ModelSpec, num_crops: int = 1, num_draws: int = 0, seed: int = 0) -> ViewPlan:
-    """Return the views by which to score a model: those of the transform that it was trained with."""
+    """Return the views on which to score a model: those of the transform with which it was trained."""
     preprocessing = spec.preprocessing
     return ViewPlan(
         num_segments=spec.num_segments,

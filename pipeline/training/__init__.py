@@ -1,1 +1,1 @@
-"""Training of heads on cached features, and of whole models on clips."""
+"""Code shared by the training of heads on cached features and of whole models on clips."""

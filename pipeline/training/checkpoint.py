@@ -1,4 +1,4 @@
-"""The state of a training between epochs, on disk: whole or absent, and loaded as tensors and plain values alone."""
+"""Write and read the state of a training atomically; only tensors and plain values are loaded."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipeline.files import written_aside
 
 
 def write_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
-    """Write a state under the digest of the settings that it belongs to."""
+    """Write a state with the digest of its settings."""
     with written_aside(path) as aside:
         torch.save({"digest": digest, "state": state}, aside)
 
 
 def read_checkpoint(path: Path, digest: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The state that was written under the same digest; None where there is none, or one of other settings.
+    """Return the state that was written with the same digest; None if there is none, or one of other settings.
 
     Raises:
-        PipelineError: the file is there but is no checkpoint.
+        PipelineError: the file exists but is not a checkpoint.
     """
     try:
         found = torch.load(path, map_location=device, weights_only=True)

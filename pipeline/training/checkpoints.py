@@ -1,7 +1,7 @@
-"""A folder of checkpoints: the last few, written while training goes on, and the best epoch.
+"""A folder of checkpoints: the latest few and the best epoch.
 
-Each is written aside and moved into place, so a kill leaves the ones before it. The best is kept beside the last ones,
-not among them, so that no number of later epochs drives it out.
+Each is written to a temporary file and moved into place, so a kill leaves the earlier ones. The best epoch has a
+separate file, so that later epochs never delete it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUMBERED = re.compile(r"step-(\d+)\.pt")
 
 
 class CheckpointFolder:
-    """Checkpoints of one training. `digest` is that of its settings: those of other settings are not its own."""
+    """Checkpoints of one training. `digest` is that of its settings; checkpoints of other settings are ignored."""
 
     def __init__(self, folder: Path, digest: str, num_kept: int = 2) -> None:
         if num_kept < 1:
@@ -28,12 +28,12 @@ class CheckpointFolder:
         self.folder, self.digest, self.num_kept = folder, digest, num_kept
 
     def paths(self) -> list[Path]:
-        """The numbered checkpoints, oldest first."""
+        """Return the numbered checkpoints, oldest first."""
         found = [(int(match[1]), path) for path in self.folder.glob("*.pt") if (match := NUMBERED.fullmatch(path.name))]
         return [path for _, path in sorted(found)]
 
     def write(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after that many steps, then drop what is older than the last `num_kept`."""
+        """Write the state after `step` steps, and delete all but the latest `num_kept`."""
         write_checkpoint(self.folder / f"step-{step:08d}.pt", self.digest, state)
         for path in self.paths()[: -self.num_kept]:
             path.unlink()
@@ -43,15 +43,15 @@ class CheckpointFolder:
         write_checkpoint(self.folder / BEST, self.digest, state)
 
     def read_last(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The state after the most steps; None where there is none of these settings."""
+        """Return the latest state; None if there is none of these settings."""
         paths = self.paths()
         return read_checkpoint(paths[-1], self.digest, device) if paths else None
 
     def read_best(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The state of the best epoch; None before the first one."""
+        """Return the state of the best epoch; None before the first one."""
         return read_checkpoint(self.folder / BEST, self.digest, device)
 
     def clear(self) -> None:
-        """Delete the checkpoints: they belong to other settings, or to a training that has ended."""
+        """Delete all checkpoints."""
         for path in [*self.paths(), self.folder / BEST]:
             path.unlink(missing_ok=True)

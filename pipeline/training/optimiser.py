@@ -1,7 +1,7 @@
-"""Which parameters are trained, in which groups, at which rate and decay.
+"""Optimiser and its parameter groups, with their learning rates and weight decays.
 
-Every trainable parameter is in exactly one group, or is left out because the recipe says so; anything else stops
-the training before its first step.
+Every trainable parameter is in exactly one group, or the recipe leaves it out; anything else is an error before the
+first step.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class ParameterGroup:
 
 @dataclass
 class ParameterPlan:
-    """What the optimiser gets and what the recipe leaves as it starts.
+    """The parameters that the optimiser trains, and those that the recipe leaves untrained.
 
-    left_out_by: the choice of the recipe that leaves a parameter out, by the parameter's name.
+    left_out_by: the option of the recipe that leaves a parameter out, by the parameter's name.
     """
 
     groups: list[ParameterGroup]
@@ -55,14 +55,14 @@ class ParameterPlan:
         return [parameter for group in self.groups for parameter in group.parameters.values()]
 
     def lines(self) -> list[str]:
-        """The plan for a reader: a line a group, and one for each choice that leaves parameters out."""
+        """Return the plan as text: a line for each group, and one for each option that leaves parameters out."""
         lines = [group.describe() for group in self.groups]
         for switch in dict.fromkeys(self.left_out_by.values()):
             names = [name for name in self.left_out if self.left_out_by[name] == switch]
             num_values = sum(self.left_out[name].numel() for name in names)
             lines.append(
-                f"NOT trained, as in the published code ({switch}): {', '.join(names)} ({num_values:,} values stay as "
-                "they start)"
+                f"NOT trained, as in the published code ({switch}): {', '.join(names)} ({num_values:,} values keep "
+                "their initial values)"
             )
         return lines
 
@@ -70,13 +70,13 @@ class ParameterPlan:
 def plan_parameters(
     parts: Mapping[str, tuple[nn.Module, float]], choices: TrainConfig, num_norms_before: int = 0
 ) -> ParameterPlan:
-    """Put every trainable parameter of the named modules into a group. `parts` gives a module and its rate by name.
+    """Put every trainable parameter of the named modules into a group. `parts` has a module and its rate by name.
 
-    `num_norms_before` is the number of 2D batch norms of a backbone that is not among `parts`: with
-    `partial_bn="backbone_and_head"` scale and shift are trained in the first 2D batch norm of the whole network only.
+    `num_norms_before` is the number of 2D batch norms of a backbone that is not in `parts`: with
+    `partial_bn="backbone_and_head"` only the first 2D batch norm of the whole network trains its scale and shift.
 
     Raises:
-        PipelineError: a trainable parameter that no rule puts into a group, or that two modules share at two rates.
+        PipelineError: no rule applies to a trainable parameter, or two modules share it at two rates.
     """
     groups: dict[str, ParameterGroup] = {}
     left_out: dict[str, nn.Parameter] = {}
@@ -102,10 +102,10 @@ def plan_parameters(
 
 
 def check_plan(plan: ParameterPlan, modules: Mapping[str, nn.Module]) -> None:
-    """Hold a plan against the modules: each trainable parameter in exactly one place.
+    """Check that each trainable parameter of the modules occurs in a plan exactly once.
 
     Raises:
-        PipelineError: a parameter is in no group, or in two; the message names it.
+        PipelineError: a parameter is in no group or in two; the message names it.
     """
     counts: dict[int, int] = {}
     for parameter in [*plan.trained, *plan.left_out.values()]:
@@ -116,12 +116,12 @@ def check_plan(plan: ParameterPlan, modules: Mapping[str, nn.Module]) -> None:
             if parameter.requires_grad and count != 1:
                 raise PipelineError(
                     f"The trainable parameter '{part}.{name}' is in {count} optimiser groups; it must be in exactly "
-                    "one. Give it to one group, or set requires_grad to False."
+                    "one. Put it in one group, or set requires_grad to False."
                 )
 
 
 def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
-    """The recipe's optimiser over the groups of a plan. Each group keeps its rate as `base_lr` for the schedule."""
+    """Build the recipe's optimiser for the groups of a plan. `base_lr` of a group is its rate for the schedule."""
     groups = [
         {
             "params": list(group.parameters.values()),
@@ -131,11 +131,11 @@ def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
         }
         for group in plan.groups
     ]
-    # One kernel updates all values of a parameter; the plain form walks over them once for each operation.
+    # Fused: one kernel updates all values of a parameter, instead of one pass for each operation.
     if choices.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, lr=choices.lr, momentum=choices.momentum, fused=True)
-        # torch would begin the momentum with memory that nobody has written, and leave it so where the loss scaler
-        # skips the first step. From zeros the first velocity is the gradient, as in the plain form.
+        # torch starts the momentum with uninitialised memory, which remains if the loss scaler skips the first step.
+        # Starting from zeros, the first velocity is the gradient, as without fusing.
         for parameter in (parameter for group in plan.groups for parameter in group.parameters.values()):
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimiser
@@ -143,16 +143,16 @@ def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
 
 
 def set_rates(optimiser: Optimizer, factor: float) -> None:
-    """Set the rate of every group to its own rate times the schedule's factor."""
+    """Set the rate of every group to its base rate times the schedule's factor."""
     for group in optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 def clip_gradients(plan: ParameterPlan, choices: TrainConfig) -> Tensor | None:
-    """Clip the gradients as the recipe says; returns their norm before, or None where nothing is clipped.
+    """Clip the gradients as the recipe says; return their norm before clipping, or None without clipping.
 
-    With `clip_scope="all"` the gradients of parameters that are left out count too. Nobody sets those to zero, so
-    they pile up from step to step and leave less and less to the trained ones, as in the published code.
+    With `clip_scope="all"` the norm includes the gradients of parameters that are left out. They are never cleared, so
+    they accumulate from step to step and reduce the gradients of the trained ones, as in the published code.
     """
     if choices.clip_norm == 0:
         return None
@@ -163,7 +163,7 @@ def clip_gradients(plan: ParameterPlan, choices: TrainConfig) -> Tensor | None:
 
 
 def clear_gradients(plan: ParameterPlan, choices: TrainConfig) -> None:
-    """Forget the gradients before a step, but not those that pile up in the published code."""
+    """Clear the gradients before a step, except those that accumulate in the published code."""
     for parameter in plan.trained:
         parameter.grad = None
     if choices.clip_scope == "trained":
@@ -172,7 +172,7 @@ def clear_gradients(plan: ParameterPlan, choices: TrainConfig) -> None:
 
 
 def freeze_later_norms(backbone: nn.Module) -> None:
-    """Freeze the 2D batch norms of a backbone but the first: evaluation mode, scale and shift not trained.
+    """Freeze the 2D batch norms of a backbone except the first: evaluation mode, scale and shift not trained.
 
     Call it before the optimiser is built and again after each `backbone.train()`.
     """
@@ -183,7 +183,7 @@ def freeze_later_norms(backbone: nn.Module) -> None:
 
 
 def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    """Every parameter once, with its full name and the module that owns it."""
+    """Yield every parameter once, with its full name and the module that owns it."""
     seen: set[int] = set()
     for path, owner in module.named_modules():
         for name, parameter in owner.named_parameters(recurse=False):
@@ -193,7 +193,7 @@ def _own_parameters(part: str, module: nn.Module) -> Iterator[tuple[str, nn.Modu
 
 
 def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: TrainConfig) -> str | None:
-    """Return the choice of the recipe that leaves a parameter out of the optimiser, or None where it is trained."""
+    """Return the option of the recipe that leaves a parameter out of the optimiser, or None if it is trained."""
     if choices.partial_bn == "backbone_and_head" and is_later_norm:
         return f"partial_bn={choices.partial_bn}"
     is_first = name.rpartition(".")[2] == TRAINED_RECURRENT_PARAMETER
@@ -203,7 +203,7 @@ def _left_out_by(owner: nn.Module, name: str, is_later_norm: bool, choices: Trai
 
 
 def _kind_of(owner: nn.Module, name: str, choices: TrainConfig) -> tuple[str, float, bool]:
-    """The kind of a parameter, the factor on its learning rate, and whether it decays."""
+    """Return the kind of a parameter, the factor on its learning rate, and whether it decays."""
     if choices.weight_decay_groups == "all":
         return "all", 1.0, True
     last = name.rpartition(".")[2]

@@ -1,6 +1,6 @@
-"""The learning rate over the epochs, and when to stop.
+"""Schedules of the learning rate, which also decide when to stop.
 
-A schedule gives a factor on every group's own rate. It is plain state that a checkpoint holds.
+A schedule returns a factor on the base rate of every group. Its state is plain data for a checkpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pipeline.recipe import TrainConfig
 
 NUM_DROPS = 2
 DROP_FACTOR = 0.1
-# A loss counts as improved when it falls by this share of the best; torch's plateau scheduler has the same default.
+# A loss has improved if it falls by this share of the best loss; torch's plateau scheduler has the same default.
 RELATIVE_IMPROVEMENT = 1e-4
 
 
@@ -38,7 +38,7 @@ class Schedule:
         self.is_over = choices.epochs == 0
 
     def factor(self, epoch: int, fraction: float = 0.0) -> float:
-        """The factor in epoch `epoch`, counted from 0, of which the share `fraction` is done."""
+        """Return the factor in epoch `epoch`, counted from 0, after the share `fraction` of it."""
         done_epochs = epoch + fraction
         warmup = min(1.0, done_epochs / self._warmup_epochs) if self._warmup_epochs else 1.0
         return warmup * self._scheduled(epoch, fraction)
@@ -51,7 +51,7 @@ class Schedule:
         return 0.5 * (1.0 + math.cos(math.pi * (epoch + fraction) / self._num_epochs))
 
     def observe(self, epoch: int, val_loss: float) -> None:
-        """Take note of the validation loss at the end of epoch `epoch`; sets `is_over` when it was the last."""
+        """Record the validation loss at the end of epoch `epoch`; set `is_over` if it was the last."""
         if self._kind == "plateau":
             self._observe_plateau(val_loss)
         if epoch + 1 >= self._num_epochs:
@@ -72,7 +72,7 @@ class Schedule:
             self._num_drops += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
+        """Return the state for a checkpoint."""
         return {
             "best_loss": self._best_loss,
             "num_bad_epochs": self._num_bad_epochs,

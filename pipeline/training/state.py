@@ -1,4 +1,4 @@
-"""The state that both training loops keep between epochs: weights, optimiser, schedule, history, best epoch, time."""
+"""State that both training loops keep between epochs: weights, optimiser, schedule, history, best epoch, time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.training.schedule import Schedule
 
 
 class TrainingState:
-    """State of one training. `state_dict` holds all of it as tensors and plain values, for a checkpoint.
+    """State of one training. `state_dict` returns it as tensors and plain values, for a checkpoint.
 
-    `epoch` is the number of epochs that are done. `best` is top-1 and loss of the best epoch on the selection clips.
+    `epoch` is the number of finished epochs. `best` is top-1 and loss of the best epoch on the selection clips.
     """
 
     def __init__(self, model: nn.Module, plan: ParameterPlan, optimiser: Optimizer, schedule: Schedule) -> None:
@@ -30,13 +30,13 @@ class TrainingState:
         self._seconds_before = 0.0
 
     def record_start(self, found: Mapping[str, float]) -> None:
-        """Record the scores of the selection clips before the first step as epoch 0; empty where there are none."""
+        """Record the scores of the selection clips before the first step as epoch 0; `found` may be empty."""
         self.history.append(EpochRecord(0, 0.0, None, None, found.get("loss"), found.get("top1")))
 
     def end_epoch(self, rate: float, train_loss: float, train_top1: float, found: Mapping[str, float]) -> bool:
         """Record an epoch with the metrics of the selection clips, and return whether it is the best so far.
 
-        The best epoch has the highest top-1; among equal ones the lowest loss; among equal ones it is the first.
+        The best epoch has the highest top-1; in a tie, the lowest loss; in a further tie, it is the first.
         """
         self.schedule.observe(self.epoch, found["loss"])
         self.epoch += 1
@@ -55,7 +55,7 @@ class TrainingState:
         """Return everything that the rest of the training depends on, except for random states."""
         return {
             "model": self.model.state_dict(),
-            # Gradients that pile up in parameters which no step clears, under clip_scope=all.
+            # With clip_scope=all, the gradients of these parameters accumulate over the steps.
             "left_out_gradients": {
                 name: parameter.grad for name, parameter in self.plan.left_out.items() if parameter.grad is not None
             },
