@@ -1,9 +1,9 @@
-"""Question: how much faster are the prepared forms of a backbone than eager float32, and what error does bfloat16 cost?
+"""Question: how much faster are the compiled forms of a backbone than eager float32, and how large is bfloat16's error?
 
-Each form is timed on the same batch of random frames, forward pass and normalisation; the forms take turns within every
-round, so that a slow spell of the machine falls on all, and a factor is the median of the rounds' ratios to eager
-float32 in NCHW. The error is ||bf16 - fp32|| / ||fp32|| of the maps, and of the pooled features, on real frames of the
-videos given (drawn ones without): random weights get batch norms calibrated on other frames of the same videos.
+Each form is timed on the same batch of random frames, forward pass and normalisation. All forms run in turn within
+every round, so that a slow period of the machine affects all; a factor is the median of the rounds' ratios to eager
+float32 in NCHW. The error is ||bf16 - fp32|| / ||fp32|| of the maps, and of the pooled features, on frames of the given
+videos (without videos, on drawn frames); with random weights, batch norms are calibrated on other frames of them.
 
     python -m benchmarks.backbones
     python -m benchmarks.backbones --backbones squeezenet --weights PATH.pth --videos A.mp4 B.mp4 --rounds 7
@@ -46,7 +46,7 @@ def channels_last(backbone: Backbone, example: Tensor) -> Form:
 def frozen_trace(backbone: Backbone, example: Tensor) -> Form:
     prepared = backbone.to(torch.bfloat16).to(memory_format=torch.channels_last)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Tracing fixes the shape, which is what is wanted.
+        warnings.simplefilter("ignore")  # tracing fixes the shape, as intended
         return torch.jit.freeze(torch.jit.trace(prepared, example, check_trace=False))
 
 
@@ -69,7 +69,7 @@ FORMS: dict[str, Callable[[Backbone, Tensor], Form]] = {
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Return a description of the machine."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
@@ -83,7 +83,7 @@ def machine() -> dict[str, Any]:
 
 
 def speed(backbone: Backbone, batch: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Frames per second of each form, and its factor over the first, medians of `rounds` rounds."""
+    """Measure frames per second of each form, and its factor over the first, as medians of `rounds` rounds."""
     size = backbone.preprocessing.input_size
     values = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     frames = torch.from_numpy(values).permute(0, 3, 1, 2)
@@ -112,7 +112,7 @@ def speed(backbone: Backbone, batch: int, rounds: int) -> dict[str, dict[str, fl
 
 
 def real_frames(videos: list[str], num_frames: int) -> Tensor:
-    """Equidistant frames of each video, centre crop, (N, 3, 224, 224) uint8; smooth drawn ones where there is none."""
+    """Read equidistant frames of each video, centre crop, (N, 3, 224, 224) uint8; draw smooth ones without videos."""
     if not videos:
         coarse = torch.rand(num_frames, 3, 14, 14, generator=torch.Generator().manual_seed(0)) * 255
         return torch.nn.functional.interpolate(coarse, 224, mode="bicubic").clamp(0, 255).to(torch.uint8)
@@ -127,7 +127,7 @@ def real_frames(videos: list[str], num_frames: int) -> Tensor:
 
 
 def bfloat16_errors(backbone: Backbone, frames: Tensor) -> dict[str, float]:
-    """Relative error of bfloat16 and of float16 storage alone, in the Euclidean norm."""
+    """Return the relative error of bfloat16, and that of float16 storage only, in the Euclidean norm."""
     rounded_backbone = copy.deepcopy(backbone).to(torch.bfloat16)
     with torch.inference_mode():
         exact, rounded = (
@@ -153,8 +153,10 @@ def main() -> None:
     parser.add_argument("--videos", nargs="*", default=[])
     parser.add_argument("--frames", type=int, default=48)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5, help="0 leaves the timing out")
-    parser.add_argument("--threads", type=int, default=1, help="extraction runs one process of one thread a core")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds; 0: no timing")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="number of threads; extraction runs processes of one thread each"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     keep_memory_between_batches()

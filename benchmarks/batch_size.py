@@ -1,9 +1,9 @@
-"""What do larger batches save, and what do they cost in accuracy, with the learning rate scaled for them?
+"""Question: how much time do larger batches save, and how much accuracy do they cost, with a scaled learning rate?
 
-Fits heads from the same seeds at several batch sizes, one thread each, and prints for each the mean over heads of top-1
-on the selection clips (what a default may be chosen by) and on the reported ones, and the median over heads and seeds
-of its processor time against that of the first. AdamW's rate is scaled by the root of the ratio of batch sizes, and by
-the ratio itself.
+Fits heads with the same seeds at several batch sizes, one thread each. For each it prints the mean over heads of top-1
+on the selection clips (which may be used to choose a default) and on the reported ones, and the median over heads and
+seeds of its CPU time relative to that of the first. AdamW's rate is scaled by the root of the ratio of batch sizes, and
+by the ratio.
 
     python -m benchmarks.batch_size STORE --epochs 20 --out batch_size.json
 """
@@ -33,12 +33,12 @@ from pipeline.store import FeatureStore
 
 SMALL_HEADS = "mlp,tsn,trn,rnn_tanh,rnn_relu,lstm,gru,blstm"
 BASE = 16
-# Batch size, and the power of its ratio to `BASE` by which the rate is multiplied.
+# Batch size, and the exponent of its ratio to `BASE` in the factor on the learning rate.
 VARIANTS = ((16, 0.0), (32, 0.5), (32, 1.0), (64, 0.5), (64, 1.0))
 
 
 def measured(data: CachedData, head: str, seed: int, batch_size: int, power: float, epochs: int) -> dict[str, Any]:
-    """Fit once; the processor time leaves out what other processes on the machine do."""
+    """Fit once; CPU time does not include other processes on the machine."""
     recipe = named_recipe("cached")
     rate = recipe.training.lr * (batch_size / BASE) ** power
     recipe = recipe.with_overrides(batch_size=batch_size, lr=rate, epochs=epochs)
@@ -55,7 +55,7 @@ def measured(data: CachedData, head: str, seed: int, batch_size: int, power: flo
 
 
 def table(fits: list[dict[str, Any]]) -> str:
-    """Means over heads of the means over seeds, and the median ratio of times."""
+    """Return means over heads of the means over seeds, and the median ratio of times."""
     lines = ["| batch | rate | top-1, selection | top-1, reported | time against 16 |", "|---|---|---|---|---|"]
     first = {(fit["head"], fit["seed"]): fit for fit in fits if fit["batch_size"] == BASE}
     for batch_size, power in VARIANTS:

@@ -1,9 +1,9 @@
-"""Question: how many clips a second can be decoded, and what does the pipeline's way save against the naive ones?
+"""Question: how many clips per second can be decoded, and how much faster is the pipeline than simple ways?
 
-Eight frames (the test view's) of clips of 40 drawn frames. VP9 in WebM at 240 pixels height, as Something-Something has
-it: `open_clip` in one process and in several, against seeking to each frame, and against turning every frame into RGB.
-JPG folders at 100 pixels height, as Jester has it: `open_clip` against Pillow. The ways take turns within every round;
-a factor is the median of the rounds' ratios to `open_clip` in one process.
+It decodes eight frames (those of the test view) of clips of 40 drawn frames. VP9 in WebM at 240 pixels height, as in
+Something-Something: `open_clip` in one process and in several, seeking to each frame, and converting every frame to
+RGB. JPG folders at 100 pixels height, as in Jester: `open_clip` and Pillow. All ways run in turn within every round; a
+factor is the median of the rounds' ratios to `open_clip` in one process.
 
     python -m benchmarks.decode
     python -m benchmarks.decode --processes 2 --rounds 7 --clips 40
@@ -35,7 +35,7 @@ INDICES = test_frame_indices(NUM_FRAMES, NUM_SEGMENTS).tolist()
 
 
 def drawn_clip(seed: int, height: int, width: int) -> np.ndarray:
-    """A textured, slightly noisy background with a shape that moves over it: (T, H, W, 3)."""
+    """Draw a textured, slightly noisy background with a moving shape: (T, H, W, 3)."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(40, 216, (height // 12, width // 12, 3), np.uint8))
     background = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
@@ -65,7 +65,7 @@ def by_seeking(path: str) -> np.ndarray:
 
 
 def by_converting_all(path: str) -> np.ndarray:
-    """Every frame to RGB with the library's own threads, then pick."""
+    """Convert every frame to RGB with the library's threads, then select."""
     with av.open(path) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[INDICES]
 
@@ -75,7 +75,7 @@ def by_pillow(path: str) -> np.ndarray:
 
 
 def timed(work: Callable[[], object], num_clips: int) -> float:
-    """Clips a second."""
+    """Return clips per second."""
     started_at = time.perf_counter()
     work()
     return num_clips / (time.perf_counter() - started_at)
@@ -87,7 +87,7 @@ def measure(ways: dict[str, Callable[[str], np.ndarray]], paths: Sequence[str], 
 
     rates: dict[str, list[float]] = {}
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        pool.map(shape_of, paths)  # imports done
+        pool.map(shape_of, paths)  # so that imports are not timed
         for round_number in range(rounds + 1):
             work = {name: one_by_one(way) for name, way in ways.items()}
             work[f"open_clip, {processes} processes"] = lambda: pool.map(shape_of, paths, chunksize=4)

@@ -1,13 +1,13 @@
-"""What do frozen features say about the demo's clips, with and without the order of their frames?
+"""Question: how accurate is a linear model on the demo's frozen features, with and without the order of the frames?
 
-A ridge regression on the test views of a store, fitted on the training clips, its penalty chosen on `val`, judged on
-`test`:
+A ridge regression on the test views of a store is fitted on the training clips; its penalty is chosen on `val`, and it
+is evaluated on `test`:
 
     python -m benchmarks.demo_probe cache/gestures/squeezenet-8seg.zarr
 
-`mean` sees the mean over the segments, `sorted` each channel's values sorted over the segments (all that frames say
-without their order), `ordered` the segments in order. Accuracy over all classes, and within each time-reversed pair,
-where 50 % is chance.
+`mean` uses the mean over the segments, `sorted` the values of each channel sorted over the segments (all information
+except the order), `ordered` the segments in order. It prints the accuracy over all classes, and within each
+time-reversed pair, where chance is 50 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def ridge_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, penalty: float) -> np.ndarray:
-    """Scores of each class for the rows of `test`, by a ridge regression on one-hot labels in its dual form."""
+    """Compute the class scores of the rows of `test`, by a ridge regression on one-hot labels in its dual form."""
     mean, spread = train.mean(0), train.std(0) + 1e-3 * train.std() + 1e-9
     scale = spread * np.sqrt(train.shape[1])
     train, test = (train - mean) / scale, (test - mean) / scale

@@ -1,11 +1,11 @@
-"""Question: what disk, time and memory will a data set take, given the rates of a machine?
+"""Question: how much disk, time and memory does a data set take, given the rates of a machine?
 
-Nothing is measured here: it is arithmetic over rates, so that the tables in `docs/data-sets.md` come from a command and
-can be made again for another machine. The rates' defaults were measured on 2 cores of a Xeon with AMX (bf16), without
-a GPU; each can be given. `pipeline extract` prints the rate that it reaches, and `pipeline store info` the real size.
+Nothing is measured: the tables of `docs/data-sets.md` are computed from rates, so that they can be computed for another
+machine. The default rates were measured on 2 cores of a Xeon with AMX (bf16), without a GPU; each is an option.
+`pipeline extract` prints the rate that it reaches, and `pipeline store info` the real size.
 
     python -m benchmarks.expectations                                        # the tables of docs/data-sets.md
-    python -m benchmarks.expectations --cores 16 --forward-gpu 20000         # frames a second that your GPU does
+    python -m benchmarks.expectations --cores 16 --forward-gpu 20000         # frames per second of your GPU
     python -m benchmarks.expectations --num-segments 16 --views 2
 """
 
@@ -21,7 +21,7 @@ MEASURED_CORES = 2
 
 @dataclass(frozen=True)
 class DataSet:
-    """Counts as published, and how long its clips are on average (frames; only for stores of all frames)."""
+    """A data set: published numbers of clips, and mean length in frames (used for stores of all frames)."""
 
     name: str
     form: str
@@ -32,9 +32,9 @@ class DataSet:
 
 @dataclass(frozen=True)
 class BackboneRates:
-    """Of both measured cores together, bf16 and fp32, in frames a second; and what a clip of 8 segments takes.
+    """Frames per second of both measured cores together, in bf16 and fp32, and the sizes of features.
 
-    channels, kib_a_frame: pooled features have the first in 2 bytes each; a compressed map takes the second.
+    channels: number of channels, with 2 bytes each in pooled features. kib_a_frame: KiB of a compressed map.
     """
 
     forward_bf16: float
@@ -68,26 +68,26 @@ REACHED = 0.8
 
 
 def num_views(data: DataSet, views: int) -> int:
-    """Passes of a clip through the backbone, all clips together: a test view each, and draws for training clips."""
+    """Return the number of views of all clips: a test view of each, and the training views."""
     return data.num_train * (1 + views) + data.num_others
 
 
 def store_gb(data: DataSet, backbone: BackboneRates, segments: int, views: int) -> tuple[float, float]:
-    """Gigabytes of the pooled and of the spatial features."""
+    """Return the gigabytes of the pooled and of the spatial features."""
     frames = num_views(data, views) * segments
     return frames * backbone.channels * 2 / GB, frames * backbone.kib_a_frame * KIB / GB
 
 
 def all_frames_gb(data: DataSet, backbone: BackboneRates) -> float:
-    """Gigabytes of the pooled features of every frame (`--frames all`)."""
+    """Return the gigabytes of the pooled features of every frame (`--frames all`)."""
     return (data.num_train + data.num_others) * data.mean_frames * backbone.channels * 2 / GB
 
 
 def extraction_hours(data: DataSet, forward: float, decoded: float, segments: int, views: int) -> float:
-    """Hours where decoding and forward share the same cores: 1 / (1/decode + 1/forward), times what is reached.
+    """Return the hours if decoding and forward pass share the cores: the sum of their times / the reached share.
 
-    JPG folders decode only the frames that are taken, so their time grows with segments and views; a video is decoded
-    to its end once, whatever is taken.
+    In JPG folders only the used frames are decoded, so their time grows with segments and views; a video is always
+    decoded to its end once.
     """
     num_clips = data.num_train + data.num_others
     passes = num_views(data, views) * segments
@@ -96,7 +96,7 @@ def extraction_hours(data: DataSet, forward: float, decoded: float, segments: in
 
 
 def gpu_hours(data: DataSet, forward: float, decoded: float, segments: int, views: int) -> float:
-    """Hours where the cores decode while the GPU computes: the slower of the two."""
+    """Return the hours if the cores decode while the GPU computes: those of the slower one."""
     num_clips = data.num_train + data.num_others
     passes = num_views(data, views) * segments
     decode_seconds = passes / 8 / decoded if data.form == "jpg" else num_clips / decoded
@@ -104,13 +104,13 @@ def gpu_hours(data: DataSet, forward: float, decoded: float, segments: int, view
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def hours(value: float) -> str:
-    """A time as people say it."""
+    """Return a time with a suitable unit."""
     if value < 1 / 30:
         return f"{value * 3600:.0f} s"
     if value < 1:
@@ -119,7 +119,7 @@ def hours(value: float) -> str:
 
 
 def extraction_table(arguments: argparse.Namespace) -> str:
-    """Disk and time of extraction for each data set and backbone."""
+    """Return disk space and time of extraction for each data set and backbone."""
     scale = arguments.cores / MEASURED_CORES
     decoded = {"jpg": arguments.decode_jpg * scale, "vp9": arguments.decode_vp9 * scale}
     rows = []
@@ -147,7 +147,7 @@ def extraction_table(arguments: argparse.Namespace) -> str:
 
 
 def epoch_table(arguments: argparse.Namespace) -> str:
-    """Time of one epoch of each head on cached features."""
+    """Return the time of one epoch of each head on cached features."""
     scale = arguments.cores / MEASURED_CORES
     rows = [
         [head, *(hours(data.num_train / rate / scale / 3600) for data in DATA_SETS for rate in rates)]
@@ -158,7 +158,7 @@ def epoch_table(arguments: argparse.Namespace) -> str:
 
 
 def memory_lines(arguments: argparse.Namespace) -> str:
-    """What lies in memory: pooled features whole, spatial ones by the batch."""
+    """Return the memory of the pooled features; spatial maps are read batch by batch."""
     lines = []
     for data in DATA_SETS:
         parts = [
@@ -174,7 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-segments", type=int, default=8)
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--cores", type=float, default=MEASURED_CORES, help="rates grow with them: taken as linear")
+    parser.add_argument(
+        "--cores", type=float, default=MEASURED_CORES, help="number of cores; rates are assumed proportional to it"
+    )
     parser.add_argument("--decode-jpg", type=float, default=DECODED["jpg"], help="clips/s of two cores")
     parser.add_argument("--decode-vp9", type=float, default=DECODED["vp9"], help="clips/s of two cores")
     parser.add_argument(

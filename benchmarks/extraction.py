@@ -1,10 +1,10 @@
-"""Question: how near is a whole extraction to its bound on this machine, and how far ahead of the naive loop?
+"""Question: how close is a whole extraction to its upper bound on this machine, and how much faster than a simple loop?
 
-Clips of 40 drawn frames: VP9 in WebM at 240 pixels height, or JPG folders at 100 (`--kind jpg`). The bound is
+It uses clips of 40 drawn frames: VP9 in WebM at 240 pixels height, or JPG folders at 100 (`--kind jpg`). The bound is
 1 / (1 / D + 1 / F): D clips/s of decoding and rendering on all cores, F clips/s of the forward pass alone on all cores,
 each in as many single-threaded processes as there are cores. The whole extraction is `pipeline extract` with as many
-workers, from the second block of each worker to the last block, so without starting and compiling. The naive loop is
-PyAV, every frame turned into RGB, torchvision's resize, eager float32, one process with all threads.
+workers, timed from the second block of each worker to the last block, without start-up and compilation. The simple loop
+uses PyAV, converts every frame to RGB, resizes with torchvision, and runs eager float32 in one process, all threads.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --backbone bninception --weights random --kind jpg --clips 256
@@ -49,7 +49,7 @@ SECONDS_MEASURED = 5.0
 
 
 def write_clips(folder: Path, kind: str, count: int) -> Manifest:
-    """A manifest of clips; sixteen different ones, each listed under several names."""
+    """Write a manifest of clips: sixteen different ones, each listed under several names."""
     height, width = (240, 427) if kind == "vp9" else (100, 176)
     suffix = ".webm" if kind == "vp9" else ""
     for number in range(16):
@@ -62,21 +62,21 @@ def write_clips(folder: Path, kind: str, count: int) -> Manifest:
 
 
 def pixels_of(location: str) -> torch.Tensor:
-    """The test view of a clip, rendered."""
+    """Render the test view of a clip."""
     with open_clip(location) as reader:
         view = test_view(reader.num_frames, reader.height, reader.width, NUM_SEGMENTS, SamplingConfig())
         return render(reader.read(view.frame_indices), view.crop, view.flip)
 
 
 def decode_rate(locations: list[str]) -> float:
-    """Clips/s of decoding and rendering in this process."""
+    """Return clips/s of decoding and rendering in this process."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
     return _rate(lambda turn: pixels_of(locations[turn % len(locations)]))
 
 
 def forward_rate(backbone: str, weights: str, compute: Compute) -> float:
-    """Clips/s of the forward pass alone in this process."""
+    """Return clips/s of only the forward pass in this process."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
     forward = BackboneRunner(build_backbone(backbone, weights)[0], compute)
@@ -85,7 +85,7 @@ def forward_rate(backbone: str, weights: str, compute: Compute) -> float:
 
 
 def naive_rate(locations: list[str], backbone: str, weights: str) -> float:
-    """Clips/s of the loop that most people write."""
+    """Return clips/s of the simple loop."""
     network = build_backbone(backbone, weights)[0]
     resize = torchvision.transforms.Resize(256, antialias=True)
 
@@ -107,7 +107,7 @@ def naive_rate(locations: list[str], backbone: str, weights: str) -> float:
 
 
 def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int) -> float:
-    """Clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
+    """Return clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
     extract_features(manifest, str(location), request)
     num_clips = FeatureStore.open(location).num_clips
     ended = sorted(path.stat().st_mtime for path in (location / "records").iterdir())

@@ -1,9 +1,8 @@
 """Question: does the memory of an extraction grow with the number of clips?
 
-One extraction for each count, clips as JPG folders (sixteen drawn ones under many names), the test view with its maps,
-in as many worker processes as there are cores. The resident memory of the parent and of the workers is read ten times a
-second; what is printed is the highest of the parent and of the fattest worker, with its ratio to that of the first
-count.
+It runs one extraction for each number of clips: JPG folders (sixteen drawn ones under many names), the test view with
+its maps, one worker process per core. The resident memory of the parent and of the workers is read ten times per
+second; it prints the maximum of the parent and of the largest worker, with its ratio to that of the first number.
 
     python -m benchmarks.extraction_memory --counts 100,2000
 """
@@ -29,7 +28,7 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 @contextmanager
 def watched() -> Iterator[dict[str, int]]:
-    """The highest resident bytes of this process and of any child, filled in while the block runs."""
+    """Record the maximum resident bytes of this process and of any child while the block runs."""
     this, peaks, stop = psutil.Process(), {"parent": 0, "worker": 0}, threading.Event()
 
     def look() -> None:
@@ -39,7 +38,7 @@ def watched() -> Iterator[dict[str, int]]:
                 try:
                     peaks["worker"] = max(peaks["worker"], child.memory_info().rss)
                 except psutil.Error:
-                    continue  # it has just ended
+                    continue  # the process has just ended
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -61,7 +60,7 @@ def main() -> None:
     for count in map(int, options.counts.split(",")):
         with tempfile.TemporaryDirectory() as name:
             manifest = write_clips(Path(name), "jpg", count)
-            # The same blocks for every count, and compiled for every count: their memory is part of it.
+            # The same block size and compilation for every number of clips, because both take memory.
             request = ExtractSettings(
                 manifest=manifest.path,
                 store=f"{name}/s.zarr",

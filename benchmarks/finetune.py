@@ -1,8 +1,8 @@
-"""Question: how near does training end to end come to its own forward and backward pass alone?
+"""Question: how fast is training end to end, compared to its forward and backward pass alone?
 
-For each number type: clips per second of the second epoch of `finetune` on a manifest, decoding, augmentation and
-optimiser included; clips per second of forward, loss, backward and step alone on random frames of the same batch; their
-ratio (goal 0.9 on a GPU), the share of time that the device waited for data, and on a GPU the peak memory.
+For each number type it prints: clips per second of the second epoch of `finetune` on a manifest, including decoding,
+augmentation and optimiser; clips per second of only forward, loss, backward and step on random frames in the same batch
+size; their ratio (goal 0.9 on a GPU); the share of time in which the device waits for data; on a GPU the peak memory.
 
     python -m benchmarks.finetune --manifest data_manifests/gestures.csv --root data/gestures
     python -m benchmarks.finetune --manifest M --root R --device cuda --backbones squeezenet,bninception
@@ -42,7 +42,7 @@ def step_alone(
     checkpointing: bool = False,
     compile: bool = False,
 ) -> Callable[[], None]:
-    """The training step of `finetune` on random frames that lie on the device: forward, loss, backward, update."""
+    """Return the training step of `finetune` on random frames on the device: forward, loss, backward, update."""
     recipe = named_recipe("paper")
     classes = tuple(f"class {number}" for number in range(num_classes))
     classifier = fresh_classifier(head, backbone, "random", classes, num_segments, recipe, 0)
@@ -74,7 +74,7 @@ def step_alone(
 
 
 def clips_per_second(step: Callable[[], None], batch: int, num_steps: int = 6) -> float:
-    """By the median of `num_steps` steps, after two that choose kernels and fill the allocator."""
+    """Use the median of `num_steps` steps, after two that select kernels and fill the allocator."""
     seconds = []
     for _ in range(2 + num_steps):
         started_at_seconds = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Question: what do parts of a batch, checkpointing and compiling save in a step of `finetune`, and what do they cost?
+"""Question: how much do `--accumulate`, checkpointing and compiling save in a step of `finetune`, and what is the cost?
 
-Each way runs in a process of its own, one after the other: the training step alone (forward, loss, backward, update) on
-random frames. Memory is the highest of the process beyond what it held before the first step: on a GPU what torch
-allocated, on the CPU its resident pages. The first line is the whole batch at once; times are ratios to it.
+Each way runs in a separate process, one after the other: only the training step (forward, loss, backward, update) on
+random frames. Memory is the peak of the process minus its memory before the first step: on a GPU the bytes allocated by
+torch, on the CPU the resident pages. The first line is the whole batch at once; times are ratios to it.
 
     python -m benchmarks.finetune_memory
     python -m benchmarks.finetune_memory --backbone bninception --num-segments 16 --batch-size 16
@@ -37,7 +37,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def figures(options: argparse.Namespace, way: dict[str, Any]) -> tuple[float, int]:
-    """Clips per second and bytes, in this process."""
+    """Measure clips per second and bytes, in this process."""
     is_cuda = options.device.startswith("cuda")
     if not is_cuda:
         keep_memory_between_batches()
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--ways", default=";".join(WAYS), help="some of the ways, with semicolons between them")
+    parser.add_argument("--ways", default=";".join(WAYS), help="ways to measure, separated by semicolons")
     options = parser.parse_args()
     print(json.dumps(machine(options.device)))
     print(f"{options.backbone}, {options.head}, batch {options.batch_size} of {options.num_segments} segments")

@@ -1,10 +1,10 @@
-"""What does caching give to training, and does the store hold it up?
+"""Question: how much does the cache speed up training, and is reading from the store as fast as from RAM?
 
-Four questions, each answered by interleaved pairs, of which the medians are printed:
+There are four measurements of interleaved pairs; each prints medians:
 
-    ratio     an epoch of fit-head from the store against the same epoch from tensors in RAM (goals: pooled 0.98,
+    ratio     an epoch of fit-head from the store compared to the same epoch from tensors in RAM (goals: pooled 0.98,
               3D-FCN in float32 0.9). RAM tensors are float32 and contiguous as (N, T, H, W, C), gathered by index.
-    again     every head: an epoch of fit-head against one that decodes the clips and runs the backbone again before it
+    again     every head: an epoch of fit-head compared to one that decodes the clips and runs the backbone before it
               trains, both on one core (goals: MLP 1/100, LSTM 1/40, TRN 1/18, 3D-FCN 1/3).
     heads     every head: clips per second of training on the store's features, and seconds of an epoch.
     jester    a pooled table of Jester's size (118,562 × 8 × 512, synthetic): seconds to load it from a store's
@@ -48,7 +48,7 @@ JESTER_CLIPS = 118_562
 
 
 class TensorsInRam(FeatureDataset):
-    """The plainest data path there is: every view in one float32 tensor. Shape: (V, N, T, H, W, C)."""
+    """The simplest data path: every view in one float32 tensor. Shape: (V, N, T, H, W, C)."""
 
     def __init__(self, features: FeatureDataset) -> None:
         super().__init__(features.clip_ids, features.labels)
@@ -77,7 +77,7 @@ def main() -> None:
 @click.option("--pairs", default=5, show_default=True)
 @click.option("--loaders", default=1, show_default=True)
 def ratio(store: str, heads: tuple[str, ...], precision: str, pairs: int, loaders: int) -> None:
-    """An epoch from the store against one from tensors in RAM; nothing of the maps is kept in RAM."""
+    """Compare an epoch from the store with one from tensors in RAM; maps of the store are not kept in RAM."""
     recipe = named_recipe("cached")
     for name in heads:
         data = CachedData(FeatureStore.open(store), Path("."), cache=MapCache(0))
@@ -100,12 +100,14 @@ def ratio(store: str, heads: tuple[str, ...], precision: str, pairs: int, loader
 @main.command()
 @click.argument("store")
 @click.argument("manifest")
-@click.option("--root", default=None, help="Where the clips lie.  [default: as the manifest says]")
+@click.option("--root", default=None, help="Folder of the clips.  [default: folder of the manifest]")
 @click.option("--head", "heads", multiple=True, default=tuple(HEADS), show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--clips", default=24, show_default=True, help="Clips that are decoded and extracted in a round.")
+@click.option(
+    "--clips", default=24, show_default=True, help="Number of clips that are decoded and extracted in a round."
+)
 def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], rounds: int, clips: int) -> None:
-    """An epoch of fit-head against an epoch that extracts one view of every clip again, on one core."""
+    """Compare an epoch of fit-head with an epoch that extracts one view of every clip again, on one core."""
     opened = FeatureStore.open(store)
     settings = opened.settings
     worker = worker_like(opened, opened.provenance["weights"])
@@ -152,7 +154,7 @@ def again(store: str, manifest: str, root: str | None, heads: tuple[str, ...], r
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def heads(store: str, heads: tuple[str, ...], epochs: int, device: str) -> None:
-    """Every head as fit-head runs it by default: training clips per second, seconds an epoch."""
+    """Measure every head with the defaults of fit-head: training clips per second, seconds per epoch."""
     recipe = named_recipe("cached")
     data = CachedData(FeatureStore.open(store), Path("."))
     for name in heads:
@@ -183,7 +185,7 @@ def jester(clips: int) -> None:
 
 @dataclass
 class _SyntheticSource:
-    """Pooled features of one view, made as they are asked for, a block of values over and over."""
+    """Store of synthetic pooled features of one view; all blocks have the same values."""
 
     num_clips: int
     classes: tuple[str, ...] = tuple(f"class {index}" for index in range(27))
@@ -223,7 +225,7 @@ class _SyntheticSource:
 
 
 def _training(data: HeadDataset, name: str, recipe: Recipe, compute: Compute) -> Callable[[], None]:
-    """One training epoch without validation, again and again on one head."""
+    """Return a function that trains one head for one epoch without validation."""
     fit = fit_module._Fit(data, name, recipe, 0, compute, lambda num_clips, note: None)
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""What several studies read from a fit: its top-1 on the selection clips, and which reported clips are right."""
+"""Results of a fit for several studies: top-1 on the selection clips, and the reported clips that are correct."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline.recipe import Recipe
 
 
 def right_clips(data: CachedData, head: str, recipe: Recipe, seed: int) -> np.ndarray:
-    """Return which reported clips a head gets right at its best epoch. Shape: (N,), bool."""
+    """Return whether each reported clip is classified correctly at the best epoch. Shape: (N,), bool."""
     result = _fit(data, head, recipe, seed)
     return hits(result.scores, result.labels, 1)
 
 
 def selection_top1(data: CachedData, head: str, recipe: Recipe, seed: int) -> float:
-    """Return top-1 in percent on the selection clips at the best epoch: what settings may be chosen by."""
+    """Return top-1 in percent on the selection clips at the best epoch, which may be used to choose settings."""
     result = _fit(data, head, recipe, seed)
     return top1(result.scores, result.labels) if result.selection is None else result.selection.top1
 

@@ -1,13 +1,13 @@
-"""Question: how fast does each head train, and what do the fast forms of TRN and ConvLSTM save?
+"""Question: how fast does each head train, and how much do the fast implementations of TRN and ConvLSTM save?
 
-Each number is a median of rounds. A comparison runs both sides in turn within every round, so that a slow spell of the
-machine falls on both; the factor is the median of the rounds' ratios. A step is forward, loss, backward and an SGD
-step on a batch that lies in memory, dropout on. The plain forms are those of `tests/support/plain_heads.py`, to which
-the tests hold the heads equal.
+Each number is a median of rounds. A comparison runs both sides in turn within every round, so that a slow period of the
+machine affects both; the factor is the median of the rounds' ratios. A step is forward, loss, backward and an SGD step
+on a batch in memory, with dropout. The plain implementations are those of `tests/support/plain_heads.py`; tests check
+that the results are equal.
 
     python -m benchmarks.heads                        # everything, some minutes on 2 cores
     python -m benchmarks.heads --heads trn,lstm --rounds 9 --device cuda
-    python -m benchmarks.heads --threads 1            # steadier where the machine is shared
+    python -m benchmarks.heads --threads 1            # less noise on a shared machine
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.support import plain_heads
 
 NUM_SEGMENTS, NUM_CLASSES = 8, 27
 BACKBONES = {"squeezenet": (512, 13), "bninception": (1024, 7)}
-# Clips of a batch: enough that a step is long against its overhead, few enough that a round is short.
+# Clips per batch: a step must be long compared to its overhead, and a round short.
 BATCH = {"convlstm": 4, "fcn3d": 16}
 
 
 def machine(device: str) -> dict[str, str | int]:
-    """What the numbers were measured on."""
+    """Return a description of the machine."""
     model = next(
         (line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")), platform.processor()
     )
@@ -57,7 +57,7 @@ def _cpu_lines() -> list[str]:
 
 
 def features_of(head: Head, batch: int, map_size: int, device: str) -> Tensor:
-    """Random features in the layout of the store, channels last, as a view in the order of the head's door."""
+    """Draw random features in the layout of the store, channels last, as a view in the order of the head's input."""
     size = 1 if head.reads == "pooled" else map_size
     stored = torch.rand(batch, head.num_segments, size, size, head.in_channels, device=device)
     return stored.permute(0, 1, 4, 2, 3)
@@ -66,7 +66,7 @@ def features_of(head: Head, batch: int, map_size: int, device: str) -> Tensor:
 def training_step(
     head: Head, features: Tensor, dtype: str, forward: Callable[[nn.Module, Tensor], Tensor] | None = None
 ) -> Callable[[], None]:
-    """One step of training, to be timed."""
+    """Return one training step, to be timed."""
     labels = torch.arange(len(features), device=features.device) % head.num_classes
     optimiser = torch.optim.SGD(head.parameters(), lr=1e-4, momentum=0.9)
     head.train()
@@ -86,7 +86,7 @@ def training_step(
 
 
 def seconds(step: Callable[[], None], at_least: float) -> float:
-    """Seconds of one step, over as many as fill `at_least` seconds."""
+    """Measure the seconds of one step, over enough steps for `at_least` seconds."""
     count, start = 0, time.perf_counter()
     while count == 0 or time.perf_counter() - start < at_least:
         step()
@@ -95,7 +95,7 @@ def seconds(step: Callable[[], None], at_least: float) -> float:
 
 
 def interleaved(steps: list[Callable[[], None]], rounds: int, at_least: float) -> list[list[float]]:
-    """Seconds of each step in each round: every round measures all of them in turn, after one warm-up."""
+    """Measure the seconds of each step in each round: every round runs all of them in turn, after one warm-up."""
     for step in steps:
         step()
     return [[seconds(step, at_least) for step in steps] for _ in range(rounds)]
@@ -157,10 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", default=",".join(HEADS), help="a list of heads")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="at least so long for each measurement")
+    parser.add_argument("--seconds", type=float, default=0.5, help="minimum time of each measurement")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write the numbers here as well")
+    parser.add_argument("--json", type=Path, help="JSON file to write the numbers to")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
@@ -182,7 +182,7 @@ def main() -> None:
         for dtype in ("fp32", "bf16")
     ]
     if pairs:
-        show("Fast form against plain form, training, same weights", pairs)
+        show("Fast compared to plain implementation, training, same weights", pairs)
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "training": speeds, "plain": pairs}, indent=2) + "\n")
 

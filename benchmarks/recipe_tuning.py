@@ -1,8 +1,8 @@
-"""Which training choices suit frozen features: the measurements behind the recipe `cached`.
+"""Question: which training options suit frozen features? The recipe `cached` comes from these measurements.
 
-Fits heads on a store under every combination of the choices given, and prints top-1 of the selection clips (mean
-over heads and over seeds), a line a combination, best first; the reported clips stay unseen. Run it on the demo's
-store and on one of real clips:
+Fits heads on a store with every combination of the given options, and prints top-1 of the selection clips (mean over
+heads and over seeds), one line per combination, best first; the reported clips are not used. Run it on the demo's store
+and on one of real clips:
 
     python -m benchmarks.recipe_tuning STORE --heads mlp,lstm,gru,trn --seeds 3 \\
         --try lr=0.0003,0.001,0.003 --try epochs=20,40 --try projection_init=default,normal_0.001
@@ -30,13 +30,19 @@ from pipeline.store import FeatureStore
 @click.option("--heads", default="mlp,rnn_tanh,rnn_relu,lstm,gru,blstm,trn", show_default=True)
 @click.option("--recipe", default="cached", show_default=True)
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--try", "tries", multiple=True, metavar="SWITCH=A,B,...", help="Values of a switch; repeat for others.")
-@click.option("--views", type=int, help="Training views used.  [default: all]")
+@click.option(
+    "--try",
+    "tries",
+    multiple=True,
+    metavar="OPTION=A,B,...",
+    help="Values of an option of the recipe; repeat for others.",
+)
+@click.option("--views", type=int, help="Number of training views to use.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
 def main(
     store: str, heads: str, recipe: str, seeds: int, tries: tuple[str, ...], views: int | None, out: Path | None
 ) -> None:
-    """Print top-1 under every combination of the choices, best first."""
+    """Print top-1 for every combination of the options, best first."""
     opened = FeatureStore.open(store)
     data = CachedData(opened, Path("."), num_views=views)
     names = heads.split(",")

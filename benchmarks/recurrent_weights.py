@@ -1,16 +1,16 @@
-"""Does "RNNs are inferior" survive when the recurrent weights are trained?
+"""Question: are RNNs still inferior if their recurrent weights are trained?
 
 The published code gives the optimiser only the first parameter of each recurrent layer (docs/paper-and-code.md, row 1).
-This study fits the recurrent heads on one store under the paper's recipe, under the same recipe with that omission
-alone, and under the published code's whole training and head choices. In each seed the ST blocks start from the same
-weights and see the clips in the same order; only the published code's projection starts otherwise, N(0, 0.001). A head
-that is not recurrent stands beside them for scale.
+This study fits the recurrent heads on one store with the paper's recipe, with the same recipe and only that omission,
+and with all training and head options of the published code. For each seed the ST blocks have the same initial weights
+and the same order of clips; only the projection of the published code has other initial weights, N(0, 0.001). A head
+that is not recurrent is included for comparison.
 
     python -m benchmarks.recurrent_weights STORE --seeds 5 --out docs/studies/recurrent_weights_demo.md
 
-The paper's learning rate is meant for a backbone that moves too and for a hundred times the clips: with it, heads on a
-few hundred frozen clips hardly move in any recipe. `--lr` and `--patience-epochs` are therefore the same for all arms,
-and so is the batch size: the published 128 would make a quarter of the steps.
+The paper's learning rate is meant for a backbone that is trained too, and for a hundred times as many clips: with it,
+heads on a few hundred frozen clips hardly change with any recipe. Therefore `--lr` and `--patience-epochs` are the same
+for all recipes, and so is the batch size: the published 128 would give a quarter of the steps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def arms_of(lr: float, patience_epochs: int, epochs: int) -> dict[str, Recipe]:
         lr=lr,
         epochs=epochs,
         batch_size=paper.training.batch_size,
-        # The published steps of 20 and 30 in 40 epochs.
+        # In proportion to the published steps at epochs 20 and 30 of 40.
         step_epochs=(epochs // 2, epochs * 3 // 4),
         sampler=paper.frames.sampler,
         short_clip=paper.frames.short_clip,
@@ -57,12 +57,12 @@ def arms_of(lr: float, patience_epochs: int, epochs: int) -> dict[str, Recipe]:
 
 @lru_cache(maxsize=1)
 def data_of(store: str) -> CachedData:
-    """The features of a store, loaded once in each process."""
+    """Load the features of a store, once in each process."""
     return CachedData(FeatureStore.open(store), Path("."))
 
 
 def right_clips_on(store: str, head: str, recipe: Recipe, seed: int) -> np.ndarray:
-    """As `right_clips`, on a store that each process opens once."""
+    """Call `right_clips` on a store that each process opens once."""
     return right_clips(data_of(store), head, recipe, seed)
 
 
@@ -72,13 +72,13 @@ def right_clips_on(store: str, head: str, recipe: Recipe, seed: int) -> np.ndarr
 @click.option("--heads", default=",".join(HEAD_NAMES), show_default=True)
 @click.option("--lr", default=1e-2, show_default=True)
 @click.option("--patience-epochs", default=10, show_default=True)
-@click.option("--epochs", default=60, show_default=True, help="At most, in every arm.")
-@click.option("--jobs", default=num_cores(), help="Fits side by side.  [default: one a core]")
+@click.option("--epochs", default=60, show_default=True, help="Maximum number of epochs, for every recipe.")
+@click.option("--jobs", default=num_cores(), help="Number of parallel fits.  [default: one per core]")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
 def main(
     store: str, seeds: int, heads: str, lr: float, patience_epochs: int, epochs: int, jobs: int, out: Path | None
 ) -> None:
-    """Print top-1 of each head under each recipe, with the gain of training all recurrent weights."""
+    """Print top-1 of each head with each recipe, and the gain of training all recurrent weights."""
     opened = FeatureStore.open(store)
     arms = arms_of(lr, patience_epochs, epochs)
     lines = [

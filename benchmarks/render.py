@@ -1,10 +1,10 @@
-"""Question: what does an exact box cost, against one rounded to whole pixels and against Pillow?
+"""Question: how much time does an exact box cost, compared to one rounded to whole pixels and to Pillow?
 
-Renders a view of 8 of the 24 frames that a clip's views show, one thread, memory kept between views as in extraction:
-the test view and the 50 crops, by `render`; the same boxes rounded to whole pixels, by
-`torch.nn.functional.interpolate` on bytes, as before the exact boxes; and exactly, by `PIL.Image.resize(box=...)`. The
-ways take turns within every round. Printed: the median CPU milliseconds per view, the median of the rounds' ratios to
-the rounded boxes, and the mean difference from Pillow in grey levels on noise, where it is largest.
+Renders views of 8 of the 24 frames of a clip, with one thread and memory kept between views as in extraction: the test
+view and the 50 crops, by `render`; the same boxes rounded to whole pixels, by `torch.nn.functional.interpolate` on
+bytes; and exactly, by `PIL.Image.resize(box=...)`. All ways run in turn within every round. It prints the median CPU
+milliseconds per view, the median of the rounds' ratios to the rounded boxes, and the mean difference from Pillow in
+grey levels on noise, where it is largest.
 
     python -m benchmarks.render
     python -m benchmarks.render --rounds 15
@@ -42,7 +42,7 @@ def exact(frames: np.ndarray, crop: CropBox) -> Tensor:
 
 
 def rounded(frames: np.ndarray, crop: CropBox) -> Tensor:
-    """Cut whole pixels, then resize them."""
+    """Crop whole pixels, then resize them."""
     top, left, height, width = int(crop.top), int(crop.left), int(crop.height), int(crop.width)
     box = np.array(frames[POSITIONS][:, top : top + height, left : left + width], order="C")
     pixels = torch.from_numpy(box).permute(0, 3, 1, 2)
@@ -59,7 +59,7 @@ def by_pillow(frames: np.ndarray, crop: CropBox) -> Tensor:
 
 
 def milliseconds(way: Way, frames: np.ndarray, boxes: Sequence[CropBox]) -> float:
-    started_at = time.process_time()  # other processes on the machine count little
+    started_at = time.process_time()  # CPU time: hardly affected by other processes
     for box in boxes:
         way(frames, box)
     return (time.process_time() - started_at) * 1000 / len(boxes)

@@ -1,8 +1,8 @@
-"""How much does it flatter a head to select its epoch on the clips that are reported?
+"""Question: how much too high is the accuracy if the epoch is selected on the reported clips?
 
-Each head is fitted twice from the same seeds on a store with a labelled split `test`: once the epoch is selected on
-`val`, once on `test` itself, and both times top-1 of `test` is reported. Selection does not change the training, so
-the difference is what selecting on the reported clips adds.
+Each head is fitted twice with the same seeds on a store with a labelled split `test`: the epoch is selected once on
+`val` and once on `test`, and top-1 of `test` is reported in both cases. Selection does not change the training, so the
+difference is the effect of selecting on the reported clips.
 
     python -m benchmarks.selection STORE --params params.yaml --out docs/studies/selection_demo.md
 
@@ -49,10 +49,10 @@ def measured(data: CachedData, head: str, settings: dict[str, Any]) -> tuple[lis
 @click.command()
 @click.argument("store")
 @click.option("--params", type=click.Path(path_type=Path, exists=True), default=Path("params.yaml"), show_default=True)
-@click.option("--heads", help="Names with commas between them.  [default: heads-compared of the params]")
+@click.option("--heads", help="Heads, separated by commas.  [default: heads-compared of the params]")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
 def main(store: str, params: Path, heads: str | None, out: Path | None) -> None:
-    """Print top-1 of each head selected on val and on test, and the difference."""
+    """Print top-1 of each head with selection on val and on test, and the difference."""
     blocks = yaml.safe_load(params.read_text(encoding="utf-8"))
     common = {key: blocks["fit_head"][key] for key in ("recipe", "seeds", "epochs") if key in blocks["fit_head"]}
     opened = FeatureStore.open(store)

@@ -1,8 +1,8 @@
-"""Question: which codec keeps trained features small and quick to read, and how far is reading from np.memmap?
+"""Question: which codec makes trained features small and fast to read, and how fast is reading compared to np.memmap?
 
-On a store that is there (real clips, trained weights). Size: bytes of the maps over plain float16, for each codec.
-Read: 64 shuffled clips, the ways taking turns in every round; a factor is the median of the rounds' ratios to
-np.memmap of the same clips. Opening: a store of 100,000 clips made up (its records alone).
+It uses an existing store (real clips, trained weights). Size: bytes of the maps relative to plain float16, for each
+codec. Reading: 64 shuffled clips, all ways in turn within every round; a factor is the median of the rounds' ratios to
+np.memmap of the same clips. Opening: a synthetic store of 100,000 clips (only its records).
 
     python -m benchmarks.store cache/gestures/squeezenet.zarr
     python -m benchmarks.store STORE --rounds 9 --clips 64
@@ -47,7 +47,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def compare_codecs(maps: np.ndarray) -> None:
-    """One line a codec: size over plain float16, clips/s of writing and reading with one thread."""
+    """Print for each codec the size relative to plain float16, and clips/s of writing and reading with one thread."""
     zeros = float((maps == 0).mean())
     print(f"{len(maps)} clips, {zeros:.0%} zeros, {maps[0].nbytes / 1024:,.0f} KiB a clip as plain float16")
     print(f"{'codec':22} {'size':>6} {'write clips/s':>14} {'read clips/s':>13}")
@@ -62,7 +62,7 @@ def compare_codecs(maps: np.ndarray) -> None:
 
 
 def compare_reading(store: FeatureStore, rows: list[int], rounds: int) -> None:
-    """Medians of reading 64 shuffled clips: our reader, Zarr clip by clip, np.memmap."""
+    """Print medians of reading 64 shuffled clips: our reader, Zarr clip by clip, np.memmap."""
     rng = np.random.default_rng(0)
     maps = store.read_spatial_batch("test", rows)
     array = store.group()["views/test/spatial"]
@@ -87,7 +87,7 @@ def compare_reading(store: FeatureStore, rows: list[int], rounds: int) -> None:
 
 
 def time_opening(num_clips: int) -> None:
-    """Seconds to open a store of so many clips, records read and parsed."""
+    """Print the seconds to open a store of `num_clips` clips, including reading and parsing its records."""
     with tempfile.TemporaryDirectory() as folder:
         source = FeatureStore.open(ARGUMENTS.store)
         store = FeatureStore.create(Path(folder) / "s.zarr", source.settings, source.classes, 64)
@@ -122,6 +122,6 @@ if __name__ == "__main__":
     parser.add_argument("store")
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--opening", type=int, default=100_000, help="Clips of the store to open; 0: none.")
+    parser.add_argument("--opening", type=int, default=100_000, help="Number of clips of the store to open; 0: none.")
     ARGUMENTS = parser.parse_args()
     main()

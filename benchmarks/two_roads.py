@@ -1,9 +1,8 @@
-"""Question: with equal time, which road leads further: end to end from scratch, or cache, head and a short finetune?
+"""Question: what is better in equal time: training end to end from scratch, or cache, head and a short finetune?
 
-Both roads start from the same backbone weights and the same clips. One extracts features, fits a head on them and
-finetunes briefly; the other trains end to end from the first minute, for as many epochs as fit into the time that the
-first road took. What is drawn is top-1 of the selection clips after each epoch against wall time, start-up of each
-stage included.
+Both ways start with the same backbone weights and clips. One extracts features, fits a head on them and finetunes
+briefly; the other trains end to end from the beginning, for as many epochs as fit into the time of the first. The plot
+shows top-1 of the selection clips after each epoch against wall time, including the start-up of each stage.
 
     python -m benchmarks.two_roads --manifest data_manifests/gestures.csv --root data/gestures --weights bundled
 """
@@ -35,13 +34,13 @@ Point = tuple[float, float]
 
 
 def history_of(cell: Path) -> list[dict[str, str]]:
-    """The epochs of a cell, without the model as it started."""
+    """Read the epochs of a cell, without the initial model."""
     with open(cell / "history.csv", newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row["epoch"] != "0"]
 
 
 def points_of_finetune(cell: Path, began_at_seconds: float) -> list[Point]:
-    """Wall time and top-1 at the end of each epoch."""
+    """Return wall time and top-1 at the end of each epoch."""
     timing = json.loads((cell / "timing.json").read_text())
     return [
         (began_at_seconds + times["seconds_at_end"], float(row["select_top1"]))
@@ -50,7 +49,7 @@ def points_of_finetune(cell: Path, began_at_seconds: float) -> list[Point]:
 
 
 def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any], list[Point]]:
-    """Extract, fit, finetune: what each took, and the accuracy on the way."""
+    """Extract, fit and finetune; return the time of each stage, and the accuracy over time."""
     clips = {"manifest": arguments.manifest, "root": arguments.root}
     cell = f"{arguments.backbone}-{arguments.head}"
     clock = Clock()
@@ -64,7 +63,7 @@ def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any
     )
     seconds["fit_head"] = clock.seconds() - seconds["extract"]
     epochs = history_of(out / "fit_head" / cell)
-    # The epochs of a fit are alike: they share its time.
+    # All epochs of a fit take the same time.
     points = [
         (seconds["extract"] + seconds["fit_head"] * (index + 1) / len(epochs), float(row["select_top1"]))
         for index, row in enumerate(epochs)
@@ -82,7 +81,7 @@ def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any
 
 
 def scratch_road(arguments: argparse.Namespace, out: Path, num_epochs: int) -> tuple[dict[str, Any], list[Point]]:
-    """End to end from the backbone's weights and a fresh head."""
+    """Train end to end from the backbone's weights and a new head."""
     clock = Clock()
     stages.finetune.run(FinetuneSettings(
         manifest=arguments.manifest, root=arguments.root, init="none", backbone=arguments.backbone,
@@ -94,7 +93,7 @@ def scratch_road(arguments: argparse.Namespace, out: Path, num_epochs: int) -> t
 
 
 class Clock:
-    """Wall time since it was made."""
+    """Clock of the wall time since its creation."""
 
     def __init__(self) -> None:
         self._started_at_seconds = time.monotonic()
@@ -104,12 +103,12 @@ class Clock:
 
 
 def overrides_of(arguments: argparse.Namespace, num_epochs: int) -> dict[str, float]:
-    """Epochs, and the learning rates, which are the same on both roads."""
+    """Return the number of epochs, and the learning rates, which are the same for both ways."""
     return {"epochs": num_epochs, "lr": arguments.lr, "backbone_lr": arguments.backbone_lr}
 
 
 def draw(path: Path, roads: dict[str, list[Point]], title: str) -> None:
-    """Accuracy against wall time, one line a road."""
+    """Plot accuracy against wall time, one line for each way."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for (name, points), marker in zip(roads.items(), ("o", "s"), strict=True):
         axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
@@ -127,7 +126,7 @@ def main() -> None:
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--root")
     parser.add_argument("--out", type=Path, default=Path("cache/two_roads"))
-    parser.add_argument("--plot", type=Path, help="Where the plot goes.  [default: OUT/two_roads.svg]")
+    parser.add_argument("--plot", type=Path, help="File of the plot.  [default: OUT/two_roads.svg]")
     parser.add_argument("--backbone", default="squeezenet")
     parser.add_argument("--head", default="lstm")
     parser.add_argument("--weights", default="bundled")

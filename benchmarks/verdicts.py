@@ -1,8 +1,8 @@
-"""Question: how often does `pipeline compare` call a head better that is not, and how often do its intervals hold?
+"""Question: how often is the verdict of `pipeline compare` a false alarm, and what is the coverage of its intervals?
 
-Heads of equal accuracy are drawn, compared, and every claim in the printed verdict is counted as a false alarm. A clip
-is hard for all heads alike, for one head, or by chance of one fit; the accuracy of a seed is drawn around that of its
-head, with a standard deviation of 0, 1 or 4 points. So both the clips and the seeds are new in every trial.
+Heads of equal accuracy are drawn and compared, and every claim in the printed verdict is counted as a false alarm. The
+difficulty of a clip is shared by all heads, specific to one head, or random in one fit; the accuracy of a seed is drawn
+around that of its head, with a standard deviation of 0, 1 or 4 points. So clips and seeds are new in every trial.
 
     python -m benchmarks.verdicts                 # the tables of docs/compare.md, about 25 minutes on 2 cores
     python -m benchmarks.verdicts --trials 200    # a quick look
@@ -27,13 +27,12 @@ from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_d
 
 SEEDS = (1, 2, 3, 5)
 CLIPS = (20, 56, 210, 5_000)
-# Points between seeds of each head, one after the other; the last repeats.
+# Standard deviation between seeds in points, for each head; the last value repeats.
 SPREADS: Mapping[str, tuple[float, ...]] = {"0": (0,), "1": (1,), "4": (4,), "0 and 4": (0, 4)}
 ACCURACIES = (70.0, 90.0)
 INTERVAL_CLIPS, INTERVAL_ACCURACIES = (20, 33, 210), (50.0, 90.0, 99.0)
-# Shares of what makes a clip hard: for every head, for one head. The rest is chance of a single fit.
+# Shares of a clip's difficulty: for all heads, for one head. The rest is random in a single fit.
 SHARED, OWN = 0.5, 0.25
-NO_CLAIM = "No row is better than another one here."
 
 BoolArray = NDArray[np.bool_]
 
@@ -45,7 +44,7 @@ def draw_rows(
     num_seeds: int,
     num_clips: int,
 ) -> list[BoolArray]:
-    """Draw which clips each head has right; its expected accuracy over clips and seeds is the one given, in percent.
+    """Draw the clips on which each head is correct, for an expected accuracy over clips and seeds in percent.
 
     Shape:
         returns: (S, N) for each head.
@@ -79,7 +78,7 @@ def judged(rows: Sequence[BoolArray]) -> Group:
                 run=RunResult(Path(f"row{index}"), {}, predictions, None, None),
                 label=f"row{index}",
                 complexity=None,
-                top1=Interval(float(np.mean(of_seeds)), 0, 100),  # the verdict reads the value alone
+                top1=Interval(float(np.mean(of_seeds)), 0, 100),  # the verdict only reads the value
                 top1_of_seeds=of_seeds,
                 metrics={},
                 pairs=None,
@@ -92,13 +91,12 @@ def judged(rows: Sequence[BoolArray]) -> Group:
 
 
 def is_alarm(group: Group) -> bool:
-    """Whether anything is called better: by the sentence or in the grid of pairs."""
-    sentence = group.verdict().replace(NO_CLAIM, "")
-    return "is better than" in sentence or any(test.is_significant for test in group.tests)
+    """Return whether any head is called better, in the sentence or in the grid of pairs."""
+    return "is better than" in group.verdict() or any(test.is_significant for test in group.tests)
 
 
 def alarm_rate(num_rows: int, accuracy: float, spread: str, num_seeds: int, num_clips: int, trials: int) -> float:
-    """Percent of tables of equal heads in which one is called better; by McNemar's test alone with one seed."""
+    """Return the percentage of tables of equal heads in which one is called better; by McNemar's test with one seed."""
     generator = np.random.default_rng([num_rows, int(accuracy), len(spread), num_seeds, num_clips])
     pattern = SPREADS[spread]
     spreads = [pattern[index % len(pattern)] for index in range(num_rows)]
@@ -110,7 +108,7 @@ def alarm_rate(num_rows: int, accuracy: float, spread: str, num_seeds: int, num_
 
 
 def coverage(accuracy: float, spread: float, num_seeds: int, num_clips: int, trials: int) -> float:
-    """Percent of intervals that hold the accuracy from which clips and seeds were drawn."""
+    """Return the percentage of intervals that contain the accuracy from which clips and seeds were drawn."""
     generator = np.random.default_rng([int(accuracy), int(spread), num_seeds, num_clips])
     held = 0
     for _ in range(trials):
@@ -123,7 +121,7 @@ def coverage(accuracy: float, spread: float, num_seeds: int, num_clips: int, tri
 def table(
     pool: ProcessPoolExecutor, header: Sequence[str], rows: Sequence[tuple[Sequence[str], Callable[..., float], list]]
 ) -> str:
-    """A table in Markdown, its cells worked out side by side: each row has its names, a function and its arguments."""
+    """Return a Markdown table whose cells are computed in parallel; each row has names, a function and arguments."""
     pending = [(names, [pool.submit(function, *each) for each in arguments]) for names, function, arguments in rows]
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
     for names, cells in pending:
@@ -132,8 +130,10 @@ def table(
 
 
 @click.command()
-@click.option("--trials", default=4_000, show_default=True, help="A cell; a twentieth of it with 11 rows.")
-@click.option("--jobs", default=num_cores(), help="Processes.  [default: one a core]")
+@click.option(
+    "--trials", default=4_000, show_default=True, help="Number of trials per value; a twentieth of it for 11 rows."
+)
+@click.option("--jobs", default=num_cores(), help="Number of processes.  [default: one per core]")
 def main(trials: int, jobs: int) -> None:
     """Print false alarms and coverage in percent."""
     columns = [(accuracy, spread) for accuracy in ACCURACIES for spread in SPREADS]

@@ -1,8 +1,8 @@
-"""Question: what is each further view of the clips worth, in accuracy and in bytes of the store?
+"""Question: how much accuracy does each further view of the clips add, and how many bytes of the store does it take?
 
-Heads of pooled features are fitted with the first 0, 1, 2, … training views of a store (0: every epoch sees the test
-view again), for the same number of steps each; with a store of `--frames all` beside it, also with frames drawn anew
-from every segment. The gigabytes are those of the pooled features alone as they lie in the store, compressed.
+Heads of pooled features are fitted with the first 0, 1, 2, … training views of a store (0: every epoch uses the test
+view), for the same number of steps each; with a store of `--frames all`, also with frames drawn from every segment in
+each epoch. Sizes are those of the compressed pooled features in the store.
 
     pipeline extract --manifest M --root R --views 8 --maps pooled --store VIEWS.zarr
     pipeline extract --manifest M --root R --frames all --store FRAMES.zarr
@@ -37,7 +37,7 @@ from matplotlib import pyplot as plt
 
 @dataclass(frozen=True)
 class Point:
-    """What one amount of variety takes and brings: bytes of the store, top-1 of each head with its interval."""
+    """Result for one number of views: bytes of the store, and top-1 of each head with its interval."""
 
     name: str
     num_bytes: float
@@ -45,7 +45,7 @@ class Point:
 
 
 def measured(data: CachedData, name: str, num_bytes: float, heads: Sequence[str], recipe: Recipe, seeds: int) -> Point:
-    """Fit every head from every seed."""
+    """Fit every head with every seed."""
     top1 = {}
     for head in heads:
         correct = [right_clips(data, head, data.check_recipe(recipe), seed) for seed in range(seeds)]
@@ -55,14 +55,14 @@ def measured(data: CachedData, name: str, num_bytes: float, heads: Sequence[str]
 
 
 def bytes_of(store: FeatureStore, num_views: int) -> float:
-    """Bytes of a store as if only that many training views had been extracted: those of a clip and view are alike."""
+    """Return the bytes of a store with only `num_views` training views; all views of a clip have the same size."""
     about = describe(store)
     kept = sum(about.num_by_view[view] for view in views_of(TRAIN_SPLIT, num_views))
     return about.num_bytes * kept / sum(about.num_by_view.values())
 
 
 def draw(path: Path, points: Sequence[Point], title: str) -> None:
-    """Top-1 against the number of views, a line a head."""
+    """Plot top-1 against the number of views, one line per head."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     places = range(len(points))
     for head in points[0].top1:
@@ -87,11 +87,15 @@ def draw(path: Path, points: Sequence[Point], title: str) -> None:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--title", default="", help="Of the plot.")
-@click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table; the plot lies beside it.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Markdown file for the table; the plot is written to the same folder.",
+)
 def main(
     store: str, frames_store: str | None, views: str, heads: str, seeds: int, epochs: int, title: str, out: Path | None
 ) -> None:
-    """Print top-1 of each head against the views that training draws from."""
+    """Print top-1 of each head for each number of training views."""
     recipe = named_recipe("cached").with_overrides(epochs=epochs)
     opened = FeatureStore.open(store)
     points = []

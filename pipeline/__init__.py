@@ -1,4 +1,4 @@
-"""Spatiotemporal heads for video recognition, compared on cached features. Names for a notebook, loaded at first use.
+"""Compare spatiotemporal heads for video recognition on cached features. Names for notebooks are loaded at first use.
 
 >>> import pipeline
 >>> store = pipeline.open_store("cache/squeezenet.zarr")          # doctest: +SKIP
@@ -6,7 +6,7 @@
 >>> model = pipeline.load_model("model.safetensors")              # doctest: +SKIP
 >>> pipeline.classify(model, "clip.webm")[0].label                 # doctest: +SKIP
 
-`docs/notebook.md` shows each at work.
+`docs/notebook.md` has an example of each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.predict.notebook import LabelledFeatures, features, open_store
     from pipeline.predict.predict import predict as classify
 
-# Where each name comes from. Nothing is imported before it is asked for: `import pipeline` takes no time.
+# Module of each name. It is imported at first use, so that `import pipeline` is fast.
 _HOMES = {
     "LabelledFeatures": "pipeline.predict.notebook",
     "PipelineError": "pipeline.errors",

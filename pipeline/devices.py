@@ -1,4 +1,4 @@
-"""The processor or GPU that a command names, and what it can do."""
+"""Find the device that a command names, and its capabilities."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.errors import PipelineError
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; a GPU with its number, the current one for plain `cuda`.
+    """Return the device of a name; a GPU always has its number, and plain `cuda` is the current one.
 
     Raises:
-        PipelineError: torch knows no such device, or the machine has none.
+        PipelineError: the name is not that of a device, or the machine does not have it.
     """
     try:
         device = torch.device(name)

@@ -1,4 +1,4 @@
-"""The one family of errors that a user can mend; anything else is a bug and keeps its traceback."""
+"""Errors that a user can fix; any other exception is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _KIND_OF_ERRNO = {
 
 
 class PipelineError(Exception):
-    """Something the user can mend. The message has the thing, the rule, the value and the way out."""
+    """An error that the user can fix. The message names the thing, the rule, the value and the solution."""
 
 
 class ShapeError(PipelineError, ValueError):
-    """A tensor or array does not have the shape that its contract names."""
+    """A tensor or array does not have the shape of its contract."""
 
 
 class ClipFailure(NamedTuple):
-    """Why one clip cannot be used: `kind` is a key of `FAILURE_KINDS` or `TRANSIENT_KINDS`, `reason` a sentence."""
+    """Failure of a clip: `kind` is a key of `FAILURE_KINDS` or `TRANSIENT_KINDS`, `reason` a sentence."""
 
     clip_id: str
     kind: str
@@ -64,7 +64,7 @@ class ClipFailure(NamedTuple):
 
 
 class ClipError(PipelineError):
-    """One clip cannot be used. It is recorded with its reason and never stops a run by itself."""
+    """A clip cannot be used. It is recorded with its reason; a single such clip never stops a run."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)

@@ -124,7 +124,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

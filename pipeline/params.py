@@ -1,7 +1,7 @@
-"""`params.yaml` as the one place of settings: each command takes its defaults from the block of its stage.
+"""Read `params.yaml`: each command takes its defaults from the block of its stage.
 
-Keys are spelt as the options (`num-segments`). A value may name others in braces: ``{backbone}`` takes the option of
-that name, or the value of the `extract` block, so that a store's path carries the settings that make it another store.
+Keys are spelt like options (`num-segments`). A value may contain others in braces: ``{backbone}`` is replaced by the
+option of that name, or by the value in the block `extract`, so that the path of a store names its settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARAMS_FILE = Path("params.yaml")
 
 
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
-    """The blocks of `params.yaml`; empty when there is no such file.
+    """Read the blocks of `params.yaml`; return an empty mapping if there is no such file.
 
     Raises:
         PipelineError: the file is not YAML, or not a mapping.
@@ -28,7 +28,7 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
         return {}
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if PyYAML includes libyaml
     try:
         with open(path, encoding="utf-8") as file:
             params = yaml.load(file, loader)
@@ -44,32 +44,32 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
 
 
 def command_params(params: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The settings of one command, by the names of its parameters (`num_segments`).
+    """Return the settings of one command, by the names of its parameters (`num_segments`).
 
     Raises:
-        PipelineError: the block is there but is not a mapping.
+        PipelineError: the block is not a mapping.
     """
     return python_names(_mapping(params, command.replace("-", "_")))
 
 
 def head_params(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of single heads: `heads.lstm.lr` as ``{"lstm": {"lr": ...}}``."""
+    """Return the settings of single heads: `heads.lstm.lr` as ``{"lstm": {"lr": ...}}``."""
     heads = _mapping(params, "heads")
     return {name: python_names(_mapping(heads, name)) for name in heads}
 
 
 def python_names(block: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings with `num-segments` spelt as `num_segments`."""
+    """Return settings with names of Python: `num-segments` becomes `num_segments`."""
     return {str(key).replace("-", "_"): value for key, value in block.items()}
 
 
 def expand_template(template: str, *sources: Mapping[str, Any]) -> str:
-    """Replace each ``{name}`` of `template` by the value of that name in the first source that has one.
+    """Replace each ``{name}`` of `template` by the value of that name in the first source that has it.
 
-    A value that is a path, such as a weight file, gives its stem, so that it stays one part of the file name.
+    A path, such as that of a weight file, is replaced by its stem, so that it is one part of the file name.
 
     Raises:
-        PipelineError: a name that no source has.
+        PipelineError: no source has a name.
 
     >>> expand_template("cache/{backbone}-{num-segments}seg.zarr", {"backbone": "squeezenet", "num_segments": 8})
     'cache/squeezenet-8seg.zarr'
@@ -101,7 +101,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return one setting as it is typed: a list with commas, `true` for True."""
+    """Return one setting as typed on the command line: a list with commas, `true` for True."""
     if isinstance(value, (list, tuple)):
         return ",".join(str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -119,7 +119,7 @@ def _resolved_path(text: str, sources: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _as_file_name(value: str) -> str:
-    """Return a value as part of a file name: of a path, such as that of a weight file, its stem."""
+    """Return a value as part of a file name; for a path, such as that of a weight file, its stem."""
     return Path(value).stem if "/" in value or os.sep in value else value
 
 

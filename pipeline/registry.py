@@ -1,6 +1,6 @@
-"""Names of what can be chosen, each with the place of its code, which is imported when it is looked up.
+"""Tables of the heads, backbones and data sets by name; the code of an entry is imported when it is looked up.
 
-`--help` lists the names without importing torch, and a stage that uses one head imports the file of no other.
+So `--help` lists the names without importing torch, and a stage that uses one head does not import the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BACKBONES = {
     "squeezenet_bypass": "pipeline.backbones.squeezenet:SqueezeNetBypass",
     "bninception": "pipeline.backbones.bninception:BNInception",
 }
-# Data sets by the function that lists their clips. `gestures` are drawn.
+# Data sets, with the function that lists their clips; `gestures` are drawn.
 DATA_SETS = {
     "gestures": "pipeline.prepare.gestures.data_set:write_gestures",
     "jester": "pipeline.prepare.jester:list_jester",
@@ -49,13 +49,13 @@ Entry = TypeVar("Entry")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PipelineError:
-    """The error for a name that is not among the known ones, with the nearest of them as a suggestion."""
+    """Return the error for an unknown name, with the most similar known name as a suggestion."""
     names = sorted(known)
     return PipelineError(f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that suggests the nearest known name; an empty text where none is near."""
+    """Return a sentence that suggests the most similar known name; an empty text if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
 

@@ -76,7 +76,7 @@ def test_stage_says_how_to_go_on(
     )
     assert torch.get_num_threads() == threads
     assert "1 of 6 steps" in (printed := capsys.readouterr().out)
-    assert f"goes on from {tmp_path / 'w.pt'}" in printed
+    assert f"resumes from {tmp_path / 'w.pt'}" in printed
 
 
 def test_pools_must_divide_into_batches() -> None:

@@ -202,19 +202,22 @@ def test_better_is_only_said_when_a_paired_test_says_so(tmp_path: Path) -> None:
     group = comparison_of(tmp_path).groups[0]
     first, second = group.rows[:2]
     assert f"{first.label} has the highest top-1, {first.top1.value:.1f} %; " in group.verdict()
-    assert f"not told apart from it (paired tests, 5 %, Holm over all pairs): {second.label}." in group.verdict()
+    assert (
+        f"not significantly different from it (paired tests, 5 %, Holm over all pairs): {second.label}."
+        in group.verdict()
+    )
     assert "It is better than the one other row." in group.verdict()
     assert first.label != second.label
     write_cell(tmp_path / "b/squeezenet-gru", head="gru", accuracy=0.5, num_clips=40, num_seeds=3)
     write_cell(tmp_path / "b/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=40, num_seeds=3, seed=1)
-    assert "No row is better" in comparison_of(tmp_path / "b").groups[0].verdict()
+    assert "No row is significantly better" in comparison_of(tmp_path / "b").groups[0].verdict()
 
 
 def claims(comparison: Comparison) -> list[str]:
     """What is called better in a comparison of one group: the sentence's claims, and pairs of the grid."""
     (group,) = comparison.groups
     found = [f"{test.a.label}, {test.b.label}" for test in group.tests if test.is_significant]
-    if "is better than" in group.verdict().replace("No row is better than", ""):
+    if "is better than" in group.verdict():
         found.append(group.verdict())
     return found
 
@@ -224,7 +227,7 @@ def test_with_one_seed_nothing_is_called_better(tmp_path: Path) -> None:
     write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200)
     comparison = comparison_of(tmp_path)
     assert claims(comparison) == []
-    assert "One seed: what another start would change is not known" in comparison.groups[0].verdict()
+    assert "One seed: the effect of another seed is unknown" in comparison.groups[0].verdict()
     (test,) = as_json(comparison)["groups"][0]["tests"]
     assert (test["test"], test["knows_seeds"]) == ("McNemar", False)
     assert 0 < test["p"] < 1e-20
@@ -232,9 +235,7 @@ def test_with_one_seed_nothing_is_called_better(tmp_path: Path) -> None:
     write_cell(tmp_path / "squeezenet-gru", head="gru", accuracy=0.5, num_clips=200, num_seeds=3)
     verdict = comparison_of(tmp_path).groups[0].verdict()
     assert verdict.startswith("lstm is better than every other row of 3 or more seeds (paired tests, 5 %)")
-    assert verdict.endswith(
-        "above the next, gru. One seed, so that what another start would change is not known: fcn3d; tsn."
-    )
+    assert verdict.endswith("above the next, gru. One seed, so the effect of another seed is unknown: fcn3d; tsn.")
 
 
 def test_two_seeds_give_no_verdict(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_two_seeds_give_no_verdict(tmp_path: Path) -> None:
     write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200, num_seeds=3)
     comparison = comparison_of(tmp_path)
     assert claims(comparison) == []
-    assert "Fewer than 3 seeds: what another start would change is not known" in comparison.groups[0].verdict()
+    assert "Fewer than 3 seeds: the effect of another seed is unknown" in comparison.groups[0].verdict()
 
 
 @pytest.mark.parametrize("num_clips", [1, 5])

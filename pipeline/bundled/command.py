@@ -1,4 +1,4 @@
-"""`pipeline train-bundled`: make the bundled weights again, from nothing but the program."""
+"""`pipeline train-bundled`: train the bundled weights again, without any external data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.settings.bundled import TrainBundledSettings
 
 
 def train_bundled_weights(settings: TrainBundledSettings) -> BundledSummary:
-    """Train until the schedule or the minutes are over; the same call goes on from the checkpoint.
+    """Train until the schedule or the time limit ends; the same call resumes from the checkpoint.
 
     Raises:
         PipelineError: the checkpoint belongs to other settings.
@@ -36,5 +36,5 @@ def train_bundled_weights(settings: TrainBundledSettings) -> BundledSummary:
         f"mean absolute errors on held-out stills: {errors}; largest activation {summary.largest_activation:.1f}"
     )
     if not summary.is_finished:
-        click.echo(f"The time is over before the schedule: the same command goes on from {settings.checkpoint}.")
+        click.echo(f"Stopped at the time limit: the same command resumes from {settings.checkpoint}.")
     return summary

@@ -1,7 +1,7 @@
-"""What the bundled weights are trained for: to say of a drawn hand where it is and how it is held.
+"""Pretext task of the bundled weights: predict the position and the pose of a drawn hand.
 
-Everything is read off by single linear layers, so the features themselves must carry the answers: the pooled ones,
-since most heads see only those, and the maps, since the spatial heads see them.
+All predictions are made by single linear layers, so the features must encode the answers: the pooled features, which
+most heads read, and the maps, which the spatial heads read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.bundled.stills import ANGLE_RANGE, SIZE_RANGE, SPREAD_RANGE, TARGE
 
 @dataclass(frozen=True)
 class Question:
-    """One number to be found: its column in the targets, its range, and in how many bins it is told apart."""
+    """One number to predict: its column in the targets, its range, and its number of bins."""
 
     name: str
     low: float
@@ -40,17 +40,17 @@ QUESTIONS = (
     Question("spread", *SPREAD_RANGE, 5),
     Question("side", -1.0, 1.0, 2),
 )
-# What can be seen at the hand itself, without knowing where it is.
+# Numbers that can be predicted at the hand, without its position.
 LOCAL_QUESTIONS = QUESTIONS[2:]
 
 
 class Pretext(nn.Module):
-    """Linear read-outs of one backbone's maps, and the loss of each.
+    """Linear read-outs of a backbone's maps, and the loss of each.
 
     Shape:
         maps:    (N, C, h, w), features of the images.
         targets: (N, 8), as `stills.TARGET_NAMES`.
-        masks:   (N, 1, M, M), float, how much of each cell the hand covers; M at least h and w.
+        masks:   (N, 1, M, M), float, share of each cell that the hand covers; M at least h and w.
     """
 
     def __init__(self, channels: int) -> None:
@@ -63,7 +63,7 @@ class Pretext(nn.Module):
         self.cover = nn.Conv2d(channels, 1, kernel_size=1)
 
     def forward(self, maps: Tensor, targets: Tensor, masks: Tensor) -> dict[str, Tensor]:
-        """The losses by name, each a mean over the images; their sum is what training lowers."""
+        """Return the losses by name, each a mean over the images; training minimises their sum."""
         maps = maps.float()
         features = pooled(maps)  # (N, C)
         present = targets[:, 0]
@@ -82,7 +82,7 @@ class Pretext(nn.Module):
         }
 
     def read(self, maps: Tensor) -> Tensor:
-        """The numbers as the linear read-out of the pooled features gives them, in the units of the targets.
+        """Predict the numbers by the linear read-out of the pooled features, in the units of the targets.
 
         Shape:
             returns: (N, number of questions).
@@ -103,7 +103,7 @@ class Pretext(nn.Module):
 
 
 def answerable(targets: Tensor, question: Question) -> Tensor:
-    """How much each image's answer counts: not without a hand, and the spread only as far as the fingers are straight.
+    """Return the weight of each image: 0 without a hand; for the spread, smaller for bent fingers.
 
     Shape:
         returns: (N,), 0 to 1.
@@ -115,12 +115,12 @@ def answerable(targets: Tensor, question: Question) -> Tensor:
 
 
 def _bins_loss(scores: Tensor, targets: Tensor, questions: tuple[Question, ...]) -> Tensor:
-    """The mean cross-entropy over `questions`, each divided by that of guessing."""
+    """Return the mean cross-entropy over `questions`, each divided by that of guessing."""
     losses = []
     for part, question in zip(scores.split([q.num_bins for q in questions], dim=1), questions, strict=True):
         spacing = (question.high - question.low) / question.num_bins
         centres = question.low + spacing * (torch.arange(question.num_bins, device=scores.device) + 0.5)
-        # Neighbouring bins share the answer, so that features vary smoothly with it.
+        # The target is distributed over neighbouring bins, so that features vary smoothly with the number.
         distance = (targets[:, question.column, None] - centres) / spacing
         wanted = (-0.5 * (distance / 0.7) ** 2).softmax(1)
         loss = -(wanted * part.log_softmax(1)).sum(1) / math.log(question.num_bins)
@@ -129,7 +129,7 @@ def _bins_loss(scores: Tensor, targets: Tensor, questions: tuple[Question, ...])
 
 
 def _place_weights(targets: Tensor, height: int, width: int) -> Tensor:
-    """A small spot at the palm's centre, summing to 1 over the cells of the map: (N, h * w)."""
+    """Return a small spot at the palm's centre that sums to 1 over the cells of the map: (N, h * w)."""
     rows = (torch.arange(height, device=targets.device) + 0.5) / height - 0.5
     columns = (torch.arange(width, device=targets.device) + 0.5) / width - 0.5
     x = (columns - targets[:, 1, None]) * width  # (N, w), in cells

@@ -1,4 +1,4 @@
-"""Drawn stills as training batches: pools that a separate process draws ahead, and cheap variations of them."""
+"""Training batches of drawn stills: a separate process draws pools ahead, and each batch varies their images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from pipeline.bundled.stills import TARGET_NAMES, Stills, draw_stills
 from pipeline.processes import end_with_parent
 
-# Mirroring an image changes the signs of these.
+# Mirroring an image changes the signs of these numbers.
 MIRRORED_NAMES = ("x", "angle", "side")
 
 
 class StillPools:
-    """The pool of images in use, and the next one being drawn meanwhile by another process.
+    """Context manager for the pool of images in use; another process draws the next pool at the same time.
 
-    `sizes` are the images' sizes in pixels, one for each pool. What a pool holds follows from the seed and its number
-    alone. Use it as a context manager.
+    `sizes` are the images' sizes in pixels, one for each pool. The images of a pool depend only on the seed and the
+    number of the pool.
     """
 
     def __init__(self, seed: int, sizes: Sequence[int], pool_images: int, drawing_images: int) -> None:
@@ -32,7 +32,7 @@ class StillPools:
         self._coming: dict[int, list[Future[Stills]]] = {}
 
     def __enter__(self) -> StillPools:
-        # Spawned, not forked: forking a process whose torch threads run can hang.
+        # Spawned, not forked: forking a process with running torch threads can hang.
         self._executor = ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent)
         return self
 
@@ -40,7 +40,7 @@ class StillPools:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def get(self, pool: int) -> Stills:
-        """The images of a pool; asks for the next one to be drawn."""
+        """Return the images of a pool, and start drawing the next one."""
         if self._current is None or self._current[0] != pool:
             # Freed before the next one is put together: only two pools are ever in memory.
             self._current = None
@@ -67,7 +67,7 @@ class StillPools:
 def varied_batch(
     stills: Stills, rows: np.ndarray, generator: np.random.Generator, input_size: int, device: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images of some rows, half of them mirrored and each a little brighter or darker, with targets and masks.
+    """Return images of some rows, half of them mirrored and each with another brightness, with targets and masks.
 
     Shape:
         returns: (N, 3, S, S) float in 0 to 255, channels last; (N, 8); (N, 1, M, M) float in 0 to 1.
@@ -87,12 +87,12 @@ def varied_batch(
 
 
 def images_of(stills: Stills, rows: np.ndarray, device: str) -> Tensor:
-    """The images of some rows, (N, 3, S, S) uint8."""
+    """Return the images of some rows, (N, 3, S, S) uint8."""
     return torch.from_numpy(stills.images[rows]).to(device).permute(0, 3, 1, 2)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images at another size, as float; drawn smaller than they are seen, as the frames of small clips are."""
+    """Resize images, as float; images are drawn smaller than the input, like the frames of small clips."""
     if images.shape[-1] == size:
         return images.float()
     return F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False)

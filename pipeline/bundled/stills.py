@@ -1,7 +1,7 @@
-"""Drawn still images of a hand, each with the numbers that made it: what the bundled weights are trained on.
+"""Draw still images of a hand, each with the numbers of its pose: the training data of the bundled weights.
 
-No motion and no gesture labels here. The images share the hand's renderer with the demo's clips and nothing else: other
-seeds, poses drawn each on their own, backgrounds of every kind.
+They have no motion and no gesture labels. The images share only the renderer of the hand with the demo's clips: seeds
+are different, poses are independent, and backgrounds are of all kinds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.prepare.gestures.backgrounds import KINDS, draw_background
 from pipeline.prepare.gestures.hands import HandPose, paint_hand, random_look
 from pipeline.prepare.gestures.seeding import generator_for
 
-# The numbers kept for each image, in this order. Without a hand in it all but the first are zero.
+# The numbers of each image, in this order. Without a hand, all except the first are zero.
 TARGET_NAMES = ("present", "x", "y", "log_size", "angle", "openness", "spread", "side")
 MASK_STRIDE = 4
 SIZE_RANGE = (0.055, 0.20)
@@ -32,7 +32,7 @@ class Stills:
     Shape:
         images:  (N, S, S, 3), uint8.
         targets: (N, 8), float32, as `TARGET_NAMES`.
-        masks:   (N, S / 4, S / 4), uint8, how much of each cell the hand covers.
+        masks:   (N, S / 4, S / 4), uint8, share of each cell that the hand covers.
     """
 
     images: np.ndarray
@@ -43,7 +43,7 @@ class Stills:
 def draw_stills(seed: int, batch: int, count: int, size: int) -> Stills:
     """Draw `count` images of `size` by `size` pixels; the same seed and batch number give the same pixels."""
     generator = generator_for("stills", seed, batch, size)
-    # Backgrounds cost more than hands, so a batch shares some, each time cropped, mirrored and lit differently.
+    # Backgrounds cost more than hands, so a batch shares some, with another crop, mirroring and light each time.
     canvas = size + size // 2
     backgrounds = [
         draw_background(generator, canvas, canvas, tuple(KINDS)) for _ in range(min(count, NUM_BACKGROUNDS_PER_BATCH))
@@ -63,7 +63,7 @@ def _draw_still(generator: np.random.Generator, background: np.ndarray, size: in
     image = _varied(generator, background, size)
     target = np.zeros(len(TARGET_NAMES), np.float32)
     mask = np.zeros((size, size), np.uint8)
-    # Drawn also where there is no hand, so that the same count of numbers is used.
+    # Drawn even without a hand, so that the same number of random values is used.
     look, pose = random_look(generator), random_pose(generator)
     if generator.random() >= SHARE_WITHOUT_HAND:
         mask = paint_hand(image, look, pose)
@@ -81,13 +81,13 @@ def _draw_still(generator: np.random.Generator, background: np.ndarray, size: in
 
 
 def random_pose(generator: np.random.Generator) -> HandPose:
-    """Draw a pose: anywhere in the image, small or large, turned, more often quite open or quite closed."""
+    """Draw a pose with a random position, size and angle; fully open and fully closed hands are more frequent."""
     openness = float(np.clip(generator.uniform(-0.2, 1.2), 0.0, 1.0))
     return HandPose(
         x=generator.uniform(-0.48, 0.48),
         y=generator.uniform(-0.48, 0.48),
         size=float(np.exp(generator.uniform(np.log(SIZE_RANGE[0]), np.log(SIZE_RANGE[1])))),
-        # Half of the hands nearly upright, where the gestures mostly are.
+        # Half of the hands are nearly upright, as in most gestures.
         angle=generator.uniform(*ANGLE_RANGE) * (1.0 if generator.random() < 0.5 else 0.4),
         openness=openness,
         spread=generator.uniform(*SPREAD_RANGE),

@@ -1,8 +1,8 @@
 """Train the `bundled` weights: SqueezeNet's feature layers on drawn still images, without any download.
 
 The training is a list of phases over pools of drawn images, small images first. Every random number follows from the
-seed and the number of the step, and a checkpoint is left aside as training goes, so that a stopped run goes on to the
-weights that it would have reached.
+seed and the number of the step, and checkpoints are written during the training, so that a stopped and resumed run
+gives the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pipeline.progress import Progress
 
 HELD_OUT_BATCH = -1
 LARGEST_ACTIVATION = 1000.0
-# Smaller images leave one cell, in which no place can be told from another.
+# The map of a smaller image has a single cell, which has no position to predict.
 SMALLEST_INPUT = 48
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some pools of images at one size: drawn with `drawn_size` pixels, seen by the network with `input_size`."""
+    """Pools of images of one size: drawn with `drawn_size` pixels, resized to `input_size` for the network."""
 
     drawn_size: int
     input_size: int
@@ -52,7 +52,7 @@ PHASES = (Phase(96, 96, 9, 3), Phase(112, 160, 2, 2), Phase(112, 224, 2, 2))
 
 @dataclass(frozen=True)
 class BundledSettings:
-    """All that decides the weights (on one machine, with one number of threads)."""
+    """All settings that determine the weights (on one machine, with one number of threads)."""
 
     seed: int = 0
     phases: tuple[Phase, ...] = PHASES
@@ -88,7 +88,7 @@ class BundledSettings:
 
 @dataclass(frozen=True)
 class BundledSummary:
-    """How a run ended: the steps done of all, the time it took, and on held-out stills the mean absolute errors."""
+    """Result of a run: steps done, total steps, time, and the mean absolute errors on held-out stills."""
 
     out: Path
     steps_done: int
@@ -121,12 +121,12 @@ def train_bundled(
     checkpoint_every_steps: int = 200,
     stop_after_steps: int | None = None,
 ) -> BundledSummary:
-    """Train, or go on training, and write the averaged weights so far to `out` in float16.
+    """Start or resume the training, and write the averaged weights to `out` in float16.
 
-    When `minutes` are over, the run stops at a checkpoint; the same call goes on from there.
+    After `minutes` the run stops at a checkpoint; the same call resumes from it.
 
     Raises:
-        PipelineError: the checkpoint was made with other settings, or activations leave the range of float16.
+        PipelineError: the checkpoint has other settings, or activations exceed the range of float16.
     """
     settings = settings or BundledSettings()
     started_at_seconds = time.monotonic()
@@ -173,7 +173,7 @@ def held_out_errors(
     *,
     device: str = "cpu",
 ) -> tuple[dict[str, float], float]:
-    """Mean absolute errors of the linear read-out on stills that no step has seen, and the largest activation."""
+    """Measure mean absolute errors of the linear read-out on held-out stills, and the largest activation."""
     phase, num_images = settings.phases[-1], min(512, settings.pool_images)
     stills = draw_stills(settings.seed, HELD_OUT_BATCH, num_images, phase.drawn_size)
     answers, largest = [], 0.0
@@ -193,7 +193,7 @@ def held_out_errors(
 
 
 def _steps(settings: BundledSettings, start: int) -> Iterator[_Step]:
-    """Every step from `start` on, with its images and how far the whole training has come, counted in pixels."""
+    """Yield every step from `start` on, with its images and the progress of the training, counted in pixels."""
     pixels_per_phase = [phase.input_size**2 * phase.num_pools * phase.num_passes for phase in settings.phases]
     pixels_done, number, pool = 0.0, 0, 0
     total = sum(pixels_per_phase)
@@ -233,10 +233,10 @@ def _train_step(
     if not bool(torch.isfinite(total)):
         raise PipelineError(
             f"The loss is {float(total.detach())} at step {step.number}: the training has diverged. "
-            "Begin anew with a lower `peak_learning_rate` and without the checkpoint."
+            "Delete the checkpoint and start again with a lower `peak_learning_rate`."
         )
     total.backward()
-    # Without batch norm a rare large gradient can undo a lot.
+    # Clipped, because without batch norm a rare large gradient does much harm.
     nn.utils.clip_grad_norm_(network.parameters(), 2.0)
     optimiser.step()
     return " ".join(f"{name} {float(loss.detach()):.3f}" for name, loss in losses.items())
@@ -248,7 +248,7 @@ def _autocast(device: str) -> AbstractContextManager[None]:
 
 
 def _pretext(channels: int, seed: int) -> Pretext:
-    # A generator of its own: the read-outs' first weights do not depend on what ran before.
+    # Forked random state: the initial weights of the read-outs do not depend on earlier draws.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Pretext(channels)
@@ -285,14 +285,14 @@ def _restore(
     averaged: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
 ) -> int:
-    """Take up a checkpoint, if there is one; the number of steps done."""
+    """Load a checkpoint, if there is one; return the number of steps done."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["settings"] != repr(asdict(settings)):
         raise PipelineError(
             f"The checkpoint {path} belongs to other settings: {state['settings']}. "
-            "Ask for the same, or delete it to begin anew."
+            "Use the same settings, or delete it to start again."
         )
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])

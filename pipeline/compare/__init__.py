@@ -1,1 +1,1 @@
-"""Results on disk -> judgement: tables, tests, plots, a report and a gate."""
+"""Compare results: tables, significance tests, plots, a report and the metric gate."""

@@ -1,4 +1,4 @@
-"""Runs -> a judgement: one row for each, with intervals and costs, and what may be said about which is better."""
+"""Compare runs: one row for each, with intervals, costs, paired tests and a verdict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a head costs by its definition: the ST block alone, one clip."""
+    """Parameters and multiply-accumulates of a head's ST block for one clip, by its definition."""
 
     maps: str
     parameters: int
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def knows_seeds(self) -> bool:
-        """Whether the row has enough seeds to say what another start would change."""
+        """Whether the row has enough seeds to estimate the effect of another seed."""
         return len(self.top1_of_seeds) >= MIN_SEEDS
 
     @property
@@ -69,8 +69,8 @@ class Row:
 class PairTest:
     """A paired test of two rows of a group.
 
-    `p_adjusted` is Holm's, over all pairs of the group whose rows have enough seeds; the other pairs are adjusted among
-    themselves.
+    `p_adjusted` is Holm's, over all pairs of the group whose rows have enough seeds; the other pairs are adjusted
+    separately.
     """
 
     a: Row
@@ -80,7 +80,7 @@ class PairTest:
 
     @property
     def is_significant(self) -> bool:
-        """Whether one row may be called better than the other; never where a row has too few seeds."""
+        """Whether one row may be called better than the other; never if a row has too few seeds."""
         return self.difference.knows_seeds and self.p_adjusted < SIGNIFICANCE
 
 
@@ -111,7 +111,7 @@ class Group:
         )
 
     def recipes(self) -> str:
-        """By which recipe the rows were trained; one that not all of them share is in their labels."""
+        """The recipes of the rows; if they differ, the labels of the rows name them."""
         of_stage = {
             "": sorted({row.run.recipe for row in self.rows if not row.run.is_finetuned}),
             "finetuned rows: ": sorted({row.run.recipe for row in self.rows if row.run.is_finetuned}),
@@ -119,26 +119,26 @@ class Group:
         return "Recipe: " + "; ".join(stage + ", ".join(names) for stage, names in of_stage.items() if names) + "."
 
     def verdict(self) -> str:
-        """Say which row is best, or why no row can be called better.
+        """Return a sentence that names the best row, or the reason why no row can be called better.
 
-        The best row is named where each of its paired tests is below 5 % by itself. That needs no adjustment for the
-        number of rows: the claim is false only if the test against the true best row is wrong. "Better than the other
-        3" picks rows by their results, so those are adjusted over all pairs.
+        The best row is named if each of its paired tests is below 5 %. This needs no adjustment for the number of
+        rows: the claim is false only if the test against the true best row is wrong. "Better than the other 3" selects
+        rows by their results, so these p-values are adjusted over all pairs.
 
         Source: Gutmann and Maymin, Is the selected population the best?, 1987.
         """
         best, others = self.rows[0], self.rows[1:]
         if not others:
-            return f"{best.label} stands alone: there is nothing to compare it with."
+            return f"{best.label} is the only row: there is nothing to compare it with."
         highest = f"{best.label} has the highest top-1, {best.top1.value:.1f} %"
         tests = [self.test_of(best, row) for row in others]
         tested = [(row, test) for row, test in zip(others, tests, strict=True) if test.difference.knows_seeds]
-        not_known = "what another start would change is not known"
+        not_known = "the effect of another seed is unknown"
         if not best.knows_seeds:
             return f"{highest}. {_few_seeds_text([best])}: {not_known}, so it is not called better."
         few_seeds = [row for row in others if not row.knows_seeds]
         labels = "; ".join(row.label for row in few_seeds)
-        unknown = f" {_few_seeds_text(few_seeds)}, so that {not_known}: {labels}." if few_seeds else ""
+        unknown = f" {_few_seeds_text(few_seeds)}, so {not_known}: {labels}." if few_seeds else ""
         if not tested:
             return f"{highest}.{unknown}"
         if len(best.run.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
@@ -146,24 +146,25 @@ class Group:
         rule = f"paired tests, {100 * SIGNIFICANCE:.0f} %"
         if all(test.difference.p_value < SIGNIFICANCE for _, test in tested):
             second = tested[0][0]
-            whom = "every other row" + (f" of {MIN_SEEDS} or more seeds" if few_seeds else "")
+            compared = "every other row" + (f" of {MIN_SEEDS} or more seeds" if few_seeds else "")
             lead = f"{best.top1.value - second.top1.value:.1f} points above the next, {second.label}"
-            return f"{best.label} is better than {whom} ({rule}): top-1 {best.top1.value:.1f} %, {lead}.{unknown}"
+            return f"{best.label} is better than {compared} ({rule}): top-1 {best.top1.value:.1f} %, {lead}.{unknown}"
         level = [row.label for row, test in tested if not test.is_significant]
         num_worse = len(tested) - len(level)
         rest = ""
         if num_worse:
             rest = f" It is better than {'the one other row' if num_worse == 1 else f'the other {num_worse}'}."
         elif not any(test.is_significant for test in self.tests):
-            rest = " No row is better than another one here."
-        return f"{highest}; not told apart from it ({rule}, Holm over all pairs): {'; '.join(level)}.{rest}{unknown}"
+            rest = " No row is significantly better than another."
+        rule = f"{rule}, Holm over all pairs"
+        return f"{highest}; not significantly different from it ({rule}): {'; '.join(level)}.{rest}{unknown}"
 
     def test_of(self, a: Row, b: Row) -> PairTest:
-        """Return the test of two rows, in whichever order it has them."""
+        """Return the test of two rows, in either order."""
         return next(test for test in self.tests if {id(test.a), id(test.b)} == {id(a), id(b)})
 
     def front(self) -> list[Row]:
-        """The Pareto front: rows that no other beats in top-1 at the same or a lower number of MACs, cheapest first."""
+        """Return the Pareto front: no other row has a higher top-1 for the same or fewer MACs; sorted by MACs."""
         known = [(row.complexity.macs, row) for row in self.rows if row.complexity is not None]
         front: list[Row] = []
         for _, row in sorted(known, key=lambda item: (item[0], -item[1].top1.value)):
@@ -174,7 +175,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All groups, in the order of their backbones, with how the pairs of labels were chosen."""
+    """All groups, in the order of their backbones, and the pairs of labels."""
 
     groups: tuple[Group, ...]
     pairs: tuple[tuple[str, str], ...] = ()
@@ -191,9 +192,9 @@ def compare_runs(
     paper: str = "auto",
     costs: Mapping[str, HeadCost] | None = None,
 ) -> Comparison:
-    """Judge runs: group those that can be compared, sort each group by top-1, and test every pair in it.
+    """Group the runs that can be compared, sort each group by top-1, and test every pair in it.
 
-    `costs` has the measured cost of a run under its name.
+    `costs` has the measured cost of each run by its name.
     """
     shares = _time_shares(runs)
     by_key: dict[tuple[str, ...], list[RunResult]] = {}
@@ -224,7 +225,7 @@ def compare_runs(
 
 
 def complexity_of(run: RunResult) -> Complexity | None:
-    """What the head of a run costs; None for a head or backbone that this version does not know."""
+    """Return the complexity of a run's head; None if this version does not have the head or backbone."""
     map_size = map_size_of(run)
     if run.head not in HEADS or map_size is None:
         return None
@@ -236,14 +237,14 @@ def complexity_of(run: RunResult) -> Complexity | None:
 
 
 def map_size_of(run: RunResult) -> int | None:
-    """Height and width of the backbone's maps: from the model file, or from the backbone's contract without one."""
+    """Return the size of the backbone's maps: from the model file, or else from the backbone's contract."""
     if run.model_path.is_file():
         return load_spec(run.model_path).map_size
     return backbone_contract(run.backbone).map_size if run.backbone in BACKBONES else None
 
 
 def _labels(runs: Sequence[RunResult]) -> list[str]:
-    """A short name for each run of a group: its head, and whatever else sets it apart from another one."""
+    """Return a short name for each run of a group: its head, and the properties that distinguish it from other runs."""
     recipes = {run.recipe for run in runs if not run.is_finetuned}
     labels = []
     for run in runs:
@@ -311,13 +312,13 @@ def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
         if column is None:
             continue
         agreement = rank_agreement(column, recipe, {row.run.head: row.top1.value for row in of_recipe})
-        # One head has no order; the paper does not know every head.
+        # A single head has no order, and the paper does not have every head.
         if agreement.num_heads > 1:
             yield agreement
 
 
 def _time_shares(runs: Iterable[RunResult]) -> dict[str, float]:
-    """The share of each run in the training time of all, in percent; only of runs whose time is known."""
+    """Return the share of each run in the total training time, in percent, for the runs with a known time."""
     seconds = {run.name: _training_seconds(run.timing) for run in runs if run.timing is not None}
     known = {name: value for name, value in seconds.items() if value is not None}
     total = sum(known.values())

@@ -1,8 +1,8 @@
-"""What a head or a backbone costs: parameters and multiply-accumulates, without running or loading one.
+"""Count parameters and multiply-accumulates of heads and backbones, without running or loading them.
 
-Multiply-accumulates (MACs) are counted one way for all: those of linear, convolutional and recurrent layers, for one
-clip (heads) or one frame (backbones). Activations, batch norm, additions and pooling are not counted. `docs/flops.md`
-sets them beside the FLOPs column of the paper's Table 3.
+Multiply-accumulates (MACs) are those of linear, convolutional and recurrent layers, for one clip (heads) or one frame
+(backbones). Activations, batch norm, additions and pooling are not counted. `docs/flops.md` compares them with the
+FLOPs column of the paper's Table 3.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MAP_SIZE = 13  # of SqueezeNet; BNInception has 7
 def describe_heads(
     num_segments: int = 8, num_classes: int = 27, map_size: int = MAP_SIZE, names: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
-    """One row for each head: `name, maps, parameters, macs, section`, and `macs_sampled` for TRN.
+    """Return a row for each head (by default all): `name, maps, parameters, macs, section`, and `macs_sampled` for TRN.
 
-    Both counts are of the ST block alone, without the learned projection; MACs are those of one clip. For TRN `macs`
-    counts all ordered tuples (247 at 8 segments), `macs_sampled` three of each scale (19). Without `names`, all.
+    Both counts are for the ST block, without the learned projection; MACs are those of one clip. For TRN `macs` counts
+    all ordered tuples (247 at 8 segments), `macs_sampled` three of each scale (19).
 
     Raises:
-        PipelineError: an unknown head, or a size that it cannot have.
+        PipelineError: a head is unknown, or does not support a size.
 
     Source: paper, Table 3 (its parameters; see `docs/flops.md` for its FLOPs).
     """
@@ -42,9 +42,9 @@ def describe_heads(
 
 
 def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int) -> dict[str, Any]:
-    # Neither count depends on these choices; `all` would have TRN write down its tuples.
+    # Neither count depends on these options; with `all`, TRN would list its tuples.
     choices = HeadConfig(trn_train_tuples="sampled", trn_eval_tuples="sampled")
-    with torch.device("meta"):  # Layers with shapes and without values: no memory, no random numbers.
+    with torch.device("meta"):  # layers with shapes but without values: no memory, no random numbers
         head = build_head(name, in_channels=1, num_segments=num_segments, num_classes=num_classes, choices=choices)
     row: dict[str, Any] = {
         "name": name,
@@ -58,13 +58,13 @@ def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int
 
 
 def describe_backbones(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """One row for each backbone: `name, channels, map_size, parameters, macs, preprocessing`.
+    """Return a row for each backbone (by default all): `name, channels, map_size, parameters, macs, preprocessing`.
 
-    Both counts are of the feature layers, without the classifier that a backbone has elsewhere; MACs are those of one
-    frame of the backbone's input size. Without `names`, all of `BACKBONES`.
+    Both counts are for the feature layers, without the classifier of the original network; MACs are those of one frame
+    of the backbone's input size.
 
     Raises:
-        PipelineError: an unknown backbone.
+        PipelineError: a backbone is unknown.
     """
     return [_describe_backbone(name) for name in (BACKBONES if names is None else names)]
 
@@ -81,6 +81,6 @@ def _describe_backbone(name: str) -> dict[str, Any]:
         "channels": backbone.channels,
         "map_size": backbone.map_size,
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        "macs": counter.get_total_flops() // 2,  # The counter has two operations for a multiply-accumulate.
+        "macs": counter.get_total_flops() // 2,  # the counter counts two operations for a multiply-accumulate
         "preprocessing": backbone.preprocessing.as_dict(),
     }

@@ -1,4 +1,4 @@
-"""`pipeline describe`: heads or backbones as a table."""
+"""`pipeline describe`: print heads or backbones as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips that tell heads apart: the most confused pairs of classes, and the clips on which heads disagree."""
+"""Find the most confused pairs of classes, and the clips on which heads disagree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ JPEG_QUALITY = 72
 
 @dataclass(frozen=True)
 class ClipLink:
-    """A clip with the way to its file from the report, or none where that is not known."""
+    """A clip with the relative path of its file from the report, if known."""
 
     clip_id: str
     href: str | None
@@ -39,7 +39,7 @@ class ClipLink:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Clips of `label` that were taken for `predicted`: `num_clips` of `num_of_label`, the mean over seeds."""
+    """Clips of `label` that were classified as `predicted`: `num_clips` of `num_of_label`, averaged over seeds."""
 
     label: str
     predicted: str
@@ -50,7 +50,7 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """A clip's test frames as JPEGs, what each head said of it, or why it could not be read."""
+    """A clip's test frames as JPEGs with the prediction of each head, or the reason why it could not be read."""
 
     clip: ClipLink
     label: str
@@ -63,7 +63,7 @@ class ContactSheet:
 def most_confused(
     predictions: Predictions, manifest: Manifest | None, folder: Path, limit: int = NUM_CONFUSED_PAIRS
 ) -> list[ConfusedPair]:
-    """The pairs of classes that are mixed up most often, the most frequent first, with some of their clips."""
+    """Return the pairs of classes that are confused most often, the most frequent first, with some of their clips."""
     matrix = predictions.confusion()
     np.fill_diagonal(matrix, 0)
     # Stable, so that pairs of equal count are in the order of their classes.
@@ -88,7 +88,7 @@ def most_confused(
 
 
 def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = NUM_SHEETS) -> list[ContactSheet]:
-    """The clips on which the heads of a group are most evenly split between right and wrong, at most one a class."""
+    """Return the clips on which about half of a group's heads are correct, at most one per class."""
     rows = [row for row in group.rows if not row.run.is_finetuned]
     if len(rows) < 2:
         return []
@@ -125,7 +125,7 @@ def contact_sheets(group: Group, manifest: Manifest, folder: Path, limit: int = 
 
 
 class _Links:
-    """Ways from the report's folder to the clips of a manifest."""
+    """Relative paths from the report's folder to the clips of a manifest."""
 
     def __init__(self, manifest: Manifest | None, folder: Path) -> None:
         self._manifest, self._folder = manifest, folder
@@ -139,14 +139,14 @@ class _Links:
 
 
 def view_config_of(run: RunResult) -> ViewConfig:
-    """Return how a row saw its clips; by the default choices where its metrics name the recipe alone."""
+    """Return the views that a run used; with the default options if its metrics have only the name of the recipe."""
     recipe = run.metrics["recipe"]
     frames = recipe.get("frames", {}) if isinstance(recipe, Mapping) else {}
     return ViewConfig(run.num_segments, SamplingConfig(**frames))
 
 
 def frames_of(location: str, config: ViewConfig) -> tuple[tuple[str, ...], str | None]:
-    """The test frames of a clip as data addresses; or the reason why there are none."""
+    """Return the test frames of a clip as data URLs, or the reason why there are none."""
     try:
         with clip_errors(location), open_clip(location) as reader:
             view = config.test(reader.num_frames, reader.height, reader.width)

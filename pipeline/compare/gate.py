@@ -1,7 +1,7 @@
-"""The metric gate: the metrics of a Git revision against those that lie here, and whether any got worse.
+"""The metric gate: compare the metrics in the work tree with those of a Git revision, and fail if any is worse.
 
-The revision is read through DVC's file system, so that results count whether Git holds them or DVC does. Where its
-per-clip predictions are of the same clips, each change comes with its interval over paired clips and seeds.
+The revision is read through DVC's file system, so that results in Git and in DVC's cache are both found. If its
+per-clip predictions are of the same clips, each change has an interval over paired clips and seeds.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ METRICS = {name: metric.label for name, metric in evaluation_metrics.METRICS.ite
 
 
 class UnknownRevisionError(PipelineError):
-    """The revision to compare with does not exist: a mistake in the command, not a drop."""
+    """The revision to compare with does not exist, which is an error of the command, not a drop."""
 
     exit_code = 2
 
 
 class GateError(PipelineError):
-    """A cell lost more than is allowed, or is gone."""
+    """A cell lost more than is allowed, or has vanished."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class PastCell:
-    """A cell as a revision has it."""
+    """A cell of a revision."""
 
     name: str
     reported_on: str
@@ -51,7 +51,7 @@ class PastCell:
 
 @dataclass(frozen=True)
 class Change:
-    """One cell then and now, in percent; `before` or `after` is None where it is missing."""
+    """One cell before and now, in percent; `before` or `after` is None if the cell is missing there."""
 
     name: str
     before: dict[str, float] | None
@@ -62,19 +62,19 @@ class Change:
 
     @property
     def drop(self) -> float | None:
-        """Points of top-1 lost; negative for a gain. None where the two are of different splits."""
+        """Points of top-1 lost; negative for a gain; None if the two are of different splits."""
         if self.before is None or self.after is None or not self.is_same_split:
             return None
         return self.before["top1"] - self.after["top1"]
 
     @property
     def fault(self) -> str | None:
-        """Why this cell fails the gate, in one sentence; None where it passes."""
+        """The reason why this cell fails the gate, in one sentence; None if it passes."""
         if self.after is None:
             return f"{self.name} has vanished: it is in the revision and not here."
         if self.before is None or self.drop is None or self.max_drop is None:
             return None
-        # A drop of exactly the tolerance passes, whatever floats make of it.
+        # A drop of exactly the tolerance passes, despite rounding of floats.
         if self.drop <= self.max_drop + 1e-9:
             return None
         return (
@@ -84,7 +84,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """One word or two for the table."""
+        """The verdict for the table, in one or two words."""
         if self.fault is not None:
             return "**vanished**" if self.after is None else "**drop**"
         if self.before is None:
@@ -112,7 +112,7 @@ class GateReport:
         return [change.fault for change in self.changes if change.fault is not None]
 
     def markdown(self) -> str:
-        """The diff as Markdown, for a terminal and for a job summary alike."""
+        """Return the diff as Markdown, for the terminal and for a job summary."""
         if not any(change.before for change in self.changes):
             names = "".join(f"\n- {change.name}: top-1 {(change.after or {})['top1']:.2f}" for change in self.changes)
             return f"Revision `{self.revision}` has no metrics for these folders: every cell here is new.\n{names}"
@@ -140,7 +140,7 @@ class GateReport:
         return "\n".join(lines)
 
     def check(self) -> str:
-        """Say that all is well, or what is wrong.
+        """Return a sentence that the gate passes.
 
         Raises:
             GateError: a cell dropped beyond the tolerance or vanished; the message names each with its drop.
@@ -154,12 +154,12 @@ class GateReport:
 def compare_with_revision(
     cells: Sequence[RunResult], places: Iterable[Path | str], revision: str, max_drop: float | None = None
 ) -> GateReport:
-    """The cells here against those that `revision` has in the same folders.
+    """Compare the cells here with those of `revision` in the same folders.
 
-    Without `max_drop` a drop of any size passes; a vanished cell never does.
+    Without `max_drop` a drop of any size passes; a vanished cell always fails.
 
     Raises:
-        UnknownRevisionError: Git knows no such revision.
+        UnknownRevisionError: the revision does not exist in Git.
         PipelineError: the folders are not in a Git repository, or the revision's metrics cannot be read.
     """
     folders = [Path(place).absolute() for place in places]
@@ -212,7 +212,7 @@ def _files_at(root: Path, revision: str) -> Iterator[dvc.api.DVCFileSystem]:
     try:
         yield files
     finally:
-        # DVC closes its index, but not the views of it that were read, each of which holds a connection to SQLite.
+        # DVC closes its index, but not the views of it that were read; each view has an open connection to SQLite.
         for view in vars(files.repo.index).get("data", {}).values():
             view.close()
         files.close()
@@ -228,7 +228,7 @@ def _read_cells(files: dvc.api.DVCFileSystem, revision: str, places: Sequence[st
         name = folder.lstrip("/")
         metrics = with_splits(_parsed(files.read_text(path, encoding="utf-8"), f"{name}/{METRICS_FILE} at {revision}"))
         if not isinstance(metrics.get("report"), dict) or "top1" not in metrics["report"]:
-            # Another stage's metrics, or another tool's: no head was scored there.
+            # Metrics of another stage or another tool: they are not of a head.
             continue
         predictions = None
         if f"{folder}/{PREDICTIONS_FILE}" in found:
@@ -242,10 +242,10 @@ def _read_cells(files: dvc.api.DVCFileSystem, revision: str, places: Sequence[st
 def _repository_of(folders: Sequence[Path]) -> Path:
     first = folders[0]
     for parent in (first, *first.parents):
-        # A work tree that was added has a file there, not a folder.
+        # In a work tree made by `git worktree`, .git is a file, not a folder.
         if (parent / ".git").exists():
             return parent
-    raise PipelineError(f"{first} is not in a Git repository, so that there is no revision to compare with.")
+    raise PipelineError(f"{first} is not in a Git repository, so there is no revision to compare with.")
 
 
 def _relative(folder: Path, root: Path) -> str:
@@ -261,7 +261,7 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise PipelineError(f"{name} cannot be read as JSON: {error}.") from error
     if not isinstance(values, dict):
-        raise PipelineError(f"{name} must hold one JSON object.")
+        raise PipelineError(f"{name} must contain one JSON object.")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Names beside the points of a plot, placed so that each can be read and belongs to its own point."""
+"""Place the names of the points of a plot so that each is readable and next to its point."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def place_labels(
     colour: str,
     lines: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> None:
-    """Write each name beside its point, where it covers no point, name or line, if there is such a place.
+    """Write each name next to its point, if possible where it covers no point, name or line.
 
     Points that cover each other share one text, with a line for each, the upper first.
     """
@@ -75,7 +75,7 @@ def place_labels(
             own = _box_around(axes, x, y)
             clashes = 3 * sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
             clashes += any(box.overlaps(other) for other in crossed)
-            # A name that lies nearer to another point would be read as that point's.
+            # A name nearer to another point would be read as the name of that point.
             clashes += 4 * (min(range(len(points)), key=lambda index: _distance(box, centres[index])) != own_index)
             clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 6
             if best is None or clashes < best[0]:
@@ -91,7 +91,7 @@ def place_labels(
 
 
 def _joined(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """The points, those that cover the one above them joined to it."""
+    """Return the points, after joining each point that covers the one above it."""
     radius = COVERING_POINTS * figure.dpi / 72
     joined: list[tuple[float, float, str]] = []
     for x, y, name in sorted(points, key=lambda point: -point[1]):
@@ -106,7 +106,7 @@ def _joined(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str
 
 
 def _distance(box: Bbox, pixel: NDArray[np.float64]) -> float:
-    """From a pixel to the nearest edge of a box; zero inside of it."""
+    """Return the distance from a pixel to the nearest edge of a box; zero inside it."""
     x, y = pixel
     return float(np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1)))
 

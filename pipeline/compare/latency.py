@@ -1,4 +1,4 @@
-"""What a head costs on this machine: milliseconds and memory for one clip whose features are at hand."""
+"""Measure latency and memory of a head on this machine, for one clip with features in memory."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MAX_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class HeadCost:
-    """Measured on the CPU with one thread, fp32, one clip at a time.
+    """Cost of a head, measured on the CPU with one thread, fp32, one clip at a time.
 
-    `latency_ms` is the median of the runs; `memory_bytes` is that of the parameters, the projection's among them, and
-    of the most that one clip needs at once besides its features.
+    `latency_ms` is the median of the runs; `memory_bytes` is the size of the parameters, including the projection, and
+    the peak memory of one clip without its features.
     """
 
     latency_ms: float
@@ -45,12 +45,12 @@ def measure_head(
     choices: HeadConfig | None = None,
     num_runs: int = NUM_RUNS,
 ) -> HeadCost:
-    """Run a head with fresh parameters on drawn features: its cost does not depend on what it has learnt.
+    """Run a head with random parameters on random features; its cost does not depend on their values.
 
-    Neither torch's random numbers nor its number of threads are changed for the caller.
+    The caller's random state and number of threads are not changed.
 
     Raises:
-        PipelineError: an unknown head, or sizes that it cannot have.
+        PipelineError: the head is unknown, or does not support the sizes.
     """
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(0)
@@ -62,7 +62,7 @@ def measure_head(
             choices=choices or HeadConfig(),
         ).eval()
         size = map_size if module.reads == "spatial" else 1
-        # Channels last, as the store hands them out.
+        # Channels last, as from the store.
         features = torch.rand(1, num_segments, size, size, in_channels).permute(0, 1, 4, 2, 3)
         with torch.inference_mode():
             for _ in range(NUM_WARM_UP_RUNS):
@@ -79,11 +79,11 @@ def measure_head(
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operators return, for as long as each is alive."""
+    """Mode that counts the bytes of the storages that operators return, as long as each is alive."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Leave `torch._dynamo` out: nothing is compiled here, and its import takes longer than all measurements."""
+        """Skip `torch._dynamo`: nothing is compiled here, and its import takes longer than all measurements."""
         return False
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _LiveBytes(TorchDispatchMode):
         self._seen: WeakSet[torch.UntypedStorage] = WeakSet()
 
     def keep_out(self, tensor: torch.Tensor) -> None:
-        """Do not count a storage that was there before, nor views of it."""
+        """Exclude an existing storage and its views."""
         self._seen.add(tensor.untyped_storage())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -116,7 +116,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def _peak_bytes(module: torch.nn.Module, features: torch.Tensor) -> int:
-    """The most that the tensors of one forward pass hold at once; scratch space inside an operator is not seen."""
+    """Return the peak size of all tensors of one forward pass; scratch memory inside operators is not counted."""
     with _LiveBytes() as live:
         for tensor in (features, *module.parameters(), *module.buffers()):
             live.keep_out(tensor)

@@ -1,4 +1,4 @@
-"""Measure what the heads of some runs cost on this machine."""
+"""Measure the costs of the heads of runs on this machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The paper's Table 3 as data: its numbers beside ours, and the rank correlation with its order of heads.
+"""The paper's Table 3 as data, and the rank correlation of our results with it.
 
-Source: paper, Table 3. `paper_table3.csv` has the table as it is printed, with its source in the first lines.
+Source: paper, Table 3. `paper_table3.csv` has the table as printed, with its source in the first lines.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pipeline.evaluation.statistics import rank_correlation
 from pipeline.registry import unknown_name
 
 DATA_SETS = ("jester", "something")
-# Labels that only these data sets have; their number of classes alone would also fit others.
+# Labels that only these data sets have; the number of classes could also be that of other data sets.
 _JESTER_LABELS = frozenset({"Drumming Fingers", "Doing other things", "Swiping Left", "Zooming In With Full Hand"})
 _SOMETHING_LABELS = frozenset({"Approaching something with your camera", "Bending something so that it deforms"})
 
 
 @dataclass(frozen=True)
 class PaperColumn:
-    """One accuracy column of Table 3. Where our clips are of other data, not `same_data`, only the order counts."""
+    """One accuracy column of Table 3. Without `same_data`, our clips are of other data, so only the order counts."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ class RankAgreement:
     correlation: float | None
 
     def sentence(self) -> str:
-        """The agreement in words, whatever it is."""
+        """Return the agreement as a sentence."""
         value = "not defined" if self.correlation is None else f"{self.correlation:+.2f}"
         caution = "" if self.column.same_data else "; other clips, so only the order of the heads is compared"
         what = f"the paper's Table 3 ({self.column.title}), {self.num_heads} heads, recipe {self.recipe}"
@@ -50,9 +50,9 @@ class RankAgreement:
 def paper_column(
     backbone: str, num_segments: int, classes: Sequence[str], data_set: str = "auto"
 ) -> PaperColumn | None:
-    """The column of Table 3 that is nearest to a result; None where the paper has no such backbone.
+    """Return the column of Table 3 that is nearest to a result; None if the paper does not have the backbone.
 
-    `data_set` `auto` tells it from the class labels, and takes Jester, gestures too, where they are of neither.
+    With `data_set` `auto` the class labels decide; for other labels it is Jester, which has gestures too.
 
     Raises:
         PipelineError: `data_set` is neither `auto` nor a data set of Table 3.
@@ -79,7 +79,7 @@ def paper_column(
 
 
 def rank_agreement(column: PaperColumn, recipe: str, top1_of_heads: Mapping[str, float]) -> RankAgreement:
-    """How far our order of heads is that of the paper, over the heads that both have."""
+    """Compute the rank correlation of our top-1 with the paper's, over the heads that both have."""
     heads = [head for head in column.accuracies if head in top1_of_heads]
     ours, theirs = [top1_of_heads[head] for head in heads], [column.accuracies[head] for head in heads]
     return RankAgreement(column, recipe, len(heads), rank_correlation(ours, theirs))
@@ -87,6 +87,6 @@ def rank_agreement(column: PaperColumn, recipe: str, top1_of_heads: Mapping[str,
 
 @cache
 def table3() -> tuple[dict[str, str], ...]:
-    """The rows of Table 3, one for each head."""
+    """Return the rows of Table 3, one for each head."""
     text = resources.files("pipeline.compare").joinpath("paper_table3.csv").read_text(encoding="utf-8")
     return tuple(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))

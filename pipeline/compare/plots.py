@@ -1,7 +1,7 @@
-"""Plots of a comparison, drawn with matplotlib's objects alone: nothing here touches pyplot or its global state.
+"""Plots of a comparison, drawn with matplotlib's objects, without pyplot and its global state.
 
-Every plot is a function from data and a `Palette` to a `Figure`, small enough to be read on a phone. On disk they are
-PNG and SVG, the same bytes each time; the report takes the SVG with colours that follow its light or dark theme.
+Every plot is a function from data and a `Palette` to a `Figure`, small enough to be read on a phone. The PNG and SVG
+files are byte-identical each time; the SVG in the report has colours that follow its light or dark theme.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ SMALL_WIDTH_INCHES = 3.1
 CROWDED_ROW_INCHES = 0.12
 PNG_DPI = 160
 MAX_LABELLED_CLASSES = 30
-# Readable on a light and on a dark surface; also apart for people who confuse red and green, by their lightness.
+# Readable on light and dark backgrounds; red and green also differ in lightness, for colour-blind readers.
 RIGHT, WRONG = "#3f8f5f", "#f08a3c"
 ORDER_TESTS = {"shuffled": "s", "reversed": "D", "repeated": "v"}
 _SETTINGS: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0, "axes.linewidth": 0.8}
-# Without the empty strips that a square matrix leaves in its figure.
+# Crops the empty margins that a square matrix leaves in its figure.
 _TIGHT: Any = {"bbox_inches": "tight", "pad_inches": 0.04}
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of a plot, each with one meaning."""
+    """Colours of a plot; each has one meaning."""
 
     ink: str
     muted: str
@@ -58,13 +58,13 @@ LIGHT = Palette("#1c2330", "#5b6472", "#dfe3e9", "#ffffff", "#1f62c8", "#c2571a"
 
 
 def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
-    """Top-1 with its interval against MACs of the ST block on a logarithmic axis, and the Pareto front."""
+    """Plot top-1 with its interval against MACs of the ST block on a logarithmic axis, and the Pareto front."""
     rows = [row for row in group.rows if row.complexity is not None]
     figure, axes = _figure(palette, WIDTH_INCHES, 3.9)
     costs = {id(row): row.complexity.macs for row in rows if row.complexity is not None}
     counts = [macs for macs in costs.values() if macs > 0]
     lowest = min(counts, default=1_000_000)
-    # A logarithmic axis has no zero; TSN, which costs nothing, stands left of it behind a line.
+    # A logarithmic axis has no zero; TSN, which has no MACs, is placed left of it, separated by a line.
     zero_at = lowest / 12
     places = {key: float(macs) if macs > 0 else zero_at for key, macs in costs.items()}
     front = group.front()
@@ -118,7 +118,7 @@ def accuracy_against_macs(group: Group, palette: Palette = LIGHT) -> Figure:
 
 
 def training_curves(run: RunResult, palette: Palette = LIGHT) -> Figure | None:
-    """Validation top-1 and both losses by epoch, the mean over seeds; None where no epoch was trained."""
+    """Plot validation top-1 and both losses by epoch, averaged over seeds; None if no epoch was trained."""
     history = run.history
     if history is None or history.empty or "epoch" not in history:
         return None
@@ -149,7 +149,7 @@ def training_curves(run: RunResult, palette: Palette = LIGHT) -> Figure | None:
 
 
 def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
-    """How the clips of each class were classified, in percent of the class: the diagonal is right."""
+    """Plot how the clips of each class were classified, in percent of the class; the diagonal is correct."""
     predictions = row.run.predictions
     matrix = predictions.confusion()
     totals = matrix.sum(axis=1, keepdims=True)
@@ -157,13 +157,13 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     num_classes = len(predictions.classes)
     has_labels = num_classes <= MAX_LABELLED_CLASSES
     is_crowded = has_labels and num_classes > 16
-    # Names in a square of many rows would be too small to read: the rows are made higher than the columns are wide.
+    # With many classes, names in a square matrix would be too small, so rows are higher than columns are wide.
     height = CROWDED_ROW_INCHES * num_classes if is_crowded else SMALL_WIDTH_INCHES - 0.6
     figure = _empty_figure(palette, SMALL_WIDTH_INCHES - 0.6, height, is_filled=True)
     axes = figure.subplots()
     _style(axes, palette)
     axes.grid(visible=False)
-    # Colours of varying strength lie on a light surface as well as on a dark one.
+    # The strength of a colour is readable on light and dark backgrounds.
     image = np.zeros((num_classes, num_classes, 4))
     image[:] = matplotlib.colors.to_rgba(WRONG)
     image[np.eye(num_classes, dtype=bool)] = matplotlib.colors.to_rgba(RIGHT)
@@ -174,7 +174,7 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
     axes.tick_params(length=0)
     if has_labels:
         size = 6.5 if is_crowded else 7.0
-        # Names once, at the rows; a column has the number of its row, so that long names leave room for the matrix.
+        # Names only at the rows; columns have the number of their row, so that long names leave room for the matrix.
         names = [f"{label}  {index}" for index, label in enumerate(predictions.classes)]
         axes.set_xticks(range(num_classes), [str(index) for index in range(num_classes)],
                         fontsize=5.5 if is_crowded else size,
@@ -187,7 +187,7 @@ def confusion(row: Row, palette: Palette = LIGHT) -> Figure:
 
 
 def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
-    """Top-1 with frames in order, shuffled, reversed, and one frame repeated; None where no order test was run."""
+    """Plot top-1 with frames in order, shuffled, reversed, and one frame repeated; None without order tests."""
     rows = [row for row in group.rows if row.order_test_drops][::-1]
     if not rows:
         return None
@@ -216,7 +216,7 @@ def order_probes(group: Group, palette: Palette = LIGHT) -> Figure | None:
 
 
 def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIGHT) -> Figure:
-    """Our top-1 of each head against that of the paper: a rising cloud is the same order of heads."""
+    """Plot our top-1 of each head against the paper's; points on a rising line are in the same order."""
     figure, axes = _figure(palette, WIDTH_INCHES, 3.6)
     points = [
         (agreement.column.accuracies[row.run.head], row.top1.value, row.label)
@@ -234,9 +234,9 @@ def against_paper(group: Group, agreement: RankAgreement, palette: Palette = LIG
 
 
 def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
-    """Write the plots of each group as PNG and SVG, without anything measured in time; return the paths.
+    """Write the plots of each group as PNG and SVG, without measured times; return the paths.
 
-    Those of single runs are in the report, and `dvc plots show` draws them from each run's own files.
+    Plots of single runs are in the report, and `dvc plots show` draws them from the files of each run.
     """
     figures: dict[str, Figure | None] = {}
     for index, group in enumerate(comparison.groups):
@@ -256,7 +256,7 @@ def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
 
 
 def svg_text(figure: Figure, name: str) -> str:
-    """A figure as SVG, the same text each time; `name` keeps its ids apart from those of others in one page."""
+    """Return a figure as SVG, the same text each time; `name` makes its ids unique in a page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True, **_TIGHT)
@@ -264,9 +264,9 @@ def svg_text(figure: Figure, name: str) -> str:
 
 
 def _empty_figure(palette: Palette, width: float, height: float, *, is_filled: bool = False) -> Figure:
-    """Make a figure; axes that fill it have their labels outside of it, where a file written `_TIGHT` shows them.
+    """Create a figure; axes that fill it have their labels outside, where a file written with `_TIGHT` shows them.
 
-    A constrained layout takes as long as drawing, which matters for the plots of every run.
+    A constrained layout takes as long as drawing, which is too slow for the plots of every run.
     """
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout=None if is_filled else "constrained", facecolor=palette.surface)

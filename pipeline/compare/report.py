@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, for light and dark, phone and desktop, without any network."""
+"""Write the report: one self-contained HTML file, for light and dark themes, phone and desktop, without network."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
 TEMPLATE = "report.html"
-MAX_SCALE = 1.9  # of a drawing, against its own size
-# Drawn with colours that mean nothing, which then become the names of the page's colours: so one drawing serves
-# the light and the dark theme. None of them may occur otherwise.
+MAX_SCALE = 1.9  # maximum scale of a drawing, relative to its size
+# Drawn with placeholder colours, which are replaced by the names of the page's colours, so that one drawing works for
+# the light and the dark theme. None of them may occur elsewhere.
 _MARKERS = plots.Palette("#010203", "#010204", "#010205", "#010206", "#010207", "#010208", "#010209")
 _MARKER_NAMES = {getattr(_MARKERS, name): f"var(--{name})" for name in vars(_MARKERS)}
 
 
 @dataclass(frozen=True)
 class HeadPage:
-    """What the report shows of one run."""
+    """Contents of the report for one run."""
 
     row: Row
     anchor: str
@@ -44,7 +44,7 @@ class HeadPage:
 
 @dataclass(frozen=True)
 class GroupPage:
-    """What the report shows of one group."""
+    """Contents of the report for one group."""
 
     group: Group
     anchor: str
@@ -70,7 +70,7 @@ def write_report(
 ) -> None:
     """Write the report of a comparison to `path`.
 
-    With a manifest, clips are linked by paths relative to the report, and the clips that heads disagree on are shown.
+    With a manifest, clips are linked by paths relative to the report, and the clips on which heads disagree are shown.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["points"] = points_text
@@ -85,13 +85,13 @@ def write_report(
 
 
 def inline_svg(figure: Figure, name: str) -> Markup:
-    """A figure as an SVG element that takes its colours from the page and shrinks with it."""
+    """Return a figure as an SVG element with the colours of the page that scales with the page."""
     text = plots.svg_text(figure, name)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for marker, variable in _MARKER_NAMES.items():
         text = text.replace(marker, variable)
-    # The drawing's own size in points would not follow the page; its view box keeps the proportions.
+    # A size in points would not scale with the page; the view box keeps the proportions.
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(
         r'(<svg[^>]*?) width="([\d.]+)pt"',
@@ -99,7 +99,7 @@ def inline_svg(figure: Figure, name: str) -> Markup:
         text,
         count=1,
     )
-    # The texts come from matplotlib, which escapes labels as XML.
+    # Safe as markup: matplotlib escapes labels as XML.
     return Markup(text)
 
 
@@ -150,7 +150,7 @@ def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest
 
 
 def _settings(run: RunResult) -> dict[str, str]:
-    """Where a row comes from: every value of metrics.json that is not a result, by its dotted name."""
+    """Return the settings of a run: every value of metrics.json that is not a result, by its dotted name."""
     results = {"report", "select", "probes", "ece", "start"}
     metrics = {key: value for key, value in run.metrics.items() if key not in results}
     values = {"folder": str(run.folder), **dict(_flat(metrics))}
@@ -168,12 +168,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
 
 
 def _scale(group: Group) -> tuple[float, float]:
-    """The range of the interval bars: from a round value below the lowest to 100."""
+    """Return the range of the interval bars: from a round value below the lowest to 100."""
     lowest = min(row.top1.low for row in group.rows)
     return (max(0.0, lowest // 10 * 10), 100.0)
 
 
 def _pairwise(group: Group) -> list[list[PairTest | None]]:
-    """The test of each row against each column, seen from the row; None on the diagonal."""
+    """Return the test of each row against each column, from the row's point of view; None on the diagonal."""
     by_pair = {(id(test.a), id(test.b)): test for test in group.tests}
     return [[by_pair.get((id(a), id(b))) or by_pair.get((id(b), id(a))) for b in group.rows] for a in group.rows]

@@ -1,4 +1,4 @@
-"""The table of heads, from one list of columns: for the terminal, as CSV, as Markdown and as JSON."""
+"""Write the table of heads, from one list of columns, for the terminal, as CSV, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GAP = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """One column. The lower `priority`, the longer it stays when the terminal is narrow."""
+    """One column. In a narrow terminal, columns with a high `priority` value are omitted first."""
 
     header: str
     text: Callable[[Row], str]
@@ -55,25 +55,25 @@ COLUMNS = (
     Column("time", lambda row: "" if row.time_share is None else f"{row.time_share:.1f} %", 7, is_measured=True),
 )
 
-# What the columns mean, by their headers.
+# Descriptions of the columns, by their headers.
 LEGEND = {
-    "maps": "what the head reads of each frame: one pooled vector, or the spatial map",
-    "params, MACs": "parameters, and multiply-accumulates for one clip, of the spatiotemporal (ST) block alone",
-    "top-1": "percent of clips that are right, mean over seeds, with its 95 % interval over clips and seeds",
-    "selected on": "split whose clips selected the epoch; dev: training clips that were held out",
-    "seeds": "number of trainings, from different starts, of which the row is the mean",
+    "maps": "input of the head for each frame: one pooled vector, or the spatial map",
+    "params, MACs": "parameters, and multiply-accumulates for one clip, of the spatiotemporal (ST) block only",
+    "top-1": "percent of clips classified correctly, mean over seeds, with its 95 % interval over clips and seeds",
+    "selected on": "split whose clips selected the epoch; dev: held-out training clips",
+    "seeds": "number of trainings with different seeds that the row averages",
     **{METRICS[name].label: METRICS[name].meaning for name in OTHER_SHARES},
-    "pairs": "percent of clips whose label scores above its reverse in time; chance is 50",
-    "shuffled, reversed": "points of top-1 lost (-) or won (+) when the frames are shown in that order",
+    "pairs": "percent of clips whose label scores higher than its time-reverse; chance is 50",
+    "shuffled, reversed": "points of top-1 lost (-) or gained (+) when the frames are in that order",
     "paper": "top-1 of the paper's Table 3",
-    "ms/clip, memory": "of the head alone, its features at hand, measured on this machine with one thread",
-    "time": "share of the training time of all rows whose time is known here",
+    "ms/clip, memory": "of the head only, with its features in memory, measured on this machine with one thread",
+    "time": "share of the training time of all rows whose time is known on this machine",
 }
 _MEASURED_TERMS = {"ms/clip, memory", "time"}
 
 
 def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int | None = None) -> dict[str, str]:
-    """The lines of `LEGEND` for the columns that a comparison has, or those of them that fit into `width`."""
+    """Return the lines of `LEGEND` for the columns of a comparison, or for those of them that fit into `width`."""
     headers = {column.header for group in comparison.groups for column in used_columns(group, width)}
     return {
         term: text
@@ -84,7 +84,7 @@ def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int 
 
 
 def marked_label(row: Row) -> str:
-    """The row's label, with a mark where the reported clips selected the epoch."""
+    """Return the row's label, with a mark if the reported clips selected the epoch."""
     return f"{row.label} {SELECTED_ON_REPORTED_MARK}" if row.run.is_selected_on_reported else row.label
 
 
@@ -93,18 +93,18 @@ def interval_text(interval: Interval) -> str:
 
 
 def drop_text(row: Row, order_test: str) -> str:
-    """How many points of top-1 a change of the order costs, with its sign: `-40.0` is a loss of 40 points."""
+    """Return the change of top-1 in points when the order changes: `-40.0` is a loss of 40 points."""
     drop = row.order_test_drops.get(order_test)
     return "" if drop is None else points_text(-drop)
 
 
 def points_text(points: float) -> str:
-    """A difference with its sign, and zero without one: `-0.0` reads like a loss."""
+    """Return a difference with its sign, but zero without one, because `-0.0` looks like a loss."""
     return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
 
 
 def count_text(count: int | None) -> str:
-    """A count with three figures and its unit.
+    """Return a count with three figures and its unit.
 
     >>> [count_text(count) for count in (0, 138_523, 4_726_555, 6_379_543_296)]
     ['0', '139 k', '4.73 M', '6.38 G']
@@ -119,12 +119,12 @@ def count_text(count: int | None) -> str:
 
 
 def bytes_text(num_bytes: int) -> str:
-    """A size in MB, or in kB below a tenth of one."""
+    """Return a size in MB, or in kB below 0.1 MB."""
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.0f} kB"
 
 
 def terminal_table(comparison: Comparison, width: int) -> str:
-    """Every group as a table of at most `width` characters, with what may be said about it below."""
+    """Return every group as a table of at most `width` characters, followed by remarks."""
     return "\n\n".join(_terminal_group(group, width) for group in comparison.groups)
 
 
@@ -145,7 +145,7 @@ def markdown_table(comparison: Comparison) -> str:
 
 
 def csv_table(comparison: Comparison) -> str:
-    """One line for each row of every group, with full figures and nothing measured in time."""
+    """Return one line for each row of every group, with all digits and without measured times."""
     records = [_record(row) for row in comparison.rows]
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
@@ -155,7 +155,7 @@ def csv_table(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The whole comparison as plain data: rows, paired tests, agreement with the paper; nothing measured in time."""
+    """Return the comparison as plain data: rows, paired tests, agreement with the paper; without measured times."""
     return {
         "pairs": [list(pair) for pair in comparison.pairs],
         "groups": [
@@ -196,7 +196,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def measured_json(comparison: Comparison) -> dict[str, Any]:
-    """What was measured on this machine for each run: never the same twice, so kept apart from the rest."""
+    """Return the measurements of each run on this machine, which differ between runs of the command."""
     return {
         row.run.name: {
             "latency_ms": None if row.cost is None else row.cost.latency_ms,
@@ -208,7 +208,7 @@ def measured_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def remarks_of(group: Group) -> list[str]:
-    """What may be said about a group, one sentence each."""
+    """Return remarks about a group, one sentence each."""
     failed = sorted({int(row.run.metrics.get("num_failed") or 0) for row in group.rows} - {0})
     remarks = [group.verdict()]
     front = [
@@ -242,7 +242,7 @@ def _terminal_group(group: Group, width: int) -> str:
 
 
 def used_columns(group: Group, width: int | None = None) -> list[Column]:
-    """The columns that have something to say about a group; of these the most important ones that fit into `width`."""
+    """Return the columns with values for a group, or the most important ones of them that fit into `width`."""
     columns = [column for column in COLUMNS if any(column.text(row) for row in group.rows)]
     while width is not None and _needed_width(group, columns) > width:
         # Those of one priority go together.
@@ -259,7 +259,7 @@ def _needed_width(group: Group, columns: Sequence[Column]) -> int:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """A sentence as lines of at most `width` characters; words are not broken."""
+    """Break a sentence into lines of at most `width` characters, between words."""
     return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 

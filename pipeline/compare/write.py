@@ -19,7 +19,7 @@ from pipeline.manifest import Manifest
 def write_comparison(
     out: Path, comparison: Comparison, gate: GateReport | None, clips: Manifest | None, report: bool
 ) -> None:
-    """Write the tables and plots of a comparison into a folder, and the report where `report` asks for it."""
+    """Write the tables and plots of a comparison into a folder, and the report if requested."""
     write_text(out / "table.csv", csv_table(comparison))
     write_text(out / "table.md", markdown_table(comparison))
     write_json(out / "comparison.json", as_json(comparison))
