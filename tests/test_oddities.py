@@ -40,7 +40,7 @@ ODDITIES: dict[str, Maker] = {
 # PyAV cannot copy packets of AV1 without another decoder; a GIF or PNG is no stream of packets.
 UNCOPIED = {"av1", "gif", "apng"}
 # A lost frame is found where the codec numbers its frames or names those that a frame needs.
-TELLS_A_LOSS = {"h264", "hevc"}
+TELLS_A_LOSS = {"h264", "hevc", "mpeg1", "mpeg2"}
 # Frames that need an earlier one are refused by these decoders; others show them over grey, as FFmpeg does.
 REFUSES_A_START = {"hevc", "vp8", "vp9"}
 
@@ -155,6 +155,14 @@ def test_every_lost_reference_of_h264_is_found_by_its_number(tmp_path: Path, los
         assert len(read_all(odd)) == 23
     else:
         assert refusal(odd, f"from {(lost - 1) % 16} to {(lost + 1) % 16}") == "corrupt"  # they are numbers of 4 bits
+
+
+@pytest.mark.parametrize("container", ["mkv", "mpg", "ts"])
+@pytest.mark.parametrize("lost", [1, 2, 4, 5, 9, 12])
+def test_a_lost_picture_within_a_group_of_mpeg2_is_found(tmp_path: Path, lost: int, container: str) -> None:
+    whole = write_clip(tmp_path / "whole.mkv", "mpeg2", bf="0")
+    odd = copy_packets(whole, tmp_path / f"odd.{container}", without_packet(lost))
+    assert refusal(odd, f"lacks number {lost % 8}") == "corrupt"
 
 
 @pytest.mark.parametrize(

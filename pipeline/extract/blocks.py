@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import TRANSIENT_KINDS, ClipError
+from pipeline.errors import TRANSIENT_KINDS, ClipError, ClipFailure
 from pipeline.extract.provenance import ABSENT, FileState, digest_of, is_there, state_of
 from pipeline.manifest import Manifest
 from pipeline.store import layout
@@ -33,6 +33,8 @@ class ClipJob:
     label: str
     views: tuple[str, ...]
     path: str = ""
+    fault: ClipFailure | None = None
+    """Why the clip is not to be touched: it has ended the processes that decoded it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class BlockJob:
     @property
     def num_clips(self) -> int:
         return len(self.clips)
+
+    def with_faults(self, faults: Mapping[str, ClipFailure]) -> BlockJob:
+        """Return the job with the faults of some clips, given by their locations."""
+        clips = tuple(dataclasses.replace(clip, fault=faults.get(clip.location, clip.fault)) for clip in self.clips)
+        return dataclasses.replace(self, clips=clips)
 
 
 def views_of(split: str, num_draws: int) -> tuple[str, ...]:

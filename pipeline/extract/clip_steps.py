@@ -112,6 +112,8 @@ class FeatureExtractor:
             return self._views(clip, num_frames, height, width)
 
         try:
+            if clip.fault is not None:
+                raise ClipError(clip.fault.kind, clip.fault.reason)
             with clip_errors(clip.location):
                 record = record._replace(digest=digest_of(clip.location, self.setup.limits))
             self._on_phase("decode", clip.clip_id)

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 import dask
@@ -33,6 +33,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress
+from pipeline.extract.fatal_clips import Watchdog, find_fatal_clips
 from pipeline.extract.worker import BlockResult, Worker, record_block_failure
 from pipeline.scratch import temporary_folder
 from pipeline.store.locks import worker_lock
@@ -74,6 +75,7 @@ class ExtractionPlugin(WorkerPlugin):
         self.name = name
         self._setup, self._on_phase = setup, on_phase
         self._worker: Worker | None = None
+        self._watchdog: Watchdog | None = None
         self._lock: threading.Lock | None = None
 
     def setup(self, worker: Any) -> None:
@@ -86,8 +88,8 @@ class ExtractionPlugin(WorkerPlugin):
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
-            worker = self._built()
-            with worker_lock(worker.objects):
+            worker, watchdog = self._built()
+            with watchdog.on_duty(), worker_lock(worker.objects):
                 return worker.run(job)
 
     def matches_store(self, job: BlockJob) -> bool:
@@ -95,13 +97,16 @@ class ExtractionPlugin(WorkerPlugin):
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
-            return self._built().matches_store(job)
+            worker, watchdog = self._built()
+            with watchdog.on_duty():
+                return worker.matches_store(job)
 
-    def _built(self) -> Worker:
-        if self._worker is None:
+    def _built(self) -> tuple[Worker, Watchdog]:
+        if self._worker is None or self._watchdog is None:
             keep_memory_between_batches()
-            self._worker = Worker(self._setup, self._on_phase)
-        return self._worker
+            self._watchdog = Watchdog(self._setup.limits, self._on_phase)
+            self._worker = Worker(self._setup, self._watchdog.on_phase)
+        return self._worker, self._watchdog
 
 
 class DaskEngine(Engine):
@@ -198,7 +203,8 @@ class DaskEngine(Engine):
             self._fill_workers(waiting, job_of)
             while job_of:
                 for future in self._finished(list(job_of)):
-                    self._count(future, job_of.pop(future), tally)
+                    again = self._count(future, job_of.pop(future), tally)
+                    waiting = chain([again] if again else [], waiting)
                 self._fill_workers(waiting, job_of)
         except (CancelledError, CommClosedError) as error:
             raise PipelineError(
@@ -212,7 +218,7 @@ class DaskEngine(Engine):
         """Send blocks until every worker has one, and one in any case."""
         num_wanted = max(1, self._num_workers_now()) - len(job_of)
         for job in islice(waiting, max(0, num_wanted)):
-            key = f"{self._name}-block-{job.block}"
+            key = f"{self._name}-block-{job.block}-{sum(clip.fault is not None for clip in job.clips)}"
             job_of[self.client.submit(_run_block, self._name, job, key=key, pure=False)] = job
 
     def _num_workers_now(self) -> int:
@@ -260,9 +266,13 @@ class DaskEngine(Engine):
         except TimeoutError:
             return []
 
-    def _count(self, future: Future[Any], job: BlockJob, tally: ExtractionProgress) -> None:
+    def _count(self, future: Future[Any], job: BlockJob, tally: ExtractionProgress) -> BlockJob | None:
+        """Count a block; return one that killed its workers, with the clips to blame marked, to be run again."""
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
+            fatal = find_fatal_clips([clip.location for clip in job.clips if not clip.fault], self._setup.limits)
+            if fatal:
+                return job.with_faults({location: error.failure("") for location, error in fatal.items()})
             # Written here: no worker survives this block.
             reason = (
                 f"Block {job.block} killed every worker that tried it (out of memory, or a crash in a decoder). "
@@ -274,6 +284,7 @@ class DaskEngine(Engine):
         for clip in result.clips:
             tally.add_clip(clip)
         tally.add_block(result)
+        return None
 
     def _wait_for_a_worker(self) -> None:
         try:

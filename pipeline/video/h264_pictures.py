@@ -42,6 +42,10 @@ class FrameNumbers:
             found = self._unit(unit) or found
         return found
 
+    def end(self) -> str | None:
+        """Return what is missing at the end: no number tells."""
+        return None
+
     def _unit(self, unit: bytes) -> str | None:
         try:
             kind = unit[0] & 31

@@ -8,6 +8,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from pipeline.video.h264_pictures import FrameNumbers
+from pipeline.video.mpeg2_pictures import TemporalReferences
 from pipeline.video.nal_units import length_size, starts_with_idr, without_broken_sei
 from pipeline.video.shown_frames import shown_in_gif
 
@@ -25,20 +26,26 @@ class PacketChecks:
         self.error_detection = LENIENT if self._codec in LENIENT_CODECS else STRICT
         self.starts_in_open_group: bool | None = None
         """Whether the first picture is none that a stream starts with; None before the first packet."""
+        self._numbers: FrameNumbers | TemporalReferences | None = None
+        self._length_size = 0
         if self._codec in ("h264", "hevc"):
             extradata = bytes(stream.codec_context.extradata or b"")
             self._length_size = length_size(self._codec, extradata)
             self._numbers = FrameNumbers(self._length_size, extradata) if self._codec == "h264" else None
+        elif self._codec in ("mpeg1video", "mpeg2video"):
+            self._numbers = TemporalReferences()
 
     def lost_before(self, packet: Packet[VideoStream]) -> str | None:
         """Return what is missing before a packet, as part of a sentence; None where nothing is known to be."""
-        if self._codec not in ("h264", "hevc"):
-            self.starts_in_open_group = False
-            return None
-        data = bytes(packet)
         if self.starts_in_open_group is None:
-            self.starts_in_open_group = not starts_with_idr(self._codec, data, self._length_size)
-        return self._numbers.gap(data) if self._numbers else None
+            self.starts_in_open_group = self._codec in ("h264", "hevc") and not starts_with_idr(
+                self._codec, bytes(packet), self._length_size
+            )
+        return self._numbers.gap(bytes(packet)) if self._numbers else None
+
+    def lost_at_end(self) -> str | None:
+        """Return what is missing in what came last."""
+        return self._numbers.end() if self._numbers else None
 
     def decodable(self, packet: Packet[VideoStream]) -> Packet[VideoStream] | None:
         """Return the packet as its decoder is to have it, None where it is to have nothing.

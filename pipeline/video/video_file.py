@@ -190,10 +190,13 @@ class VideoFile(ClipReader):
                 if packet.size:
                     lost = self._checks.lost_before(packet)
                     if lost is not None:
-                        raise self._corrupt(f"frames are missing ({lost})")
+                        raise self._lost(lost)
                     decodable = self._checks.decodable(packet)
                     if decodable is not None:
                         yield decodable
+            lost = self._checks.lost_at_end()
+            if lost is not None:
+                raise self._lost(lost)
         except av.ExitError as error:
             raise self._watch.overrun() from error
         except DECODING_ERRORS as error:
@@ -226,6 +229,9 @@ class VideoFile(ClipReader):
         except DECODING_ERRORS as error:
             raise self._corrupt(error) from _cause(error, self._path)
         return as_shown(pixels, matrix)
+
+    def _lost(self, what: str) -> ClipError:
+        return self._corrupt(f"frames are missing ({what})")
 
     def _corrupt(self, reason: BaseException | str) -> ClipError:
         words = reason if isinstance(reason, str) else _reason(reason)

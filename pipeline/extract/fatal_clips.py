@@ -1,0 +1,135 @@
+"""Clips that end the process which decodes them, or never let go of it: found in processes that may be lost.
+
+A damaged file can crash a decoder, or send it into an endless loop, where no exception reaches. When workers die over a
+block, its clips are decoded here one after the other, each announced before it is touched: the last one is to blame.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+
+from pipeline.errors import ClipError
+from pipeline.store.object_store import Phase
+from pipeline.video.limits import ClipLimits
+
+OPENER = "pipeline.video.decode:open_clip"
+# A process needs as long to start; a clip at its limit of time ends by itself.
+SECONDS_TO_START = 60.0
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
+
+
+def find_fatal_clips(locations: Sequence[str], limits: ClipLimits, opener: str = OPENER) -> dict[str, ClipError]:
+    """Decode clips in other processes; return why each that ended or held up its process cannot be used."""
+    fatal: dict[str, ClipError] = {}
+    remaining = list(locations)
+    while remaining:
+        with subprocess.Popen(
+            [sys.executable, "-m", "pipeline.extract.fatal_clips", opener],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as child:
+            try:
+                num_begun, is_stuck = _watch(child, remaining, limits, limits.max_seconds + SECONDS_TO_START)
+            finally:
+                child.kill()
+        if child.returncode == 0 and not is_stuck:
+            break
+        if num_begun == 0:
+            break  # not a clip's doing
+        location = remaining[num_begun - 1]
+        fatal[location] = _error(location, limits, is_stuck, -child.returncode)
+        remaining = remaining[num_begun:]
+    return fatal
+
+
+def _watch(
+    child: subprocess.Popen[bytes], locations: Sequence[str], limits: ClipLimits, seconds: float
+) -> tuple[int, bool]:
+    """How many clips a child has begun, and whether it then said nothing for long; otherwise it has ended."""
+    if child.stdin is None or child.stdout is None:
+        raise RuntimeError("the child has no pipes")
+    request = {"locations": locations, "limits": [limits.max_pixels, limits.max_bytes, limits.max_seconds]}
+    child.stdin.write(json.dumps(request).encode())
+    child.stdin.close()
+    num_begun = 0
+    while select.select([child.stdout], [], [], seconds)[0]:
+        heard = os.read(child.stdout.fileno(), 1 << 16)
+        if not heard:
+            child.wait()
+            return num_begun, False
+        num_begun += heard.count(b"\n")
+    return num_begun, True
+
+
+def _error(location: str, limits: ClipLimits, is_stuck: bool, number: int) -> ClipError:
+    if is_stuck:
+        return ClipError(
+            "too-large",
+            f"{location} holds its decoder up for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
+            "Encode it anew.",
+        )
+    if number in CRASHES:
+        return ClipError("corrupt", f"{location} crashes its decoder ({signal.Signals(number).name}). Encode it anew.")
+    return ClipError("no-memory", f"{location} ends the process that decodes it, for want of memory it seems.")
+
+
+def _decode_all(opener: str) -> None:
+    request = json.load(sys.stdin)
+    module, _, name = opener.partition(":")
+    open_clip = getattr(import_module(module), name)
+    limits = ClipLimits(*request["limits"])
+    for location in request["locations"]:
+        os.write(1, b"\n")
+        try:
+            with open_clip(location, limits) as reader:
+                reader.read([reader.num_frames - 1])
+        except Exception:
+            continue
+
+
+class Watchdog:
+    """Ends this process when one clip is decoded far longer than it may be: a decoder that spins takes no exception.
+
+    Told of the phases of an extraction. What runs here then is lost like that of a worker that was killed.
+    """
+
+    def __init__(self, limits: ClipLimits, on_phase: Phase, end: Callable[[], object] = lambda: os._exit(1)) -> None:
+        self._max_seconds = limits.max_seconds + SECONDS_TO_START
+        self._on_phase, self._end = on_phase, end
+        self._begun_at_seconds: float | None = None
+        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+
+    def on_phase(self, phase: str, subject: str) -> None:
+        """Take the time when a clip begins to be decoded; anything else shows that it has ended."""
+        self._begun_at_seconds = time.monotonic() if phase == "decode" else None
+        self._on_phase(phase, subject)
+
+    @contextmanager
+    def on_duty(self) -> Iterator[None]:
+        """Expect nothing more when the block ends."""
+        try:
+            yield
+        finally:
+            self._begun_at_seconds = None
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._max_seconds / 4))
+            begun_at_seconds = self._begun_at_seconds
+            if begun_at_seconds is not None and time.monotonic() - begun_at_seconds > self._max_seconds:
+                self._end()
+
+
+if __name__ == "__main__":
+    _decode_all(sys.argv[1])
