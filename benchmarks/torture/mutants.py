@@ -272,11 +272,14 @@ def _by_pyav(path: Path, container_format: str | None, num_held: int) -> np.ndar
     """Decode by PyAV alone, while the first `num_held` frames stay in memory, so that others get other memory."""
     held, pixels = [], []
     with av.open(str(path), format=container_format, metadata_errors="ignore") as container:
-        container.streams.video[0].thread_type = "NONE"
-        for frame in container.decode(video=0):
-            if len(held) < num_held:
-                held.append(frame)
-            pixels.append(frame.to_ndarray(format="rgb24"))
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for packet in container.demux(stream):
+            # FFmpeg's own program goes on where a packet has no data; PyAV stops.
+            for frame in packet.decode() if packet.size or packet.dts is None else ():
+                if len(held) < num_held:
+                    held.append(frame)
+                pixels.append(frame.to_ndarray(format="rgb24"))
     return np.stack(pixels)
 
 
