@@ -1,0 +1,201 @@
+"""Every figure of speed in one run on one machine, each with its bound and its ratio to it.
+
+    python -m benchmarks.all                # some minutes: machine, heads, views, start-up, cores
+    python -m benchmarks.all --long         # and the programs that take longer: extraction, decoding, backbones, store
+
+Steps that are compared take turns within every round, and processor time is taken where one thread works, so that
+other programs on the machine count little. The cores used are found in wall time: on a machine with nothing else to do.
+They use the demo's store, models and clips; a figure without its data is printed as "not measured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import torch
+
+from benchmarks.decode import processor
+from benchmarks.render import NUM_DECODED, exact, rounded
+from pipeline.allocator import keep_memory_between_batches
+from pipeline.fit_head.compute import Compute, HeadSizes, training_step
+from pipeline.heads import build_head
+from pipeline.video.crops import CropBox, centre_crop
+
+STORE = Path("cache/gestures/squeezenet-8seg.zarr")
+MODEL = Path("results/fit_head/squeezenet-gru/model.safetensors")
+CLIPS = Path("data/gestures/test")
+RESULTS = (Path("results/fit_head"), Path("results/finetune"))
+LONG = (
+    ["benchmarks.extraction"],
+    ["benchmarks.extraction", "--kind", "jpg"],
+    ["benchmarks.extraction", "--backbone", "bninception", "--weights", "random"],
+    ["benchmarks.decode"],
+    ["benchmarks.backbones"],
+    ["benchmarks.heads"],
+)
+SIZES = HeadSizes(in_channels=512, num_segments=8, num_classes=14, map_size=13)
+NUM_STEP_CLIPS = 4  # of `training_step`
+NUM_VIEWS = 5
+
+
+class Figure(NamedTuple):
+    """A measured value, and what it is held against: a bound that the machine sets, or a goal."""
+
+    name: str
+    value: float
+    bound: float
+    unit: str
+    bound_name: str
+
+    def line(self) -> str:
+        return (
+            f"{self.name:<44} {self.value:>9.3g} {self.unit:<8} {self.bound_name:<36} {self.bound:>9.3g}"
+            f"  ratio {self.value / self.bound:.2f}"
+        )
+
+
+def cpu_seconds(step: Callable[[], object]) -> float:
+    started_at = time.process_time()
+    step()
+    return time.process_time() - started_at
+
+
+def command_seconds(command: list[str]) -> float:
+    """Processor seconds of a command that starts no other one. What other programs do counts less than in wall time.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def heads(rounds: int) -> Iterator[Figure]:
+    """Arithmetic of a training step of the heads with convolutions, against that of a convolution alone, one core."""
+    values = torch.ones(32, 256, 13, 13).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.ones(1024, 256, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    giga = 3 * 2 * values[:, 0].numel() * 9 * 256 * 1024 / 1e9  # forward, and backward for values and weight
+
+    def convolution() -> None:
+        torch.nn.functional.conv2d(values, weight, padding=1).sum().backward()
+
+    for name in ("convlstm", "fcn3d"):
+        head = build_head(name, in_channels=512, num_segments=8, num_classes=14)
+        projection = 8 * 13**2 * 512 * 256  # has no gradient of its input
+        giga_step = NUM_STEP_CLIPS * 2 * (3 * head.macs(13) + 2 * projection) / 1e9
+        step = training_step(name, SIZES, Compute(torch.device("cpu"), "float32", 1))
+        step(), convolution()
+        pairs = [(giga_step / cpu_seconds(step), giga / cpu_seconds(convolution)) for _ in range(rounds)]
+        own, bound = (statistics.median(values) for values in zip(*pairs, strict=True))
+        yield Figure(f"{name}: training step, float32, one core", own, bound, "GFLOP/s", "a convolution of its size")
+
+
+def views(rounds: int) -> Iterator[Figure]:
+    """A view of an exact fractional box, against one of whole pixels as before."""
+    for height, width in ((100, 176), (240, 320), (1080, 1920)):
+        frames = np.random.default_rng(0).integers(0, 256, (NUM_DECODED, height, width, 3), np.uint8)
+        crop = centre_crop(height, width)
+        pairs = []
+        for _ in range(rounds + 1):
+            steps = [functools.partial(_several, way, frames, crop) for way in (exact, rounded)]
+            pairs.append([cpu_seconds(step) * 1000 / NUM_VIEWS for step in steps])
+        own, bound = (statistics.median(values) for values in zip(*pairs[1:], strict=True))
+        yield Figure(f"view of 8 frames, {width}x{height}", own, bound, "ms", "box of whole pixels")
+
+
+def _several(way: Callable[..., object], frames: np.ndarray, crop: CropBox) -> None:
+    for _ in range(NUM_VIEWS):
+        way(frames, crop)
+
+
+def start_up(rounds: int) -> Iterator[Figure]:
+    """Processor seconds of commands, against those of importing torch, which a command that computes cannot do without.
+
+    On a quiet machine `import torch` takes about a second, so that the ratios are seconds.
+    """
+    pipeline = [sys.executable, "-m", "pipeline"]
+    commands = {"pipeline --help": [*pipeline, "--help"]}
+    if MODEL.is_file() and CLIPS.is_dir():
+        clip = next(path for path in sorted(CLIPS.rglob("*")) if path.is_file())
+        commands["predict, one clip"] = [*pipeline, "predict", str(MODEL), str(clip)]
+    with tempfile.TemporaryDirectory() as folder:
+        if STORE.is_dir():
+            options = ["--store", str(STORE), "--head", "gru", "--epochs", "1", "--seeds", "1", "--out", folder]
+            commands["fit-head, nothing to do"] = [*pipeline, "fit-head", *options]
+        places = [str(place) for place in RESULTS if place.is_dir()]
+        if places:
+            commands["compare, with report"] = [*pipeline, "compare", *places, "--out", folder]
+        for name, command in commands.items():
+            try:
+                command_seconds(command)  # what there is to do, and files into the cache
+                torch_alone = [sys.executable, "-c", "import torch"]
+                pairs = [(command_seconds(command), command_seconds(torch_alone)) for _ in range(rounds)]
+            except subprocess.CalledProcessError as error:
+                print(f"{name}: not measured, exit code {error.returncode}")
+                continue
+            own, bound = (statistics.median(values) for values in zip(*pairs, strict=True))
+            yield Figure(name, own, bound, "cpu s", "import torch")
+
+
+def cores() -> Iterator[Figure]:
+    """Three seeds of a head: processor time over wall time, and wall time against one after another."""
+    if not STORE.is_dir():
+        return
+    seconds: dict[str, float] = {}
+    for jobs in ("1", ""):
+        with tempfile.TemporaryDirectory() as folder:
+            options = ["--store", str(STORE), "--head", "gru", "--epochs", "20", "--seeds", "3", "--out", folder]
+            command = [sys.executable, "-m", "pipeline", "fit-head", *options, *(["--jobs", jobs] if jobs else [])]
+            started_at = time.perf_counter()
+            process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            spent: dict[int, float] = {}
+            while process.poll() is None:
+                for each in (process, *process.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):  # it has ended
+                        times = each.cpu_times()
+                        spent[each.pid] = times.user + times.system
+                time.sleep(0.05)
+            seconds[jobs] = time.perf_counter() - started_at
+    used = sum(spent.values()) / seconds[""]
+    yield Figure("fit-head, gru, 3 seeds: cores used", used, float(os.cpu_count() or 1), "cores", "cores")
+    yield Figure("fit-head, gru, 3 seeds: wall", seconds[""], seconds["1"], "s", "one after another (--jobs 1)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--long", action="store_true", help="Run the programs that take longer, too.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_memory_between_batches()
+    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    for figures in (heads(arguments.rounds), views(arguments.rounds), start_up(arguments.rounds), cores()):
+        found = False
+        for figure in figures:
+            print(figure.line(), flush=True)
+            found = True
+        if not found:
+            print("not measured: the demo's store, models and clips are not here; `make repro` makes them")
+    for command in LONG if arguments.long else ():
+        print(f"\n== python -m {' '.join(command)}", flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=False)
+
+
+if __name__ == "__main__":
+    main()
