@@ -25,10 +25,10 @@ from benchmarks.decode import processor
 from pipeline.evaluation.metrics import top1
 from pipeline.files import write_text
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.fit import fit_head
 from pipeline.heads import HEADS
 from pipeline.recipe import named_recipe
+from pipeline.runtime import Runtime
 from pipeline.store import FeatureStore
 
 SMALL_HEADS = "mlp,tsn,trn,rnn_tanh,rnn_relu,lstm,gru,blstm"
@@ -44,7 +44,7 @@ def measured(data: CachedData, head: str, seed: int, batch_size: int, power: flo
     recipe = recipe.with_overrides(batch_size=batch_size, lr=rate, epochs=epochs)
     head_data = data.of(HEADS[head].reads, recipe)
     started_at = time.process_time()
-    result = fit_head(head_data, head, recipe, seed, Compute(torch.device("cpu"), "float32", 1))
+    result = fit_head(head_data, head, recipe, seed, Runtime(torch.device("cpu"), "float32", 1))
     seconds = time.process_time() - started_at
     reported = top1(result.scores, result.labels)
     selected = reported if result.selection is None else result.selection.top1

@@ -32,7 +32,7 @@ from benchmarks.decode import drawn_clip
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import torchvision
-from pipeline.extract.compute import Compute
+from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
@@ -75,7 +75,7 @@ def decode_rate(locations: list[str]) -> float:
     return _rate(lambda turn: pixels_of(locations[turn % len(locations)]))
 
 
-def forward_rate(backbone: str, weights: str, compute: Compute) -> float:
+def forward_rate(backbone: str, weights: str, compute: RunnerConfig) -> float:
     """Return clips/s of only the forward pass in this process."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
@@ -157,7 +157,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 whole = whole_rate(manifest, folder / "s.zarr", request, cores)
                 settings = FeatureStore.open(folder / "s.zarr").settings
-                compute = Compute(
+                compute = RunnerConfig(
                     settings.compute_dtype, settings.compile_mode, settings.capability, settings.batch_frames
                 )
                 decode = _on_all_cores(pool, cores, decode_rate, locations)

@@ -23,7 +23,7 @@ import torch
 import stages.finetune
 from benchmarks.heads import machine
 from pipeline.devices import fixed_threads, num_cores
-from pipeline.finetune.model import EndToEnd, choose_precision, fresh_classifier, set_training_mode
+from pipeline.finetune.model import EndToEnd, choose_runtime, fresh_classifier, set_training_mode
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 from pipeline.settings.finetune import FinetuneSettings
@@ -46,7 +46,7 @@ def step_alone(
     recipe = named_recipe("paper")
     classes = tuple(f"class {number}" for number in range(num_classes))
     classifier = fresh_classifier(head, backbone, "random", classes, num_segments, recipe, 0)
-    where = choose_precision(device, precision)
+    where = choose_runtime(device, precision)
     classifier = classifier.to(where.device)
     classifier.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier.backbone.recompute = checkpointing

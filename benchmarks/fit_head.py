@@ -32,13 +32,14 @@ from pipeline.devices import num_cores
 from pipeline.extract.blocks import ClipJob
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.compute import Compute, choose_compute
+from pipeline.fit_head.compute import choose_compute
 from pipeline.fit_head.features import FeatureDataset, SampleOrder
 from pipeline.fit_head.fit import HeadDataset
 from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import HEADS
 from pipeline.manifest import read_manifest
 from pipeline.recipe import Recipe, SamplingConfig, named_recipe
+from pipeline.runtime import Runtime
 from pipeline.store import FeatureStore
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
@@ -224,7 +225,7 @@ class _SyntheticSource:
         raise NotImplementedError
 
 
-def _training(data: HeadDataset, name: str, recipe: Recipe, compute: Compute) -> Callable[[], None]:
+def _training(data: HeadDataset, name: str, recipe: Recipe, compute: Runtime) -> Callable[[], None]:
     """Return a function that trains one head for one epoch without validation."""
     fit = fit_module._Fit(data, name, recipe, 0, compute, lambda num_clips, note: None)
 

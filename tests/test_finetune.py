@@ -32,9 +32,8 @@ from pipeline.finetune import trainer as finetune_module
 from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW
 from pipeline.finetune.model import (
     EndToEnd,
-    Precision,
     check_recomputes,
-    choose_precision,
+    choose_runtime,
     default_parts,
     freeze_up_to,
     fresh_classifier,
@@ -43,6 +42,7 @@ from pipeline.finetune.model import (
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import SamplingConfig, named_recipe
+from pipeline.runtime import Runtime
 from pipeline.store import FeatureStore
 from pipeline.training.optimiser import plan_parameters
 from pipeline.video.render import render
@@ -415,8 +415,8 @@ def test_too_little_memory_names_what_to_lower(
 def test_float16_refuses_gradients_that_pile_up(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = Precision(torch.device("cpu"), "float16")
-    monkeypatch.setattr("pipeline.finetune.run.choose_precision", lambda *_: half)
+    half = Runtime(torch.device("cpu"), "float16")
+    monkeypatch.setattr("pipeline.finetune.run.choose_runtime", lambda *_: half)
     with pytest.raises(PipelineError, match="--precision float32, or --clip-scope trained"):
         finetune(
             manifest=manifest, head="lstm", weights="random", num_segments=T, out=tmp_path, recipe="published-code",
@@ -458,7 +458,7 @@ def test_checkpointing_keeps_the_statistics_of_batch_norm() -> None:
         classifier = fresh_classifier("mlp", "bninception", "random", CLASSES, T, recipe, seed=0)
         classifier.backbone.recompute = recompute
         set_training_mode(classifier, recipe.training)
-        EndToEnd(classifier, choose_precision("cpu", "float32"))(frames).square().mean().backward()
+        EndToEnd(classifier, choose_runtime("cpu", "float32"))(frames).square().mean().backward()
         gradients = {name: p.grad for name, p in classifier.named_parameters() if p.grad is not None}
         found.append({**classifier.state_dict(), **gradients})
     assert all(torch.allclose(value, found[1][name], atol=1e-6) for name, value in found[0].items())
@@ -467,7 +467,7 @@ def test_checkpointing_keeps_the_statistics_of_batch_norm() -> None:
 @pytest.mark.parametrize("name", ["none", "half"])
 def test_an_unknown_precision_is_refused(name: str) -> None:
     with pytest.raises(PipelineError, match="must be one of auto, float32, bfloat16, float16"):
-        choose_precision("cpu", name)
+        choose_runtime("cpu", name)
 
 
 @pytest.mark.cuda
@@ -481,7 +481,7 @@ def test_a_gpu_trains_like_the_cpu(manifest: Path, model: Path, trained: Path, t
 
 @pytest.mark.cuda
 def test_a_gpu_of_this_process_is_chosen() -> None:
-    assert choose_precision("cuda", local_rank=0).device == torch.device("cuda:0")
+    assert choose_runtime("cuda", local_rank=0).device == torch.device("cuda:0")
     assert os.environ.get("WORLD_SIZE", "1") == "1"
 
 

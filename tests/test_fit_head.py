@@ -11,17 +11,18 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import top1
-from pipeline.fit_head.compute import Compute, choose_compute, has_convolutions
+from pipeline.fit_head.compute import choose_compute, has_convolutions
 from pipeline.fit_head.features import load_pooled
 from pipeline.fit_head.fit import FitResult, HeadDataset, fit_head
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import HEADS, build_head
 from pipeline.recipe import Recipe, named_recipe
+from pipeline.runtime import Runtime
 from pipeline.training.loss import balanced_weights
 from tests.support.memory_source import C, T, make_source
 
-CPU = Compute(torch.device("cpu"), "float32", threads=1)
+CPU = Runtime(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").with_overrides(epochs=8, lr=3e-3, batch_size=16)
 
 
@@ -101,7 +102,7 @@ def test_the_number_of_loaders_and_the_cache_change_nothing() -> None:
 
 @pytest.mark.parametrize("head", ["convlstm", "fcn3d"])
 def test_spatial_heads_fit_in_bfloat16(head: str) -> None:
-    compute = Compute(torch.device("cpu"), "bfloat16", threads=1)
+    compute = Runtime(torch.device("cpu"), "bfloat16", threads=1)
     recipe = RECIPE.with_overrides(epochs=1, batch_size=8)
     result = fit_head(spatial_data(), head, recipe, 0, compute)
     assert result.scores.shape == (12, 3)

@@ -29,6 +29,7 @@ RANKS = {
     "pipeline.progress": 0,
     "pipeline.relay": 0,
     "pipeline.registry": 0,
+    "pipeline.runtime": 0,
     "pipeline.shapes": 0,
     "pipeline.tables": 0,
     "pipeline.manifest": 1,

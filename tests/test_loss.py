@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from pipeline.evaluation.selection import SplitPlan
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
-from pipeline.finetune.model import Precision, fresh_classifier
+from pipeline.finetune.model import fresh_classifier
 from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import load_pooled
 from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import build_head
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
+from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
 from tests.support.memory_source import C, T, make_source
 from tests.support.small_clips import CLASSES, write_clips
@@ -72,7 +72,7 @@ def test_fit_head_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
     data = HeadDataset(train, val, val, 3, T, C, source.settings.backbone)
     torch.manual_seed(0)
     start = build_head("tsn", in_channels=C, num_segments=T, num_classes=3).state_dict()
-    result = fit_head(data, "tsn", RECIPE.with_overrides(**switches), 0, Compute(CPU, "float32", threads=1))
+    result = fit_head(data, "tsn", RECIPE.with_overrides(**switches), 0, Runtime(CPU, "float32", threads=1))
     vectors = train.gather(train.sequential_order()).double().mean(dim=1)[..., 0, 0].numpy()
     loss, bias = expected(vectors, start, train.labels[0], switches)
     assert result.history[0].train_loss == pytest.approx(loss, rel=1e-5)
@@ -97,7 +97,7 @@ def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
         # In two parts, of four and of three clips.
         settings, checkpoints = TrainingPlan(recipe, accumulate=2), CheckpointFolder(tmp_path / "checkpoints", "")
         data = ClipData(train, val, val, samples, SplitPlan("val", "val"))
-        tuner = Finetuner(classifier, data, settings, Precision(CPU, "float32"), loader, checkpoints, World())
+        tuner = Finetuner(classifier, data, settings, Runtime(CPU, "float32"), loader, checkpoints, World())
         tuner.run()
     loss, bias = expected(vectors, start, batch.labels.numpy(), switches)
     assert tuner.state.history[0].train_loss == pytest.approx(loss, rel=1e-5)

@@ -14,11 +14,10 @@ from torch import Tensor
 from pipeline.evaluation.selection import SplitPlan
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
-from pipeline.finetune.model import Precision, fresh_classifier
+from pipeline.finetune.model import fresh_classifier
 from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.fit_head import fit as fit_module
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import batches, load_pooled
 from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
@@ -26,6 +25,7 @@ from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import HEADS, build_head, trn
 from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
+from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
 from tests.support import published_code
 from tests.support.memory_source import C, T, make_source
@@ -95,7 +95,7 @@ def test_fit_head_takes_the_published_steps(
     monkeypatch.setattr(fit_module, "build_head", double_head)
     data = head_data(name, backbone, tmp_path)
     checkpoint = tmp_path / "last.pt"
-    fit_head(data, name, RECIPE, 0, Compute(CPU, "float32", threads=1), checkpoint=checkpoint, checkpoint_seconds=0)
+    fit_head(data, name, RECIPE, 0, Runtime(CPU, "float32", threads=1), checkpoint=checkpoint, checkpoint_seconds=0)
     found = torch.load(checkpoint, weights_only=True)["state"]["head"]
 
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_finetune_takes_the_published_steps(
     classifier = fresh_classifier(name, backbone, "random", CLASSES, NUM_SEGMENTS, FINETUNE_RECIPE, seed=0).double()
     start = copy.deepcopy(classifier)
     settings, checkpoints = TrainingPlan(FINETUNE_RECIPE), CheckpointFolder(tmp_path, "", num_kept=1)
-    precision = Precision(CPU, "float32")
+    precision = Runtime(CPU, "float32")
     with ClipLoader(0, num_ahead=2) as loader:
         Finetuner(classifier, clips, settings, precision, loader, checkpoints, World()).run()
 

@@ -20,15 +20,15 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head import finished
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.outcome import RunOutcome
 from pipeline.fit_head.run import HeadRun, backbone_of_store, run_head
 from pipeline.imports import import_closure
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
+from pipeline.runtime import Runtime
 from tests.support.memory_source import CLASSES, MemorySource, make_source, settings
 
-CPU = Compute(torch.device("cpu"), "float32", threads=1)
+CPU = Runtime(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").with_overrides(epochs=3, lr=3e-3, batch_size=16)
 FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors")
 
@@ -241,7 +241,7 @@ def test_cell_names_are_those_of_the_matrix() -> None:
 
 @pytest.mark.cuda
 def test_a_cell_is_fitted_on_a_gpu(tmp_path: Path, backbone: nn.Module) -> None:
-    compute = Compute(torch.device("cuda"), "bfloat16", threads=1)
+    compute = Runtime(torch.device("cuda"), "bfloat16", threads=1)
     data = CachedData(make_source(), tmp_path)
     outcome = run_head(HeadRun("fcn3d", RECIPE, (0,), compute), data, backbone, tmp_path)
     assert load_spec(outcome.folder / "model.safetensors").head == "fcn3d"

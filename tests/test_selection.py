@@ -13,15 +13,15 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import top1
 from pipeline.evaluation.selection import DEV, TRAIN, is_marked, plan_splits
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.heads.lstm import LSTMHead
 from pipeline.recipe import TrainConfig, named_recipe
+from pipeline.runtime import Runtime
 from pipeline.splitting import LabelledId
 from pipeline.store.table import ClipRow
 from tests.support.memory_source import MemorySource, make_source
 
-CPU = Compute(torch.device("cpu"), "float32", threads=1)
+CPU = Runtime(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").with_overrides(epochs=6, lr=3e-3)
 
 

@@ -13,7 +13,7 @@ from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract.blocks import ClipJob
-from pipeline.extract.compute import Compute
+from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.forward import BackboneRunner, Pending
 from pipeline.extract.provenance import digest_of, state_of
 from pipeline.store.layout import TEST_VIEW, row_dtype
@@ -38,7 +38,7 @@ class WorkerConfig:
     settings: StoreSettings
     classes: tuple[str, ...]
     block_clips: int
-    compute: Compute
+    compute: RunnerConfig
     weights: str
     weights_seed: int
     allow_squeezenet_weights: bool = False

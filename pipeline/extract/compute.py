@@ -42,7 +42,7 @@ CUDA_BYTES_A_FRAME = 32 << 20
 
 
 @dataclass(frozen=True)
-class Compute:
+class RunnerConfig:
     """What one process needs to know to run a backbone just as every other process does."""
 
     dtype: str

@@ -19,7 +19,7 @@ from pipeline.errors import ClipError, PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
 from pipeline.extract.clip_steps import WorkerConfig
-from pipeline.extract.compute import Compute
+from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
 from pipeline.extract.provenance import is_there
 from pipeline.extract.speeds import BackboneSpeeds
@@ -220,7 +220,7 @@ def resolve_settings(
         settings=settings,
         classes=manifest.classes,
         block_clips=0,
-        compute=Compute(dtype, compile_mode, capability, batch_frames, request.device),
+        compute=RunnerConfig(dtype, compile_mode, capability, batch_frames, request.device),
         weights=request.weights,
         weights_seed=request.seed,
         allow_squeezenet_weights=request.allow_squeezenet_weights,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.backbones import Backbone, pooled
 from pipeline.errors import ClipError
-from pipeline.extract.compute import Compute
+from pipeline.extract.compute import RunnerConfig
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -69,7 +69,7 @@ class BackboneRunner:
     nothing else in the run. The backbone given is taken over (frozen, converted).
     """
 
-    def __init__(self, backbone: Backbone, compute: Compute) -> None:
+    def __init__(self, backbone: Backbone, compute: RunnerConfig) -> None:
         self.compute = compute
         self._dtype = getattr(torch, compute.dtype)
         for parameter in backbone.parameters():

@@ -14,7 +14,7 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.calibration import Calibration, Step, device_name, finish
 from pipeline.devices import fixed_threads
-from pipeline.extract.compute import Compute
+from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.forward import BackboneRunner
 
 
@@ -67,7 +67,7 @@ class BackboneSpeeds:
     def _step(self, dtype: str, mode: str) -> Callable[[], None]:
         with fixed_threads(1):
             runner = BackboneRunner(
-                copy.deepcopy(self.backbone), Compute(dtype, mode, "", self.batch_frames, self.device)
+                copy.deepcopy(self.backbone), RunnerConfig(dtype, mode, "", self.batch_frames, self.device)
             )
         size = self.backbone.preprocessing.input_size
         frames = torch.zeros((self.batch_frames, 3, size, size), dtype=torch.uint8)

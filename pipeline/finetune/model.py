@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pipeline.heads import build_head
 from pipeline.model import Classifier, ModelSpec, load_model
 from pipeline.recipe import HeadConfig, Recipe, TrainConfig
 from pipeline.registry import unknown_name
+from pipeline.runtime import Runtime
 from pipeline.training.optimiser import freeze_later_norms
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -31,25 +31,7 @@ STAGE = "finetune"
 CPU_FRAMES_AT_A_TIME = 32
 
 
-@dataclass(frozen=True)
-class Precision:
-    """The device and the number type of the backbone and of heads that read maps; everything else is float32."""
-
-    device: torch.device
-    name: str
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Return the context of operations that may run in the short type."""
-        if self.name == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.name))
-
-    def scaler(self) -> torch.amp.GradScaler:
-        """Return a scaler of the loss for float16; for other types it does nothing."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.name == "float16")
-
-
-def choose_precision(device: str, precision: str = "auto", local_rank: int | None = None) -> Precision:
+def choose_runtime(device: str, precision: str = "auto", local_rank: int | None = None) -> Runtime:
     """Return a device and its number type; `auto` selects bfloat16 if it is fast, else float32.
 
     A GPU without fast bfloat16 uses float16. `local_rank` selects the GPU of this process.
@@ -71,7 +53,7 @@ def choose_precision(device: str, precision: str = "auto", local_rank: int | Non
         precision = "float32" if chosen.type == "cpu" and short == "float16" else short
     if precision == "float16" and chosen.type == "cpu":
         raise PipelineError("`precision` float16 needs a GPU. On the CPU choose bfloat16, float32 or auto.")
-    return Precision(chosen, precision)
+    return Runtime(chosen, precision)
 
 
 class EndToEnd(nn.Module):
@@ -81,10 +63,10 @@ class EndToEnd(nn.Module):
         frames: (B, T, 3, S, S) uint8. returns: (B, K), float32.
     """
 
-    def __init__(self, classifier: Classifier, precision: Precision) -> None:
+    def __init__(self, classifier: Classifier, runtime: Runtime) -> None:
         super().__init__()
         self.classifier = classifier
-        self.precision = precision
+        self.runtime = runtime
 
     def features(self, frames: Tensor) -> Tensor:
         """Compute the features that the head reads. Shape: (B, T, C, h, w)."""
@@ -95,7 +77,7 @@ class EndToEnd(nn.Module):
         """Compute the head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
         # As in fit-head: pooled features are small, so their heads keep full precision.
         pooled = self.classifier.head.reads == "pooled"
-        with nullcontext() if pooled else self.precision.autocast():
+        with nullcontext() if pooled else self.runtime.autocast():
             scores: Tensor = self.classifier.head(features)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 

@@ -27,7 +27,7 @@ from pipeline.finetune.distributed import World, init_distributed
 from pipeline.finetune.model import (
     STAGE,
     check_recomputes,
-    choose_precision,
+    choose_runtime,
     default_parts,
     fitted_classifier,
     freeze_up_to,
@@ -73,9 +73,9 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
         PipelineError: data or settings are wrong.
     """
     with init_distributed() as world:
-        where = choose_precision(settings.device, settings.precision, world.local_rank if world.size > 1 else None)
-        if where.device.type == "cuda":
-            torch.cuda.set_device(where.device)
+        runtime = choose_runtime(settings.device, settings.precision, world.local_rank if world.size > 1 else None)
+        if runtime.device.type == "cuda":
+            torch.cuda.set_device(runtime.device)
         else:
             keep_memory_between_batches()
         clips = read_manifest(settings.manifest, settings.root)
@@ -88,36 +88,36 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
             check_recomputes(classifier.backbone, recipe.training)
             classifier.backbone.recompute = True
         if settings.compile:
-            _compile(classifier, where.device)
+            _compile(classifier, runtime.device)
         data = _data(clips, classifier, recipe, settings)
         own_part = -(-recipe.training.batch_size // world.size)
         accumulate = settings.accumulate
         if accumulate is None:
-            accumulate = default_parts(classifier, recipe.training, where.device, own_part)
+            accumulate = default_parts(classifier, recipe.training, runtime.device, own_part)
         plan = TrainingPlan(recipe, settings.seed, accumulate, settings.max_failed, settings.checkpoint_seconds)
         folder = settings.out / cell_name(spec.backbone, spec.head)
-        num_workers = _num_workers(settings.workers, where.device, world)
+        num_workers = _num_workers(settings.workers, runtime.device, world)
         num_threads = settings.threads or max(1, num_cores() // world.local_size)
         what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips; {data.plan.sentence()}"
         logger.info(
-            f"finetune: {what}; {where.device}, {where.name}; processes: {world.size} with {num_threads} threads and "
-            f"{num_workers} decoding processes each; recipe {recipe.name}"
+            f"finetune: {what}; {runtime.device}, {runtime.precision}; processes: {world.size} with {num_threads} "
+            f"threads and {num_workers} decoding processes each; recipe {recipe.name}"
         )
-        digest = _digest(recipe, settings.seed, where.name, settings.freeze_until, classifier, data)
+        digest = _digest(recipe, settings.seed, runtime.precision, settings.freeze_until, classifier, data)
         checkpoints = CheckpointFolder(folder / CHECKPOINT_FOLDER, digest, settings.keep_checkpoints)
         with (
             fixed_threads(num_threads),
             ClipLoader(num_workers, num_ahead=2 * own_part) as loader,
             _named_interrupt(folder),
         ):
-            tuner = Finetuner(classifier, data, plan, where, loader, checkpoints, world)
+            tuner = Finetuner(classifier, data, plan, runtime, loader, checkpoints, world)
             start = _begin(tuner, classifier, settings.init, world, settings.force)
             tuner.run()
             scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
             if not world.is_main:
                 return None
             assert scored is not None
-            metrics = _write(folder, tuner, scored, best_epoch, settings.init, where.name)
+            metrics = _write(folder, tuner, scored, best_epoch, settings.init, runtime.precision)
         return FinetuneResult(folder, metrics, best_epoch, dict(tuner.faults.of_clip), tuner.state.seconds())
 
 

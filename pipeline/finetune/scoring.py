@@ -58,7 +58,7 @@ def score_clips(
     table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
     is_found = np.zeros(len(clips))
     faults: list[ClipFailure] = []
-    device = network.precision.device
+    device = network.runtime.device
     was_training = network.training
     network.eval()
     stream = loader.samples(requests, settings)

@@ -35,11 +35,12 @@ from pipeline.finetune.clip_loader import (
 )
 from pipeline.finetune.data_wait import WaitClock
 from pipeline.finetune.distributed import World
-from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, Precision, set_training_mode
+from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, set_training_mode
 from pipeline.finetune.scoring import ScoredClips, score_clips
 from pipeline.finetune.state import ClipData, EpochSums, Faults, TrainingPlan
 from pipeline.model import Classifier
 from pipeline.progress import Progress
+from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.training.loss import balanced_weights
 from pipeline.training.optimiser import (
@@ -65,17 +66,17 @@ class Finetuner:
         classifier: Classifier,
         data: ClipData,
         training_plan: TrainingPlan,
-        precision: Precision,
+        runtime: Runtime,
         loader: ClipLoader,
         checkpoints: CheckpointFolder,
         world: World,
     ) -> None:
         self.data, self.training_plan, self.world = data, training_plan, world
-        self.loader, self.checkpoints, self.device = loader, checkpoints, precision.device
+        self.loader, self.checkpoints, self.device = loader, checkpoints, runtime.device
         self.choices = training_plan.recipe.training
         self.classifier = classifier.to(self.device)
         self.classifier.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = EndToEnd(self.classifier, precision)
+        self.network = EndToEnd(self.classifier, runtime)
         set_training_mode(self.classifier, self.choices)
         parts: dict[str, tuple[nn.Module, float]] = {
             "backbone": (self.classifier.backbone, self.choices.backbone_lr),
@@ -85,7 +86,7 @@ class Finetuner:
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
         self.state = TrainingState(self.classifier, self.plan, self.optimiser, self.schedule)
-        self.scaler = precision.scaler()
+        self.scaler = runtime.scaler()
         if self.scaler.is_enabled() and self.choices.clip_scope == "all" and self.plan.left_out:
             raise PipelineError(
                 "clip_scope=all accumulates the gradients of untrained parameters, which is impossible in float16 with "

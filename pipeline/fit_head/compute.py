@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.calibration import (
@@ -23,39 +21,13 @@ from pipeline.calibration import (
 from pipeline.devices import find_device, fixed_threads, num_cores
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
+from pipeline.runtime import Runtime
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Clips in a step that is measured: enough to fill two cores, few enough for a second.
 CALIBRATION_CLIPS = 4
 # Up to so many cores a head with convolutions takes them all; more may be slower.
 MAX_UNMEASURED_CORES = 4
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Device, precision (`float32` or `bfloat16` by autocast), torch's threads, and threads that read ahead."""
-
-    device: torch.device
-    precision: str
-    threads: int
-    num_loaders: int = 1
-    # Seconds of a step in each precision, where they were measured to choose one.
-    measured: tuple[tuple[str, float], ...] = field(default=(), compare=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type in which features reach the head."""
-        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """The context in which a head runs."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-    def moved(self, features: Tensor) -> Tensor:
-        """Features on the device and in the precision of this computation; strides stay."""
-        return features.to(self.device, non_blocking=True).to(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -76,7 +48,7 @@ def choose_compute(
     num_loaders: int = 1,
     sizes: HeadSizes | None = None,
     calibration: Calibration | None = None,
-) -> Compute:
+) -> Runtime:
     """What a head is computed with.
 
     Heads with convolutions are bound by arithmetic: `auto` is the number type in which a training step of the head is
@@ -105,15 +77,15 @@ def choose_compute(
     elif precision == "auto":
         assert sizes is not None
         steps = {
-            name: functools.partial(training_step, head_name, sizes, Compute(chosen, name, threads))
+            name: functools.partial(training_step, head_name, sizes, Runtime(chosen, name, threads))
             for name in ("float32", "bfloat16")
         }
         found = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps)
         precision, measured = choose_dtype(found.seconds), tuple(found.seconds.items())
-    return Compute(chosen, precision, threads, num_loaders, measured)
+    return Runtime(chosen, precision, threads, num_loaders, measured)
 
 
-def training_step(head_name: str, sizes: HeadSizes, compute: Compute) -> Callable[[], None]:
+def training_step(head_name: str, sizes: HeadSizes, compute: Runtime) -> Callable[[], None]:
     """Return a step of training, forward and backward, of a head with fresh parameters on a few drawn clips."""
     with torch.random.fork_rng(devices=[]):
         head = build_head(
@@ -141,7 +113,7 @@ def _choose_threads(head_name: str, device: torch.device, sizes: HeadSizes | Non
         return cores
     counts = sorted({min(2**power, cores) for power in range(2, cores.bit_length() + 1)})
     steps = {
-        str(count): functools.partial(training_step, head_name, sizes, Compute(device, "float32", count))
+        str(count): functools.partial(training_step, head_name, sizes, Runtime(device, "float32", count))
         for count in counts
     }
     found = calibration.measure(f"threads of head {head_name}", _key(sizes, device, cores), steps)

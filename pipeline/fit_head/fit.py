@@ -21,12 +21,12 @@ from pipeline.devices import fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics
 from pipeline.evaluation.result_writer import SeedResult, Selection
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import FeatureDataset, batches
 from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import Recipe, TrainConfig
+from pipeline.runtime import Runtime
 from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.training.loss import balanced_weights
 from pipeline.training.optimiser import (
@@ -88,7 +88,7 @@ def fit_head(
     head_name: str,
     recipe: Recipe,
     seed: int,
-    compute: Compute,
+    compute: Runtime,
     *,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -122,7 +122,7 @@ class _Fit:
     """The state of one fit between epochs."""
 
     def __init__(
-        self, data: HeadDataset, head_name: str, recipe: Recipe, seed: int, compute: Compute, on_batch: OnBatch
+        self, data: HeadDataset, head_name: str, recipe: Recipe, seed: int, compute: Runtime, on_batch: OnBatch
     ) -> None:
         self.data, self.seed, self.compute, self.on_batch = data, seed, compute, on_batch
         self.choices: TrainConfig = recipe.training
@@ -276,7 +276,7 @@ def _num_norms(data: HeadDataset, choices: TrainConfig) -> int:
     return backbone_contract(data.backbone).num_norms if choices.partial_bn == "backbone_and_head" else 0
 
 
-def _criterion(data: HeadDataset, choices: TrainConfig, compute: Compute) -> nn.CrossEntropyLoss:
+def _criterion(data: HeadDataset, choices: TrainConfig, compute: Runtime) -> nn.CrossEntropyLoss:
     weight = None
     if choices.class_weights == "balanced":
         weight = balanced_weights(data.train.labels[0], data.num_classes).to(compute.device)

@@ -16,7 +16,6 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name, read_finished, write_results
 from pipeline.files import write_json
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, fit_head
 from pipeline.fit_head.outcome import RunOutcome
@@ -25,6 +24,7 @@ from pipeline.model import ModelSpec, save_model
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.registry import WEIGHTS_NAMES
+from pipeline.runtime import Runtime
 from pipeline.store.settings import StoreSettings
 
 STAGE = "fit_head"
@@ -42,7 +42,7 @@ class HeadRun:
     head: str
     recipe: Recipe
     seeds: tuple[int, ...]
-    compute: Compute
+    compute: Runtime
 
 
 @dataclass(frozen=True)

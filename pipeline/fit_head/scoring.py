@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.evaluation.metrics import round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, reordering
-from pipeline.fit_head.compute import Compute
 from pipeline.fit_head.features import FeatureDataset, SampleOrder, batches
+from pipeline.runtime import Runtime
 
 EVALUATION_BATCH = {"pooled": 256, "spatial": 32}
 
@@ -22,7 +22,7 @@ Change = Callable[[Tensor, Sequence[str]], Tensor]
 def score_features(
     head: nn.Module,
     features: FeatureDataset,
-    compute: Compute,
+    compute: Runtime,
     draw: SampleOrder | None = None,
     change: Change | None = None,
 ) -> NDArray[np.float64]:
@@ -49,7 +49,7 @@ def score_features(
     return round_scores(scores)
 
 
-def order_test_scores(head: nn.Module, features: FeatureDataset, compute: Compute) -> dict[str, NDArray[np.float64]]:
+def order_test_scores(head: nn.Module, features: FeatureDataset, compute: Runtime) -> dict[str, NDArray[np.float64]]:
     """Score features under each order test. Shape: (N, K) each."""
     return {
         order_test: score_features(head, features, compute, change=reordering(order_test)) for order_test in ORDER_TESTS

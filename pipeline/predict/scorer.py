@@ -19,7 +19,7 @@ from pipeline.evaluation.metrics import softmax
 from pipeline.extract import compute as extraction_compute
 from pipeline.extract.forward import BackboneRunner
 from pipeline.finetune.model import STAGE as FINETUNE
-from pipeline.finetune.model import EndToEnd, choose_precision
+from pipeline.finetune.model import EndToEnd, choose_runtime
 from pipeline.fit_head import compute as head_compute
 from pipeline.model import Classifier, load_model
 
@@ -55,12 +55,12 @@ class Scorer:
         backbone = copy.deepcopy(classifier.backbone).eval()
         if self.spec.stage == FINETUNE:
             moved = Classifier(backbone.to(self.device), self.head, self.spec)
-            self._end_to_end = EndToEnd(moved, choose_precision(device, self.dtype)).eval()
+            self._end_to_end = EndToEnd(moved, choose_runtime(device, self.dtype)).eval()
         else:
             mode = extraction_compute.known_compile_mode(compile_mode, device)
             capability = extraction_compute.capability_of(device)
             batch_frames = extraction_compute.batch_frames_of(self.spec.num_segments)
-            how = extraction_compute.Compute(self.dtype, mode, capability, batch_frames, device)
+            how = extraction_compute.RunnerConfig(self.dtype, mode, capability, batch_frames, device)
             self._forward = BackboneRunner(backbone, how)
 
     @property

@@ -9,7 +9,7 @@ from pipeline.devices import has_compiler
 from pipeline.errors import ClipError
 from pipeline.extract.blocks import located, sample_of_done
 from pipeline.extract.clip_steps import WorkerConfig
-from pipeline.extract.compute import Compute, capability_of, device_like
+from pipeline.extract.compute import RunnerConfig, capability_of, device_like
 from pipeline.extract.provenance import digest_of, is_there
 from pipeline.extract.worker import Worker
 from pipeline.manifest import Manifest
@@ -69,13 +69,13 @@ def _digest(location: str) -> str:
         return "unreadable"
 
 
-def compute_like(settings: StoreSettings) -> Compute:
+def compute_like(settings: StoreSettings) -> RunnerConfig:
     """How a store was computed, as far as this machine can do the same."""
     device = device_like(settings.capability)
     can_compile = device == "cuda" or has_compiler()
     mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
     dtype = settings.compute_dtype if multiplies_bfloat16_fast(device) else "float32"
-    return Compute(dtype, mode, capability_of(device), settings.batch_frames, device)
+    return RunnerConfig(dtype, mode, capability_of(device), settings.batch_frames, device)
 
 
 def worker_like(store: FeatureStore, weights: str) -> Worker:
