@@ -96,7 +96,7 @@ def test_fit_head_takes_the_published_steps(
     data = head_data(name, backbone, tmp_path)
     checkpoint = tmp_path / "last.pt"
     fit_head(data, name, RECIPE, 0, Runtime(CPU, "float32", threads=1), checkpoint=checkpoint, checkpoint_seconds=0)
-    found = torch.load(checkpoint, weights_only=True)["state"]["head"]
+    found = torch.load(checkpoint, weights_only=True)["state"]["training"]["model"]
 
     torch.manual_seed(0)
     sizes = {"in_channels": C, "num_segments": T, "num_classes": 3}
