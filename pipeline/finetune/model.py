@@ -70,7 +70,7 @@ class EndToEnd(nn.Module):
 
     def features(self, frames: Tensor) -> Tensor:
         """Compute the features that the head reads. Shape: (B, T, C, h, w)."""
-        with self.precision.autocast():
+        with self.runtime.autocast():
             return self.classifier.features(frames)
 
     def scores(self, features: Tensor) -> Tensor:
