@@ -7,6 +7,7 @@ the header under the key `HEADER_KEY`. Loading it executes no code.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pipeline.shapes import check_shape
 from pipeline.video.views import TRANSFORM_VERSION
 
 HEADER_KEY = "st_pipeline"
+HEADER_DIGEST, TENSORS_DIGEST = "sha256", "tensors_sha256"
 # Increases when the fields of the header change. Format 1 (version 0.1) records neither the rendering of frames nor
 # the clips that selected the epoch.
 FORMAT_VERSION = 2
@@ -127,8 +129,23 @@ def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.
         for part, module in (("backbone", backbone), ("head", head))
         for name, tensor in module.state_dict().items()
     }
+    values = {**json.loads(spec.as_json()), TENSORS_DIGEST: _digest_of_tensors(tensors)}
+    # One entry: safetensors does not keep the order of several, and the same model is to have the same bytes.
+    header = json.dumps({**values, HEADER_DIGEST: _digest_of_header(values)}, sort_keys=True)
     with written_aside(Path(path)) as aside:
-        save_file(tensors, aside, metadata={HEADER_KEY: spec.as_json()})
+        save_file(tensors, aside, metadata={HEADER_KEY: header})
+
+
+def _digest_of_header(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_spec(path: Path | str) -> ModelSpec:
@@ -148,7 +165,7 @@ def load_spec(path: Path | str) -> ModelSpec:
             f"{path} contains tensors, but its header does not say which head and backbone they belong to. "
             "Give a model.safetensors that `pipeline fit-head` or `pipeline finetune` wrote."
         )
-    values = json.loads(header)
+    values = _read_header(path, header)
     version = values.pop("format", None)
     if version != FORMAT_VERSION:
         raise PipelineError(
@@ -157,6 +174,7 @@ def load_spec(path: Path | str) -> ModelSpec:
             if isinstance(version, int) and version < FORMAT_VERSION
             else f"{path} has the model format {version}; this version reads {FORMAT_VERSION}. Install a newer version."
         )
+    values.pop(TENSORS_DIGEST, None)
     known = {field.name for field in dataclasses.fields(ModelSpec)}
     if values.keys() != known:
         missing, unknown = sorted(known - values.keys()), sorted(values.keys() - known)
@@ -166,6 +184,26 @@ def load_spec(path: Path | str) -> ModelSpec:
         )
     values["classes"] = tuple(values["classes"])
     return ModelSpec(**values)
+
+
+def _read_header(path: Path, header: str) -> dict[str, Any]:
+    """Return the entries of a header without its digest, which must match; models of format 2 at first had none.
+
+    Raises:
+        PipelineError: the header is damaged.
+    """
+    try:
+        values = dict(json.loads(header))
+        stated = values.pop(HEADER_DIGEST, None)
+        if stated is not None and stated != _digest_of_header(values):
+            raise ValueError("it does not match its SHA-256")
+        if stated is None and TENSORS_DIGEST in values:
+            raise ValueError("its SHA-256 is missing")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PipelineError(
+            f"The header of {path} is damaged ({error}). Put a copy of the file back, or fit the head again."
+        ) from error
+    return values
 
 
 def load_model(path: Path | str) -> Classifier:
@@ -197,9 +235,21 @@ def load_model(path: Path | str) -> Classifier:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             part, _, rest = name.partition(".")
             tensors.setdefault(part, {})[rest] = file.get_tensor(name)
+    _check_tensors(path, tensors)
     for part, module in (("backbone", backbone), ("head", head)):
         _load_strictly(path, part, module, tensors[part])
     return Classifier(backbone, head, spec).eval()
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    with safe_open(path, framework="pt") as file:
+        stated = json.loads(file.metadata()[HEADER_KEY]).get(TENSORS_DIGEST)
+    flat = {f"{part}.{name}": tensor for part, those in tensors.items() for name, tensor in those.items()}
+    if stated is not None and stated != _digest_of_tensors(flat):
+        raise PipelineError(
+            f"The tensors of {path} do not match their SHA-256: the file is damaged. Put a copy of it back, or fit the "
+            "head again."
+        )
 
 
 def _load_strictly(path: Path, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:

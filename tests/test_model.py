@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -14,7 +15,17 @@ from safetensors.torch import save_file
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS
-from pipeline.model import HEADER_KEY, Classifier, ModelSpec, head_of_spec, load_model, load_spec, save_model
+from pipeline.model import (
+    HEADER_DIGEST,
+    HEADER_KEY,
+    TENSORS_DIGEST,
+    Classifier,
+    ModelSpec,
+    head_of_spec,
+    load_model,
+    load_spec,
+    save_model,
+)
 from pipeline.recipe import named_recipe
 
 CLASSES = ("swipe left", "swipe right", "geöffnet")
@@ -120,6 +131,27 @@ def test_a_model_that_saw_other_pixels_is_refused(tmp_path: Path, change: dict[s
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         header = json.loads(file.metadata()[HEADER_KEY])
+    del header[HEADER_DIGEST], header[TENSORS_DIGEST]  # as the first models of format 2
     save_file(tensors, tmp_path / "other.safetensors", metadata={HEADER_KEY: json.dumps({**header, **change})})
     with pytest.raises(PipelineError, match=message):
         load_model(tmp_path / "other.safetensors")
+
+
+def test_a_flipped_bit_of_a_model_is_named_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save(path, classifier("tsn"))
+    whole, loaded = path.read_bytes(), load_model(path)
+    expected = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    header_bits = 8 * (8 + int.from_bytes(whole[:8], "little"))
+    rng = np.random.default_rng(0)
+    for bit in [*rng.integers(0, header_bits, 60), *rng.integers(0, 8 * len(whole), 5)]:
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << int(bit) % 8
+        path.write_bytes(changed)
+        try:
+            model = load_model(path)
+        except PipelineError as error:
+            assert str(path) in str(error)  # noqa: PT017 - either the same model or this error
+            continue
+        assert model.spec == loaded.spec
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
