@@ -37,7 +37,7 @@ HEAD_NAMES = ("rnn_tanh", "rnn_relu", "lstm", "gru", "blstm", "mlp")
 
 
 def arms_of(lr: float, patience_epochs: int, epochs: int) -> dict[str, Recipe]:
-    """The recipes compared; frames are those of the store in all of them."""
+    """Return the recipes to compare; all use the frames of the store."""
     paper = named_recipe("paper").with_overrides(lr=lr, patience_epochs=patience_epochs, epochs=epochs)
     code = named_recipe("published-code").with_overrides(
         lr=lr,

@@ -230,7 +230,7 @@ def _as_csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _read_csv(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header and the rows of a CSV, each with its line number; every row as long as the header."""
+    """Read the header and the rows of a CSV, each with its line number; every row has the length of the header."""
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -1,4 +1,4 @@
-"""`pipeline compare`: results -> one table, files to commit, a report, and a gate against a revision."""
+"""`pipeline compare`: compare results in one table and a report, and check them against a revision."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(settings: CompareSettings) -> Comparison:
 
 
 def _known_pairs(texts: Sequence[str], labels: set[str]) -> list[tuple[str, str]]:
-    """Return the pairs whose labels the results have; name the others."""
+    """Return the pairs whose labels are in the results; print the others."""
     pairs = parse_pairs(texts)
     known = [pair for pair in pairs if labels.issuperset(pair)]
     if len(known) < len(pairs):

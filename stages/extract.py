@@ -1,4 +1,4 @@
-"""`pipeline extract`: the clips of a manifest -> features in a store."""
+"""`pipeline extract`: extract the features of a manifest's clips into a store."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NUM_EXAMPLES = 5
 
 
 def run(settings: ExtractSettings) -> ExtractionSummary:
-    """Fill the store and print what was done.
+    """Extract features into the store and print a summary.
 
     Raises:
-        PipelineError: anything that the user can mend; more failed clips than `max_failed` among them.
+        PipelineError: data or settings are wrong, or more than `max_failed` clips failed.
     """
     summary = extract_features(read_manifest(settings.manifest, settings.root), settings.store, settings)
     click.echo(summary_text(summary))
@@ -30,7 +30,7 @@ def run(settings: ExtractSettings) -> ExtractionSummary:
 
 
 def summary_text(summary: ExtractionSummary) -> str:
-    """What was done and what the store holds, with the failed clips by reason."""
+    """Return a summary of the extraction and of the store, with the failed clips by reason."""
     settings = summary.settings
     segments = "every frame" if settings.frames == "all" else f"{settings.num_segments} segments"
     lines = [

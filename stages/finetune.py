@@ -1,4 +1,4 @@
-"""`pipeline finetune`: clips and a fitted head -> backbone and head trained together, with a result folder."""
+"""`pipeline finetune`: train backbone and head together on clips, and write a result folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NUM_SHOWN_FAULTS = 5
 
 
 def run(settings: FinetuneSettings) -> dict[str, Any]:
-    """Train end to end, print the result, and return the metrics that were written; {} in all but the main process.
+    """Train end to end, print the result and return the metrics; return {} in all processes except the main one.
 
     Raises:
-        PipelineError: anything that the user can mend.
+        PipelineError: data or settings are wrong.
     """
     result = finetune(settings)
     if result is None:

@@ -1,4 +1,4 @@
-"""`pipeline fit-head`: cached features -> fitted heads, one result folder each. Finished heads need no torch."""
+"""`pipeline fit-head`: fit heads on cached features, with one result folder each. Finished heads need no torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: FitHeadSettings) -> list[RunOutcome]:
-    """Fit heads on a store and print their table; with several recipes, each gets its own folder below `out`.
+    """Fit heads on a store and print their table; with several recipes, each gets a folder in `out`.
 
     Seeds of heads that are fitted with one thread are fitted side by side in as many processes as keep the cores busy,
     or in `jobs`; the other heads follow one by one. A run that diverges does not keep the others from being fitted; it
     is named at the end. Neither order nor `jobs` changes a result.
 
     Raises:
-        PipelineError: anything that the user can mend.
+        PipelineError: data or settings are wrong.
     """
     source = FeatureStore.open(settings.store)
     if source.num_pending:

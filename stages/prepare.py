@@ -1,4 +1,4 @@
-"""`pipeline prepare`: what lies on disk, or is drawn now, as a validated manifest."""
+"""`pipeline prepare`: write a validated manifest of clips on disk, or draw the clips of the demo."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_the_table_is_printed_and_everything_is_written(results: Path, capsys: p
     )
     assert sentence in " ".join(printed.out.split())
     assert "pairs: percent of clips" in printed.err
-    assert "ms/clip, memory: of the head alone" not in printed.err, "80 characters do not show them"
+    assert "ms/clip, memory: of the head only" not in printed.err, "80 characters do not show them"
     assert "80 characters leave out:" in printed.out
     assert max(map(len, (printed.out + printed.err.partition("\n\n")[2]).split("\n")[:-2])) <= 80
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}

@@ -325,7 +325,7 @@ def test_a_damaged_block_met_on_the_way_is_made_again(manifest: Manifest, tmp_pa
 
 
 def test_workers_of_its_own_and_a_cluster_are_one_too_many() -> None:
-    with pytest.raises(PipelineError, match="give one of both"):
+    with pytest.raises(PipelineError, match="give only one of them"):
         dataclasses.replace(REQUEST, workers=2, scheduler="tcp://host:8786")
 
 

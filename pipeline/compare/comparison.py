@@ -111,7 +111,7 @@ class Group:
         )
 
     def recipes(self) -> str:
-        """The recipes of the rows; if they differ, the labels of the rows name them."""
+        """Return the recipes of the rows; if they differ, the labels of the rows name them."""
         of_stage = {
             "": sorted({row.run.recipe for row in self.rows if not row.run.is_finetuned}),
             "finetuned rows: ": sorted({row.run.recipe for row in self.rows if row.run.is_finetuned}),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 # Points nearer than this cover each other.
 COVERING_POINTS = 5.0
-# Directions in which a label may stand beside its point, the best first: (x, y) in points, and its anchor.
+# Possible positions of a label relative to its point, the best first: (x, y) in points, and its anchor.
 _PLACES = (
     (7, 0, "left", "center"),
     (-7, 0, "right", "center"),

@@ -29,7 +29,7 @@ class Column:
     align: str = ">"
 
 
-# Columns of their own beside top-1, which has its interval.
+# Metrics with a separate column, in addition to top-1, which has its interval.
 OTHER_SHARES = tuple(name for name, metric in METRICS.items() if metric.is_share and name != "top1")
 
 

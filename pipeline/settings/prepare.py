@@ -20,7 +20,9 @@ class PrepareSettings(Settings):
     root: Path | None = option(None, "Folder of the data set.", is_argument=True)
     lists: tuple[Path, ...] = option((), "Label files of the data set, or their folder.", is_argument=True)
     out: Path = required("Manifest to write, data_manifests/NAME.csv.")
-    classes: Path | None = option(None, "Class file beside the manifest, named in params.yaml for DVC.", is_hidden=True)
+    classes: Path | None = option(
+        None, "Class file in the folder of the manifest, named in params.yaml for DVC.", is_hidden=True
+    )
     class_order: str = option(
         "file", "Order of the class numbers: as in the data set's files, or alphabetical.", choices=("file", "sorted")
     )
