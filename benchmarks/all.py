@@ -31,8 +31,9 @@ import torch
 from benchmarks.decode import processor
 from benchmarks.render import NUM_DECODED, exact, rounded
 from pipeline.allocator import keep_memory_between_batches
-from pipeline.fit_head.compute import Compute, HeadSizes, training_step
+from pipeline.fit_head.compute import HeadSizes, training_step
 from pipeline.heads import build_head
+from pipeline.runtime import Runtime
 from pipeline.video.crops import CropBox, centre_crop
 
 STORE = Path("cache/gestures/squeezenet-8seg.zarr")
@@ -99,7 +100,7 @@ def heads(rounds: int) -> Iterator[Figure]:
         head = build_head(name, in_channels=512, num_segments=8, num_classes=14)
         projection = 8 * 13**2 * 512 * 256  # has no gradient of its input
         giga_step = NUM_STEP_CLIPS * 2 * (3 * head.macs(13) + 2 * projection) / 1e9
-        step = training_step(name, SIZES, Compute(torch.device("cpu"), "float32", 1))
+        step = training_step(name, SIZES, Runtime(torch.device("cpu"), "float32", 1))
         step(), convolution()
         pairs = [(giga_step / cpu_seconds(step), giga / cpu_seconds(convolution)) for _ in range(rounds)]
         own, bound = (statistics.median(values) for values in zip(*pairs, strict=True))

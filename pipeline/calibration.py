@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pipeline.files import write_json
+from pipeline.files import UnwritableError, write_json
 
 # bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could turn it over.
 MIN_GAIN = 1.3
@@ -74,7 +74,7 @@ class Calibration:
 
     def _keep(self, key: str, seconds: Mapping[str, float]) -> None:
         # Where a home cannot be written to, it is measured again next time.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnwritableError):
             # Read again: another process may have added its own.
             write_json(self.path, {**self._read(), key: dict(seconds)})
 

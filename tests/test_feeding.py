@@ -103,7 +103,8 @@ def test_few_clips_wait_for_the_backbone_which_one_thread_runs(tmp_path: Path) -
     # A clip leaves the queue before its forward pass, and the next one may begin.
     assert THREADS <= watch.most_waiting <= THREADS + 3
     assert watch.forward_by == {threading.get_ident()}
-    assert len(watch.decoded_by - watch.forward_by) == THREADS
+    # The executor starts a thread only while no other one is idle.
+    assert 1 <= len(watch.decoded_by - watch.forward_by) <= THREADS
 
 
 def test_too_many_failures_stop_the_threads_too(manifest: Manifest, tmp_path: Path) -> None:
