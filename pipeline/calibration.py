@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from pipeline.devices import num_cores
 from pipeline.files import UnwritableError, write_json
 
 # bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could turn it over.
@@ -56,7 +57,7 @@ class Calibration:
         what: what is measured, such as the name of a head. sizes: whatever else its time depends on. candidates: for
         each name a function that prepares it and returns one step of it.
         """
-        key = json.dumps({"what": what, **sizes, **_machine()}, sort_keys=True)
+        key = _key(what, sizes)
         known = self._read().get(key)
         if isinstance(known, dict) and known.keys() == candidates.keys():
             return Measurement({name: float(value) for name, value in known.items()}, is_new=False)
@@ -66,7 +67,7 @@ class Calibration:
 
     def note(self, what: str, sizes: Mapping[str, Any], seconds: float | None) -> float:
         """Keep seconds that were measured elsewhere, or return those kept; 0 where there are none."""
-        key = json.dumps({"what": what, **sizes, **_machine()}, sort_keys=True)
+        key = _key(what, sizes)
         if seconds is None:
             return float(self._read().get(key, {}).get("once", 0.0))
         self._keep(key, {"once": seconds})
@@ -172,8 +173,11 @@ def _convolution(device: str, dtype: torch.dtype) -> Callable[[], Step]:
 @cache
 def _machine() -> dict[str, Any]:
     abilities = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": _processor(), "abilities": abilities, "cores": cores, "torch": torch.__version__}
+    return {"processor": _processor(), "abilities": abilities, "cores": num_cores(), "torch": torch.__version__}
+
+
+def _key(what: str, sizes: Mapping[str, Any]) -> str:
+    return json.dumps({"what": what, **sizes, **_machine()}, sort_keys=True)
 
 
 def _processor() -> str:

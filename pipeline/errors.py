@@ -21,7 +21,7 @@ FAILURE_KINDS = {
     "too-large": "beyond a limit on pixels, bytes or time",
     "overflow": "a feature beyond float16, or not a number",
 }
-"""Failures that the clip itself causes: the same file fails again, so no later run tries it."""
+"""Failures that the clip causes: no later run tries the same file again, except `too-large`, whose limit can change."""
 
 TRANSIENT_KINDS = {
     "no-memory": "the process ran out of memory",

@@ -24,7 +24,7 @@ def configure(*, quiet: bool = False, verbose: bool = False) -> None:
     A terminal gets them through rich, which keeps them above the progress bars; a pipe gets plain lines.
     """
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
-    handler = _terminal_handler() if is_terminal() else _StderrHandler()
+    handler = _TerminalHandler() if is_terminal() else _StderrHandler()
     handler.setFormatter(_Formatter(FORMAT))
     for name in PACKAGES:
         logger = logging.getLogger(name)
@@ -53,17 +53,16 @@ class _StderrHandler(logging.Handler):
         sys.stderr.flush()
 
 
+class _TerminalHandler(logging.Handler):
+    """Print a line through rich, above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console().print(self.format(record), markup=False)
+
+
 class _Formatter(logging.Formatter):
     """Mark warnings; other messages are plain sentences."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return f"Warning: {text}" if record.levelno >= logging.WARNING else text
-
-
-def _terminal_handler() -> logging.Handler:
-    class TerminalHandler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console().print(self.format(record), markup=False)
-
-    return TerminalHandler()

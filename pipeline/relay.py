@@ -54,7 +54,7 @@ def relayed(context: BaseContext) -> Iterator[Any]:
 
 
 def relay_to(queue: Any, level: int) -> None:
-    """Send the messages of this process to the main process. It is the initializer of a worker process."""
+    """Send the messages of this process to the main process. Initializers of pools call it."""
     for name in log.PACKAGES:
         messages = logging.getLogger(name)
         messages.handlers = [logging.handlers.QueueHandler(queue)]

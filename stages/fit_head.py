@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.finished import find_finished
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import HeadRequest, plan_requests
@@ -65,8 +64,8 @@ def _results(
     found = {request: None if settings.force else find_finished(request, clips) for request in requests}
     for request, metrics in found.items():
         if metrics is not None:
-            folder = request.out / cell_name(source.settings.backbone, request.head)
-            yield RequestResult(request, RunOutcome(metrics, folder, was_finished=True))
+            outcome = RunOutcome(metrics, request.folder(source.settings.backbone), was_finished=True)
+            yield RequestResult(request, outcome)
     left = [request for request, metrics in found.items() if metrics is None]
     if left:
         from pipeline.fit_head.fit_all import fit_all  # with torch

@@ -21,11 +21,12 @@ from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head import finished
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.outcome import RunOutcome
-from pipeline.fit_head.run import HeadRun, backbone_of_store, run_head
+from pipeline.fit_head.run import HeadRun, backbone_of_store
 from pipeline.imports import import_closure
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import named_recipe
 from pipeline.runtime import Runtime
+from tests.support.head_runs import run_head
 from tests.support.memory_source import CLASSES, MemorySource, make_source, settings
 
 CPU = Runtime(torch.device("cpu"), "float32", threads=1)

@@ -98,10 +98,9 @@ def extract_features(
         objects.remove_parts()
         store = _opened(objects) if is_there and not request.rebuild else None
         setup = resolve_settings(manifest, location, request, backbone, weights, store)
-        wanted = manifest.clips
         if store is not None:
             delete_damaged_records(store, damage)
-            for sentence in mend(store, wanted):
+            for sentence in mend(store, manifest.clips):
                 logger.warning(sentence)
         else:
             # Nothing is taken away before all that can be wrong with the request has been looked at.
@@ -118,7 +117,7 @@ def extract_features(
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)
         num_draws = 0 if setup.settings.frames == "all" else request.views
-        assign_rows(store, wanted)
+        assign_rows(store, manifest.clips)
         ensure_views(store, _needed_views(manifest, num_draws))
         jobs = plan_blocks(store, manifest, num_draws)
         jobs, samples = _with_samples(store, manifest, jobs, num_draws)

@@ -69,20 +69,18 @@ def choose_compute(
         threads = _choose_threads(head_name, chosen, sizes, calibration) if is_heavy else 1
     if threads < 1:
         raise PipelineError(f"`threads` (={threads}) must be at least 1.")
-    measured: tuple[tuple[str, float], ...] = ()
-    if precision == "auto" and not is_heavy:
-        precision = "float32"
-    elif precision == "auto" and (sizes is None or not multiplies_bfloat16_fast(str(chosen))):
-        precision = "bfloat16" if multiplies_bfloat16_fast(str(chosen)) else "float32"
-    elif precision == "auto":
-        assert sizes is not None
-        steps = {
-            name: functools.partial(training_step, head_name, sizes, Runtime(chosen, name, threads))
-            for name in ("float32", "bfloat16")
-        }
-        found = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps)
-        precision, measured = choose_dtype(found.seconds), tuple(found.seconds.items())
-    return Runtime(chosen, precision, threads, num_loaders, measured)
+    if precision != "auto":
+        return Runtime(chosen, precision, threads, num_loaders)
+    if not is_heavy or not multiplies_bfloat16_fast(str(chosen)):
+        return Runtime(chosen, "float32", threads, num_loaders)
+    if sizes is None:
+        return Runtime(chosen, "bfloat16", threads, num_loaders)
+    steps = {
+        name: functools.partial(training_step, head_name, sizes, Runtime(chosen, name, threads))
+        for name in ("float32", "bfloat16")
+    }
+    seconds = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps).seconds
+    return Runtime(chosen, choose_dtype(seconds), threads, num_loaders, tuple(seconds.items()))
 
 
 def training_step(head_name: str, sizes: HeadSizes, compute: Runtime) -> Callable[[], None]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.evaluation.result_writer import cell_name, read_finished, read_metrics
+from pipeline.evaluation.result_writer import read_finished, read_metrics
 from pipeline.fit_head.plan import AUTO, HeadRequest
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.imports import code_digest
@@ -23,7 +23,7 @@ def find_finished(request: HeadRequest, clips: StoredClips) -> Mapping[str, Any]
 
     What the request leaves to the machine, number type and threads, stays as the run had it.
     """
-    folder = request.out / cell_name(clips.source.settings.backbone, request.head)
+    folder = request.folder(clips.source.settings.backbone)
     metrics = read_metrics(folder)
     device, precision, threads = (metrics.get(name) for name in ("device", "precision", "threads"))
     is_asked = (

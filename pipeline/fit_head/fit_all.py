@@ -11,7 +11,6 @@ from pipeline.allocator import keep_memory_between_batches
 from pipeline.calibration import Calibration
 from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import HeadSizes, choose_compute
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
@@ -64,7 +63,7 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     map_size = store.map_size if reads == "spatial" else 1
     sizes = HeadSizes(store.channels, data.num_segments, len(data.source.classes), map_size)
     # An unfinished fit goes on as it began, whatever would be measured now.
-    begun = begun_compute(request.out / cell_name(store.backbone, request.head))
+    begun = begun_compute(request.folder(store.backbone))
     precision = begun.get("precision", AUTO) if request.precision == AUTO else request.precision
     threads = begun.get("threads") if request.threads is None else request.threads
     calibration = Calibration(settings.calibration)

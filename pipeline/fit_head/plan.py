@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES
@@ -34,6 +35,10 @@ class HeadRequest:
     device: str
     precision: str
     threads: int | None
+
+    def folder(self, backbone: str) -> Path:
+        """Return the result folder on features of a backbone."""
+        return self.out / cell_name(backbone, self.head)
 
 
 def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadRequest]:

@@ -64,27 +64,6 @@ class PlannedRun:
         write_json(self.folder / CHECKPOINT_FOLDER / BEGUN_FILE, values)
 
 
-def run_head(
-    run: HeadRun,
-    data: CachedData,
-    backbone: nn.Module,
-    out: Path,
-    *,
-    force: bool = False,
-    progress_of: ProgressMaker = Progress,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> RunOutcome:
-    """Fit a run into its folder below `out`, unless the same was finished there before.
-
-    Raises:
-        PipelineError: the store cannot serve this head or recipe, or training diverges.
-    """
-    planned = plan_run(run, data, out, force)
-    if planned.finished is not None:
-        return RunOutcome(planned.finished, planned.folder, was_finished=True)
-    return fit_run(planned, data, backbone, progress_of, checkpoint_seconds)
-
-
 def fit_run(
     planned: PlannedRun,
     data: CachedData,

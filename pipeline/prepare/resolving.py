@@ -15,6 +15,7 @@ from unicodedata import normalize
 from pipeline.errors import PipelineError
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.prepare.directory_scan import NUM_THREADS
+from pipeline.prepare.tree import joined, separator_in_name
 from pipeline.progress import Progress
 from pipeline.video.suffixes import is_video_name, without_suffix
 
@@ -92,10 +93,7 @@ class _Finder:
         if self._exists(file):
             return path, [], ""
         if separator and self._exists(path):
-            raise PipelineError(
-                f"{self._root / path}: the name has '{HDF5_SEPARATOR}' in it, which separates an HDF5 file from a clip "
-                "in it. Rename it."
-            )
+            raise separator_in_name(self._root / path)
         how = []
         found = file
         if "\\" in found:
@@ -137,9 +135,9 @@ class _Finder:
             name = self._entries(found).get(normalize("NFC", part))
             if name is None:
                 return None
-            found = f"{found}/{name}" if found else name
+            found = joined(found, name)
         name = self._entries(found).get(normalize("NFC", parts[-1]), parts[-1])
-        return f"{found}/{name}" if found else name
+        return joined(found, name)
 
     def _with_suffix(self, path: str) -> list[str]:
         folder, name = os.path.split(path)

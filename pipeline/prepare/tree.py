@@ -142,10 +142,14 @@ def _check_name(root: Path, path: str) -> None:
             "`convmv -r -f latin1 -t utf-8 --notest ROOT` for names of an old zip."
         ) from None
     if HDF5_SEPARATOR in path:
-        raise PipelineError(
-            f"{root / path}: the name has '{HDF5_SEPARATOR}' in it, which separates an HDF5 file from a clip in it. "
-            "Rename it."
-        )
+        raise separator_in_name(root / path)
+
+
+def separator_in_name(path: Path) -> PipelineError:
+    """Return the error for a file whose name would be taken for a clip in an HDF5 file."""
+    return PipelineError(
+        f"{path}: the name has '{HDF5_SEPARATOR}' in it, which separates an HDF5 file from a clip in it. Rename it."
+    )
 
 
 def _counted(names: Counter[str]) -> str:

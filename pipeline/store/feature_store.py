@@ -28,7 +28,17 @@ from pipeline.store.attributes import (
 )
 from pipeline.store.chunks import decode_chunk, decode_new, filled, index_size, read_index
 from pipeline.store.object_store import ObjectStore, open_object_store, path_seen_from
-from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, checksum, current_record, read_record
+from pipeline.store.record import (
+    DONE,
+    FAILED,
+    BlockRecord,
+    ClipRecord,
+    checksum,
+    current_record,
+    read_record,
+    unusable_object,
+    verified,
+)
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow, TableRow, read_table, write_table
 
@@ -333,14 +343,7 @@ class FeatureStore:
         if data is not None and checksum(data) == record.objects.get(key):
             return data
         # An extraction may have written the block anew since the store was opened.
-        now = current_record(self.objects, record.block)
-        data = self.objects.get(key)
-        if now is not None and data is not None and checksum(data) == now.objects.get(key):
-            return data
-        what = "missing" if data is None else "damaged"
-        raise PipelineError(
-            f"{key} of the store {self.objects.location} is {what}. Run `pipeline store verify --repair`."
-        )
+        return verified(self.objects, current_record(self.objects, record.block) or record, key)
 
     def group(self) -> zarr.Group:
         """Return the store as a read-only Zarr group."""
@@ -403,9 +406,7 @@ class FeatureStore:
         if index is None:
             tail = self.objects.get_range(key, -index_size(self.block_clips), 0)
             if tail is None:
-                raise PipelineError(
-                    f"{key} of the store {self.objects.location} is missing. Run `pipeline store verify --repair`."
-                )
+                raise unusable_object(self.objects, key, "missing")
             index = self._indices[key] = read_index(tail, self.block_clips)
         start, length = (int(value) for value in index[offset])
         # The index names places in the shard; a shard of another size is not the one that was written.

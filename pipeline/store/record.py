@@ -120,6 +120,23 @@ def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
         return None
 
 
+def verified(objects: ObjectStore, record: BlockRecord, key: str) -> bytes:
+    """Read an object, whose bytes must be those that its record names.
+
+    Raises:
+        PipelineError: they are not, or the object is missing.
+    """
+    data = objects.get(key)
+    if data is None or checksum(data) != record.objects.get(key):
+        raise unusable_object(objects, key, "missing" if data is None else "damaged")
+    return data
+
+
+def unusable_object(objects: ObjectStore, key: str, what: str) -> PipelineError:
+    """Return the error for an object that is `missing` or `damaged`."""
+    return PipelineError(f"{key} of the store {objects.location} is {what}. Run `pipeline store verify --repair`.")
+
+
 def check_record(record: BlockRecord) -> None:
     """Check that a record can be one: its views, and the names and sizes in it.
 

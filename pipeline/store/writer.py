@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.errors import PipelineError
 from pipeline.manifest import Clip
 from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.object_store import ObjectStore, Phase, no_phase
-from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, write_record, write_times
+from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, verified, write_record, write_times
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
 
@@ -136,7 +135,7 @@ class BlockBuilder:
             self._copy_frames(objects, record, set(offsets))
             return
         for kind in layout.kinds_of(self.settings):
-            data = read_verified(objects, record, layout.chunk_key(view, kind, self.block))
+            data = verified(objects, record, layout.chunk_key(view, kind, self.block))
             if kind == "spatial":
                 chunks = split_shard(data, self.block_clips)
                 self._maps.update({(view, at): chunk for at in offsets if (chunk := chunks[at]) is not None})
@@ -148,7 +147,7 @@ class BlockBuilder:
     def _copy_frames(self, objects: ObjectStore, record: BlockRecord, offsets: set[int]) -> None:
         done = [clip for clip in record.clips if clip.status == DONE]
         frames = np.empty((sum(clip.num_frames for clip in done), self.settings.channels), dtype=np.float16)
-        decode_chunk(read_verified(objects, record, layout.frames_key(self.block)), frames)
+        decode_chunk(verified(objects, record, layout.frames_key(self.block)), frames)
         starts = np.cumsum([0, *(clip.num_frames for clip in done)])
         for clip, start in zip(done, starts, strict=False):
             if clip.offset in offsets:
@@ -186,19 +185,6 @@ class BlockBuilder:
 
     def _empty_rows(self, kind: str) -> np.ndarray:
         return filled((self.block_clips, *layout.row_shape(self.settings, kind)), layout.row_dtype(self.settings, kind))
-
-
-def read_verified(objects: ObjectStore, record: BlockRecord, key: str) -> bytes:
-    """The bytes of an object, which must be those that its record names.
-
-    Raises:
-        PipelineError: they are not, or the object is missing.
-    """
-    data = objects.get(key)
-    if data is None or checksum(data) != record.objects.get(key):
-        what = "missing" if data is None else "damaged"
-        raise PipelineError(f"{key} of the store {objects.location} is {what}. Run `pipeline store verify --repair`.")
-    return data
 
 
 def write_block(
