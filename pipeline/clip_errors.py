@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from pipeline.errors import TRANSIENT_KINDS, ClipError, transient_kind
 
-# Findings that a decoder also reports when an allocation of its own fails: FFmpeg then calls the data invalid.
+# Kinds that a decoder also reports when its memory allocation fails: FFmpeg then calls the data invalid.
 DECODER_KINDS = frozenset({"unreadable", "no-video", "truncated", "corrupt", "short"})
 SPARE_BYTES = 1 << 30
 

@@ -17,7 +17,7 @@ class LabelledId(NamedTuple):
 
 
 def stratified_split(clips: Iterable[LabelledId], val_share: float, seed: int) -> dict[str, str]:
-    """Return the split, `train` or `val`, of each clip by its id, for data sets that have no splits of their own."""
+    """Return the split, `train` or `val`, of each clip by its id, for data sets without published splits."""
     clips = list(clips)
     held_out = draw_held_out(clips, val_share, seed, purpose="split")
     return {clip.clip_id: "val" if clip.clip_id in held_out else "train" for clip in clips}
@@ -49,7 +49,7 @@ def draw_held_out(clips: Sequence[LabelledId], share: float, seed: int, purpose:
 def _draw_groups(clips: Sequence[LabelledId], share: float, key: str) -> frozenset[str]:
     members: defaultdict[str, list[LabelledId]] = defaultdict(list)
     for clip in clips:
-        # A clip without a group is a group by itself; the separator keeps its name apart from those of groups.
+        # A clip without a group is its own group; the separator keeps its name different from those of groups.
         members[clip.group or f"\x1f{clip.clip_id}"].append(clip)
     total = Counter(clip.label for clip in clips)
     wanted = {label: max(share * count, 1.0) if share > 0 and count > 1 else 0.0 for label, count in total.items()}

@@ -142,7 +142,7 @@ def write_mutants(seeds: dict[str, Path], folder: Path, num_mutants: int, seed: 
 
 
 def extract(manifest: Path, store: Path, max_seconds: float) -> tuple[int, float, int]:
-    """Run one extraction as a process of its own; returns its exit code, seconds and peak memory."""
+    """Run one extraction in a separate process; return its exit code, seconds and peak memory."""
     options = "--weights random --num-segments 2 --views 0 --maps pooled --dtype float32 --compile eager --workers 0"
     command = [sys.executable, "-m", "pipeline", "extract", "--manifest", str(manifest), "--store", str(store)]
     started_at_seconds = time.monotonic()
@@ -275,7 +275,7 @@ def _by_pyav(path: Path, container_format: str | None, num_held: int) -> np.ndar
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         for packet in container.demux(stream):
-            # FFmpeg's own program goes on where a packet has no data; PyAV stops.
+            # The ffmpeg program skips a packet without data; PyAV stops there.
             for frame in packet.decode() if packet.size or packet.dts is None else ():
                 if len(held) < num_held:
                     held.append(frame)

@@ -138,7 +138,7 @@ class FeatureExtractor:
         )
 
     def collect(self, clip: PendingClip) -> ClipFeatures:
-        """The third step: out of the backbone, each view by itself again. Any thread."""
+        """Collect the features of each view from the backbone. Third step; any thread."""
         found = ClipFeatures(clip.record)
         try:
             arrays = [pending.result() for pending in clip.pending]

@@ -222,7 +222,7 @@ class DaskEngine(Engine):
             job_of[self.client.submit(_run_block, self._name, job, key=key, pure=False)] = job
 
     def _num_workers_now(self) -> int:
-        """The workers that are there; blocks that are lost with theirs run again without our doing.
+        """Count the connected workers; Dask runs the blocks of a lost worker again.
 
         Raises:
             PipelineError: there has been none for long, or the scheduler does not answer.

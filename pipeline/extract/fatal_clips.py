@@ -23,7 +23,7 @@ from pipeline.store.object_store import Phase
 from pipeline.video.limits import ClipLimits
 
 OPENER = "pipeline.video.decode:open_clip"
-# A process needs as long to start; a clip at its limit of time ends by itself.
+# A process takes at most this long to start. A clip that reaches its time limit ends without being killed.
 SECONDS_TO_START = 60.0
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 

@@ -1,7 +1,7 @@
 """The backbone as it runs in extraction: frozen, channels last, compiled where that pays, in batches of one size.
 
-On a GPU nothing here waits: copies from and to pinned memory and the batches between them are queued, and whoever
-wants the features waits for their copy alone.
+On a GPU nothing here waits: copies from and to pinned memory and the batches between them are queued, and the caller
+waits only for the copy of the features it asks for.
 """
 
 from __future__ import annotations

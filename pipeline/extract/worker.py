@@ -38,7 +38,7 @@ class ComputedClip(NamedTuple):
 
 @dataclass(frozen=True)
 class ComputedBlock:
-    """A block that is ready to be written. `before`: its record as it stands."""
+    """A block that is ready to be written. `before`: its present record."""
 
     job: BlockJob
     builder: BlockBuilder

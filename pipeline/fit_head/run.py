@@ -174,10 +174,10 @@ def write_run(
 
 
 def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module:
-    """The backbone that made a store, for the model file. `weights` says where they lie, if not by the stored name.
+    """Build the backbone that made a store, for the model file. `weights` is their path if the stored name is not found.
 
     Raises:
-        PipelineError: the weights are not to be had here, or are not those of the store.
+        PipelineError: the weights are missing, or are not those of the store.
     """
     name = settings.weights["name"] if weights is None else weights
     if name not in WEIGHTS_NAMES and not Path(name).is_file():

@@ -105,7 +105,7 @@ def _rows(files: dict[str, Path]) -> list[Row]:
 
 
 def _rows_with_header(files: dict[str, Path], labels_file: Path | None) -> tuple[list[Row], tuple[str, ...], str]:
-    """Rows and classes; the classes are in the order of `label_id`, unless a file of labels lies beside."""
+    """Rows and classes; the classes are in the order of `label_id`, unless there is a file of labels beside it."""
     rows: list[Row] = []
     index_of: dict[str, str] = {}
     for split, path in files.items():

@@ -21,7 +21,7 @@ class LabelBook:
         self._known = {label: label for label in self.classes}
 
     def label(self, text: str, where: str) -> str:
-        """The class that `text` means: as it stands, without the quotes around it, or without square brackets.
+        """Return the class that `text` means: unchanged, without the quotes around it, or without square brackets.
 
         Raises:
             PipelineError: it is none of the classes; the message names it and where it stands.

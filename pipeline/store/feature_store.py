@@ -73,7 +73,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, location: str | Path, mode: Literal["r", "r+"] = "r") -> FeatureStore:
-        """Open a store. With `r+`, for who mends or extends it, `damage` says what is damaged; see `pipeline extract`.
+        """Open a store. With `r+`, for repair or extension, `damage` lists what is damaged.
 
         Raises:
             PipelineError: there is no store, or it is damaged.

@@ -20,7 +20,7 @@ SECONDS_FOR_ORPHANS = 30.0
 
 
 def lock_path(objects: ObjectStore, key: str = layout.LOCK_KEYS[0]) -> Path:
-    """The file that is locked: in a local store; for a URL on this machine, so that two machines are not told apart."""
+    """Return the file to lock: in a local store; for a URL on this machine, where it locks out no other machine."""
     if isinstance(objects, LocalObjectStore):
         return objects.root / key
     digest = hashlib.sha256(objects.location.encode()).hexdigest()[:16]

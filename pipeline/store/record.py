@@ -81,7 +81,7 @@ def checksum(data: bytes) -> tuple[int, str]:
 
 
 def write_record(record: BlockRecord) -> bytes:
-    """The record as JSON with a checksum of its own; clips by column: a hundred thousand open in under a second."""
+    """Return the record as JSON with a checksum; clips by column, so that 100,000 open in under a second."""
     columns = {name: [getattr(clip, name) for clip in record.clips] for name in WRITTEN_FIELDS}
     value = {
         "block": record.block,
@@ -111,7 +111,7 @@ def read_record(data: bytes, key: str) -> BlockRecord:
 
 
 def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
-    """The record of a block as it stands now; None where there is none, or a damaged one."""
+    """Return the present record of a block; None if it is missing or damaged."""
     key = layout.record_key(block)
     data = objects.get(key)
     try:

@@ -3,7 +3,7 @@
     {"sha256": "<of the bytes of the value>",
     "<name>": <value>}
 
-The digest covers the bytes as they stand: a change in either line is found, and none of one bit can keep both in step.
+The digest covers the exact bytes, so a change in either line is found; no flip of one bit changes both consistently.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def default_block_clips(num_clips: int) -> int:
 def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
     """Give every wanted clip a row, found again by its id; new ones get new blocks. Writes the table.
 
-    Clips to train on and all others lie in blocks of their own, since only the first have training views. A clip that
+    Training clips and all others are in separate blocks, since only training clips have training views. A clip that
     the manifest no longer has keeps its row, unlisted, and is found again if it comes back.
     """
     old = {(row.clip_id, row.split == TRAIN_SPLIT): row for row in store.rows}
@@ -122,7 +122,7 @@ class BlockBuilder:
                 self._rows.pop((kind, view, offset), None)
 
     def copy_rows(self, objects: ObjectStore, record: BlockRecord, view: str, offsets: Sequence[int]) -> None:
-        """Take rows of a view as they stand in the store, so that only the others are computed.
+        """Copy rows of a view from the store, so that only the others are computed.
 
         Raises:
             PipelineError: the objects of the block are damaged.

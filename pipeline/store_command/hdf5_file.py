@@ -29,7 +29,7 @@ _HEADER = re.compile(rb"st-pipeline export sha256=([0-9a-f]{64}) bytes=(\d{1,20}
 def sealed_hdf5(path: Path) -> Iterator[h5py.File]:
     """Yield a new HDF5 file; when the block ends well, it is sealed and moved to `path`."""
     with written_aside(path) as aside:
-        # The part file is locked by `written_aside`; HDF5 would refuse it with a lock of its own.
+        # `written_aside` has locked the part file; HDF5's file locking would refuse to open it.
         with h5py.File(aside, "w", userblock_size=BLOCK_BYTES, locking=False) as file:
             yield file
         digest, num_bytes = _digest(aside)

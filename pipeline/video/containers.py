@@ -2,7 +2,7 @@
 
 A decoder often reads a truncated file without complaint and gives fewer frames. The outermost elements of MP4, Matroska
 (WebM) and AVI say where they end, and moving images have a mark at their end, so nothing has to be decoded to see that
-the end is missing. Bytes behind the end are nobody's concern.
+the end is missing. Bytes after the end are ignored.
 """
 
 from __future__ import annotations

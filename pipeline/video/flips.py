@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import PipelineError
 
-# A word by itself, also in snake_case and CamelCase; not a part of another (upright, leftover, brightness).
+# A whole word, also in snake_case and CamelCase; not a part of another (upright, leftover, brightness).
 _LEFT = r"(?<![A-Za-z])left(?![a-z])|(?<![A-Z])Left(?![a-z])|(?<![A-Za-z])LEFT(?![A-Za-z])"
 _RIGHT = r"(?<![A-Za-z])right(?![a-z])|(?<![A-Z])Right(?![a-z])|(?<![A-Za-z])RIGHT(?![A-Za-z])"
 # The longer word first: it contains "clockwise".

@@ -35,7 +35,7 @@ class FrameFolder(ClipReader):
         """Nothing is kept open."""
 
     def encoded(self, ordinal: int) -> bytes:
-        """The image of one frame as it stands on disk."""
+        """Return the encoded image of one frame."""
         path = self._path(ordinal)
         try:
             with open_file(path) as file:

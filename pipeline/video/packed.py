@@ -58,7 +58,7 @@ class PackedClip(ClipReader):
         self._file.close()
 
     def encoded(self, ordinal: int) -> bytes:
-        """The image of one frame as it stands on disk."""
+        """Return the encoded image of one frame."""
         try:
             if self._data.dtype.kind == "O":
                 return np.asarray(self._data[ordinal], np.uint8).tobytes()

@@ -37,7 +37,7 @@ def _one(packet: memoryview) -> int:
 
 
 def shown_in_vp8(packet: memoryview) -> int:
-    """VP8 in WebM stores frames that are only referred to as packets of their own."""
+    """Count the shown frames of VP8 in WebM, which stores reference-only frames as separate packets."""
     return packet[0] >> 4 & 1
 
 

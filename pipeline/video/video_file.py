@@ -245,10 +245,10 @@ class VideoFile(ClipReader):
 
 
 def _cause(error: BaseException, path: Path) -> BaseException | None:
-    """The cause of a refusal; None where FFmpeg calls damage by the name of a shortage or of a failing disk.
+    """Return the cause of a refusal; None where FFmpeg reports damage as a memory shortage or a disk error.
 
-    A damaged header asks for more memory than there is; where memory is short indeed, whoever reads the clip finds that
-    out (`clip_errors`). Of a failing disk, reading the file tells.
+    A damaged header asks for more memory than exists; `clip_errors` detects a real shortage. Reading the whole file
+    shows whether the disk fails.
     """
     number = getattr(error, "errno", None)
     if number in (errno.EIO, errno.EAGAIN):

@@ -32,7 +32,7 @@ FORMAT_OF_SUFFIX = {
 }
 
 # The fastest settings whose drawn clips still look right; every packet shows exactly one frame. x264 without its
-# macroblock tree, which reads memory that nobody has written: the same frames would now and then give other bytes.
+# macroblock tree, which reads uninitialised memory: the same frames would sometimes give other bytes.
 OPTIONS_OF_CODEC: Mapping[str, Mapping[str, str]] = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "lag-in-frames": "0", "row-mt": "0"},
     "libx264": {"preset": "veryfast", "crf": "20", "mbtree": "0"},
@@ -96,7 +96,7 @@ def write_frame_folder(
     quality: int = 90,
     first_number: int = 1,
 ) -> None:
-    """Write `frames` as a folder of numbered JPG files, as Jester has them. A folder that is there is replaced.
+    """Write `frames` as a folder of numbered JPG files, as Jester has them. An existing folder is replaced.
 
     Shape:
         frames: (T, H, W, 3), uint8 RGB.
