@@ -97,8 +97,8 @@ def fit_head(
 ) -> FitResult:
     """Fit a head. The arguments alone decide the result: not what was fitted before, nor `on_batch`.
 
-    With `checkpoint`, the state is saved there after an epoch, at most every `checkpoint_seconds`. A checkpoint with the
-    same `digest` is resumed, with the same result as without the interruption.
+    With `checkpoint`, the state is saved there after an epoch, at most every `checkpoint_seconds`. A checkpoint with
+    the same `digest` is resumed, with the same result as without the interruption.
 
     Raises:
         PipelineError: a loss that is not finite or diverges, or a parameter that no optimiser group has.

@@ -174,7 +174,7 @@ def write_run(
 
 
 def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module:
-    """Build the backbone that made a store, for the model file. `weights` is their path if the stored name is not found.
+    """Build the backbone that made a store, for the model file. `weights`: path of the weights if they have moved.
 
     Raises:
         PipelineError: the weights are missing, or are not those of the store.
