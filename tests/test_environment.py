@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -40,6 +42,36 @@ def test_constraints_agree_with_the_direct_pins() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     constraints = pins([line for line in lines if line and not line.startswith("#")])
     assert {name: constraints.get(name) for name in pins_of_pyproject()} == pins_of_pyproject()
+
+
+# Base dependencies that no module imports by name: torchvision is looked up, Zarr opens URLs through fsspec.
+NOT_IMPORTED_BY_NAME = {"torchvision", "fsspec"}
+DISTRIBUTIONS = {"google-crc32c": "google_crc32c", "pillow": "PIL", "pyyaml": "yaml"}
+
+
+def third_party_imports() -> set[str]:
+    """Return the top-level packages that the wheel's modules import, at any depth of the code."""
+    found: set[str] = set()
+    for package in ("pipeline", "stages"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found.update(alias.name.partition(".")[0] for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"pipeline", "stages", "markupsafe"}  # markupsafe is a part of Jinja
+
+
+def test_the_base_install_is_what_the_wheel_imports() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+    def imported(lines: list[str]) -> set[str]:
+        return {DISTRIBUTIONS.get(name, name) for name in pins(lines)}
+
+    base = imported(project["dependencies"])
+    extras = imported([*project["optional-dependencies"]["onnx"], *project["optional-dependencies"]["s3"]])
+    assert third_party_imports() <= base | extras
+    assert base - third_party_imports() == NOT_IMPORTED_BY_NAME
 
 
 def test_ci_profile_runs_the_same_stages() -> None:

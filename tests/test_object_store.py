@@ -5,18 +5,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
 from pathlib import Path
 
 import pytest
 import zarr
 
+from pipeline.errors import PipelineError
 from pipeline.store.object_store import ObjectStore, open_object_store, path_from, path_seen_from
 
 
 @pytest.fixture(params=["folder", "memory"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     return open_object_store(tmp_path / "store" if request.param == "folder" else f"memory://{uuid.uuid4()}/store")
+
+
+def test_an_s3_url_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "s3fs" else find_spec(name))
+    with pytest.raises(PipelineError, match=r"s3://bucket/a\.zarr needs s3fs\. Install the extra: pip install 'st-pip"):
+        open_object_store("s3://bucket/a.zarr")
 
 
 def test_an_empty_place_has_nothing(objects: ObjectStore) -> None:

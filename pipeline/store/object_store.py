@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib.util
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -276,6 +277,11 @@ def open_object_store(location: str | Path) -> ObjectStore:
     if not text.strip():
         raise PipelineError("The store has no name. Give a folder or a URL with --store.")
     if "://" in text and not text.startswith("file://"):
+        if text.startswith("s3://") and importlib.util.find_spec("s3fs") is None:
+            raise PipelineError(
+                f"{text} needs s3fs. Install the extra: pip install 'st-pipeline[s3]' (in a checkout: "
+                "pip install -e '.[s3]'); or give a folder."
+            )
         try:
             return RemoteObjectStore(text.rstrip("/"))
         except (ValueError, ImportError) as error:
