@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
+from pipeline.manifest import read_manifest, write_manifest
 from pipeline.store import FeatureStore, layout
+from pipeline.store.object_store import LocalObjectStore
 from pipeline.store_command.command import info_text, store_verify
 from pipeline.store_command.info import describe
 from tests.support.run_stages import extract
 from tests.test_extraction import arrays_of, write_data
+from tests.test_extraction import run as extract_tiny
+
+
+def files_of(location: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(location)): path.read_bytes()
+        for path in location.rglob("*")
+        if path.name != ".lock" and path.is_file()
+    }
 
 
 def damage(location: Path) -> None:
@@ -55,3 +67,45 @@ def test_squeezenet_weights_in_the_bypass_are_repaired_from_any_folder(
     torch.save(dict(other.state_dict()), tmp_path / "weights.pth")
     with pytest.raises(PipelineError, match="weights"):
         store_verify(store=location)
+
+
+class Killed(BaseException):
+    """Simulates SIGKILL: nothing handles it."""
+
+
+@pytest.mark.parametrize("num_written", [0, 1, 3, 6, 10, 14])
+def test_a_repair_that_was_killed_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_written: int) -> None:
+    manifest = write_data(tmp_path / "clips", train=5, val=2)
+    location = tmp_path / "s.zarr"
+    extract_tiny(manifest, location)
+    whole = files_of(location)
+    damage(location)
+    for key in (layout.chunk_key("train-0", "spatial", 1), layout.record_key(2), layout.TABLE_KEY, layout.COPY_KEY):
+        (location / key).write_bytes((location / key).read_bytes()[:-9])
+    put, count = LocalObjectStore.put, iter(range(num_written))
+
+    def put_some(objects: LocalObjectStore, *arguments: Any) -> None:
+        if next(count, None) is None:
+            raise Killed
+        put(objects, *arguments)
+
+    monkeypatch.setattr(LocalObjectStore, "put", put_some)
+    with pytest.raises(Killed):
+        store_verify(store=location, repair=True, workers=0)
+    monkeypatch.undo()
+    with pytest.raises(PipelineError, match="damaged"):
+        store_verify(store=location)
+    store_verify(store=location, repair=True, workers=0)
+    assert files_of(location) == whole
+
+
+def test_a_damaged_record_of_clips_that_the_manifest_no_longer_has_goes(tmp_path: Path) -> None:
+    manifest = write_data(tmp_path / "clips", train=4, val=2)
+    extract_tiny(manifest, tmp_path / "s.zarr")
+    kept = manifest.clips[2:]
+    write_manifest(manifest.path, kept, manifest.classes)
+    record = tmp_path / "s.zarr" / layout.record_key(0)
+    record.write_bytes(record.read_bytes()[:-9])
+    extract_tiny(read_manifest(manifest.path), tmp_path / "s.zarr")
+    assert [clip.clip_id for clip in FeatureStore.open(tmp_path / "s.zarr").clips()] == [clip.clip_id for clip in kept]
+    assert not record.exists()

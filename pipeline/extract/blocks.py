@@ -41,13 +41,14 @@ class ClipJob:
 class BlockJob:
     """A block to write: clips to compute, and clips whose record and rows stay as they are.
 
-    views: those that get new objects.
+    views: those that get new objects. is_anew: whether nothing of an earlier record of the block is used.
     """
 
     block: int
     views: tuple[str, ...]
     clips: tuple[ClipJob, ...]
     kept: tuple[ClipRecord, ...]
+    is_anew: bool = False
 
     @property
     def num_clips(self) -> int:
@@ -87,7 +88,7 @@ def _plan_block(
     record = store.records.get(block)
     wanted = views_of(rows[0].split, 0 if store.settings.frames == "all" else num_draws)
     if record is None:
-        return BlockJob(block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), ())
+        return BlockJob(block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), (), is_anew=True)
     times = read_times(store.objects.get(layout.times_key(block)))
     known = {clip.offset: clip._replace(modified_ns=times.get(clip.offset, clip.modified_ns)) for clip in record.clips}
     every = (*record.views, *(view for view in wanted if view not in record.views))

@@ -37,7 +37,7 @@ from pipeline.store.object_store import ObjectStore, Phase, no_phase, open_objec
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.upgrade import remove_leftovers, upgrade
-from pipeline.store.verify import Corruption, delete_damaged_records, find_corruption
+from pipeline.store.verify import Corruption, find_corruption
 from pipeline.store.writer import TRAIN_SPLIT, assign_rows, default_block_clips, delete_record, ensure_views
 from pipeline.video.decode import open_clip
 from pipeline.video.flips import swapped_labels
@@ -99,9 +99,9 @@ def extract_features(
         store = _opened(objects) if is_there and not request.rebuild else None
         setup = resolve_settings(manifest, location, request, backbone, weights, store)
         if store is not None:
-            delete_damaged_records(store, damage)
             for sentence in mend(store, manifest.clips):
                 logger.warning(sentence)
+            store.forget(item.block for item in damage if item.block >= 0)
         else:
             # Nothing is taken away before all that can be wrong with the request has been looked at.
             remove_store(objects)
@@ -128,7 +128,9 @@ def extract_features(
             num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
             # Those of workers that were killed on the way: a finished store has none.
             objects.remove_parts()
-        store.reload()
+        for block in store.forgotten - {job.block for job in jobs}:
+            delete_record(objects, block)  # the manifest has no clip of it
+        store.remember()
         _log_absent(store, manifest)
     return ExtractionSummary(
         location=location,
@@ -324,9 +326,7 @@ def _with_samples(
     samples = [job for job in known if is_there(job.clips[0].location)]
     damaged = {job.block for job in samples if find_corruption(store, [job.block])}
     if damaged:
-        for block in damaged:
-            delete_record(store.objects, block)
-        store.reload()
+        store.forget(damaged)
         jobs = plan_blocks(store, manifest, num_draws)
     return jobs, [job for job in samples if job.block not in damaged]
 

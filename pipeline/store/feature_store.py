@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,8 @@ class FeatureStore:
     an extraction goes on; `reload` sees what has been done since.
 
     damage: what is wrong with the attributes, the table and the records, by key; empty unless opened with `r+`.
+    forgotten: blocks that count as never extracted although they have a record: they are to be written anew. The record
+        stays until then, so that a repair that is killed finds again what it has not mended.
     """
 
     def __init__(self, objects: ObjectStore, attributes: Attributes, damage: Mapping[str, str] = {}) -> None:
@@ -66,6 +68,7 @@ class FeatureStore:
         self.rows: tuple[TableRow, ...] = ()
         self.records: dict[int, BlockRecord] = {}
         self.damage: dict[str, str] = {}
+        self.forgotten: set[int] = set()
         self._attribute_damage = dict(damage)
         self._indices: dict[str, np.ndarray] = {}
         self._record_of_row: dict[int, ClipRecord] = {}
@@ -154,12 +157,29 @@ class FeatureStore:
         self.records = {}
         id_of_row = {row.row: row.clip_id for row in self.rows}
         for key, data in zip(keys, self.objects.get_many(keys), strict=True):
+            if data is None or layout.block_of_record(key) in self.forgotten:
+                continue
             try:
-                if data is not None:
-                    record = self._checked(read_record(data, key), key, id_of_row)
-                    self.records[record.block] = record
+                record = self._checked(read_record(data, key), key, id_of_row)
+                self.records[record.block] = record
             except PipelineError as error:
                 self.damage[key] = str(error)
+        self._index_records()
+
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Count blocks as never extracted, until `remember`; nothing is written."""
+        self.forgotten.update(blocks)
+        for block in self.forgotten:
+            self.records.pop(block, None)
+            self.damage.pop(layout.record_key(block), None)
+        self._index_records()
+
+    def remember(self) -> None:
+        """Read everything again, the records of forgotten blocks too, which have been written anew or deleted."""
+        self.forgotten.clear()
+        self.reload()
+
+    def _index_records(self) -> None:
         self._indices.clear()
         self._record_of_row = {
             record.block * self.block_clips + clip.offset: clip
@@ -181,10 +201,11 @@ class FeatureStore:
                 )
         return record
 
-    def damage_is_mended(self) -> None:
-        """Read everything again, after damaged attributes were written anew."""
+    def attributes_are_mended(self) -> None:
+        """Drop the damage of the attributes, after both copies were written anew."""
+        for key in self._attribute_damage:
+            self.damage.pop(key, None)
         self._attribute_damage.clear()
-        self.reload()
 
     def damage_text(self) -> str:
         """Say what is damaged, and what mends it."""

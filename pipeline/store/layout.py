@@ -57,6 +57,12 @@ def record_key(block: int) -> str:
     return f"{RECORDS_FOLDER}/{block:06d}.json"
 
 
+def block_of_record(key: str) -> int:
+    """Return the block of a record by its key; -1 for other keys."""
+    name = key.rpartition("/")[2]
+    return int(name.removesuffix(".json")) if _RECORD.fullmatch(name) else -1
+
+
 def record_keys(names: Iterable[str]) -> list[str]:
     """Return the keys of the records among the names in their folder."""
     return sorted(f"{RECORDS_FOLDER}/{name}" for name in names if _RECORD.fullmatch(name))

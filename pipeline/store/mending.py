@@ -10,31 +10,30 @@ from pipeline.store import layout
 from pipeline.store.attributes import ROOT_KEY, write_attributes
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.record import BlockRecord
-from pipeline.store.table import TableRow, write_table
+from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 
 
 def mend(store: FeatureStore, wanted: Sequence[Clip]) -> tuple[str, ...]:
-    """Mend attributes and table of a store opened with `r+`, forget damaged records; sentences about it.
+    """Mend the attributes of a store opened with `r+`, restore its table, forget damaged records; sentences about it.
 
-    Blocks whose record is forgotten count as pending and are computed anew. The table is made from the records, which
-    name the clip of each row, and from the manifest, which has the rest.
+    Forgotten blocks count as pending and are computed anew. The table is made from the records, which name the clip of
+    each row, and from the manifest, which has the rest; `assign_rows` completes and writes it.
     """
     said = []
-    for key in store.damage:
-        if key in (ROOT_KEY, layout.COPY_KEY):
-            write_attributes(store.objects, store.attributes)
-            said.append(f"{key} of the store was damaged; it is written anew from the other copy.")
-        elif key == layout.TABLE_KEY:
-            rows = rows_of_records(store, wanted)
-            store.objects.put(layout.TABLE_KEY, write_table(rows))
-            said.append(f"The table of clips was damaged; {len(rows):,} rows are made anew from records and manifest.")
-    damaged = layout.record_keys(key.rpartition("/")[2] for key in store.damage)
-    for key in damaged:
-        store.objects.delete(key)
+    for key in sorted(store.damage.keys() & {ROOT_KEY, layout.COPY_KEY}):
+        write_attributes(store.objects, store.attributes)
+        said.append(f"{key} of the store was damaged; it is written anew from the other copy.")
+    store.attributes_are_mended()
+    if layout.TABLE_KEY in store.damage:
+        store.rows = tuple(rows_of_records(store, wanted))
+        said.append(
+            f"The table of clips was damaged; {len(store.rows):,} rows are made anew from records and manifest."
+        )
+    damaged = {layout.block_of_record(key) for key in store.damage} - {-1}
     if damaged:
+        store.forget(damaged)
         said.append(f"{len(damaged)} records of the store were damaged; their blocks are computed anew.")
-    store.damage_is_mended()
     return tuple(said)
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.record import checksum
-from pipeline.store.writer import delete_record
 
 
 class Corruption(NamedTuple):
@@ -35,20 +34,8 @@ def find_corruption(store: FeatureStore, blocks: Iterable[int] | None = None) ->
     return found
 
 
-def delete_damaged_records(store: FeatureStore, found: Iterable[Corruption]) -> list[int]:
-    """Take away the records of damaged blocks, so that the next extraction makes them again; the blocks concerned.
-
-    Metadata of groups and arrays is left: an extraction writes it over.
-    """
-    blocks = sorted({damage.block for damage in found if damage.block >= 0})
-    for block in blocks:
-        delete_record(store.objects, block)
-    store.reload()
-    return blocks
-
-
 def _damaged_metadata(store: FeatureStore) -> list[Corruption]:
-    return [Corruption(_block_of(key), key, what) for key, what in store.damage.items()]
+    return [Corruption(layout.block_of_record(key), key, what) for key, what in store.damage.items()]
 
 
 def _damaged_arrays(store: FeatureStore) -> list[Corruption]:
@@ -60,8 +47,3 @@ def _damaged_arrays(store: FeatureStore) -> list[Corruption]:
         for (key, right), data in found
         if not layout.is_same_metadata(data, right)
     ]
-
-
-def _block_of(key: str) -> int:
-    name = key.rpartition("/")[2]
-    return int(name.removesuffix(".json")) if layout.record_keys([name]) else -1

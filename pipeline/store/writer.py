@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,26 +29,26 @@ def default_block_clips(num_clips: int) -> int:
 
 
 def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
-    """Give every wanted clip a row, found again by its id; new ones get new blocks. Writes the table.
+    """Give every wanted clip a row, found again by its id; new ones get blocks without rows. Writes the table.
 
     Training clips and all others are in separate blocks, since only training clips have training views. A clip that
     the manifest no longer has keeps its row, unlisted, and is found again if it comes back.
     """
     old = {(row.clip_id, row.split == TRAIN_SPLIT): row for row in store.rows}
     size = store.block_clips
-    next_block = store.num_blocks
+    used = {row.row // size for row in store.rows}
+    unused = (block for block in itertools.count() if block not in used)
     rows: dict[tuple[str, bool], TableRow] = {}
     for is_train in (True, False):
         fresh = [
             clip for clip in wanted if (clip.split == TRAIN_SPLIT) == is_train and (clip.clip_id, is_train) not in old
         ]
-        for number, clip in enumerate(fresh):
-            block, offset = divmod(number, size)
-            row = (next_block + block) * size + offset
-            rows[clip.clip_id, is_train] = TableRow(
-                row, clip.clip_id, clip.path, clip.label, clip.split, group=clip.group
-            )
-        next_block += -(-len(fresh) // size)
+        for start in range(0, len(fresh), size):
+            first = next(unused) * size
+            for row, clip in enumerate(fresh[start : start + size], first):
+                rows[clip.clip_id, is_train] = TableRow(
+                    row, clip.clip_id, clip.path, clip.label, clip.split, group=clip.group
+                )
     listed = []
     for clip in wanted:
         key = (clip.clip_id, clip.split == TRAIN_SPLIT)
@@ -56,7 +57,7 @@ def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
     here = {row.row for row in listed}
     unlisted = [row._replace(listed=False) for row in store.rows if row.row not in here]
     table = (*listed, *unlisted)
-    if table != store.rows:
+    if table != store.rows or layout.TABLE_KEY in store.damage:
         store.objects.put(layout.TABLE_KEY, write_table(table))
         store.reload()
 

@@ -1,0 +1,177 @@
+"""Run `pipeline` commands in forked processes, which have imported all packages already: hundreds take minutes.
+
+    with Commands() as commands:
+        command = commands.start(["store", "info", "s.zarr"], folder)
+        ended = command.wait()
+
+A server process imports and forks; each command is the leader of a new session, so its descendants are known by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PRELOADED = (
+    "stages.prepare", "stages.extract", "stages.fit_head", "stages.finetune", "stages.compare",
+    "pipeline.cli", "pipeline.extract.cluster", "pipeline.store_command.command",
+    "pipeline.predict.command", "pipeline.predict.evaluate_command",
+    "pipeline.compare.report", "pipeline.compare.plots",
+    "av", "h5py", "PIL.Image", "distributed", "pandas", "matplotlib.figure",
+)  # fmt: skip
+OUTPUT, SCRATCH = "output.txt", "tmp"
+TIMEOUT_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. `code`: exit code, or minus the number of the signal."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def has_traceback(self) -> bool:
+        return "Traceback (most recent call last)" in self.output
+
+
+class Commands:
+    """Context manager of the server process."""
+
+    def __enter__(self) -> Commands:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment,
+        )
+        self._read(TIMEOUT_SECONDS)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(20)
+        assert self._server.stdout is not None
+        self._server.stdout.close()
+
+    def start(self, arguments: Sequence[str], folder: Path, limits: Mapping[int, int] = {}) -> Command:
+        """Start a command in a folder, which also gets its output and its temporary files.
+
+        limits: by resource (`resource.RLIMIT_…`), the limit that the process gets; for `RLIMIT_AS`, the bytes beyond
+            those that it has at its start.
+        """
+        (folder / SCRATCH).mkdir(exist_ok=True)
+        assert self._server.stdin is not None
+        request = {"arguments": list(arguments), "folder": str(folder), "limits": list(limits.items())}
+        self._server.stdin.write(json.dumps(request) + "\n")
+        return Command(self, folder, self._read(TIMEOUT_SECONDS))
+
+    def run(self, arguments: Sequence[str], folder: Path, limits: Mapping[int, int] = {}) -> Ended:
+        """Run a command to its end."""
+        return self.start(arguments, folder, limits).wait()
+
+    def _read(self, seconds: float) -> int:
+        assert self._server.stdout is not None
+        if not select.select([self._server.stdout], [], [], seconds)[0]:
+            raise TimeoutError
+        return int(self._server.stdout.readline())
+
+
+class Command:
+    """A command that runs."""
+
+    def __init__(self, commands: Commands, folder: Path, pid: int) -> None:
+        self._commands, self._folder, self.pid = commands, folder, pid
+        self._started_at_seconds = time.monotonic()
+
+    def kill(self) -> None:
+        """Kill the command by SIGKILL, not the processes that it has started."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, seconds: float = TIMEOUT_SECONDS) -> Ended:
+        """Wait for the end; a command that takes longer is killed."""
+        try:
+            code = self._commands._read(seconds)
+        except TimeoutError:
+            self.kill()
+            self._commands._read(TIMEOUT_SECONDS)
+            code = -signal.SIGALRM
+        output = (self._folder / OUTPUT).read_text(errors="replace")
+        return Ended(code, output, time.monotonic() - self._started_at_seconds)
+
+    def processes_left(self, seconds: float = 20.0) -> list[str]:
+        """Return the command lines of its processes that still live after some seconds, and end them."""
+        end_seconds = time.monotonic() + seconds
+        while (left := self._alive()) and time.monotonic() < end_seconds:
+            time.sleep(0.05)
+        lines = []
+        for process in left:
+            with suppress(psutil.Error):
+                lines.append(" ".join(process.cmdline())[:200])
+                process.kill()
+        return lines
+
+    def _alive(self) -> list[psutil.Process]:
+        alive = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError):
+                is_own = process.pid != self.pid and os.getsid(process.pid) == self.pid
+                if is_own and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+        return alive
+
+
+def _serve() -> None:
+    for name in PRELOADED:
+        import_module(name)
+    print(0, flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _become(json.loads(line))
+            return
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Make the forked process look as if it had been started by a shell in the folder, and run the command."""
+    os.setsid()
+    folder = request["folder"]
+    os.chdir(folder)
+    os.environ |= {"TMPDIR": f"{folder}/{SCRATCH}", "XDG_CACHE_HOME": f"{folder}/{SCRATCH}/cache"}
+    output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+        os.dup2(source, stream)
+    os.closerange(3, 1024)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as in a new process
+    sys.argv = ["pipeline", *request["arguments"]]
+    for kind, limit in request["limits"]:
+        own = limit + psutil.Process().memory_info().vms if kind == resource.RLIMIT_AS else limit
+        resource.setrlimit(kind, (own, own))
+    import_module("pipeline.cli").main()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,103 @@
+"""Question: does a command that was killed at any moment, and then run again, end as if nothing had happened?
+
+Each command of a tiny study is started, killed by SIGKILL at a random moment, and started again. Exit code 1 where a
+process outlives the kill by 20 s, where the second run fails, or where any file in the folder afterwards (hidden and
+temporary ones among them) differs from that of an undisturbed run. Times, process ids and training states are excluded.
+
+    python -m benchmarks.torture.kills --runs 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.torture.commands import Commands
+from benchmarks.torture.study import STEPS, Step, contents, copy_inputs, make_study
+
+
+@dataclass
+class Outcome:
+    """What became of the kills of one command; `num_landed` of them hit it before it had ended."""
+
+    num_runs: int = 0
+    num_landed: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STEPS)) -> dict[str, Outcome]:
+    """Kill the commands in turn, each at a random moment of the time that it takes, and run them again."""
+    rng = random.Random(seed)
+    outcomes = {name: Outcome() for name in names}
+    study, place = folder / "study", folder / "run"
+    study.mkdir()
+    with Commands() as commands:
+        make_study(commands, study)
+        expected, seconds = {}, {}
+        for name in names:
+            copy_inputs(study, STEPS[name], place)
+            ended = commands.run(STEPS[name].arguments, place)
+            if ended.code:
+                raise RuntimeError(f"{name}, undisturbed: {ended.output}")
+            expected[name], seconds[name] = contents(place), ended.seconds
+        for number in range(num_runs):
+            name = names[number % len(names)]
+            after_seconds = rng.uniform(0, seconds[name])
+            outcomes[name].num_runs += 1
+            copy_inputs(study, STEPS[name], place)
+            wrong = _kill_and_run_again(commands, STEPS[name], place, after_seconds, outcomes[name], expected[name])
+            outcomes[name].wrong += [f"{name}, killed after {after_seconds:.3f} s: {text}" for text in wrong]
+    return outcomes
+
+
+def _kill_and_run_again(
+    commands: Commands, step: Step, place: Path, after_seconds: float, outcome: Outcome, expected: dict[str, bytes]
+) -> list[str]:
+    command = commands.start(step.arguments, place)
+    time.sleep(after_seconds)
+    command.kill()
+    outcome.num_landed += command.wait().code == -signal.SIGKILL
+    wrong = [f"a process was left: {line}" for line in command.processes_left()]
+    again = commands.run(step.arguments, place)
+    if again.code or again.has_traceback:
+        return [*wrong, f"run again, it ended with {again.code}: {again.output.strip()[-500:]}"]
+    found = contents(place)
+    wrong += [f"{name} is left over" for name in sorted(found.keys() - expected.keys())]
+    wrong += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    same = found.keys() & expected.keys()
+    return wrong + [f"{name} has other bytes" for name in sorted(same) if found[name] != expected[name]]
+
+
+def as_table(outcomes: dict[str, Outcome]) -> str:
+    """Return the counts as a Markdown table."""
+    rows = [(name, item.num_runs, item.num_landed, len(item.wrong)) for name, item in outcomes.items()]
+    rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2, 3))))
+    lines = ["| command | runs | killed before their end | wrong |", "|---|--:|--:|--:|"]
+    return "\n".join([*lines, *(f"| {name} | {runs} | {landed} | {wrong} |" for name, runs, landed, wrong in rows)])
+
+
+def main() -> None:
+    """Print the table, and what went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=500, help="Number of kills.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the moments.")
+    parser.add_argument("--only", choices=tuple(STEPS), help="Kill one command only.")
+    arguments = parser.parse_args()
+    names = (arguments.only,) if arguments.only else tuple(STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), names)
+    print(as_table(outcomes))
+    wrong = [line for outcome in outcomes.values() for line in outcome.wrong]
+    print(*wrong, sep="\n")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
