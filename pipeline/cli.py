@@ -6,13 +6,11 @@ Exit codes: 0: success; 1: wrong data or settings; 2: wrong options.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.options import PipelineCommand, PipelineGroup
-from pipeline.settings.help_texts import ROOT_HELP
 
 if TYPE_CHECKING:
     from pipeline.settings.bundled import TrainBundledSettings
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.settings.fit_head import FitHeadSettings
     from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
     from pipeline.settings.prepare import PrepareSettings
+    from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings, StoreVerifySettings
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -196,10 +195,8 @@ def store() -> None:
     """
 
 
-@store.command("info")
-@click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of text.")
-def store_info(**options: Any) -> None:
+@store.command("info", cls=PipelineCommand, settings="pipeline.settings.store:StoreInfoSettings")
+def store_info(settings: StoreInfoSettings) -> None:
     """Show the contents, settings, size and failed clips of a store.
 
     \b
@@ -208,33 +205,24 @@ def store_info(**options: Any) -> None:
     """
     from pipeline.store_command.command import store_info as run
 
-    run(**options)
+    run(settings)
 
 
-@store.command("verify")
-@click.argument("store")
-@click.option("--repair", is_flag=True, help="Compute damaged blocks again from the clips.")
-@click.option("--samples", type=click.IntRange(0), default=3, help="Number of clips to compute again and compare.")
-@click.option("--manifest", type=click.Path(path_type=Path), help="Manifest of the clips.  [default: as recorded]")
-@click.option("--root", type=click.Path(path_type=Path), help=ROOT_HELP)
-@click.option("--weights", help="Path of the backbone weights if the file has moved.")
-@click.option("--workers", type=click.IntRange(0), help="Number of local processes for a repair.")
-def store_verify(**options: Any) -> None:
+@store.command("verify", cls=PipelineCommand, settings="pipeline.settings.store:StoreVerifySettings")
+def store_verify(settings: StoreVerifySettings) -> None:
     """Check every checksum, and compute some clips again.
 
     \b
     Example:
       pipeline store verify cache/jester/squeezenet.zarr --repair
     """
-    from pipeline.store_command.command import store_verify as run
+    from pipeline.store_command.verify import store_verify as run
 
-    run(**options)
+    run(settings)
 
 
-@store.command("export")
-@click.argument("store")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
-def store_export(**options: Any) -> None:
+@store.command("export", cls=PipelineCommand, settings="pipeline.settings.store:StoreExportSettings")
+def store_export(settings: StoreExportSettings) -> None:
     """Write a store as one HDF5 file that h5py alone can read.
 
     \b
@@ -243,13 +231,11 @@ def store_export(**options: Any) -> None:
     """
     from pipeline.store_command.command import store_export as run
 
-    run(**options)
+    run(settings)
 
 
-@store.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--store", required=True, help="Feature store to write.")
-def store_import(**options: Any) -> None:
+@store.command("import", cls=PipelineCommand, settings="pipeline.settings.store:StoreImportSettings")
+def store_import(settings: StoreImportSettings) -> None:
     """Create a store from a file that `store export` wrote.
 
     \b
@@ -258,7 +244,7 @@ def store_import(**options: Any) -> None:
     """
     from pipeline.store_command.command import store_import as run
 
-    run(**options)
+    run(settings)
 
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.describe:DescribeSettings")

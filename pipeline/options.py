@@ -27,6 +27,7 @@ from pipeline.params import (
     value_text,
 )
 from pipeline.registry import unknown_name
+from pipeline.settings.quantity import parse_quantity, quantity_text
 from pipeline.settings.settings import (
     Option,
     Settings,
@@ -148,6 +149,10 @@ class PipelineCommand(LoggedCommand):
         options = [*parameters_of(self.settings), *override_options(self.settings), _show_settings_option()]
         return [*options, *_message_options()]
 
+    @cached_property
+    def _options(self) -> dict[str, Option]:
+        return {item.name: option_of(self.settings, item.name) for item in dataclasses.fields(self.settings)}
+
     @property
     def _has_heads(self) -> bool:
         return any(item.name == "heads" for item in dataclasses.fields(self.settings))
@@ -220,7 +225,7 @@ class PipelineCommand(LoggedCommand):
             value, source = ctx.params[name], SOURCES[ctx.get_parameter_source(name) or ParameterSource.DEFAULT]
             if isinstance(parameter, OverrideOption) and value is None and recipe is not None:
                 value, source = _value_in_recipe(recipe, name), f"recipe {recipe.name}"
-            rows.append((name.replace("_", "-"), "" if value is None else value_text(value), source))
+            rows.append((name.replace("_", "-"), self._value_text(name, value), source))
         if self._has_heads:
             for head, block in head_params(ctx.obj or {}).items():
                 state = "params.yaml, not used" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
@@ -231,6 +236,12 @@ class PipelineCommand(LoggedCommand):
         if ctx.meta.get(_PASSED_OVER):
             lines.append(f"params.yaml not used: {ctx.meta[_PASSED_OVER]}")
         return "\n".join(lines)
+
+    def _value_text(self, name: str, value: Any) -> str:
+        declared = self._options.get(name, Option())
+        if declared.unit and isinstance(value, int):
+            return quantity_text(value, declared.unit)
+        return "" if value is None else value_text(value)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         block = dict(ctx.default_map or {})
@@ -290,7 +301,9 @@ class PipelineCommand(LoggedCommand):
 
 
 def _block_name(ctx: click.Context) -> str:
-    return (ctx.info_name or "").replace("-", "_")
+    """Return the name of the command's block: `fit_head`, or `store.verify` for a command of a group."""
+    group = f"{_block_name(ctx.parent)}." if ctx.parent and ctx.parent.parent else ""
+    return group + (ctx.info_name or "").replace("-", "_")
 
 
 def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str, Any]) -> tuple[str, str] | None:
@@ -312,6 +325,23 @@ class NameList(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         return tuple(str(name).strip() for name in names)
+
+
+class QuantityRange(click.IntRange):
+    """A number of bytes or pixels, with or without a unit: `500000`, `16GiB`, `1920x1080`."""
+
+    def __init__(self, unit: str, minimum: float | None, maximum: float | None) -> None:
+        super().__init__(None if minimum is None else int(minimum), None if maximum is None else int(maximum))
+        self.unit = unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, str):
+            try:
+                value = parse_quantity(value, self.unit)
+            except PipelineError as error:
+                self.fail(str(error), param, ctx)
+        number: int = super().convert(value, param, ctx)
+        return number
 
 
 class RecipeValue(click.ParamType[Any]):
@@ -373,6 +403,8 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
         flag = f"{flag}/--no-{name.replace('_', '-')}" if default else flag
         return click.Option([flag, name], is_flag=True, default=default, help=declared.help, hidden=declared.is_hidden)
     shown = ",".join(default) if isinstance(default, tuple) and default else None
+    if declared.unit and default is not None:
+        default = quantity_text(default, declared.unit)
     return click.Option(
         [flag, name],
         type=kind,
@@ -393,6 +425,8 @@ def _click_type(hint: Any, declared: Option) -> Any:
         return click.Choice(declared.choices)
     if hint is Path:
         return click.Path(path_type=Path)
+    if declared.unit:
+        return QuantityRange(declared.unit, declared.minimum, declared.maximum)
     if hint is int:
         low, high = (None if bound is None else int(bound) for bound in (declared.minimum, declared.maximum))
         return click.INT if low is None and high is None else click.IntRange(low, high)

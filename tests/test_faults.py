@@ -20,7 +20,7 @@ from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.store import FeatureStore, layout
 from pipeline.store.verify import find_corruption
-from pipeline.store_command.command import store_verify
+from tests.support.run_stages import store_verify
 
 CHILD = Path(__file__).parent / "support" / "extraction_child.py"
 PHASES = ("decode", "forward", "write", "move", "mark")

@@ -19,10 +19,10 @@ from pipeline.manifest import Manifest, read_manifest, write_manifest
 from pipeline.store import FeatureStore
 from pipeline.store.record import read_record
 from pipeline.store.verify import find_corruption
-from pipeline.store_command.command import store_verify
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from pipeline.video.limits import ClipLimits
 from tests.conftest import REPOSITORY
+from tests.support.run_stages import store_verify
 from tests.test_extraction import arrays_of, draw_clip, run, write_data
 from tests.test_store_repair import damage
 
@@ -149,7 +149,7 @@ def test_a_repair_needs_the_clips_before_it_forgets_a_block(manifest: Manifest, 
     damage(location)
     before = {**arrays_of(location), **records_of(location)}
     shutil.move(manifest.root / "c0", tmp_path / "c0")
-    with pytest.raises(PipelineError, match=r"1 clips of the damaged blocks .*'c0'.*Nothing has been changed"):
+    with pytest.raises(PipelineError, match=r"1 clips of the damaged blocks .*'c0'.*Nothing was changed"):
         store_verify(store=location, repair=True, workers=0)
     shutil.move(tmp_path / "c0", manifest.root / "c0")
     with pytest.raises(PipelineError, match=r"no weight file nosuch\.pt"):
@@ -276,10 +276,10 @@ def test_verify_tells_a_changed_file_from_other_features(
             draw_clip(manifest.root / clip.path, seed=50, num_frames=5)
         else:
             shutil.rmtree(manifest.root / clip.path)
-    with pytest.raises(PipelineError, match=r"The files of c0 are not those"):
+    with pytest.raises(PipelineError, match=r"The files of c0 have changed"):
         store_verify(store=location)
     output = capsys.readouterr().out
-    assert "whose files are not where they were" in output
+    assert "whose files are missing" in output
     assert "5 clips: 5 done, 0 failed, 0 pending" in output
 
 

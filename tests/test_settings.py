@@ -14,12 +14,18 @@ from click.testing import CliRunner
 from pipeline.cli import cli
 from pipeline.errors import PipelineError
 from pipeline.options import OverrideOption, PipelineCommand
+from pipeline.settings.bundled import TrainBundledSettings
+from pipeline.settings.check import CheckSettings
 from pipeline.settings.compare import CompareSettings
+from pipeline.settings.describe import DescribeSettings
 from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
 from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings.quantity import BYTES, PIXELS, parse_quantity, quantity_text
 from pipeline.settings.settings import Settings, option_of, override_groups, required_names
+from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings, StoreVerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "prepare": PrepareSettings,
@@ -27,6 +33,16 @@ COMMANDS: dict[str, type[Settings]] = {
     "fit-head": FitHeadSettings,
     "finetune": FinetuneSettings,
     "compare": CompareSettings,
+    "check": CheckSettings,
+    "predict": PredictSettings,
+    "evaluate": EvaluateSettings,
+    "export": ExportSettings,
+    "describe": DescribeSettings,
+    "train-bundled": TrainBundledSettings,
+    "store info": StoreInfoSettings,
+    "store verify": StoreVerifySettings,
+    "store export": StoreExportSettings,
+    "store import": StoreImportSettings,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "prepare": {"dataset": "csv", "out": "m.csv"},
@@ -34,6 +50,16 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "fit-head": {"store": "s.zarr", "out": "o"},
     "finetune": {"manifest": "m.csv", "init": "none", "out": "o"},
     "compare": {},
+    "check": {"manifest": "m.csv"},
+    "predict": {"model": "m", "videos": "v"},
+    "evaluate": {"model": "m"},
+    "export": {"model": "m", "out": "o"},
+    "describe": {"what": "heads"},
+    "train-bundled": {},
+    "store info": {"store": "s.zarr"},
+    "store verify": {"store": "s.zarr"},
+    "store export": {"store": "s.zarr", "out": "o"},
+    "store import": {"file": "f.h5", "store": "s.zarr"},
 }
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
@@ -46,17 +72,25 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 def typed(name: str, values: dict[str, Any]) -> list[str]:
     """Values as a person types them."""
-    words = [name]
+    words = name.split()
     for key, value in values.items():
         argument = option_of(COMMANDS[name], key).is_argument
         words += [str(value)] if argument else [f"--{key.replace('_', '-')}", str(value)]
     return words
 
 
+def command_of(name: str) -> PipelineCommand:
+    found: click.Command = cli
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    assert isinstance(found, PipelineCommand)
+    return found
+
+
 def settings_from_shell(name: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The object that the command's callback gets."""
-    command = cli.commands[name]
-    assert isinstance(command, PipelineCommand)
+    command = command_of(name)
     caught: list[Settings] = []
     monkeypatch.setattr(command, "callback", caught.append)
     result = CliRunner().invoke(cli, typed(name, values))
@@ -70,12 +104,18 @@ def test_shell_and_python_have_the_same_defaults(name: str, run: CliRunner, monk
     assert settings_from_shell(name, REQUIRED[name], monkeypatch) == COMMANDS[name](**REQUIRED[name])
 
 
+def test_every_command_takes_its_options_from_a_settings_class() -> None:
+    groups = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
+    nested = {f"{name} {sub}" for name, group in groups.items() for sub in group.commands}
+    assert nested | (set(cli.commands) - set(groups)) == set(COMMANDS)
+
+
 @every_command
 def test_every_field_is_one_option_and_every_option_a_field(name: str) -> None:
     settings = COMMANDS[name]
     with_option = {item.name for item in dataclasses.fields(settings) if option_of(settings, item.name).has_option}
     choices = {item.name for group in override_groups(settings) for item in dataclasses.fields(group)}
-    parameters = cli.commands[name].params
+    parameters = command_of(name).params
     assert {p.name for p in parameters} == with_option | choices | {"show_settings", "quiet", "verbose"}
     assert {p.name for p in parameters if isinstance(p, OverrideOption)} == choices
     for parameter in parameters:
@@ -89,7 +129,10 @@ def test_what_is_required_is_asked_for(name: str, run: CliRunner) -> None:
         values = {key: value for key, value in REQUIRED[name].items() if key != missing}
         result = run.invoke(cli, typed(name, values))
         assert result.exit_code == 2
-        assert missing.replace("_", "-") in result.stderr.lower()
+        # Without the first of two arguments, the second one takes its position and is the one that is missing.
+        arguments = [key for key in required_names(COMMANDS[name]) if option_of(COMMANDS[name], key).is_argument]
+        asked = arguments[-1] if missing in arguments else missing
+        assert asked.replace("_", "-") in result.stderr.lower()
         with pytest.raises(PipelineError, match=f"`{missing}` is required"):
             COMMANDS[name](**values)
 
@@ -108,6 +151,9 @@ def test_what_is_required_is_asked_for(name: str, run: CliRunner) -> None:
         ("fit-head", {"head": "lsmt"}, "Did you mean 'lstm'"),
         ("fit-head", {"recipe": "cahced"}, "Did you mean 'cached'"),
         ("finetune", {"checkpoint_seconds": -1}, "checkpoint-seconds"),
+        ("extract", {"max_clip_bytes": "64MB"}, "'64MB' is not a number of bytes"),
+        ("check", {"max_clip_pixels": "8192x"}, "'8192x' is not a number of pixels"),
+        ("store verify", {"samples": -1}, "samples"),
     ],
 )
 def test_one_check_serves_shell_and_python(name: str, change: dict[str, Any], message: str, run: CliRunner) -> None:
@@ -148,3 +194,47 @@ def test_show_settings_says_what_was_passed_over(run: CliRunner) -> None:
     rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
     assert rows["views"] == ["4", "default"]
     assert "params.yaml not used: the block `extract` is for manifest=m.csv" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("500000", BYTES, 500_000),
+        ("3 KiB", BYTES, 3 * 1024),
+        ("64MiB", BYTES, 64 * 1024 * 1024),
+        ("16gib", BYTES, 16 * 1024**3),
+        ("12B", BYTES, 12),
+        ("2000000", PIXELS, 2_000_000),
+        ("1920x1080", PIXELS, 2_073_600),
+    ],
+)
+def test_quantities_with_units(text: str, unit: str, value: int) -> None:
+    assert parse_quantity(text, unit) == value
+    assert parse_quantity(quantity_text(value, unit), unit) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("64MB", BYTES), ("-1", BYTES), ("", BYTES), ("1.5GiB", BYTES), ("9x", PIXELS)]
+)
+def test_other_quantities_are_refused(text: str, unit: str) -> None:
+    with pytest.raises(PipelineError, match="is not a number of"):
+        parse_quantity(text, unit)
+
+
+def test_a_block_of_a_store_command_gives_defaults_for_its_store(run: CliRunner) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump({"store": {"verify": {"samples": 7}}}))
+    result = run.invoke(cli, ["store", "verify", "s.zarr", "--show-settings"])
+    assert "samples   7" in result.stdout
+    Path("params.yaml").write_text(yaml.safe_dump({"store": {"verify": {"smaples": 7}}}))
+    result = run.invoke(cli, ["store", "verify", "s.zarr"])
+    assert result.exit_code == 1
+    assert "block `store.verify`" in result.stderr
+
+
+def test_limits_of_clips_are_shown_and_read_with_units(run: CliRunner) -> None:
+    text = " ".join(run.invoke(cli, ["extract", "--help"]).stdout.split())
+    assert "default: 16GiB" in text
+    assert "default: 8192x8192" in text
+    Path("params.yaml").write_text(yaml.safe_dump({"check": {"max-clip-bytes": "2GiB"}}))
+    rows = run.invoke(cli, ["check", "m.csv", "--show-settings"]).stdout.splitlines()
+    assert ["max-clip-bytes", "2GiB", "params.yaml"] in [row.split() for row in rows]

@@ -19,6 +19,7 @@ import zarr
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import Manifest
+from pipeline.settings.store import StoreInfoSettings
 from pipeline.store import FeatureStore, layout
 from pipeline.store.attributes import root_bytes
 from pipeline.store.locks import writer_lock
@@ -26,8 +27,9 @@ from pipeline.store.object_store import open_object_store
 from pipeline.store.record import read_record, write_record
 from pipeline.store.sealed import seal
 from pipeline.store.verify import find_corruption
-from pipeline.store_command.command import store_info, store_verify
+from pipeline.store_command.command import store_info
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
+from tests.support.run_stages import store_verify
 from tests.test_extraction import arrays_of, run, write_data
 from tests.test_nothing_lost import files_of
 
@@ -280,4 +282,4 @@ def test_info_names_the_damage(location: Path) -> None:
     path = location / "records/clips.json"
     path.write_bytes(flipped(path.read_bytes(), 900))
     with pytest.raises(PipelineError, match=r"clips\.json\) is damaged.*pipeline extract. again"):
-        store_info(store=location)
+        store_info(StoreInfoSettings(store=location))

@@ -13,9 +13,8 @@ from pipeline.errors import PipelineError
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.store import FeatureStore, layout
 from pipeline.store.object_store import LocalObjectStore
-from pipeline.store_command.command import info_text, store_verify
-from pipeline.store_command.info import describe
-from tests.support.run_stages import extract
+from pipeline.store_command.info import describe, info_text
+from tests.support.run_stages import extract, store_verify
 from tests.test_extraction import arrays_of, write_data
 from tests.test_extraction import run as extract_tiny
 

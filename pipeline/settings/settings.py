@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError
-from pipeline.registry import (
-    did_you_mean,
-)
+from pipeline.registry import did_you_mean
+from pipeline.settings.quantity import parse_quantity
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Option:
     help: help text; it names the default if another setting or the machine decides it.
     minimum, maximum: inclusive bounds of a number; is_maximum_open excludes the upper one.
     choices: allowed values of a text.
+    unit: `BYTES` or `PIXELS` of `quantity`: the value may be a text such as `16GiB` or `1920x1080`.
     is_argument: whether it is a positional argument. is_hidden: whether `--help` omits it. has_option: False for a
         setting that can only be given in Python and `params.yaml`.
     is_required: whether a missing value is an error, which names the option and the params key.
@@ -36,6 +36,7 @@ class Option:
     maximum: float | None = None
     is_maximum_open: bool = False
     choices: tuple[str, ...] = ()
+    unit: str | None = None
     metavar: str | None = None
     is_argument: bool = False
     is_hidden: bool = False
@@ -74,11 +75,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
-            value = getattr(self, name)
+            value, declared = getattr(self, name), option_of(type(self), name)
             if value is not None:
+                if declared.unit and isinstance(value, str):
+                    value = parse_quantity(value, declared.unit)
                 value = converted(value, hint)
                 object.__setattr__(self, name, value)
-                check(name, value, option_of(type(self), name))
+                check(name, value, declared)
         for name in required_names(type(self)):
             if getattr(self, name) in (None, ()):
                 raise PipelineError(f"`{name}` is required: {option_of(type(self), name).help}")

@@ -65,6 +65,34 @@ def describe(store: FeatureStore) -> StoreInfo:
     )
 
 
+def info_text(info: StoreInfo) -> str:
+    """Format the contents of a store as text."""
+    settings, provenance = info.settings, dict(info.provenance)
+    note = provenance.pop("weights_note", "")
+    lines = [
+        info.location,
+        f"  backbone   {settings['backbone']}, {settings['weights']['name']} (sha256 {settings['weights']['sha256']})"
+        + (f"; {note}" if note else ""),
+        f"  features   {', '.join(settings['maps'])}; {settings['channels']} channels, "
+        f"{settings['map_size']}×{settings['map_size']}; "
+        + ("every frame" if settings["frames"] == "all" else f"{settings['num_segments']} segments"),
+        f"  computed   {settings['compute_dtype']}, {settings['compile_mode']}, {settings['capability']}, "
+        f"batches of {settings['batch_frames']} frames, transform {settings['transform_version']}",
+        f"  frames     {', '.join(f'{name}={value}' for name, value in settings['frame_choices'].items())}, "
+        f"seed={settings['seed']}",
+        f"  classes    {len(info.classes)}",
+        f"  size       {info.num_bytes / 1e6:,.1f} MB, {info.ratio:.2f} of plain float16; "
+        f"{info.block_clips} clips a block",
+    ]
+    for split, counts in info.num_by_split.items():
+        lines.append(f"  split      {split}: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()))
+    lines += [f"  view       {view}: {count:,} clips" for view, count in info.num_by_view.items()]
+    lines += [f"  failed     {kind}: {len(ids)} ({', '.join(ids[:5])})" for kind, ids in info.failed_by_kind.items()]
+    versions = provenance.pop("versions", {})
+    lines.append("  from       " + ", ".join(f"{name} {text}" for name, text in {**provenance, **versions}.items()))
+    return "\n".join(lines)
+
+
 def _raw_bytes(store: FeatureStore, num_views: int, num_frames: int) -> int:
     if store.settings.frames == "all":
         return num_frames * store.settings.channels * 2

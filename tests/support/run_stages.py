@@ -23,6 +23,9 @@ from pipeline.settings.finetune import FinetuneSettings
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.settings.predict import EvaluateSettings, PredictSettings
 from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings.store import StoreVerifySettings
+from pipeline.store.verify import Corruption
+from pipeline.store_command.verify import store_verify as run_store_verify
 
 
 def prepare(dataset: str, root: Any = None, **values: Any) -> Manifest:
@@ -65,3 +68,7 @@ def predict(**values: Any) -> list[Prediction]:
 def evaluate(**values: Any) -> dict[str, Any]:
     log.configure()
     return run_evaluate(EvaluateSettings(**values))
+
+
+def store_verify(**values: Any) -> list[Corruption]:
+    return run_store_verify(StoreVerifySettings(**values))
