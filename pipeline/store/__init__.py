@@ -1,4 +1,4 @@
-"""Feature maps at rest: a Zarr v3 store with its own record of what is done."""
+"""The feature store: a Zarr v3 group with a checksummed record of the finished clips."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a store says of itself: settings, classes, clips a block and provenance, in two places.
+"""Attributes of a store: settings, classes, clips per block and provenance, in two copies.
 
-`zarr.json` has them as attributes of the root group with their SHA-256; `records/attributes.json` is a second copy,
-from which a damaged `zarr.json` is mended.
+`zarr.json` holds them as attributes of the root group, with their SHA-256. A damaged `zarr.json` is repaired from the
+second copy, `records/attributes.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_CHUNK_BYTES = 1 << 32
 
 @dataclass(frozen=True)
 class Attributes:
-    """The attributes of a store, checked."""
+    """Checked attributes of a store."""
 
     settings: StoreSettings
     classes: tuple[str, ...]
@@ -42,10 +42,10 @@ class Attributes:
 
 
 def attributes_from_dict(values: Any) -> Attributes:
-    """Check what a store says of itself, before a size in it asks for memory.
+    """Convert plain data to attributes and check them, before memory is allocated by a size in them.
 
     Raises:
-        PipelineError: something is missing, of another type, or beyond any store.
+        PipelineError: a value is missing, has another type, or is out of range.
     """
     try:
         classes, block_clips, provenance = values["classes"], values["block_clips"], values["provenance"]
@@ -54,19 +54,19 @@ def attributes_from_dict(values: Any) -> Attributes:
         if type(block_clips) is not int or not 1 <= block_clips <= layout.MAX_BLOCK_CLIPS:
             raise ValueError(f"block_clips is {block_clips!r}")
         if not isinstance(classes, list) or not all(type(label) is str for label in classes):
-            raise ValueError("classes is no list of texts")
+            raise ValueError("classes is not a list of strings")
         if not isinstance(provenance, dict):
-            raise ValueError("provenance is no mapping")
+            raise ValueError("provenance is not a mapping")
         settings = settings_from_dict(values["settings"])
         if block_clips * settings.num_segments * settings.channels * 2 > MAX_CHUNK_BYTES:
             raise ValueError(f"a block would take more than {MAX_CHUNK_BYTES:,} bytes")
         return Attributes(settings, tuple(classes), block_clips, provenance)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise PipelineError(f"The attributes of the store are wrong: {type(error).__name__}: {error}.") from error
+        raise PipelineError(f"The attributes of the store are invalid: {type(error).__name__}: {error}.") from error
 
 
 def write_attributes(objects: ObjectStore, attributes: Attributes) -> None:
-    """Write both copies, `zarr.json` last: with it the store is there."""
+    """Write both copies, `zarr.json` last, because the store exists once it has a `zarr.json`."""
     values = attributes.as_dict()
     objects.put(layout.COPY_KEY, seal("attributes", values))
     objects.put(ROOT_KEY, root_bytes(values))
@@ -80,7 +80,7 @@ def root_bytes(values: dict[str, Any]) -> bytes:
 
 
 def has_store(objects: ObjectStore) -> bool:
-    """Return whether a store is here, be it damaged."""
+    """Return whether this location has a store, which may be damaged."""
     return objects.get(ROOT_KEY) is not None or objects.get(layout.COPY_KEY) is not None
 
 
@@ -88,7 +88,7 @@ def read_attributes(objects: ObjectStore) -> Attributes:
     """Read the attributes of `zarr.json`.
 
     Raises:
-        PipelineError: they are damaged, or those of no store of this version.
+        PipelineError: they are damaged, or not those of a store of this version.
     """
     location = objects.location
     values: dict[str, Any] | None
@@ -108,8 +108,8 @@ def read_attributes(objects: ObjectStore) -> Attributes:
         raise PipelineError(f"{location} is a Zarr group, but not a feature store of this version ({layout.FORMAT}).")
     what = "missing" if data is None else "damaged: its attributes do not match their SHA-256"
     raise PipelineError(
-        f"zarr.json of {location} is {what}. Run `pipeline store verify --repair`, or `pipeline extract` again: they "
-        f"write it anew from its copy, {layout.COPY_KEY}. Without that copy, extract anew with --rebuild."
+        f"zarr.json of {location} is {what}. Run `pipeline store verify --repair`, or `pipeline extract` again, "
+        f"to restore it from its copy, {layout.COPY_KEY}. Without that copy, extract again with --rebuild."
     )
 
 
@@ -126,18 +126,18 @@ def read_copy(objects: ObjectStore) -> Attributes:
 
 
 class OldFormatError(PipelineError):
-    """A store of version 0.1, whose table and attributes have no checksums."""
+    """Raised for a store of version 0.1, whose table and attributes have no checksums."""
 
     def __init__(self, location: str, number: int) -> None:
         super().__init__(
             f"{location} is a feature store of format {number}, without checksums of its table and settings; this "
             "version reads format 2. Run the `pipeline extract` that made it again: it checks the table against "
-            "the manifest and adds them, and computes nothing anew."
+            "the manifest and adds the checksums, without computing features again."
         )
 
 
 def format_number(values: dict[str, Any]) -> int | None:
-    """Return the number of a store's format; None where the attributes are not a store's."""
+    """Return the number of a store's format, or None if the attributes are not those of a store."""
     family, _, number = str(values.get("format", "")).rpartition(" ")
     return int(number) if family == FAMILY and number.isdecimal() else None
 
@@ -145,5 +145,5 @@ def format_number(values: dict[str, Any]) -> int | None:
 def _values_of_root(data: bytes | None) -> dict[str, Any]:
     node = json.loads(data or b"")
     if (node["node_type"], node["zarr_format"]) != ("group", 3):
-        raise ValueError("it is no Zarr v3 group")
+        raise ValueError("it is not a Zarr v3 group")
     return dict(node["attributes"])

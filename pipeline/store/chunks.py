@@ -1,7 +1,7 @@
-"""Bytes of chunks and shards as Zarr v3 defines them, written and read without Zarr's event loop.
+"""Encode and decode Zarr v3 chunks and shards without Zarr's event loop.
 
-A clip is compressed as soon as it is computed, so a block in the making holds compressed clips and memory stays flat;
-one clip is read by one pread and one decompression. Tests read what is written here with Zarr and the other way round.
+Each clip is compressed as soon as it is computed, so memory stays constant while a block is built. Reading a clip takes
+one pread and one decompression. Tests read the written bytes with Zarr, and bytes of Zarr with this module.
 
 Source: Zarr v3 specification, sharding-indexed codec: chunks, then for each its offset and length as little-endian
 uint64 (all ones where it is missing), then the CRC-32C of that index.
@@ -25,12 +25,12 @@ _CODEC = Zstd(level=ZSTD_LEVEL, checksum=True)
 
 
 def encode_chunk(values: np.ndarray) -> bytes:
-    """The compressed bytes of one chunk."""
+    """Compress one chunk."""
     return bytes(_CODEC.encode(np.ascontiguousarray(values)))
 
 
 def decode_chunk(data: bytes, out: np.ndarray) -> None:
-    """Decompress one chunk into `out`, a contiguous array of its shape.
+    """Decompress one chunk into `out`, a contiguous array of the chunk's shape.
 
     Raises:
         PipelineError: the bytes are damaged.
@@ -38,7 +38,7 @@ def decode_chunk(data: bytes, out: np.ndarray) -> None:
     try:
         if content_size(data) != out.nbytes:
             raise ValueError(f"it must hold {out.nbytes:,} bytes")
-        # Straight into its place: a buffer in between costs as much again as the decompression.
+        # Decompress in place: copying from a temporary buffer costs as much as the decompression.
         _CODEC.decode(data, out=out.reshape(-1).view(np.uint8))
     except (RuntimeError, ValueError) as error:
         raise PipelineError(
@@ -47,7 +47,7 @@ def decode_chunk(data: bytes, out: np.ndarray) -> None:
 
 
 def decode_new(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """Decompress one chunk into a new float16 array, once its bytes say that they hold as much.
+    """Decompress one chunk into a new float16 array, after checking its decompressed size.
 
     Raises:
         PipelineError: the bytes are damaged.
@@ -55,7 +55,7 @@ def decode_new(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     size = content_size(data)
     if size != 2 * math.prod(shape):
         raise PipelineError(
-            f"A chunk of the store is damaged (it holds {size:,} bytes, and {2 * math.prod(shape):,} by its record). "
+            f"A chunk of the store is damaged (it holds {size:,} bytes instead of {2 * math.prod(shape):,}). "
             "Run `pipeline store verify --repair`."
         )
     out = np.empty(shape, dtype=np.float16)
@@ -64,7 +64,7 @@ def decode_new(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def content_size(frame: bytes) -> int:
-    """The decompressed size that a zstd frame states; -1 where it states none.
+    """Return the decompressed size in the header of a zstd frame, or -1 if it has none.
 
     Source: RFC 8878, Sec. 3.1.1.1 (frame header).
     """
@@ -80,12 +80,12 @@ def content_size(frame: bytes) -> int:
 
 
 def index_size(num_chunks: int) -> int:
-    """The size in bytes of a shard's index."""
+    """Return the size of a shard's index in bytes."""
     return 16 * num_chunks + 4
 
 
 def join_shard(chunks: Sequence[bytes | None]) -> bytes:
-    """A shard of these encoded chunks; None where a chunk is missing."""
+    """Join encoded chunks to a shard; None marks a missing chunk."""
     index = np.full((len(chunks), 2), MISSING, dtype="<u8")
     offset = 0
     for position, chunk in enumerate(chunks):
@@ -98,7 +98,7 @@ def join_shard(chunks: Sequence[bytes | None]) -> bytes:
 
 
 def read_index(tail: bytes, num_chunks: int) -> np.ndarray:
-    """Offset and length of each chunk from the last bytes of a shard.
+    """Read the offset and length of each chunk from the last bytes of a shard.
 
     Shape:
         returns: (num_chunks, 2), uint64.
@@ -114,11 +114,11 @@ def read_index(tail: bytes, num_chunks: int) -> np.ndarray:
 
 
 def split_shard(shard: bytes, num_chunks: int) -> list[bytes | None]:
-    """The encoded chunks of a shard, as they are."""
+    """Split a shard into its encoded chunks."""
     index = read_index(shard, num_chunks)
     return [None if start == MISSING else shard[int(start) : int(start) + int(length)] for start, length in index]
 
 
 def filled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """An array of what an absent row reads as: NaN in features, -1 in `sampling`."""
+    """Create an array of fill values: NaN for features, -1 for `sampling`."""
     return np.full(shape, np.nan if dtype == np.float16 else -1, dtype=dtype)

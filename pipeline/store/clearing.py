@@ -1,4 +1,4 @@
-"""What in a place belongs to a store, and taking it away: nothing that no store has made is touched."""
+"""Delete a store, and only files that belong to it; check that a location is free for a new store."""
 
 from __future__ import annotations
 
@@ -13,38 +13,36 @@ OWN_NAMES = (ROOT_KEY, layout.RECORDS_FOLDER, "views", "frames")
 
 
 def check_location_is_free(objects: ObjectStore) -> None:
-    """Refuse a place for a new store where something lies that no store has made.
+    """Check that the location of a new store has no files other than those of a store.
 
     Raises:
-        PipelineError: there is such a thing.
+        PipelineError: it has other files.
     """
-    # Folders without a file count for nothing: a store that was deleted leaves some. Hidden files are locks.
+    # Empty folders are ignored, since a deleted store leaves some. Hidden files are locks.
     keys = (key for key in objects.sizes() if not any(part.startswith(".") for part in key.split("/")))
     strangers = sorted({key.partition("/")[0] for key in keys})
     if _has_table(objects):
-        # Of a store that was being deleted, or made, when its process was killed.
+        # These files belong to a store whose creation or deletion was interrupted.
         strangers = [name for name in strangers if name not in OWN_NAMES]
     if strangers:
         raise PipelineError(
-            f"{objects.location} is no feature store, and not empty ('{strangers[0]}' lies there). A store needs a "
-            "folder of its own: name a new one with --store."
+            f"{objects.location} is not empty and not a feature store (it contains '{strangers[0]}'). Give a new "
+            "folder with --store."
         )
 
 
 def remove_store(objects: ObjectStore) -> None:
-    """Take away every object of a store, or what a kill has left of one, and nothing else that lies there.
+    """Delete all objects of a store, also of an incomplete one, and no other files.
 
     Raises:
-        PipelineError: something else lies there.
+        PipelineError: the location holds other data.
     """
     if not has_store(objects) and not _has_table(objects):
         return
     if not _is_store(objects):
-        raise PipelineError(
-            f"{objects.location} is not a feature store; --rebuild does not delete what it did not make."
-        )
-    # The attributes first, since without them there is no store; the table last, since by it the rest is known as a
-    # store's.
+        raise PipelineError(f"{objects.location} is not a feature store; --rebuild deletes only feature stores.")
+    # Delete the attributes first, because a store exists only with them, and the table last, because it identifies the
+    # other objects as those of a store.
     objects.delete(layout.COPY_KEY)
     objects.delete(ROOT_KEY)
     for key in objects.sizes():
@@ -55,7 +53,7 @@ def remove_store(objects: ObjectStore) -> None:
 
 
 def _is_store(objects: ObjectStore) -> bool:
-    # By its name alone: a store with damaged attributes is one too.
+    # Look only for the name of the format: the attributes may be damaged.
     data = objects.get(ROOT_KEY) or b""
     return _has_table(objects) or objects.get(layout.COPY_KEY) is not None or FAMILY.encode() in data
 

@@ -1,4 +1,4 @@
-"""The feature store as its readers see it: settings, clips, and features by view and row."""
+"""Read a feature store: settings, clips, and features by view and row."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ PENDING = "pending"
 
 
 class FeatureStore:
-    """An existing store. Rows are numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
+    """A feature store. Rows are the numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
 
     Every byte that is read is compared with a checksum. Reading is safe from several threads and processes, also while
-    an extraction goes on; `reload` sees what has been done since.
+    an extraction runs; `reload` reads its new records.
 
     damage: what is wrong with the attributes, the table and the records, by key; empty unless opened with `r+`.
     forgotten: blocks that count as never extracted although they have a record: they are to be written anew. The record
@@ -76,17 +76,17 @@ class FeatureStore:
 
     @classmethod
     def open(cls, location: str | Path, mode: Literal["r", "r+"] = "r") -> FeatureStore:
-        """Open a store. With `r+`, for repair or extension, `damage` lists what is damaged.
+        """Open a store. With `r+`, for repair or extension, damaged objects are listed in `damage`.
 
         Raises:
             PipelineError: there is no store, or it is damaged.
         """
         if mode not in ("r", "r+"):
-            raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; make a store with FeatureStore.create.")
+            raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; use FeatureStore.create for a new store.")
         objects = open_object_store(location)
         if not has_store(objects):
             raise PipelineError(
-                f"There is no feature store at {location}. Make one with `pipeline extract --store {location}`."
+                f"There is no feature store at {location}. Create one with `pipeline extract --store {location}`."
             )
         damage: dict[str, str] = {}
         try:
@@ -115,14 +115,14 @@ class FeatureStore:
         *,
         is_visible: bool = True,
     ) -> FeatureStore:
-        """Make an empty store. One that is not visible yet, because it is still being filled, needs `publish`.
+        """Create an empty store. With `is_visible=False`, readers find it only after `publish`.
 
         Raises:
-            PipelineError: something is there already.
+            PipelineError: the location is not empty.
         """
         objects = open_object_store(location)
         if has_store(objects):
-            raise PipelineError(f"There is a store at {location} already. Pass --rebuild to make it anew.")
+            raise PipelineError(f"A store exists already at {location}. Pass --rebuild to replace it.")
         attributes = Attributes(settings, tuple(classes), block_clips, provenance or {})
         objects.put(layout.TABLE_KEY, write_table(()))
         layout.ensure_metadata(objects, settings, (), 0, block_clips)
@@ -132,12 +132,12 @@ class FeatureStore:
         return store
 
     def publish(self) -> None:
-        """Write the attributes, the last objects of a new store: with them it is there."""
+        """Write the attributes, which make a new store visible to readers."""
         write_attributes(self.objects, self.attributes)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the store was made from: absolute paths of `manifest`, `root` and `weights` (or a name)."""
+        """Origin of the features: absolute paths of `manifest`, `root` and `weights` (or a name)."""
         found = dict(self.attributes.provenance)
         for name in ("manifest", "root", "weights"):
             if found.get(name) and found[name] not in WEIGHTS_NAMES:
@@ -194,10 +194,10 @@ class FeatureStore:
         first = record.block * self.block_clips
         for clip in record.clips:
             if clip.offset >= self.block_clips:
-                raise PipelineError(f"{key} of the store has a clip in place {clip.offset} of {self.block_clips}.")
+                raise PipelineError(f"{key} of the store has a clip at position {clip.offset} of {self.block_clips}.")
             if self.rows and id_of_row.get(first + clip.offset) != clip.clip_id:
                 raise PipelineError(
-                    f"{key} of the store names clip '{clip.clip_id}', which the table does not have in that row."
+                    f"{key} of the store names clip '{clip.clip_id}', but the table has another clip in that row."
                 )
         return record
 
@@ -208,7 +208,7 @@ class FeatureStore:
         self._attribute_damage.clear()
 
     def damage_text(self) -> str:
-        """Say what is damaged, and what mends it."""
+        """Return a sentence with the damaged objects and how to repair them."""
         key, what = next(iter(self.damage.items()))
         if not layout.record_keys([key.rpartition("/")[2]]):
             return what
@@ -220,45 +220,45 @@ class FeatureStore:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that the rows of the table reach into."""
+        """Number of blocks that the rows of the table need."""
         return max((row.row // self.block_clips for row in self.rows), default=-1) + 1
 
     @property
     def num_clips(self) -> int:
-        """Clips of the manifest, failed and pending ones among them."""
+        """Number of clips of the manifest, including failed and pending ones."""
         return sum(row.listed for row in self.rows)
 
     @property
     def num_failed(self) -> int:
-        """Clips of the manifest that could not be used."""
+        """Number of clips of the manifest that failed."""
         return sum(clip.status == FAILED for clip in self._listed)
 
     @property
     def num_pending(self) -> int:
-        """Clips of the manifest that are not extracted yet."""
+        """Number of clips of the manifest that are not extracted yet."""
         return sum(clip.status == PENDING for clip in self._listed)
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Every view that some block has, `test` first, then the draws by number."""
+        """Views that at least one block has: `test` first, then the training draws by number."""
         found = {view for record in self.records.values() for view in record.views}
         return tuple(sorted(found, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))
 
     def views_made(self) -> tuple[str, ...]:
-        """Every view that has arrays, whether or not a block of it is done."""
+        """Views that have arrays, with or without a finished block."""
         return tuple(sorted(filter(layout.is_view, self.objects.names("views"))))
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Splits in the order of their first clip."""
+        """Names of the splits, in the order of their first clip."""
         return tuple(dict.fromkeys(row.split for row in self.rows if row.listed))
 
     def table(self) -> tuple[ClipRow, ...]:
-        """Every clip of the manifest, in its order, whatever has become of it."""
+        """Return all clips of the manifest in its order: done, failed and pending."""
         return self._listed
 
     def clips(self, split: str | None = None, view: str = layout.TEST_VIEW) -> tuple[ClipRow, ...]:
-        """Clips that are done, of one split (None: all) and with one view, in the order of the manifest.
+        """Return the finished clips of a split (None: all) that have a view, in the order of the manifest.
 
         Raises:
             PipelineError: no clip of the split has the view.
@@ -274,7 +274,7 @@ class FeatureStore:
         return found
 
     def read_pooled(self, view: str, rows: Rows) -> Float16:
-        """Pooled features of some rows; read once, keep in RAM. Rows that are not done are NaN.
+        """Read pooled features of some rows; unfinished rows are NaN.
 
         Shape:
             returns: (len(rows), T, C), float16.
@@ -283,7 +283,7 @@ class FeatureStore:
         return found
 
     def read_spatial(self, view: str, row: int) -> Float16:
-        """Feature maps of one row, NaN where it is not done.
+        """Read the feature maps of one row; an unfinished row is NaN.
 
         Shape:
             returns: (T, H, W, C), float16, channels last.
@@ -293,7 +293,7 @@ class FeatureStore:
         return out
 
     def read_spatial_batch(self, view: str, rows: Rows, num_threads: int = NUM_READ_THREADS) -> Float16:
-        """Feature maps of some rows in any order.
+        """Read the feature maps of some rows in any order.
 
         Shape:
             returns: (len(rows), T, H, W, C), float16, channels last.
@@ -309,7 +309,7 @@ class FeatureStore:
         return out
 
     def read_sampling(self, view: str, rows: Rows) -> npt.NDArray[np.float64]:
-        """Which frames, crop box (top, left, height, width in pixels of the frame), flip and label each row has.
+        """Read frame numbers, crop box (top, left, height, width in pixels of the frame), flip and label of some rows.
 
         Shape:
             returns: (len(rows), T + 6), float64 (int32 in stores of transform version 1); the T frame numbers, then the
@@ -319,23 +319,23 @@ class FeatureStore:
         return found
 
     def label_of(self, view: str, row: int) -> int:
-        """The class index of a row as this view shows it: a flip may have swapped left and right. -1: unlabelled."""
+        """Read the class index of a row in a view, where a flip may have swapped left and right; -1: unlabelled."""
         return int(self.labels_of(view, [row])[0])
 
     def labels_of(self, view: str, rows: Rows) -> npt.NDArray[np.int64]:
-        """`label_of` for several rows."""
+        """Read the class indices of several rows in a view."""
         return self.read_sampling(view, rows)[:, -1].astype(np.int64)
 
     def read_frames(self, row: int) -> Float16:
-        """Pooled features of every frame of a clip, from a store made with `--frames all`.
+        """Read pooled features of all frames of a clip, from a store with `frames=all`.
 
         Shape:
-            returns: (L, C), float16; (0, C) where the clip is not done.
+            returns: (L, C), float16; (0, C) for an unfinished clip.
         """
         return next(self.iterate_frames([row]))
 
     def iterate_frames(self, rows: Rows) -> Iterator[Float16]:
-        """`read_frames` of several rows, one after another; neighbours of one block are read with it at once."""
+        """Yield `read_frames` of several rows; consecutive rows of one block are read together."""
         blocks = (divmod(int(row), self.block_clips) for row in rows)
         for block, members in itertools.groupby(blocks, key=lambda place: place[0]):
             starts, frames = self._frames_of_block(block)
@@ -343,7 +343,7 @@ class FeatureStore:
                 yield frames[starts[offset] : starts[offset + 1]]
 
     def _frames_of_block(self, block: int) -> tuple[npt.NDArray[np.int64], Float16]:
-        """Every frame of a block, and where those of each clip begin and end. Shape: (B + 1,) and (F, C)."""
+        """Read all frames of a block and the bounds of each clip. Shape: (B + 1,) and (F, C)."""
         record = self.records.get(block)
         counts = np.zeros(self.block_clips, dtype=np.int64)
         for clip in record.clips if record else ():
@@ -356,14 +356,14 @@ class FeatureStore:
         return np.concatenate([[0], np.cumsum(counts)]), frames
 
     def _verified(self, record: BlockRecord, key: str, data: bytes | None) -> bytes:
-        """Return the bytes of an object, which must be those that its record names.
+        """Read an object and compare it with the checksum in its record.
 
         Raises:
-            PipelineError: they are not, or the object is missing.
+            PipelineError: they differ, or the object is missing.
         """
         if data is not None and checksum(data) == record.objects.get(key):
             return data
-        # An extraction may have written the block anew since the store was opened.
+        # An extraction may have rewritten the block since the store was opened.
         return verified(self.objects, current_record(self.objects, record.block) or record, key)
 
     def group(self) -> zarr.Group:
@@ -430,7 +430,7 @@ class FeatureStore:
                 raise unusable_object(self.objects, key, "missing")
             index = self._indices[key] = read_index(tail, self.block_clips)
         start, length = (int(value) for value in index[offset])
-        # The index names places in the shard; a shard of another size is not the one that was written.
+        # The index holds offsets in the shard, so a shard of another size does not match it.
         is_inside = start + length <= record.objects.get(key, (0, ""))[0]
         data = self.objects.get_range(key, start, length) if is_inside else b""
         decode_chunk(data or b"", out)

@@ -1,17 +1,17 @@
-"""What lies where in a store: keys, array shapes, and the metadata that makes it a Zarr v3 group.
+"""Layout of a store: keys, array shapes, and the metadata of the Zarr v3 group.
 
     zarr.json                        settings, classes, size of a block (attributes), with their SHA-256
-    records/zarr.json                an empty array: Zarr does not look below an array, so the rest here is ours
+    records/zarr.json                an empty array, because Zarr ignores files below an array
     records/clips.json               row, clip_id, path, label, split of every clip, with its SHA-256
     records/attributes.json          a second copy of the attributes of zarr.json, with its SHA-256
     records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects
-    views/test/pooled                (clip, T, C)        float16, one chunk a block
-    views/test/spatial               (clip, T, H, W, C)  float16, one shard a block, one chunk a clip
+    views/test/pooled                (clip, T, C)        float16, one chunk per block
+    views/test/spatial               (clip, T, H, W, C)  float16, one shard per block, one chunk per clip
     views/test/sampling              (clip, T + 6)       float64: frame numbers, crop box, flip, label
     views/train-0/…                  the same for each training draw
     frames/000012                    (frame, C)          float16, with `--frames all`: block 12, its clips in order
 
-A row that is not done reads as NaN (as -1 in `sampling`).
+An unfinished row reads as NaN (-1 in `sampling`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ FORMAT = "st-pipeline feature store 2"
 RECORDS_FOLDER = "records"
 TABLE_KEY = f"{RECORDS_FOLDER}/clips.json"
 COPY_KEY = f"{RECORDS_FOLDER}/attributes.json"
-# Of this copy of a store alone: DVC ignores it, and a store without it is whole.
+# This object describes only this copy of a store: DVC ignores it, and a store is complete without it.
 LOCAL_FOLDER = f"{RECORDS_FOLDER}/.local"
 LOCK_KEYS = (f"{RECORDS_FOLDER}/.lock", f"{RECORDS_FOLDER}/.workers")
 MAX_BLOCK_CLIPS = 1 << 16
 MAX_ROWS = 1 << 31
 TEST_VIEW = "test"
-# Of the levels that keep trained maps small, the quickest to write, which extraction waits for: a third quicker than
-# level 3 and no larger (`benchmarks/store.py`).
+# Extraction waits for compression. This is the fastest level that keeps trained maps small: a third faster than level 3
+# at the same size (`benchmarks/store.py`).
 ZSTD_LEVEL = 1
 SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
 GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
@@ -53,7 +53,7 @@ COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
 
 
 def record_key(block: int) -> str:
-    """Where the record of a block stands."""
+    """Return the key of a block's record."""
     return f"{RECORDS_FOLDER}/{block:06d}.json"
 
 
@@ -69,37 +69,37 @@ def record_keys(names: Iterable[str]) -> list[str]:
 
 
 def times_key(block: int) -> str:
-    """Return the key of the times of a block's files. They belong to this copy of the data set, not to the store."""
+    """Return the key of the times of a block's files. They describe this copy of the data set, not the store."""
     return f"{LOCAL_FOLDER}/modified/{block:06d}.json"
 
 
 def kinds_of(settings: StoreSettings) -> tuple[str, ...]:
-    """The arrays of each view."""
+    """Return the names of the arrays of each view."""
     return (*settings.maps, "sampling")
 
 
 def array_path(view: str, kind: str) -> str:
-    """The path of one array of a view in the group."""
+    """Return the path of an array of a view in the group."""
     return f"views/{view}/{kind}"
 
 
 def chunk_key(view: str, kind: str, block: int) -> str:
-    """The key of the one object that holds a block of an array."""
+    """Return the key of the object that holds a block of an array."""
     return f"{array_path(view, kind)}/c/{block}" + "/0" * (_NUM_AXES[kind] - 1)
 
 
 def frames_path(block: int) -> str:
-    """The path of the array with every frame of a block (`--frames all`)."""
+    """Return the path of the array with all frames of a block (`--frames all`)."""
     return f"frames/{block:06d}"
 
 
 def frames_key(block: int) -> str:
-    """The key of the one object that holds every frame of a block."""
+    """Return the key of the object that holds all frames of a block."""
     return f"{frames_path(block)}/c/0/0"
 
 
 def row_shape(settings: StoreSettings, kind: str) -> tuple[int, ...]:
-    """The shape of one clip in an array."""
+    """Return the shape of one clip in an array."""
     segments, channels, size = settings.num_segments, settings.channels, settings.map_size
     return {
         "pooled": (segments, channels),
@@ -109,19 +109,19 @@ def row_shape(settings: StoreSettings, kind: str) -> tuple[int, ...]:
 
 
 def row_dtype(settings: StoreSettings, kind: str) -> np.dtype[Any]:
-    """The type of one array's elements. Before transform version 2, crop boxes were whole pixels."""
+    """Return the data type of an array. Before transform version 2, crop boxes were whole pixels."""
     if kind == "sampling":
         return np.dtype("int32" if settings.transform_version < 2 else "float64")
     return np.dtype("float16")
 
 
 def is_view(name: str) -> bool:
-    """Return whether a name can be a view's: no other becomes part of a key."""
+    """Return whether a name is that of a view; other names must not become part of a key."""
     return bool(_VIEW.fullmatch(name))
 
 
 def is_block_key(key: str, block: int) -> bool:
-    """Return whether a key can be an object of a block."""
+    """Return whether a key is that of an object of a block."""
     if key in (frames_key(block), f"{frames_path(block)}/zarr.json"):
         return True
     folder, _, rest = key.partition("/")
@@ -133,7 +133,7 @@ def is_block_key(key: str, block: int) -> bool:
 def ensure_metadata(
     objects: ObjectStore, settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int
 ) -> None:
-    """Write the metadata of groups and arrays that is missing, damaged, or of fewer rows than the store has."""
+    """Write metadata of groups and arrays that is missing or damaged, or has fewer rows than the store."""
     wanted = wanted_metadata(settings, views, num_rows, block_clips)
     for (key, right), found in zip(wanted.items(), objects.get_many(list(wanted)), strict=True):
         if not is_same_metadata(found, right):
@@ -141,7 +141,7 @@ def ensure_metadata(
 
 
 def wanted_metadata(settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int) -> dict[str, bytes]:
-    """Return the metadata that a store must have below its root, by key."""
+    """Return the metadata that a store needs below its root, by key."""
     wanted = {f"{RECORDS_FOLDER}/zarr.json": _records_metadata()}
     if settings.frames == "all":
         return {**wanted, "frames/zarr.json": GROUP}
@@ -154,7 +154,7 @@ def wanted_metadata(settings: StoreSettings, views: Iterable[str], num_rows: int
 
 
 def is_same_metadata(found: bytes | None, wanted: bytes) -> bool:
-    """Return whether two `zarr.json` say the same; what any level of compression wrote is read alike."""
+    """Return whether two `zarr.json` are equal except for the compression level, which does not matter to readers."""
     return found is not None and (found == wanted or _parsed(found) == _parsed(wanted))
 
 
@@ -164,7 +164,7 @@ def _parsed(data: bytes) -> str:
         is_group = value["node_type"] == "group"
         metadata = GroupMetadata.from_dict(value) if is_group else ArrayV3Metadata.from_dict(value)
         return re.sub(r"'level': -?\d+", "'level': any", repr(metadata.to_dict()))
-    except Exception as error:  # whatever a damaged file makes Zarr raise
+    except Exception as error:  # Zarr raises various errors for a damaged file.
         return f"unreadable: {type(error).__name__}"
 
 
@@ -196,7 +196,7 @@ def _array_options(settings: StoreSettings, kind: str, num_rows: int, block_clip
 
 
 def frames_metadata(num_frames: int, channels: int) -> bytes:
-    """The `zarr.json` of an array with every frame of a block."""
+    """Return the `zarr.json` of an array with all frames of a block."""
     return _metadata_of(
         {
             "shape": (num_frames, channels),
@@ -219,5 +219,5 @@ def _dimension_names(kind: str) -> tuple[str, ...]:
 
 
 def sampling_columns(settings: StoreSettings) -> list[str]:
-    """The names of the columns of `sampling`."""
+    """Return the names of the columns of `sampling`."""
     return [*(f"frame_{segment}" for segment in range(settings.num_segments)), *SAMPLING_COLUMNS]

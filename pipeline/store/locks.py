@@ -1,4 +1,4 @@
-"""One writer at a time. The lock is the kernel's (flock): it ends with its process, however that ends."""
+"""Allow one writer at a time. The lock is a flock, which the kernel releases when its process ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS_FOR_ORPHANS = 30.0
 
 
 def lock_path(objects: ObjectStore, key: str = layout.LOCK_KEYS[0]) -> Path:
-    """Return the file to lock: in a local store; for a URL on this machine, where it locks out no other machine."""
+    """Return the lock file: in the store if it is local, else on this machine, where it excludes no other machine."""
     if isinstance(objects, LocalObjectStore):
         return objects.root / key
     digest = hashlib.sha256(objects.location.encode()).hexdigest()[:16]
@@ -41,7 +41,7 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
             holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
             raise PipelineError(
                 f"The store {objects.location} is being written by another process (pid {holder}). "
-                "Wait for it to end, or stop it; what it has done is kept."
+                "Wait for it to end, or stop it; its finished blocks are kept."
             ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
@@ -51,7 +51,7 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
 
 @contextmanager
 def worker_lock(objects: ObjectStore) -> Iterator[None]:
-    """Held by a worker while it writes a block, so that a new run waits for the workers of a killed one."""
+    """Hold the workers' lock while a worker writes a block, so that a new run waits for the workers of a killed one."""
     with _opened(objects, layout.LOCK_KEYS[1]) as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
@@ -59,10 +59,10 @@ def worker_lock(objects: ObjectStore) -> Iterator[None]:
 
 @contextmanager
 def _opened(objects: ObjectStore, key: str) -> Iterator[int]:
-    """Open a lock file without following a link: a store may come from a stranger.
+    """Open a lock file without following a link, because a store may come from an untrusted source.
 
     Raises:
-        PipelineError: something else lies in its place.
+        PipelineError: it is not a regular file, or cannot be opened.
     """
     path = lock_path(objects, key)
     if path.parent.is_symlink():

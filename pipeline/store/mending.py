@@ -1,4 +1,4 @@
-"""Make anew what of a store's own metadata is damaged, from what is left of it and the manifest."""
+"""Repair damaged metadata of a store from its undamaged metadata and the manifest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def mend(store: FeatureStore, wanted: Sequence[Clip]) -> tuple[str, ...]:
 
 
 def rows_of_records(store: FeatureStore, wanted: Sequence[Clip]) -> list[TableRow]:
-    """Return the rows that the records of a store name, none of them listed."""
+    """Return the rows that the records of a store name, all marked as unlisted."""
     split_of = {clip.clip_id: clip.split for clip in wanted}
     return [
         TableRow(block * store.block_clips + clip.offset, clip.clip_id, "", clip.label, split, listed=False)
@@ -49,7 +49,7 @@ def rows_of_records(store: FeatureStore, wanted: Sequence[Clip]) -> list[TableRo
 
 
 def _split_of_block(record: BlockRecord, split_of: dict[str, str]) -> str:
-    # Only clips to train on have other views; without such views, most clips of the block are where they were.
+    # Only training clips have training views. A block without them has the split of most of its clips.
     if len(record.views) > 1:
         return TRAIN_SPLIT
     votes = Counter(split_of.get(clip.clip_id, "") == TRAIN_SPLIT for clip in record.clips)

@@ -1,7 +1,7 @@
-"""Where a store lies: a local folder, or any place that fsspec reaches (``s3://…``, ``memory://…``).
+"""Object stores: a local folder, or a URL that fsspec supports (``s3://…``, ``memory://…``).
 
-A place reads and writes whole objects and ranges of them by key, below Zarr's arrays. Locally an object is written
-aside and moved into place; on an object store the finished put is the atom.
+An object store reads and writes whole objects and ranges of them by key, below Zarr's arrays. Writes are atomic: a
+local object is written to a temporary file and moved; a remote object appears when its put completes.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from pipeline.errors import PipelineError
 from pipeline.files import UnwritableError, written_aside
 
 Phase = Callable[[str, str], None]
-"""Told the name of a phase (decode, forward, write, move, mark) and the clip or object that it is about."""
+"""Callback with the name of a phase (decode, forward, write, move, mark) and of the clip or object it concerns."""
 
 
 def no_phase(name: str, subject: str) -> None:
-    """Listens to nothing; the default for what follows a writer through its phases."""
+    """Ignore a phase; the default callback."""
 
 
 class ObjectStore(ABC):
-    """Objects by key, and the same place as a Zarr store."""
+    """Interface to objects by key, and to the same location as a Zarr store."""
 
     location: str
 
     @property
     @abstractmethod
     def zarr_store(self) -> Store:
-        """The place as Zarr sees it."""
+        """Return the location as a Zarr store."""
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
-        """The bytes of an object, or None where there is none."""
+        """Read an object; return None if it does not exist."""
 
     @abstractmethod
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
-        """`length` bytes from `start`; a negative start with length 0 reads that many from the end."""
+        """Read `length` bytes from `start`; a negative start with length 0 reads that many bytes from the end."""
 
     @abstractmethod
     def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
-        """Write an object, whole or not at all.
+        """Write an object atomically.
 
         Raises:
             PipelineError: the disk is full.
@@ -60,7 +60,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Delete an object if it exists."""
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:
@@ -68,34 +68,34 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def names(self, under: str = "") -> set[str]:
-        """What lies at the top of the place, or directly under a part of it."""
+        """Return the names directly under a prefix, by default the top level."""
 
     @abstractmethod
     def remove_parts(self) -> None:
         """Remove files that a killed writer left incomplete. The caller must hold the store's lock."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Several objects; at once where that helps."""
+        """Read several objects, in parallel if that is faster."""
         return [self.get(key) for key in keys]
 
     def get_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
-        """Several ranges; at once where that helps."""
+        """Read several ranges, in parallel if that is faster."""
         return [self.get_range(*item) for item in ranges]
 
 
 def check_key(key: str) -> str:
-    """Return a key that names an object inside of a store.
+    """Return the key if it names an object inside a store.
 
     Raises:
-        PipelineError: it leads out, or is no key.
+        PipelineError: it leads out of the store, or is not a key.
     """
     if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
-        raise PipelineError(f"'{key}' is no key of an object in a store.")
+        raise PipelineError(f"'{key}' is not a key of an object in a store.")
     return key
 
 
 class LocalObjectStore(ObjectStore):
-    """A folder."""
+    """An object store in a local folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -125,9 +125,9 @@ class LocalObjectStore(ObjectStore):
             os.close(descriptor)
 
     def _opened(self, key: str) -> int | None:
-        """Open a regular file for reading; whatever else lies there is no object, and is not waited for.
+        """Open a regular file for reading; pipes and devices are treated as missing objects.
 
-        A link is followed: a store that DVC keeps may be made of links to files in its cache.
+        Links are followed, because DVC may replace the files of a store by links into its cache.
         """
         try:
             descriptor = os.open(os.path.join(self.location, check_key(key)), os.O_RDONLY | os.O_NONBLOCK)
@@ -143,7 +143,7 @@ class LocalObjectStore(ObjectStore):
         return None
 
     def _check_folders(self, key: str) -> None:
-        """Refuse to write or delete below a link: it may lead out of the store.
+        """Check that no folder of a key is a link, which may lead out of the store.
 
         Raises:
             PipelineError: a folder of the key is a link.
@@ -153,7 +153,7 @@ class LocalObjectStore(ObjectStore):
             folder = os.path.join(folder, name)
             if os.path.islink(folder):
                 raise PipelineError(
-                    f"{folder} is a link. A store is written only below its own folder: put a real folder there."
+                    f"{folder} is a link. A store is written only below its own folder: replace the link by a folder."
                 )
 
     def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
@@ -171,7 +171,7 @@ class LocalObjectStore(ObjectStore):
                 raise
             raise PipelineError(
                 f"No room for {len(data):,} more bytes in the store {self.location} ({error.strerror}). Nothing is "
-                "damaged: make room and run the same command again; it goes on where it stopped."
+                "damaged: free some space and run the same command again to resume."
             ) from error
 
     def delete(self, key: str) -> None:
@@ -199,7 +199,7 @@ class LocalObjectStore(ObjectStore):
 
 
 class RemoteObjectStore(ObjectStore):
-    """A place of fsspec, through Zarr's own FsspecStore."""
+    """An object store at a URL, accessed through Zarr's FsspecStore."""
 
     def __init__(self, url: str) -> None:
         self.location = url
@@ -237,7 +237,7 @@ class RemoteObjectStore(ObjectStore):
         return sync(found())
 
     def remove_parts(self) -> None:
-        """Nothing: an object that was not put whole is not there."""
+        """Do nothing: a remote object does not exist before its put completes."""
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._gather([(key, None) for key in keys])
@@ -268,10 +268,10 @@ class RemoteObjectStore(ObjectStore):
 
 
 def open_object_store(location: str | Path) -> ObjectStore:
-    """The place that a path or URL names.
+    """Open the object store at a path or URL.
 
     Raises:
-        PipelineError: it names none, or what it needs is not installed.
+        PipelineError: the location is invalid, or a package for it is not installed.
     """
     text = str(location)
     if not text.strip():
@@ -292,12 +292,12 @@ def open_object_store(location: str | Path) -> ObjectStore:
 def path_from(location: str, path: Path | str) -> str:
     """Return a path as a store records it: relative to the store's folder, or absolute for a store at a URL.
 
-    So a store says the same in every copy of a study, and its clips are found from any working folder.
+    The record is therefore equal in every copy of a study, and clips are found from any working folder.
     """
     absolute = os.path.abspath(path)
     return absolute if "://" in location else os.path.relpath(absolute, os.path.abspath(location))
 
 
 def path_seen_from(location: str, recorded: str) -> str:
-    """Return the path that `path_from` recorded, as an absolute path."""
+    """Return a path recorded by `path_from` as an absolute path."""
     return recorded if "://" in location else os.path.normpath(os.path.join(os.path.abspath(location), recorded))

@@ -1,6 +1,6 @@
-"""The store's own record of what is done: one JSON a block, written after the block's objects are in place.
+"""Records of finished blocks: one JSON per block, written after the block's objects.
 
-Zarr reads a chunk that was never written as the fill value, so whether a row is there is asked here and nowhere else.
+Zarr reads a missing chunk as the fill value, so only these records tell whether a row is finished.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MAX_NUMBER = 1 << 63
 
 
 class ClipRecord(NamedTuple):
-    """What happened to one clip of a block.
+    """Result of one clip of a block.
 
-    offset: its place in the block. modified_ns: the newest change of its file, which only saves reading the file
-    again to find its digest; it is kept beside the record (`write_times`), since it differs between copies of a data
-    set. kind, reason: why it failed.
+    offset: position in the block. modified_ns: time of the newest change of the clip's file; if it is unchanged, the
+    digest need not be computed again. It is stored in a separate object (`write_times`), because it differs between
+    copies of a data set. kind, reason: why the clip failed.
     """
 
     offset: int
@@ -48,10 +48,10 @@ class ClipRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """The clips of a block, the views that are done, and length and SHA-256 of each of its objects.
+    """Clips of a block, finished views, and length and SHA-256 of each object.
 
-    lacking: by view, the offsets of clips that are done but not in this view: those that the manifest did not have, or
-    whose file was not there, when the view was made.
+    lacking: by view, the offsets of finished clips without this view, because the clip was not in the manifest or its
+    file was missing when the view was extracted.
     """
 
     block: int
@@ -61,7 +61,7 @@ class BlockRecord:
     lacking: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def views_of(self, offset: int) -> tuple[str, ...]:
-        """The views that a finished clip of the block has."""
+        """Return the views of a finished clip of the block."""
         if not self.lacking:
             return self.views
         return tuple(view for view in self.views if offset not in self.lacking.get(view, ()))
@@ -76,12 +76,12 @@ class BlockRecord:
 
 
 def checksum(data: bytes) -> tuple[int, str]:
-    """Length and SHA-256 of an object."""
+    """Return length and SHA-256 of an object."""
     return len(data), hashlib.sha256(data).hexdigest()
 
 
 def write_record(record: BlockRecord) -> bytes:
-    """Return the record as JSON with a checksum; clips by column, so that 100,000 open in under a second."""
+    """Return the record as JSON with a checksum; clips are stored by column, so that 100,000 load in under a second."""
     columns = {name: [getattr(clip, name) for clip in record.clips] for name in WRITTEN_FIELDS}
     value = {
         "block": record.block,
@@ -94,12 +94,12 @@ def write_record(record: BlockRecord) -> bytes:
 
 
 def read_record(data: bytes, key: str) -> BlockRecord:
-    """The record that `write_record` wrote.
+    """Read a record that `write_record` wrote.
 
-    A record is also checked for what it says: its views and objects become keys, and its numbers sizes of arrays.
+    Its values are checked too, because views and objects become keys and numbers become sizes of arrays.
 
     Raises:
-        PipelineError: it is damaged, or says what no record can.
+        PipelineError: it is damaged or invalid.
     """
     value = unseal(data, "record", key)
     try:
@@ -111,7 +111,7 @@ def read_record(data: bytes, key: str) -> BlockRecord:
 
 
 def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
-    """Return the present record of a block; None if it is missing or damaged."""
+    """Read the record of a block; return None if it is missing or damaged."""
     key = layout.record_key(block)
     data = objects.get(key)
     try:
@@ -121,10 +121,10 @@ def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
 
 
 def verified(objects: ObjectStore, record: BlockRecord, key: str) -> bytes:
-    """Read an object, whose bytes must be those that its record names.
+    """Read an object and compare it with the checksum in its record.
 
     Raises:
-        PipelineError: they are not, or the object is missing.
+        PipelineError: they differ, or the object is missing.
     """
     data = objects.get(key)
     if data is None or checksum(data) != record.objects.get(key):
@@ -138,18 +138,18 @@ def unusable_object(objects: ObjectStore, key: str, what: str) -> PipelineError:
 
 
 def check_record(record: BlockRecord) -> None:
-    """Check that a record can be one: its views, and the names and sizes in it.
+    """Check the views, names and sizes of a record.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: one of them is not possible.
     """
     strange = [view for view in (*record.views, *record.lacking) if not layout.is_view(view)]
     strange += [name for name in record.objects if not layout.is_block_key(name, record.block)]
     if strange:
-        raise ValueError(f"'{strange[0]}' is no name of this store's layout")
+        raise ValueError(f"'{strange[0]}' is not a name of this store's layout")
     offsets = [clip.offset for clip in record.clips]
     if len(set(offsets)) != len(offsets) or any(offset >= layout.MAX_BLOCK_CLIPS for offset in offsets):
-        raise ValueError("the places of its clips in the block are wrong")
+        raise ValueError("the positions of its clips in the block are invalid")
     if any(clip.status not in (DONE, FAILED) for clip in record.clips):
         raise ValueError("a clip is neither done nor failed")
 
@@ -160,7 +160,7 @@ def _record(value: Any) -> BlockRecord:
     columns.setdefault("modified_ns", [0] * len(columns["offset"]))
     for name in ClipRecord._fields:
         if name in NUMBERS:
-            # -1: the size of a file that was missing.
+            # -1: the file was missing.
             wrong = [entry for entry in columns[name] if type(entry) is not int or not -1 <= entry < MAX_NUMBER]
         else:
             wrong = [entry for entry in columns[name] if type(entry) is not str]
@@ -168,7 +168,7 @@ def _record(value: Any) -> BlockRecord:
             raise ValueError(f"{wrong[0]!r} cannot be a clip's {name}")
     clips = tuple(ClipRecord(*fields) for fields in zip(*(columns[name] for name in ClipRecord._fields), strict=True))
     if any(clip.offset < 0 for clip in clips):
-        raise ValueError("the place of a clip in the block is negative")
+        raise ValueError("the position of a clip in the block is negative")
     objects = {name: (_number(size), str(digest)) for name, (size, digest) in value["objects"].items()}
     lacking = {view: tuple(map(_number, offsets)) for view, offsets in value.get("lacking", {}).items()}
     return BlockRecord(_number(value["block"]), clips, tuple(map(str, value["views"])), objects, lacking)
@@ -176,17 +176,17 @@ def _record(value: Any) -> BlockRecord:
 
 def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value < MAX_NUMBER:
-        raise ValueError(f"{value!r} must be a whole number from 0 on")
+        raise ValueError(f"{value!r} must be an integer of at least 0")
     return value
 
 
 def write_times(clips: Iterable[ClipRecord]) -> bytes:
-    """Return when the files of a block's clips last changed, as JSON: nanoseconds by offset."""
+    """Return the modification times of a block's clip files as JSON: nanoseconds by offset."""
     return json.dumps({str(clip.offset): clip.modified_ns for clip in clips}).encode()
 
 
 def read_times(data: bytes | None) -> dict[int, int]:
-    """Read what `write_times` wrote; nothing where it is missing or damaged, so that files are read again instead."""
+    """Read what `write_times` wrote; return an empty mapping if it is damaged, so that the files are hashed again."""
     try:
         return {int(offset): int(value) for offset, value in json.loads(data or b"{}").items()}
     except (ValueError, AttributeError, TypeError, RecursionError):

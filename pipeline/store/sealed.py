@@ -1,9 +1,9 @@
-"""JSON objects of a store with their own SHA-256, so that no flipped bit is read as something else.
+"""JSON objects of a store with a SHA-256, so that a flipped bit is detected.
 
     {"sha256": "<of the bytes of the value>",
     "<name>": <value>}
 
-The digest covers the exact bytes, so a change in either line is found; no flip of one bit changes both consistently.
+The digest covers the exact bytes of the value, so a change in either line is detected.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ def unseal(data: bytes, name: str, key: str) -> Any:
 
 
 def digest_of(value: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of plain data, whatever the order of its keys and the spaces of its JSON."""
+    """Return the SHA-256 of plain data, independent of the order of its keys and of spaces in its JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The fingerprint of a store: every setting that decides a byte of it, kept as readable attributes."""
+"""Fingerprint of a store: all settings that determine its bytes, stored as readable attributes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pipeline.recipe import SamplingConfig
 
 MAP_KINDS = ("pooled", "spatial")
-# Of what is read from a store, before memory is asked for; far beyond what any backbone needs.
+# Bounds for values read from a store, checked before memory is allocated; far above the needs of any backbone.
 MAX_ROW_BYTES = 1 << 31
 BOUNDS = {
     "batch_frames": (1, 1 << 16),
@@ -24,17 +24,17 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What a store was made with. Two stores with equal settings and clips hold equal bytes.
+    """Settings of an extraction. Two stores with equal settings and clips have equal bytes.
 
     weights: `name` and `sha256` of the backbone's weights.
-    compute_dtype, capability, compile_mode: how the backbone was run; each changes the last bits.
+    compute_dtype, capability, compile_mode: how the backbone was run; each affects the last bits.
     batch_frames: the fixed number of frames in a batch; sums differ between batch sizes.
     frame_choices: sampler, short clips, crops and flip of the views.
-    seed: of the training draws.
-    maps: which of `pooled` and `spatial` are kept.
+    seed: seed of the training draws.
+    maps: stored features, `pooled` or `spatial` or both.
     map_size: height and width of the backbone's maps.
-    frames: `segments` keeps T frames of each view; `all` keeps pooled features of every frame, centre crop, and
-        num_segments is 0.
+    frames: `segments` stores T frames of each view; `all` stores pooled features of every frame of the centre crop,
+        with num_segments=0.
     """
 
     backbone: str
@@ -54,7 +54,7 @@ class StoreSettings:
     frames: Literal["segments", "all"] = "segments"
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings as plain data for JSON."""
+        """Return the settings as plain data for JSON."""
         values = dataclasses.asdict(self)
         return {
             **values,
@@ -64,15 +64,15 @@ class StoreSettings:
         }
 
     def differences(self, other: StoreSettings) -> list[str]:
-        """Names of the fields in which another store's settings differ, the choices of frames one by one.
+        """Return the names of fields that differ from another store's settings, including each sampling option.
 
-        Kinds of maps are not compared: they decide what is kept, not its bytes.
+        `maps` is not compared, because it decides which features are stored, not their bytes.
         """
         mine, theirs = _flat(self), _flat(other)
         return [name for name in mine if name != "maps" and mine[name] != theirs[name]]
 
     def described(self, field: str) -> str:
-        """`field=value` for a message, weights with the start of their checksum."""
+        """Return `field=value` for a message; weights are shown with the start of their checksum."""
         value = _flat(self)[field]
         if field == "weights":
             return f"weights={value['name']} (sha256 {value['sha256'][:8]}…)"
@@ -80,10 +80,10 @@ class StoreSettings:
 
 
 def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
-    """The settings that `StoreSettings.as_dict` wrote, also after a way through JSON.
+    """Create settings from the output of `StoreSettings.as_dict`, which may have been stored as JSON.
 
     Raises:
-        ValueError, TypeError, KeyError: a field is missing, of another type, or of a size that no store has.
+        ValueError, TypeError, KeyError: a field is missing, has another type, or is out of range.
     """
     settings = StoreSettings(
         **{**values, "frame_choices": SamplingConfig(**values["frame_choices"]), "maps": tuple(values["maps"])}
@@ -91,20 +91,20 @@ def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
     for name, (lowest, highest) in BOUNDS.items():
         value = getattr(settings, name)
         if type(value) is not int or not lowest <= value <= highest:
-            raise ValueError(f"{name} (={value!r}) must be a whole number from {lowest} to {highest:,}")
+            raise ValueError(f"{name} (={value!r}) must be an integer from {lowest} to {highest:,}")
     if settings.map_size**2 * settings.channels * max(settings.num_segments, 1) * 2 > MAX_ROW_BYTES:
         raise ValueError(f"the features of one clip would take more than {MAX_ROW_BYTES:,} bytes")
     texts = [settings.backbone, settings.compute_dtype, settings.capability, settings.compile_mode]
     texts += [settings.weights["name"], settings.weights["sha256"], *vars(settings.frame_choices).values()]
     if not all(type(text) is str for text in texts) or not isinstance(settings.preprocessing, Mapping):
-        raise TypeError("a name in the settings is no text")
+        raise TypeError("a name in the settings is not a string")
     if not set(settings.maps) <= set(MAP_KINDS) or settings.frames not in ("segments", "all"):
-        raise ValueError(f"maps (={settings.maps}) or frames (={settings.frames!r}) is of no known kind")
+        raise ValueError(f"maps (={settings.maps}) or frames (={settings.frames!r}) has an unknown value")
     return settings
 
 
 def _flat(settings: StoreSettings) -> dict[str, Any]:
-    # Through plain data, so that a tuple and the list that JSON made of it are equal.
+    # Compare plain data, so that a tuple equals the list that JSON makes of it.
     values = _plain(settings.as_dict())
     choices = values.pop("frame_choices")
     return {**values, **choices}

@@ -1,4 +1,4 @@
-"""Clips of a store: which row each has, and what is known of it. One JSON with its SHA-256."""
+"""Table of clips of a store: row, label and split of each clip, as one JSON with its SHA-256."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = ("row", "clip_id", "path", "label", "split", "listed", "group")
 
 
 class TableRow(NamedTuple):
-    """Where a clip of the manifest lies in the store. `listed` is false once the manifest no longer has it."""
+    """Row of a clip in the store. `listed` is false if the manifest no longer contains the clip."""
 
     row: int
     clip_id: str
@@ -25,11 +25,11 @@ class TableRow(NamedTuple):
 
 
 class ClipRow(NamedTuple):
-    """A clip as a reader of the store sees it.
+    """A clip of the store with its status.
 
     status: `done`, `failed` (with `kind` and `reason`), or `pending`.
     class_index: -1 for an unlabelled clip.
-    size, digest: of the clip's file when its features were made.
+    size, digest: size and digest of the clip's file at the time of extraction.
     """
 
     row: int
@@ -52,7 +52,7 @@ class ClipRow(NamedTuple):
 
 
 def write_table(rows: Iterable[TableRow]) -> bytes:
-    """The table as JSON with its SHA-256, by columns; `group` where a clip has one."""
+    """Return the table as JSON with its SHA-256, by columns; `group` only if a clip has one."""
     rows = tuple(rows)
     columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
     if not any(columns["group"]):
@@ -61,7 +61,7 @@ def write_table(rows: Iterable[TableRow]) -> bytes:
 
 
 def read_table(data: bytes | None, location: str, classes: Collection[str]) -> tuple[TableRow, ...]:
-    """The rows that `write_table` wrote.
+    """Read the rows that `write_table` wrote.
 
     Raises:
         PipelineError: there is no table, or it is damaged.
@@ -73,7 +73,7 @@ def read_table(data: bytes | None, location: str, classes: Collection[str]) -> t
     except (PipelineError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise PipelineError(
             f"The table of clips of {location} ({layout.TABLE_KEY}) is damaged ({error}). Run `pipeline extract` again "
-            "with the same settings: it makes the table anew from the manifest, and keeps the features."
+            "with the same settings to rebuild the table from the manifest; the features are kept."
         ) from error
 
 
@@ -84,9 +84,9 @@ def _rows(columns: Any, labels: frozenset[str]) -> tuple[TableRow, ...]:
         if type(row.row) is not int or not 0 <= row.row < layout.MAX_ROWS or type(row.listed) is not bool:
             raise ValueError(f"{row.row!r} cannot be a row")
         if not all(type(text) is str for text in (row.clip_id, row.path, row.label, row.split, row.group)):
-            raise ValueError(f"row {row.row} has a value that is no text")
+            raise ValueError(f"row {row.row} has a value that is not a string")
         if row.listed and row.label not in labels:
-            raise ValueError(f"'{row.label}' is none of the store's classes")
+            raise ValueError(f"'{row.label}' is not one of the store's classes")
     if len({row.row for row in rows}) != len(rows):
-        raise ValueError("a row is in it twice")
+        raise ValueError("it contains a row twice")
     return rows

@@ -1,7 +1,7 @@
-"""Bring a store of version 0.1 (format 1) to the present layout; no feature is touched.
+"""Convert a store of version 0.1 (format 1) to the current layout without changing its features.
 
-Its table was `clips.csv` without a checksum, beside attributes without one. Each row is compared with the record of its
-block, which has a checksum, and the manifest of the extraction that runs the upgrade replaces all else in the table.
+Format 1 has a table `clips.csv` and attributes without checksums. Each row is compared with the record of its block,
+which has a checksum; the other columns of the table are replaced by the manifest of the extraction that upgrades.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ COLUMNS = ("row", "clip_id", "path", "label", "split", "listed")
 
 
 def upgrade(objects: ObjectStore) -> str:
-    """Rewrite table and attributes of a format 1 store; a sentence about it.
+    """Rewrite table and attributes of a format 1 store, and return a message about it.
 
-    A kill leaves a store of format 1, until the last object, or one of format 2.
+    If the process is killed, the store has either format 1 or, after the last object, format 2.
 
     Raises:
         PipelineError: its table or attributes are damaged.
@@ -45,7 +45,7 @@ def upgrade(objects: ObjectStore) -> str:
 
 
 def remove_leftovers(objects: ObjectStore) -> None:
-    """Delete what only format 1 had; also what a kill has left of it."""
+    """Delete the objects that only format 1 has, also after an interrupted upgrade."""
     local = [f"{OLD_LOCAL_FOLDER}/modified/{name}" for name in objects.names(f"{OLD_LOCAL_FOLDER}/modified")]
     for key in (OLD_TABLE_KEY, ".lock", ".workers", *local):
         objects.delete(key)
@@ -79,15 +79,17 @@ def _check_against_records(objects: ObjectStore, attributes: Attributes, rows: l
         try:
             record = read_record(objects.get(key) or b"", key)
         except PipelineError:
-            continue  # mended by the extraction that follows
+            continue  # the extraction that follows repairs it
         for clip in record.clips:
             row = record.block * attributes.block_clips + clip.offset
             if id_of_row.get(row) != clip.clip_id:
-                raise _damaged(objects, f"clips.csv says '{id_of_row.get(row)}' of row {row}, {key} '{clip.clip_id}'")
+                raise _damaged(
+                    objects, f"row {row} is '{id_of_row.get(row)}' in clips.csv and '{clip.clip_id}' in {key}"
+                )
 
 
 def _damaged(objects: ObjectStore, what: str) -> PipelineError:
     return PipelineError(
-        f"The store {objects.location} of format 1 is damaged ({what}). Put a copy of the file back, or extract anew "
+        f"The store {objects.location} of format 1 is damaged ({what}). Restore a copy of the file, or extract again "
         "with --rebuild."
     )

@@ -1,4 +1,4 @@
-"""Is a store what its record says? Checksums of every object, and the shape of every array."""
+"""Compare all objects of a store with their checksums, and the metadata of its arrays with the settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.store.record import checksum
 
 
 class Corruption(NamedTuple):
-    """Something of a store that is not as it should be. `block` is -1 for what belongs to no block."""
+    """A missing or damaged object. `block` is -1 if the object belongs to no block."""
 
     block: int
     key: str
@@ -19,7 +19,7 @@ class Corruption(NamedTuple):
 
 
 def find_corruption(store: FeatureStore, blocks: Iterable[int] | None = None) -> list[Corruption]:
-    """Compare the objects of some blocks (None: all of the store, its metadata too) with their record."""
+    """Compare the objects of some blocks with their records (None: all blocks and the metadata of the store)."""
     found = [] if blocks is not None else [*_damaged_metadata(store), *_damaged_arrays(store)]
     for block in sorted(store.records) if blocks is None else blocks:
         record = store.records[block]
@@ -43,7 +43,7 @@ def _damaged_arrays(store: FeatureStore) -> list[Corruption]:
     wanted = layout.wanted_metadata(store.settings, store.views, num_rows, store.block_clips)
     found = zip(wanted.items(), store.objects.get_many(list(wanted)), strict=True)
     return [
-        Corruption(-1, key, "is not the metadata that the store's settings ask for")
+        Corruption(-1, key, "is not the metadata that belongs to the store's settings")
         for (key, right), data in found
         if not layout.is_same_metadata(data, right)
     ]

@@ -1,4 +1,4 @@
-"""Writing a store: lay out rows and blocks for a manifest, build a block, put it in place, mark it done."""
+"""Write a store: assign rows and blocks to the clips of a manifest, build a block, write it and its record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAIN_SPLIT = "train"
 
 
 def default_block_clips(num_clips: int) -> int:
-    """Clips in a block: 64, fewer in a small data set so that several workers have work to the end."""
+    """Return the number of clips in a block: 64, or fewer in a small data set, so that all workers stay busy."""
     size = 64
     while size > 4 and num_clips < 16 * size:
         size //= 2
@@ -31,8 +31,8 @@ def default_block_clips(num_clips: int) -> int:
 def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
     """Give every wanted clip a row, found again by its id; new ones get blocks without rows. Writes the table.
 
-    Training clips and all others are in separate blocks, since only training clips have training views. A clip that
-    the manifest no longer has keeps its row, unlisted, and is found again if it comes back.
+    Training clips and other clips are in separate blocks, because only training clips have training views. A clip that
+    is no longer in the manifest keeps its row as unlisted, and gets it back if the manifest contains it again.
     """
     old = {(row.clip_id, row.split == TRAIN_SPLIT): row for row in store.rows}
     size = store.block_clips
@@ -63,17 +63,17 @@ def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
 
 
 def ensure_views(store: FeatureStore, views: Iterable[str]) -> None:
-    """Make the arrays of these views, as long as the table needs."""
+    """Create or extend the arrays of these views to the length of the table."""
     num_rows = store.num_blocks * store.block_clips
-    # Those of earlier runs too: their arrays grow with the table.
+    # The arrays of earlier views grow with the table too.
     layout.ensure_metadata(store.objects, store.settings, {*views, *store.views}, num_rows, store.block_clips)
 
 
 @dataclass
 class BlockBuilder:
-    """A block in the making: rows come in one by one and are compressed at once.
+    """Builder of a block: rows are added one by one and compressed immediately.
 
-    `views` are those that get new objects. Rows that are not added read as NaN.
+    views: views that get new objects. Rows that are not added read as NaN.
     """
 
     settings: StoreSettings
@@ -85,11 +85,11 @@ class BlockBuilder:
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, offset: int, view: str, pooled: np.ndarray, spatial: np.ndarray | None, sampling: np.ndarray) -> None:
-        """The features of one clip in one view.
+        """Add the features of one clip in one view.
 
         Shape:
             pooled:   (T, C), float16.
-            spatial:  (T, H, W, C), float16, or None where the store keeps no maps.
+            spatial:  (T, H, W, C), float16, or None if the store has no spatial maps.
             sampling: (T + 6,), float64.
         """
         if "pooled" in self.settings.maps:
@@ -97,11 +97,11 @@ class BlockBuilder:
         self._rows["sampling", view, offset] = sampling
         if "spatial" in self.settings.maps:
             if spatial is None:
-                raise ValueError("the store keeps spatial maps, but none were given")
+                raise ValueError("the store has spatial maps, but none were given")
             self._maps[view, offset] = encode_chunk(spatial)
 
     def add_frames(self, offset: int, frames: np.ndarray) -> None:
-        """The pooled features of every frame of one clip (`--frames all`).
+        """Add the pooled features of all frames of one clip (`--frames all`).
 
         Shape:
             frames: (L, C), float16.
@@ -109,13 +109,13 @@ class BlockBuilder:
         self._frames[offset] = frames
 
     def offsets_in(self, view: str) -> set[int]:
-        """The clips that have been added in a view."""
+        """Return the offsets of the clips that were added in a view."""
         if self.settings.frames == "all":
             return set(self._frames)
         return {offset for kind, of_view, offset in self._rows if (kind, of_view) == ("sampling", view)}
 
     def drop(self, offset: int) -> None:
-        """Forget what was added for a clip: it has failed."""
+        """Remove the rows of a clip, because it failed."""
         self._frames.pop(offset, None)
         for view in self.views:
             self._maps.pop((view, offset), None)
@@ -123,7 +123,7 @@ class BlockBuilder:
                 self._rows.pop((kind, view, offset), None)
 
     def copy_rows(self, objects: ObjectStore, record: BlockRecord, view: str, offsets: Sequence[int]) -> None:
-        """Copy rows of a view from the store, so that only the others are computed.
+        """Copy finished rows of a view from the store, so that only the missing ones are computed.
 
         Raises:
             PipelineError: the objects of the block are damaged.
@@ -155,7 +155,7 @@ class BlockBuilder:
                 self._frames[clip.offset] = frames[start : start + clip.num_frames]
 
     def encoded(self) -> dict[str, bytes]:
-        """The objects of the block by key."""
+        """Encode the block; return its objects by key."""
         if self.settings.frames == "all":
             return self._encoded_frames()
         objects: dict[str, bytes] = {}
@@ -195,10 +195,10 @@ def write_block(
     before: BlockRecord | None,
     on_phase: Phase = no_phase,
 ) -> BlockRecord:
-    """Put the objects of a block in place, then mark its clips. Returns the record that is written last.
+    """Write the objects of a block, then its record, and return the record.
 
     Raises:
-        PipelineError: the disk is full; what was there before still holds.
+        PipelineError: the disk is full; the previous block remains valid.
     """
     checksums = dict(before.objects) if before else {}
     views = dict.fromkeys((*(before.views if before else ()), *builder.views))
@@ -224,5 +224,5 @@ def write_block(
 
 
 def delete_record(objects: ObjectStore, block: int) -> None:
-    """Take the mark of a block away, so that the next extraction makes it anew."""
+    """Delete the record of a block, so that the next extraction computes it again."""
     objects.delete(layout.record_key(block))

@@ -131,7 +131,7 @@ def _check_clips_are_there(store: FeatureStore, source: Manifest, blocks: set[in
         where = location_of.get(absent[0].clip_id, "not in the manifest")
         raise PipelineError(
             f"{len(absent)} clips of the damaged blocks are missing (the first: '{absent[0].clip_id}', {where}), so "
-            "the blocks cannot be computed again. Nothing was changed. Give their folder with --root, or their manifest "
+            "the blocks cannot be computed again. Nothing was changed. Give the folder with --root, or the manifest "
             "with --manifest."
         )
 
