@@ -311,7 +311,7 @@ def test_a_decoder_that_changed_cannot_pass_unnoticed(
         return render(np.where(frames < 255, frames + 1, frames).astype(np.uint8), *rest)
 
     monkeypatch.setattr("pipeline.video.clip_views.render", brighter)
-    with pytest.raises(PipelineError, match="come out otherwise when computed again"):
+    with pytest.raises(PipelineError, match="give other features when computed again"):
         run(manifest, tmp_path / "s.zarr", views=2)
 
 

@@ -275,7 +275,7 @@ def test_control_c_stops_within_seconds_and_says_how_to_go_on(
         _, said = child.communicate(timeout=60)
     assert time.monotonic() - sent_at_seconds < 15
     if child.returncode:
-        assert "run the same command again to go on" in said
+        assert "run the same command again to resume" in said
     resume_and_compare(manifest, location, expected)
 
 

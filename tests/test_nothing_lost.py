@@ -70,7 +70,7 @@ def test_clips_that_are_not_there_any_more_keep_their_features(
     summary = run(read_manifest(manifest.path, tmp_path / "empty"), location)
     assert {**arrays_of(location), **records_of(location)} == before
     assert (summary.num_computed, summary.failed) == (0, ())
-    assert "5 finished clips are not where they were" in caplog.text
+    assert "5 finished clips have no file any more" in caplog.text
 
 
 def test_a_view_is_added_for_the_clips_that_are_there(
@@ -78,7 +78,7 @@ def test_a_view_is_added_for_the_clips_that_are_there(
 ) -> None:
     shutil.move(manifest.root / "c1", tmp_path / "c1")
     run(manifest, location, views=2)
-    assert "1 finished clips are not where they were" in caplog.text
+    assert "1 finished clips have no file any more" in caplog.text
     assert FeatureStore.open(location).num_failed == 0
     assert [clip.clip_id for clip in FeatureStore.open(location).clips("train", "train-1")] == ["c0", "c2"]
     assert [clip.clip_id for clip in FeatureStore.open(location).clips("train", "train-0")] == ["c0", "c1", "c2"]

@@ -149,7 +149,7 @@ def test_a_scheduler_that_goes_away_is_a_sentence_and_the_rest_is_done_later(
         scheduler.kill()
         _, said = child.communicate(timeout=120)
         assert child.returncode == 1
-        assert "PipelineError: The Dask cluster is gone. What is done is kept" in said
+        assert "PipelineError: The connection to the Dask cluster is lost. Finished blocks are kept" in said
     resumed = subprocess.run(command(manifest, location), capture_output=True, text=True, timeout=200)
     assert resumed.returncode == 0, resumed.stderr
     assert {clip.status for clip in FeatureStore.open(location).table()} == {"done"}

@@ -159,7 +159,7 @@ def test_a_store_of_format_1_is_refused_by_readers_and_upgraded_by_extraction(
         FeatureStore.open(location)
     table = (location / "clips.csv").read_text()
     (location / "clips.csv").write_text(table.replace(",c0,", ",c9,", 1))
-    with pytest.raises(PipelineError, match=r"clips\.csv says 'c9' of row 0"):
+    with pytest.raises(PipelineError, match=r"row 0 is 'c9' in clips\.csv"):
         run(manifest, location)
     (location / "clips.csv").write_text(table)
     assert run(manifest, location).num_computed == 0

@@ -1,1 +1,1 @@
-"""Clips -> feature store: blocks of clips, one worker code, in this process or on Dask."""
+"""Extract features of clips into a feature store, block by block, in this process or on Dask."""

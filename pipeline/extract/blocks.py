@@ -1,4 +1,4 @@
-"""The plan of an extraction: which clips of which blocks are to be computed, in which views."""
+"""Plan an extraction: select the clips of each block to compute, and their views."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOO_LARGE = "too-large"
 
 @dataclass(frozen=True)
 class ClipJob:
-    """A clip to compute in some views. `path` is its location as the manifest has it, for messages that are kept."""
+    """A clip to compute in some views. `path` is its location as in the manifest, for recorded messages."""
 
     offset: int
     clip_id: str
@@ -34,12 +34,12 @@ class ClipJob:
     views: tuple[str, ...]
     path: str = ""
     fault: ClipFailure | None = None
-    """Why the clip is not to be touched: it has ended the processes that decoded it."""
+    """Reason why the clip must not be decoded: it ended the processes that tried."""
 
 
 @dataclass(frozen=True)
 class BlockJob:
-    """A block to write: clips to compute, and clips whose record and rows stay as they are.
+    """A block to write: clips to compute, and clips whose record and rows are kept.
 
     views: those that get new objects. is_anew: whether nothing of an earlier record of the block is used.
     """
@@ -55,19 +55,19 @@ class BlockJob:
         return len(self.clips)
 
     def with_faults(self, faults: Mapping[str, ClipFailure]) -> BlockJob:
-        """Return the job with the faults of some clips, given by their locations."""
+        """Return the job with faults added to some clips, given by their locations."""
         clips = tuple(dataclasses.replace(clip, fault=faults.get(clip.location, clip.fault)) for clip in self.clips)
         return dataclasses.replace(self, clips=clips)
 
 
 def views_of(split: str, num_draws: int) -> tuple[str, ...]:
-    """The views that a clip of a split has: the test view, and training draws where it is trained on."""
+    """Return the views of a clip of a split: the test view, and training draws for training clips."""
     draws = num_draws if split == TRAIN_SPLIT else 0
     return (TEST_VIEW, *(train_view_name(draw) for draw in range(draws)))
 
 
 def plan_blocks(store: FeatureStore, manifest: Manifest, num_draws: int) -> list[BlockJob]:
-    """Blocks with work, in order. Nothing is planned twice: what is done, unchanged and complete is left out."""
+    """Return the blocks with work, in order. Finished, unchanged and complete clips are not computed again."""
     location_of = {clip.clip_id: os.path.abspath(manifest.locate(clip)) for clip in manifest.clips}
     rows_of: dict[int, list[TableRow]] = {}
     for row in store.rows:
@@ -100,14 +100,14 @@ def _plan_block(
         before = known.get(offset)
         state = ABSENT if before is None else state_of(location)
         if before is None or is_stale(before, row, location, state):
-            # In every view that the block has or gets: the old ones show another file.
+            # Compute it in all views of the block, because existing views show the previous file.
             clips.append(_job(store, row, location_of, every))
             continue
         has = record.views_of(offset)
         missing = tuple(view for view in wanted if view not in has)
         if before.status == FAILED or not missing or state == ABSENT:
             if state != ABSENT and state.modified_ns != before.modified_ns:
-                # The bytes are those of the record, so the next extraction need not read them again.
+                # The bytes have not changed: with the new time, the next extraction need not read them again.
                 before = known[offset] = before._replace(modified_ns=state.modified_ns)
                 is_touched = True
             kept.append(before)
@@ -122,14 +122,14 @@ def _plan_block(
 
 
 def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState) -> bool:
-    """Whether a clip is to be done again: relabelled, or its file is another than it was.
+    """Return whether a clip must be computed again, because its label or its file has changed.
 
-    A finished clip whose file is not there any more is not: its features say what the file showed.
+    A finished clip whose file is missing is kept: its features are still those of that file.
     """
     if before.clip_id != row.clip_id or before.label != row.label:
         return True
-    # Without a byte read (no permission) the record cannot tell whether the file has changed.
-    # A limit may have been raised since.
+    # The file was never read (no permission), so the record cannot tell whether it has changed.
+    # A limit may have been raised since then.
     if before.kind in (*TRANSIENT_KINDS, TOO_LARGE) or (before.kind == UNREADABLE and not before.digest):
         return True
     if (state.size, state.modified_ns) == (before.size, before.modified_ns):
@@ -138,7 +138,7 @@ def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState)
         return before.status == FAILED
     if state.size != before.size:
         return True
-    # Same size, another time: copied or touched, or changed; only its bytes tell.
+    # Same size and another time: only the bytes tell whether the file was changed or copied.
     try:
         return digest_of(location) != before.digest
     except ClipError:
@@ -146,14 +146,14 @@ def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState)
 
 
 def absent_clips(store: FeatureStore, manifest: Manifest) -> list[str]:
-    """Ids of finished clips whose files are not where the manifest says."""
+    """Return the ids of finished clips whose files are missing."""
     location_of = {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}
     done = (clip.clip_id for clip in store.table() if clip.status == DONE)
     return [clip_id for clip_id in done if clip_id in location_of and not is_there(location_of[clip_id])]
 
 
 def sample_of_done(store: FeatureStore, jobs: Iterable[BlockJob], num_clips: int) -> list[BlockJob]:
-    """A few finished clips, spread over the store, as jobs of one clip each: to be computed again and compared."""
+    """Return a few finished clips, spread over the store, as jobs of one clip each, to compute again and compare."""
     again = {job.block: {clip.offset for clip in job.clips if TEST_VIEW in clip.views} for job in jobs}
     done = [
         clip
@@ -169,12 +169,12 @@ def _sample(store: FeatureStore, row: int) -> BlockJob:
     record = store.records[block]
     clip = next(clip for clip in record.clips if clip.offset == offset)
     views = record.views_of(offset)[:2]
-    # `located` fills the location in from the manifest.
+    # `located` adds the location from the manifest.
     return BlockJob(block, views, (ClipJob(offset, clip.clip_id, "", clip.label, views),), ())
 
 
 def located(job: BlockJob, manifest: Manifest) -> BlockJob:
-    """The job with the places of its clips."""
+    """Return the job with the locations of its clips."""
     location_of = {clip.clip_id: os.path.abspath(manifest.locate(clip)) for clip in manifest.clips}
     clips = tuple(dataclasses.replace(clip, location=location_of[clip.clip_id]) for clip in job.clips)
     return dataclasses.replace(job, clips=clips)

@@ -1,4 +1,4 @@
-"""The way of one clip: decoded and rendered, through the backbone, its features as arrays."""
+"""Steps of one clip: decode and render, run the backbone, collect the features as arrays."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from pipeline.video.views import View, ViewConfig
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """All that a worker needs besides its blocks; plain data that travels between processes.
+    """Configuration of a worker, as plain data that can be sent to other processes.
 
-    weights_seed: of random weights. swapped_labels: the class index after mirroring, where flips swap sides.
-    decode_threads: None chooses by the device and the cores of the worker's machine.
+    weights_seed: seed of random weights. swapped_labels: class index after mirroring, if flips swap sides.
+    decode_threads: None: chosen by the device and the cores of the worker's machine.
     """
 
     location: str
@@ -49,7 +49,7 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A clip whose frames are ready for the backbone, view after view; one that has failed has no views."""
+    """A clip with the frames of its views, ready for the backbone; a failed clip has no views."""
 
     record: ClipRecord
     views: tuple[View, ...] = ()
@@ -58,7 +58,7 @@ class DecodedClip:
 
 @dataclass(frozen=True)
 class PendingClip:
-    """A clip that is in the backbone, or through it."""
+    """A clip that was submitted to the backbone."""
 
     record: ClipRecord
     views: tuple[View, ...] = ()
@@ -67,7 +67,7 @@ class PendingClip:
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """The features of one clip in some views (or of all its frames), with what its file is."""
+    """Features of one clip in some views, or of all its frames, with size and digest of its file."""
 
     record: ClipRecord
     pooled: dict[str, np.ndarray] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class ClipFeatures:
 
 
 class FeatureExtractor:
-    """Holds the backbone, ready to run. A clip that cannot be used is recorded with its reason in any step."""
+    """Extract features of clips with a backbone. A clip that fails in any step is recorded with its reason."""
 
     def __init__(self, setup: WorkerConfig, on_phase: Phase) -> None:
         settings = setup.settings
@@ -85,7 +85,7 @@ class FeatureExtractor:
         )
         if weights.sha256 != settings.weights["sha256"]:
             raise PipelineError(
-                f"The weights '{setup.weights}' of this worker have the sha256 {weights.sha256[:8]}…, the run's have "
+                f"The weights '{setup.weights}' of this worker have the sha256 {weights.sha256[:8]}…, those of the run "
                 f"{settings.weights['sha256'][:8]}…. Give every machine the same weight file."
             )
         self.setup, self.settings = setup, settings
@@ -94,15 +94,15 @@ class FeatureExtractor:
         self._forward = BackboneRunner(backbone, setup.compute)
         self._is_cuda = setup.compute.device.startswith("cuda")
         self._class_index = {label: index for index, label in enumerate(setup.classes)}
-        # Batches that are longer than a view hold all views of a clip, one after the other.
+        # Batches longer than a view hold all views of a clip.
         self._joins_views = 0 < settings.num_segments < settings.batch_frames
 
     def features(self, clip: ClipJob) -> ClipFeatures:
-        """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
+        """Extract the features of one clip; a clip that cannot be used is recorded with its reason instead."""
         return self.collect(self.submit(self.decode(clip)))
 
     def decode(self, clip: ClipJob) -> DecodedClip:
-        """The first step: the pixels of all views from one decode, in pinned memory for a GPU. Any thread."""
+        """Decode a clip once and render all views, in pinned memory for a GPU. First step; any thread."""
         state = state_of(clip.location)
         record = ClipRecord(clip.offset, clip.clip_id, clip.label, DONE, state.size, "", state.modified_ns)
 
@@ -129,7 +129,7 @@ class FeatureExtractor:
             return DecodedClip(_failed(record, error, clip))
 
     def submit(self, clip: DecodedClip) -> PendingClip:
-        """The second step: into the backbone. One thread."""
+        """Submit the frames to the backbone. Second step; always in the same thread."""
         if clip.record.status == DONE:
             self._on_phase("forward", clip.record.clip_id)
         keep_maps = "spatial" in self.settings.maps
@@ -178,6 +178,6 @@ class FeatureExtractor:
 
 
 def _failed(record: ClipRecord, error: ClipError, clip: ClipJob | None = None) -> ClipRecord:
-    # The record says the same in every copy of the data set: paths as in the manifest.
+    # Use paths as in the manifest, so that the record is equal in every copy of the data set.
     reason = str(error) if clip is None or not clip.path else str(error).replace(clip.location, clip.path)
     return record._replace(status=FAILED, kind=error.kind, reason=reason)

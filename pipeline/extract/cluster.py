@@ -1,9 +1,9 @@
 """Run an extraction on Dask: on local processes, or on a running cluster.
 
-A worker process builds its backbone once and computes one block at a time with one thread; blocks travel as plain data
-and features never do, since workers write them. As many blocks are in flight as there are workers, also while these
-come and go, so a worker that dies takes one block with it: Dask runs it elsewhere, and gives it up when it has killed
-several workers. Several extractions may share a cluster: each uses its own names there and removes them.
+A worker process builds its backbone once and computes one block at a time with one thread. Blocks are sent as plain
+data; workers write the features, which are never sent. The number of submitted blocks follows the number of workers, so
+a dying worker affects one block: Dask runs it on another worker, and gives up after it has killed several workers.
+Several extractions may share a cluster: each uses separate names and removes them at its end.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ SECONDS_TO_ANSWER = 20
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_WORKERS = 120
 
-# What a worker takes at most: torch and a prepared backbone (0.5 to 0.6 GB), a block with its views, and room to spare.
+# Maximum memory of a worker: torch and a prepared backbone (0.5 to 0.6 GB), a block with its views, and a reserve.
 WORKER_BYTES = 3 << 29
 
-# A worker's memory is the backbone's, which Dask can neither spill nor wait for: only the limit itself is of use, an
-# equal share of what the machine or its container has. The event loop shares a core with the backbone, so it does
-# without the profiler that looks at the stack a hundred times a second.
+# Most of a worker's memory is the backbone, which Dask can neither spill nor wait for. Only the hard limit is useful,
+# an equal share of the memory of the machine or its container. The profiler, which samples the stack 100 times a
+# second, is off because the event loop shares a core with the backbone.
 LOCAL_CONFIG = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -64,12 +64,12 @@ LOCAL_CONFIG = {
 
 
 def num_local_workers() -> int:
-    """Processes that fit in here: one a core, as far as the memory goes; of a container's share, where it has one."""
+    """Return the number of processes for this machine or container: one per core, limited by the memory."""
     return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
 
 
 class ExtractionPlugin(WorkerPlugin):
-    """Keeps one `Worker` in each Dask worker; also in one that is started later, in place of a lost one."""
+    """Keep one `Worker` in each Dask worker, including workers that are started later."""
 
     def __init__(self, name: str, setup: WorkerConfig, on_phase: Phase) -> None:
         self.name = name
@@ -79,12 +79,12 @@ class ExtractionPlugin(WorkerPlugin):
         self._lock: threading.Lock | None = None
 
     def setup(self, worker: Any) -> None:
-        """Called by Dask; the backbone itself is built by the first block, off the event loop."""
+        """Store Dask's worker; the first block builds the backbone, outside the event loop."""
         self._lock = threading.Lock()
         self._worker = None
 
     def run(self, job: BlockJob) -> BlockResult:
-        """One block at a time, even where a cluster gives its workers several threads."""
+        """Compute a block; one at a time, even if the Dask worker has several threads."""
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
@@ -110,7 +110,7 @@ class ExtractionPlugin(WorkerPlugin):
 
 
 class DaskEngine(Engine):
-    """Blocks on the workers of a Dask cluster."""
+    """Run blocks on the workers of a Dask cluster."""
 
     def __init__(
         self, setup: WorkerConfig, num_workers: int, scheduler: str | None = None, on_phase: Phase = no_phase
@@ -141,7 +141,7 @@ class DaskEngine(Engine):
                 address: Any = cluster
             else:
                 address = self._scheduler
-                # What matters of it comes as a sentence; the log says it in tracebacks.
+                # Failures are reported as sentences; Dask's log would add tracebacks.
                 stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
             try:
                 if self._scheduler is not None:
@@ -164,19 +164,19 @@ class DaskEngine(Engine):
         self._stack.close()
 
     def _unregister_plugin(self) -> None:
-        """Have the workers of a cluster that stays forget this run's backbone."""
+        """Remove this run's backbone from the workers of a cluster that keeps running."""
         if self.client.status == "running" and not self._is_silent:
             with suppress(OSError):
                 self.client.unregister_worker_plugin(self._name)
 
     def _close_client(self) -> None:
-        # A scheduler that does not answer takes no leave either.
+        # A scheduler that does not answer cannot unregister it either.
         with suppress(TimeoutError, OSError):
             self.client.close(timeout=2 if self._is_silent else 2 * SECONDS_TO_CONNECT)
 
     @property
     def client(self) -> Client:
-        """The connection, while the engine is entered."""
+        """Client of the scheduler, inside the `with` block."""
         if self._client is None:
             raise RuntimeError("DaskEngine is used as a context manager")
         return self._client
@@ -208,14 +208,16 @@ class DaskEngine(Engine):
                 self._fill_workers(waiting, job_of)
         except (CancelledError, CommClosedError) as error:
             raise PipelineError(
-                "The Dask cluster is gone. What is done is kept; start the cluster and run the same command again."
+                "The connection to the Dask cluster is lost. Finished blocks are kept; start the cluster and run the "
+                "same "
+                "command again."
             ) from error
         finally:
             if not self._is_silent:
                 self.client.cancel(list(job_of), force=True)
 
     def _fill_workers(self, waiting: Iterator[BlockJob], job_of: dict[Future[Any], BlockJob]) -> None:
-        """Send blocks until every worker has one, and one in any case."""
+        """Submit blocks until every worker has one, and at least one."""
         num_wanted = max(1, self._num_workers_now()) - len(job_of)
         for job in islice(waiting, max(0, num_wanted)):
             key = f"{self._name}-block-{job.block}-{sum(clip.fault is not None for clip in job.clips)}"
@@ -225,7 +227,7 @@ class DaskEngine(Engine):
         """Count the connected workers; Dask runs the blocks of a lost worker again.
 
         Raises:
-            PipelineError: there has been none for long, or the scheduler does not answer.
+            PipelineError: there was none for too long, or the scheduler does not answer.
         """
         num_workers = len(self._scheduler_identity().get("workers", ()))
         self.num_workers = max(self.num_workers, num_workers)
@@ -234,13 +236,13 @@ class DaskEngine(Engine):
             self._workers_seen_at_seconds = now_seconds
         elif now_seconds - self._workers_seen_at_seconds > SECONDS_WITHOUT_WORKERS:
             raise PipelineError(
-                f"No worker has been there for {SECONDS_WITHOUT_WORKERS} s. What is done is kept; start workers "
-                "and run the same command again, or use --workers 0 to see in this process why they end."
+                f"No worker has been connected for {SECONDS_WITHOUT_WORKERS} s. Finished blocks are kept; start "
+                "workers and run the same command again, or use --workers 0 to see in this process why they end."
             )
         return num_workers
 
     def _scheduler_identity(self) -> dict[str, Any]:
-        """Return what the scheduler says of itself and its workers; nothing where the connection is lost."""
+        """Return the scheduler's description of its workers, or an empty one if the connection is lost."""
         scheduler = self.client.scheduler
         if self.client.status != "running" or scheduler is None:
             return {}
@@ -252,7 +254,7 @@ class DaskEngine(Engine):
         except TimeoutError as error:
             self._is_silent = True
             raise PipelineError(
-                f"The Dask scheduler has not answered for {SECONDS_TO_ANSWER} s. What is done is kept; see to the "
+                f"The Dask scheduler has not answered for {SECONDS_TO_ANSWER} s. Finished blocks are kept; check the "
                 "cluster, and run the same command again."
             ) from error
         except OSError:
@@ -260,23 +262,24 @@ class DaskEngine(Engine):
 
     @staticmethod
     def _finished(futures: list[Future[Any]]) -> Sequence[Future[Any]]:
-        """Those that are done; after a while also none."""
+        """Return the finished futures; after a timeout, there may be none."""
         try:
             return list(wait(futures, timeout=SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return []
 
     def _count(self, future: Future[Any], job: BlockJob, tally: ExtractionProgress) -> BlockJob | None:
-        """Count a block; return one that killed its workers, with the clips to blame marked, to be run again."""
+        """Count a finished block; if it killed its workers, return it with the fatal clips marked, to run it again."""
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
             fatal = find_fatal_clips([clip.location for clip in job.clips if not clip.fault], self._setup.limits)
             if fatal:
                 return job.with_faults({location: error.failure("") for location, error in fatal.items()})
-            # Written here: no worker survives this block.
+            # Write it in this process, because the block kills every worker.
             reason = (
                 f"Block {job.block} killed every worker that tried it (out of memory, or a crash in a decoder). "
-                "Its clips are set aside; the next extraction tries them again. Fewer --workers have more memory each."
+                "Its clips are recorded as failed; the next extraction tries them again. Fewer --workers have more "
+                "memory each."
             )
             result = record_block_failure(self._setup, job, reason)
         else:
@@ -296,10 +299,10 @@ class DaskEngine(Engine):
 
 
 def ask_scheduler(address: str) -> None:
-    """Ask a scheduler for its name: `Client` waits without an end for one that accepts a connection and says nothing.
+    """Ask a scheduler for its identity, because `Client` waits forever for one that accepts a connection but is silent.
 
     Raises:
-        TimeoutError, OSError, ValueError: it does not answer, or the address is wrong.
+        TimeoutError, OSError, ValueError: it does not answer, or the address is invalid.
     """
 
     async def ask() -> None:

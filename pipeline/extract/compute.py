@@ -1,6 +1,6 @@
-"""How the backbone is run on this machine: number type, compiler and batch, chosen by what the machine can do.
+"""Choose number type, compiler and batch size of the backbone for this machine.
 
-The choice is part of the store's fingerprint, since each of these changes the last bits of a feature.
+The choice is part of the store's fingerprint, because each of them affects the last bits of a feature.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from pipeline.errors import PipelineError
 DTYPES = ("auto", "float32", "bfloat16")
 COMPILE_MODES = ("auto", "inductor", "jit", "eager")
 
-# ||bf16 - fp32|| / ||fp32|| of the maps of real frames. SqueezeNet gives 0.020 to 0.027 with ImageNet weights and 0.017
-# with the bundled ones, pooled about half of it (`benchmarks/backbones.py`); it costs no top-1 (`docs/performance.md`).
+# Bound on ||bf16 - fp32|| / ||fp32|| of the maps of real frames. SqueezeNet has 0.020 to 0.027 with ImageNet weights
+# and 0.017 with the bundled ones, and about half of it after pooling (`benchmarks/backbones.py`), without a loss of
+# top-1 (`docs/performance.md`).
 BFLOAT16_ERROR_BOUND = 0.03
 
-# An extraction of fewer frames is not worth measuring: it takes seconds either way.
+# Below this number of frames, extraction takes seconds with any setting, so that measuring is not worthwhile.
 FRAMES_WORTH_COMPILING = 4000
-# Compiling takes 5 to 30 seconds a process, and makes a batch at most so many times as fast (benchmarks/backbones.py).
+# Compiling takes 5 to 30 seconds per process. This is its largest speed-up of a batch (benchmarks/backbones.py).
 LEAST_COMPILING_SECONDS = 5.0
 LARGEST_COMPILED_GAIN = 1.7
 
 MAX_BATCH_FRAMES = 16
 
-# On a GPU a batch holds all views of a clip: each has some sixty kernels to start, however few its frames. At most so
-# many frames, and so many bytes of free memory for each (its largest activations, several times over).
+# On a GPU a batch holds all views of a clip, because a batch starts about sixty kernels however small it is. These are
+# the maximum number of frames, and the free memory needed per frame (a multiple of its largest activations).
 MAX_CUDA_BATCH_FRAMES = 128
 CUDA_BYTES_A_FRAME = 32 << 20
 
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    """What one process needs to know to run a backbone just as every other process does."""
+    """Configuration with which every process runs the backbone in the same way."""
 
     dtype: str
     compile_mode: str
@@ -53,11 +54,11 @@ class RunnerConfig:
 
 
 def capability_of(device: str) -> str:
-    """What the processor or GPU can do, as far as it decides a bit of a feature."""
+    """Return the capability of the processor or GPU that affects the bits of a feature."""
     if device.startswith("cuda"):
         return f"cuda {torch.cuda.get_device_name(device)}"
     level = torch.backends.cpu.get_cpu_capability()
-    # oneDNN's flag, as in every store so far: it is part of the fingerprint.
+    # Use oneDNN's flag, because existing stores have it in their fingerprint.
     extras = [
         name for name, has in (("bf16", torch.ops.mkldnn._is_mkldnn_bf16_supported()), ("amx", _has_amx())) if has
     ]
@@ -65,12 +66,12 @@ def capability_of(device: str) -> str:
 
 
 def device_like(capability: str) -> str:
-    """The device of this machine on which to compute again what was computed with such a capability."""
+    """Return the device of this machine to repeat a computation that was made with this capability."""
     return "cuda" if capability.startswith("cuda") and torch.cuda.is_available() else "cpu"
 
 
 def batch_frames_of(num_segments: int, most_frames: int = MAX_BATCH_FRAMES) -> int:
-    """Frames in a batch: the fewest equal batches of at most 16 (`most_frames`) that hold the segments of one view.
+    """Return the number of frames in a batch: the fewest equal batches of at most 16 (`most_frames`) for one view.
 
     >>> [batch_frames_of(segments) for segments in (1, 8, 16, 20, 0)]
     [1, 8, 16, 10, 16]
@@ -82,7 +83,7 @@ def batch_frames_of(num_segments: int, most_frames: int = MAX_BATCH_FRAMES) -> i
 
 
 def choose_batch_frames(device: str, num_segments: int, num_views: int) -> int:
-    """Frames in a batch of a new store: of one view, or on a GPU of all views of a clip as far as its memory goes."""
+    """Return the number of frames in a batch of a new store: one view, or on a GPU all views that fit in its memory."""
     if not device.startswith("cuda"):
         return batch_frames_of(num_segments)
     num_free_bytes, _ = torch.cuda.mem_get_info(device)
@@ -91,33 +92,33 @@ def choose_batch_frames(device: str, num_segments: int, num_views: int) -> int:
 
 
 def choose_decode_threads(asked: int | None, device: str) -> int:
-    """Threads that decode ahead: as asked, else one a core for a GPU, and none where the cores run the backbone."""
+    """Return the number of threads that decode ahead; by default, one per core for a GPU and none for the CPU."""
     if asked is not None:
         return asked
     if not device.startswith("cuda"):
         return 0
-    # Of a container: the cores that it may use.
+    # In a container, count only the cores that it may use.
     from dask.system import CPU_COUNT
 
     return int(CPU_COUNT)
 
 
 def known_compile_mode(asked: str, device: str) -> str:
-    """Return the compile mode that was asked for.
+    """Check a compile mode and return it.
 
     Raises:
         PipelineError: an unknown mode, or `inductor` without a C++ compiler.
     """
     if asked not in COMPILE_MODES:
         raise PipelineError(f"`compile` (={asked!r}) must be one of {', '.join(COMPILE_MODES)}.")
-    # Triton brings its own compiler for a GPU.
+    # For a GPU, Triton includes a compiler.
     if asked == "inductor" and not device.startswith("cuda") and not has_compiler():
         raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use auto.")
     return asked
 
 
 class Speeds(Protocol):
-    """Seconds of a batch of the backbone on this machine (`pipeline.extract.speeds.BackboneSpeeds` measures them)."""
+    """Seconds per batch of the backbone on this machine, measured by `pipeline.extract.speeds.BackboneSpeeds`."""
 
     @property
     def batch_frames(self) -> int: ...
@@ -128,10 +129,10 @@ class Speeds(Protocol):
 
 
 def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, speeds: Speeds) -> tuple[str, str]:
-    """The compile mode for `num_frames` frames, and a sentence to say once where it is not the fastest one.
+    """Return the compile mode for `num_frames` frames, and a message if it is not the obvious one.
 
-    `auto` compiles where that saves more than it takes, by the measured seconds of a batch. Whether it may is asked
-    first of the batch without compiling, so that a small extraction compiles nothing to find out.
+    `auto` compiles if that saves more time than it takes, by the measured seconds of a batch. The uncompiled batch is
+    measured first, so that a small extraction compiles nothing.
 
     Raises:
         PipelineError: an unknown mode, or `inductor` without a C++ compiler.
@@ -148,7 +149,7 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
         return "inductor", ""
     num_batches = num_frames / speeds.batch_frames / num_cores()
     without = num_batches * speeds.of_jit(dtype)
-    left_as_it_is = f"The backbone is not compiled: {num_frames:,} frames take {without:.0f} s without, too few for it."
+    left_as_it_is = f"The backbone is not compiled: {num_frames:,} frames take only {without:.0f} s without compiling."
     if without * (1 - 1 / LARGEST_COMPILED_GAIN) < LEAST_COMPILING_SECONDS:
         return "jit", left_as_it_is
     compiling, batch = speeds.of_compiling(dtype)
@@ -162,10 +163,10 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
 
 
 def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | None, speeds: Speeds) -> tuple[str, str]:
-    """The number type in which the backbone runs, and a sentence about why where it is not the obvious one.
+    """Return the number type in which the backbone runs, and a message if it is not the obvious one.
 
-    `auto` is bfloat16 where a batch of the backbone takes much less time in it, and its maps of `frames` (uint8, of
-    real clips; None where there are none to try) then stay within `BFLOAT16_ERROR_BOUND` of those in float32.
+    `auto` is bfloat16 if a batch takes much less time in it, and the maps of `frames` (uint8, of real clips; None if no
+    clip decodes) differ from those in float32 by at most `BFLOAT16_ERROR_BOUND`.
 
     Raises:
         PipelineError: an unknown type.
@@ -180,13 +181,13 @@ def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | N
     if error <= BFLOAT16_ERROR_BOUND:
         return "bfloat16", ""
     return "float32", (
-        f"In bfloat16 the maps of {backbone.name} are off by {error:.3f} (bound {BFLOAT16_ERROR_BOUND}), "
+        f"In bfloat16 the maps of {backbone.name} have an error of {error:.3f} (bound {BFLOAT16_ERROR_BOUND}), "
         f"so float32 is used, {speeds.of_dtypes['float32'] / speeds.of_dtypes['bfloat16']:.1f} times as slow."
     )
 
 
 def bfloat16_error(backbone: Backbone, frames: Tensor) -> float:
-    """Relative error of the maps of some frames in bfloat16 against float32, in the Euclidean norm.
+    """Compute the relative error of the maps of some frames in bfloat16 against float32, in the Euclidean norm.
 
     Shape:
         frames: (N, 3, H, W), uint8.

@@ -1,4 +1,4 @@
-"""Runs the blocks of an extraction: in this process, or on Dask (`cluster.py`)."""
+"""Run the blocks of an extraction in this process; `cluster.py` runs them on Dask."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ExtractionProgress:
         self.progress.advance(1, self.note())
 
     def add_block(self, result: BlockResult) -> None:
-        """Count what a finished block brought.
+        """Count the results of a finished block.
 
         Raises:
             PipelineError: more clips have failed than are allowed.
@@ -49,10 +49,10 @@ class ExtractionProgress:
         self.check()
 
     def check(self) -> None:
-        """Hold the failed clips, those of earlier runs among them, against what is allowed.
+        """Check the number of failed clips, including those of earlier runs, against --max-failed.
 
         Raises:
-            PipelineError: there are more.
+            PipelineError: more clips have failed than are allowed.
         """
         num_failed = self.num_failed_before + len(self.failed)
         if self.max_failed is not None and num_failed > self.max_failed:
@@ -60,27 +60,27 @@ class ExtractionProgress:
             example = f" The last: '{last.clip_id}', {last.kind}: {last.reason}" if last else ""
             raise PipelineError(
                 f"{num_failed} clips have failed, more than --max-failed {self.max_failed} allows.{example} "
-                "What is done is kept; mend the clips or raise --max-failed and run again."
+                "Finished blocks are kept; repair the clips or raise --max-failed and run again."
             )
 
     def note(self) -> str:
-        """Frames per second, bytes and failures, behind the progress."""
+        """Return frames per second, bytes and failures as a note for the progress bar."""
         rate = self.num_frames / max(time.monotonic() - self.started_at_seconds, 1e-9)
         return f"{rate:,.0f} frames/s, {self.num_bytes / 1e6:,.0f} MB, {len(self.failed)} failed"
 
 
 class Engine(ABC):
-    """Where blocks are computed. Use it as a context manager."""
+    """Interface that computes blocks, used as a context manager."""
 
     num_workers: int
 
     @abstractmethod
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
-        """Of finished clips (one a job), the ids of those that come out otherwise when computed again."""
+        """Compute finished clips again, one per job, and return the ids of those that differ from the store."""
 
     @abstractmethod
     def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
-        """Compute, write and mark these blocks.
+        """Compute these blocks and write them with their records.
 
         Raises:
             PipelineError: a full disk, too many failed clips, no worker left.
@@ -94,7 +94,7 @@ class Engine(ABC):
 
 
 class LocalEngine(Engine):
-    """One block after the other, here."""
+    """Run one block after another in this process."""
 
     num_workers = 0
 
@@ -110,7 +110,7 @@ class LocalEngine(Engine):
         return [job.clips[0].clip_id for job in samples if not self._worker.matches_store(job)]
 
     def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
-        # Closed here and now, also after an error: threads that decode ahead end with it.
+        # Close the generator immediately, also after an error, to end the threads that decode ahead.
         with worker_lock(self._worker.objects), closing(self._worker.run_all(jobs, tally.add_clip)) as results:
             for result in results:
                 tally.add_block(result)

@@ -1,4 +1,4 @@
-"""manifest -> store: settle the settings, lay out the blocks, run them, sum up."""
+"""Extract a manifest into a store: choose the settings, plan the blocks, run them, summarise."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PACKAGES = ("torch", "torchvision", "av", "numpy", "zarr", "numcodecs", "simplej
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What an extraction did, and what the store holds after it."""
+    """Summary of an extraction and of the resulting store."""
 
     location: str
     settings: StoreSettings
@@ -75,13 +75,13 @@ def extract_features(
     on_phase: Phase = no_phase,
     damage: Sequence[Corruption] = (),
 ) -> ExtractionSummary:
-    """Fill a store with the features of a manifest's clips; what it has already is left as it is.
+    """Extract the features of a manifest's clips into a store; features that it already has are kept.
 
-    `damage` is what `find_corruption` found in the store and what is therefore to be made anew.
+    damage: corruption that `find_corruption` found in the store; the damaged blocks are computed again.
 
     Raises:
-        PipelineError: another setting than the store's, another writer, too many failed clips, a full disk, or
-            finished clips that come out otherwise when they are computed again.
+        PipelineError: settings that differ from the store's, another writer, too many failed clips, a full disk, or
+            finished clips that give other features when computed again.
     """
     started_at_seconds = time.monotonic()
     objects = open_object_store(location)
@@ -103,7 +103,7 @@ def extract_features(
                 logger.warning(sentence)
             store.forget(item.block for item in damage if item.block >= 0)
         else:
-            # Nothing is taken away before all that can be wrong with the request has been looked at.
+            # Check the whole request before anything is deleted.
             remove_store(objects)
             size = request.block_clips or default_block_clips(len(manifest.clips))
             provenance = {
@@ -111,7 +111,7 @@ def extract_features(
                 "root": path_from(location, manifest.root),
                 "weights": request.weights if weights.name in WEIGHTS_NAMES else path_from(location, request.weights),
                 "weights_note": weights.note,
-                # Without the tag of a build such as +cpu: the store is the same.
+                # Without the tag of a build such as +cpu, which does not affect the store.
                 "versions": {name: version(name).partition("+")[0] for name in PACKAGES},
             }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
@@ -126,7 +126,7 @@ def extract_features(
         tally.check()
         if jobs:
             num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
-            # Those of workers that were killed on the way: a finished store has none.
+            # Remove incomplete files of killed workers; a finished store has none.
             objects.remove_parts()
         for block in store.forgotten - {job.block for job in jobs}:
             delete_record(objects, block)  # the manifest has no clip of it
@@ -148,7 +148,7 @@ def extract_features(
 
 
 def _opened(objects: ObjectStore) -> FeatureStore:
-    """Open a store to extend it; one of an older format is brought to the present one."""
+    """Open a store to extend it; upgrade a store of an older format."""
     try:
         store = FeatureStore.open(objects.location, "r+")
     except OldFormatError:
@@ -166,10 +166,10 @@ def resolve_settings(
     weights: WeightsRecord,
     store: FeatureStore | None,
 ) -> WorkerConfig:
-    """Choose the settings that every worker gets, and log the choices that are not obvious.
+    """Choose the settings of all workers, and log choices that are not obvious.
 
     Raises:
-        PipelineError: a store is there and was made with other settings.
+        PipelineError: the store exists and has other settings.
     """
     is_all = request.frames == "all"
     num_segments = 0 if is_all else request.num_segments
@@ -182,7 +182,7 @@ def resolve_settings(
         dtype = store.settings.compute_dtype if dtype == "auto" else dtype
         if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or has_compiler()):
             compile_mode = store.settings.compile_mode
-    # That of a store stays, whatever views are asked for later and however much memory is free then.
+    # An existing store keeps its batch size, whatever views are requested and however much memory is free.
     if store is None:
         batch_frames = computing.choose_batch_frames(request.device, num_segments, 1 + num_draws)
     else:
@@ -236,10 +236,10 @@ def resolve_settings(
 
 
 def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
-    """Refuse to mix features of other settings into a store, naming each.
+    """Check that the settings equal those of an existing store; the message names each difference.
 
     Raises:
-        PipelineError: some setting, or the order of classes, differs.
+        PipelineError: a setting or the order of classes differs.
     """
     wrong = store.settings.differences(settings)
     made = [store.settings.described(name) for name in wrong]
@@ -253,13 +253,13 @@ def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Se
         asked.append(f"maps={','.join(settings.maps)}")
     if made:
         raise PipelineError(
-            f"The store {store.objects.location} was made with {', '.join(made)}, asked for {', '.join(asked)}. "
-            "Extract into another --store, or pass --rebuild."
+            f"The store {store.objects.location} was made with {', '.join(made)}, but the request has "
+            f"{', '.join(asked)}. Extract into another --store, or pass --rebuild."
         )
 
 
 def choose_num_workers(request: ExtractSettings, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
-    """How many processes to start: as asked, else all that fit, or none where starting them costs more."""
+    """Return the number of processes to start; by default all that fit, or none if starting them takes longer."""
     if request.scheduler is not None:
         return 0
     if request.workers is not None:
@@ -267,7 +267,7 @@ def choose_num_workers(request: ExtractSettings, settings: StoreSettings, jobs: 
     num_frames = sum(len(clip.views) for job in jobs for clip in job.clips) * (settings.num_segments or 40)
     if request.device != "cpu" or num_frames < computing.FRAMES_WORTH_COMPILING:
         return 0
-    # Dask takes a while to import; a small extraction does without.
+    # Importing Dask takes long, and a small extraction does not need it.
     from pipeline.extract.cluster import num_local_workers
 
     num_workers = min(num_local_workers(), len(jobs))
@@ -297,29 +297,29 @@ def _run(
     samples: Sequence[BlockJob],
     tally: ExtractionProgress,
 ) -> int:
-    """Check the samples, run the jobs; the number of worker processes."""
+    """Check the samples, run the jobs, and return the number of worker processes."""
     try:
         with engine, tally.progress:
             others = engine.differing(samples)
             if others:
                 raise PipelineError(
-                    f"Clips that the store {store.objects.location} has ({', '.join(others)}) come out otherwise when "
-                    "computed again: decoder, torch or transform have changed since. Extract into another --store, "
-                    "or pass --rebuild."
+                    f"Clips of the store {store.objects.location} ({', '.join(others)}) give other features when "
+                    "computed again: decoder, torch or transform have changed since. Extract into another --store, or "
+                    "pass --rebuild."
                 )
             engine.run(jobs, tally)
             return engine.num_workers
     except KeyboardInterrupt:
         raise PipelineError(
             f"Stopped at {tally.progress.done:,} of {tally.progress.total:,} clips. Finished blocks are in "
-            f"{store.objects.location}; run the same command again to go on."
+            f"{store.objects.location}; run the same command again to resume."
         ) from None
 
 
 def _with_samples(
     store: FeatureStore, manifest: Manifest, jobs: list[BlockJob], num_draws: int
 ) -> tuple[list[BlockJob], list[BlockJob]]:
-    """The jobs, damaged blocks among them, and a few finished clips to be computed again before anything is added."""
+    """Return the jobs, including damaged blocks, and a few finished clips to compute again before anything is added."""
     if not jobs or not store.records:
         return jobs, []
     known = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
@@ -336,8 +336,8 @@ def _log_absent(store: FeatureStore, manifest: Manifest) -> None:
     if absent:
         clip = next(clip for clip in manifest.clips if clip.clip_id == absent[0])
         logger.warning(
-            f"{len(absent):,} finished clips are not where they were (the first: {manifest.locate(clip)}). Their "
-            "features are kept as they are; views that they lack cannot be added."
+            f"{len(absent):,} finished clips have no file any more (the first: {manifest.locate(clip)}). Their "
+            "features are kept; missing views cannot be added."
         )
 
 
@@ -347,7 +347,7 @@ def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:
 
 
 def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int) -> Tensor | None:
-    """Test frames of the first few clips that decode, to try a number type on; None where none does."""
+    """Return test frames of the first few clips that decode, to try a number type on, or None."""
     found: list[Tensor] = []
     for clip in manifest.clips[:20]:
         try:

@@ -1,7 +1,7 @@
-"""Clips that end the process which decodes them, or never let go of it: found in processes that may be lost.
+"""Find clips that crash or block the process that decodes them, by decoding them in expendable processes.
 
-A damaged file can crash a decoder, or send it into an endless loop, where no exception reaches. When workers die over a
-block, its clips are decoded here one after the other, each announced before it is touched: the last one is to blame.
+A damaged file can crash a decoder or send it into an endless loop, which raises no exception. If a block kills its
+workers, its clips are decoded one after another, and each is announced first, so that the last one is responsible.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.store.object_store import Phase
 from pipeline.video.limits import ClipLimits
 
 OPENER = "pipeline.video.decode:open_clip"
-# A process takes at most this long to start. A clip that reaches its time limit ends without being killed.
+# Maximum time to start a process. It is added to the time limit of a clip, so that a slow clip ends normally.
 SECONDS_TO_START = 60.0
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 
 
 def find_fatal_clips(locations: Sequence[str], limits: ClipLimits, opener: str = OPENER) -> dict[str, ClipError]:
-    """Decode clips in other processes; return why each that ended or held up its process cannot be used."""
+    """Decode clips in other processes; return the error of each clip that crashed or blocked its process."""
     fatal: dict[str, ClipError] = {}
     remaining = list(locations)
     while remaining:
@@ -46,7 +46,7 @@ def find_fatal_clips(locations: Sequence[str], limits: ClipLimits, opener: str =
         if child.returncode == 0 and not is_stuck:
             break
         if num_begun == 0:
-            break  # not a clip's doing
+            break  # not caused by a clip
         location = remaining[num_begun - 1]
         fatal[location] = _error(location, limits, is_stuck, -child.returncode)
         remaining = remaining[num_begun:]
@@ -56,7 +56,7 @@ def find_fatal_clips(locations: Sequence[str], limits: ClipLimits, opener: str =
 def _watch(
     child: subprocess.Popen[bytes], locations: Sequence[str], limits: ClipLimits, seconds: float
 ) -> tuple[int, bool]:
-    """How many clips a child has begun, and whether it then said nothing for long; otherwise it has ended."""
+    """Return the number of clips that a child has started, and whether the last one exceeded its time."""
     if child.stdin is None or child.stdout is None:
         raise RuntimeError("the child has no pipes")
     request = {"locations": locations, "limits": [limits.max_pixels, limits.max_bytes, limits.max_seconds]}
@@ -99,9 +99,9 @@ def _decode_all(opener: str) -> None:
 
 
 class Watchdog:
-    """Ends this process when one clip is decoded far longer than it may be: a decoder that spins takes no exception.
+    """End this process if a clip exceeds its decoding time by far, because a decoder in a loop raises no exception.
 
-    Told of the phases of an extraction. What runs here then is lost like that of a worker that was killed.
+    It is a callback for the phases of an extraction. The current block is lost, as when a worker is killed.
     """
 
     def __init__(self, limits: ClipLimits, on_phase: Phase, end: Callable[[], object] = lambda: os._exit(1)) -> None:
@@ -111,13 +111,13 @@ class Watchdog:
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def on_phase(self, phase: str, subject: str) -> None:
-        """Take the time when a clip begins to be decoded; anything else shows that it has ended."""
+        """Start the time when a clip starts to decode; any other phase ends it."""
         self._begun_at_seconds = time.monotonic() if phase == "decode" else None
         self._on_phase(phase, subject)
 
     @contextmanager
     def on_duty(self) -> Iterator[None]:
-        """Expect nothing more when the block ends."""
+        """Yield with the watchdog active, and stop it at the end."""
         try:
             yield
         finally:

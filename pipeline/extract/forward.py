@@ -1,7 +1,7 @@
-"""The backbone as it runs in extraction: frozen, channels last, compiled where that pays, in batches of one size.
+"""Run the frozen backbone in extraction: channels last, optionally compiled, in batches of one size.
 
-On a GPU nothing here waits: copies from and to pinned memory and the batches between them are queued, and the caller
-waits only for the copy of the features it asks for.
+On a GPU, copies from and to pinned memory and the batches between them are queued asynchronously; the caller waits only
+for the copy of the features.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class Pending:
-    """Features on their way to this machine's memory; `copied` is None where they are there."""
+    """Features that are being copied to CPU memory; `copied` is None if they are already there."""
 
     pooled: Tensor
     maps: Tensor | None
     copied: torch.cuda.Event | None
 
     def result(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The features, once they are there; from any thread.
+        """Wait for the features and return them, in any thread.
 
         Shape:
             returns: (T, C) and (T, H, W, C), float16.
 
         Raises:
-            ClipError: a value is beyond float16, or is no number.
+            ClipError: a value is out of the range of float16, or not a number.
         """
         if self.copied is not None:
             self.copied.synchronize()
@@ -53,20 +53,20 @@ class Pending:
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Whether no value is infinite or no number. By their bits: NumPy converts each float16 to look at it.
+    """Return whether all values are finite, by their bits, because NumPy converts each float16 for `isfinite`.
 
     Shape:
         values: any, float16, at least one value.
     """
-    # All exponent bits set: from 0x7C00 on where the sign is plus, from 0xFC00 on where it is minus.
+    # Infinity and NaN have all exponent bits set: 0x7C00 and above if positive, 0xFC00 and above if negative.
     return bool(values.view(np.int16).max() < 0x7C00 and values.view(np.uint16).max() < 0xFC00)
 
 
 class BackboneRunner:
-    """Frames of one clip -> float16 features.
+    """Compute float16 features of the frames of one clip.
 
-    A call's frames are divided into batches of one size, the last one padded: then the features of a clip depend on
-    nothing else in the run. The backbone given is taken over (frozen, converted).
+    The frames are divided into batches of one size, the last one padded, so that the features of a clip do not depend
+    on the other clips. The given backbone is modified (frozen, converted).
     """
 
     def __init__(self, backbone: Backbone, compute: RunnerConfig) -> None:
@@ -83,22 +83,22 @@ class BackboneRunner:
         self._run = self._prepared()
 
     def __call__(self, frames: Tensor, keep_maps: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Pooled features of some frames, and their maps where they are kept.
+        """Compute pooled features of some frames, and their maps if they are stored.
 
         Shape:
             frames:  (T, 3, H, W), uint8, channels last in memory.
             returns: (T, C) and (T, H, W, C), float16.
 
         Raises:
-            ClipError: a value is beyond float16, or is no number.
+            ClipError: a value is out of the range of float16, or not a number.
         """
         return self.submit(frames, keep_maps).result()
 
     def submit(self, frames: Tensor, keep_maps: bool) -> Pending:
-        """Begin with some frames; on a GPU this returns before they are done.
+        """Submit some frames; on a GPU this returns before they are computed.
 
         Shape:
-            frames: (T, 3, H, W), uint8, channels last in memory; pinned, where the device is a GPU.
+            frames: (T, 3, H, W), uint8, channels last in memory; pinned if the device is a GPU.
         """
         vectors: list[Tensor] = []
         maps: list[Tensor] = []
@@ -120,7 +120,7 @@ class BackboneRunner:
 
     @contextmanager
     def _exact(self) -> Iterator[None]:
-        """On a GPU, convolutions in float32 that is not rounded to TF32, and that add in one order."""
+        """On a GPU, use deterministic convolutions in float32 without TF32."""
         if not self.compute.device.startswith("cuda"):
             yield
             return
@@ -140,7 +140,7 @@ class BackboneRunner:
         if self.compute.compile_mode == "eager":
             return self._backbone
         with warnings.catch_warnings(), torch.no_grad():
-            # torch warns about its own ways of tracing; the shape is fixed here, so what is traced always holds.
+            # torch warns about tracing; with a fixed shape, the trace is always valid.
             warnings.simplefilter("ignore")
             if self.compute.compile_mode == "jit":
                 run = torch.jit.freeze(torch.jit.trace(self._backbone, self._example, check_trace=False))

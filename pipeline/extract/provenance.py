@@ -1,4 +1,4 @@
-"""What a clip's file is: its size, its digest, and when it last changed."""
+"""Identify a clip's file by its size, modification time and digest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 @dataclass(frozen=True)
 class FileState:
-    """Size in bytes and newest change of a clip's file (of all its frames for a folder). -1 where it is missing."""
+    """Size in bytes and newest modification time of a clip's file, or of all files of a folder; -1 if missing."""
 
     size: int
     modified_ns: int
@@ -32,7 +32,7 @@ ABSENT = FileState(-1, -1)
 
 
 def state_of(location: str) -> FileState:
-    """The state of a clip without reading it."""
+    """Return size and modification time of a clip without reading it."""
     file = location.partition(HDF5_SEPARATOR)[0]
     try:
         if not os.path.isdir(file):
@@ -43,32 +43,32 @@ def state_of(location: str) -> FileState:
             for entry in entries:
                 if entry.is_dir():
                     continue
-                found = entry.stat(follow_symlinks=entry.is_file())  # a link may lead nowhere
+                found = entry.stat(follow_symlinks=entry.is_file())  # a link may be broken
                 sizes, changes = sizes + found.st_size, max(changes, found.st_mtime_ns)
         return FileState(sizes, changes)
-    except (OSError, ValueError):  # a path with a zero byte
+    except (OSError, ValueError):  # the path contains a zero byte
         return ABSENT
 
 
 def is_there(location: str) -> bool:
-    """Whether there is a file or folder for a clip; one look, where `state_of` looks at every frame of a folder."""
+    """Return whether the file or folder of a clip exists; faster than `state_of`, which scans folders."""
     return os.path.exists(location.partition(HDF5_SEPARATOR)[0])
 
 
 def digest_of(location: str, limits: ClipLimits = DEFAULT_LIMITS) -> str:
-    """SHA-256 over the bytes of a clip: of the file, of the names and bytes of a folder, of a member of an HDF5 file.
+    """Compute the SHA-256 of a clip: of a file, of the names and bytes of a folder, or of a member of an HDF5 file.
 
     Raises:
-        ClipError: it cannot be read, or is larger than it may be.
+        ClipError: it cannot be read, or exceeds a limit.
     """
     file, _, member = location.partition(HDF5_SEPARATOR)
     digest = hashlib.sha256()
     try:
         if member:
-            with open_file(file):  # of a pipe, HDF5 would wait for bytes
+            with open_file(file):  # HDF5 would wait for the bytes of a pipe
                 _add_member(location, file, member, digest.update, limits)
         elif os.path.isdir(file):
-            # Its own files: no clip reads those of a folder within.
+            # Only the files of this folder: clips do not read subfolders.
             entries = sorted(_files_in(file), key=lambda entry: entry.name)
             limits.check_bytes(location, sum(entry.stat().st_size for entry in entries if entry.is_file()))
             for entry in entries:
@@ -80,7 +80,7 @@ def digest_of(location: str, limits: ClipLimits = DEFAULT_LIMITS) -> str:
                 limits.check_bytes(location, os.fstat(opened.fileno()).st_size)
                 return hashlib.file_digest(opened, "sha256").hexdigest()
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        # No path to a file: opening it says so.
+        # The path leads to no file; opening the clip reports it.
         if getattr(error, "errno", None) in NO_PATH or (isinstance(error, ValueError) and "\0" in location):
             return ""
         raise ClipError("unreadable", f"{location} cannot be read: {error}.") from error
@@ -110,7 +110,7 @@ def _add_member(location: str, file: str, member: str, update: Callable[[bytes],
 
 def _add_values(data: h5py.Dataset, update: Callable[[bytes], object]) -> None:
     if data.ndim == 0 or data.dtype.kind == "O":
-        # Texts, and rows of variable length: the bytes of each, never those of the pointers to them.
+        # Strings and rows of variable length: hash their bytes, not the pointers to them.
         for value in [data[()]] if data.ndim == 0 else data:
             update(np.asarray(value).tobytes() if not isinstance(value, str | bytes) else str(value).encode())
             update(b"\0")

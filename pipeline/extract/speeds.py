@@ -1,4 +1,4 @@
-"""How long a batch of the backbone takes on this machine, by number type and compiler: what `auto` decides by."""
+"""Measure the time of a batch of the backbone on this machine by number type and compiler, for `auto`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pipeline.extract.forward import BackboneRunner
 
 @dataclass(frozen=True)
 class BackboneSpeeds:
-    """Measurements of a backbone, each made when it is asked for and not in the calibration yet.
+    """Measured times of a backbone. Each is measured on first use, unless it is in the calibration.
 
-    Every process of an extraction runs the model with one thread, so one thread is measured.
+    Every process of an extraction runs the model with one thread, so the measurement uses one thread.
     """
 
     backbone: Backbone
@@ -32,17 +32,17 @@ class BackboneSpeeds:
 
     @cached_property
     def of_dtypes(self) -> dict[str, float]:
-        """Seconds of a batch in float32 and bfloat16, frozen but not compiled."""
+        """Seconds per batch in float32 and bfloat16, frozen but not compiled."""
         steps = {dtype: partial(self._step, dtype, "jit") for dtype in ("float32", "bfloat16")}
         return dict(self.calibration.measure("backbone, types", self._sizes(), steps).seconds)
 
     def of_jit(self, dtype: str) -> float:
-        """Seconds of a batch, frozen but not compiled."""
+        """Seconds per batch, frozen but not compiled."""
         steps = {"jit": partial(self._step, dtype, "jit")}
         return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps).seconds["jit"]
 
     def of_compiling(self, dtype: str) -> tuple[float, float]:
-        """Seconds that compiling takes, and seconds of a compiled batch; the first measurement compiles."""
+        """Seconds to compile, and seconds per compiled batch; the first measurement compiles."""
         spent: list[float] = []
         key = {**self._sizes(), "dtype": dtype}
 

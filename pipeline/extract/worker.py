@@ -1,8 +1,8 @@
-"""One worker: blocks of clips -> their arrays in the store. Every process of an extraction runs this same code.
+"""Worker that computes blocks of clips and writes their arrays to the store. All processes run the same code.
 
-A clip goes through three steps: decoded and rendered, through the backbone, compressed into its block. With threads
-(for a GPU) the first runs ahead of the backbone and the last behind it, a block is written while the next one is
-computed, and the calling thread does nothing but start the backbone; without, they follow each other.
+A clip takes three steps: decode and render, run the backbone, compress into the block. With threads (for a GPU),
+decoding runs ahead of the backbone and compression behind it, a block is written while the next one is computed, and
+the calling thread only starts the backbone. Without threads, the steps follow each other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.store.writer import BlockBuilder, write_block
 
 
 class ComputedClip(NamedTuple):
-    """The result of one clip. `num_frames` is the number of frames that the backbone computed."""
+    """Result of one clip. `num_frames` is the number of frames that the backbone computed."""
 
     record: ClipRecord
     num_frames: int
@@ -38,7 +38,7 @@ class ComputedClip(NamedTuple):
 
 @dataclass(frozen=True)
 class ComputedBlock:
-    """A block that is ready to be written. `before`: its present record."""
+    """A computed block, ready to be written. `before` is its existing record."""
 
     job: BlockJob
     builder: BlockBuilder
@@ -48,36 +48,36 @@ class ComputedBlock:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """The results of one block. `num_bytes` is the growth of the store."""
+    """Results of one block. `num_bytes` is the growth of the store."""
 
     clips: tuple[ComputedClip, ...]
     num_bytes: int
 
 
 class Worker:
-    """Holds the backbone, ready to run; computes blocks."""
+    """Compute blocks with one backbone."""
 
     def __init__(self, setup: WorkerConfig, on_phase: Phase = no_phase) -> None:
-        # One thread: sums in float32 depend on the number of threads, and a process a core is fastest anyway.
+        # One thread, because float32 sums depend on the number of threads, and one process per core is fastest.
         torch.set_num_threads(1)
         self.setup, self.settings = setup, setup.settings
         self.on_phase = on_phase
         self.objects = open_object_store(setup.location)
         self._steps = FeatureExtractor(setup, on_phase)
         self._num_threads = choose_decode_threads(setup.decode_threads, setup.compute.device)
-        # Clips that are decoded and wait, and clips that wait to be compressed, each at most: those that the threads
-        # have in hand, and two.
+        # Maximum number of clips that wait for the backbone, and of clips that wait for compression: one per thread,
+        # and two.
         self._num_ahead = self._num_threads + 2 if self._num_threads else 1
 
     def features(self, clip: ClipJob) -> ClipFeatures:
-        """The features of one clip; a clip that cannot be used is recorded with its reason instead."""
+        """Extract the features of one clip; a clip that cannot be used is recorded with its reason instead."""
         return self._steps.features(clip)
 
     def run(self, job: BlockJob) -> BlockResult:
-        """Compute a block, write it and mark it done.
+        """Compute a block, write it and its record.
 
         Raises:
-            PipelineError: the disk is full, or rows that should be kept are damaged.
+            PipelineError: the disk is full, or rows to keep are damaged.
         """
         (result,) = self.run_all([job])
         return result
@@ -85,10 +85,10 @@ class Worker:
     def run_all(
         self, jobs: Sequence[BlockJob], on_clip: Callable[[ComputedClip], None] = lambda clip: None
     ) -> Generator[BlockResult]:
-        """Compute blocks, write them and mark them done, in order; `on_clip` is told of each clip, in this thread.
+        """Compute blocks, write them and their records in order; call `on_clip` for each clip, in this thread.
 
         Raises:
-            PipelineError: the disk is full, or rows that should be kept are damaged.
+            PipelineError: the disk is full, or rows to keep are damaged.
         """
         clips = (clip for job in jobs for clip in job.clips)
         with open_executor(self._num_threads, "extraction") as executor:
@@ -109,7 +109,7 @@ class Worker:
             computed = {clip.offset: clip.views for clip in job.clips}
             done = [clip.offset for clip in before.clips if clip.status == DONE]
             for view in job.views:
-                # A view that is written anew keeps the rows of the clips that are not computed in it.
+                # A rewritten view keeps the rows of clips that are not computed again.
                 builder.copy_rows(self.objects, before, view, [at for at in done if view not in computed.get(at, ())])
         clips = []
         begun = map(self._steps.submit, islice(rendered, job.num_clips))
@@ -139,10 +139,10 @@ class Worker:
         return BlockResult(block.clips, grown)
 
     def matches_store(self, job: BlockJob, tolerance: float = 0.0) -> bool:
-        """Whether the clip of a job of one clip agrees with the features in the store.
+        """Return whether the clip of a job of one clip agrees with the features in the store.
 
-        Without a `tolerance` bit by bit: everything that may change a bit is in the store's settings. With one,
-        relative to the largest value of the clip, for machines that round otherwise.
+        tolerance: 0 compares bit by bit, because the store's settings include everything that affects a bit; a larger
+            value is relative to the largest value of the clip, for machines with other rounding.
         """
         clip = job.clips[0]
         row = job.block * self.setup.block_clips + clip.offset
@@ -165,7 +165,7 @@ class Worker:
 
 
 def record_block_failure(setup: WorkerConfig, job: BlockJob, reason: str) -> BlockResult:
-    """Record the clips of a block as failed, because no worker could compute it; what it had before is kept."""
+    """Record the clips of a block as failed, because no worker could compute it; finished clips are kept."""
     objects = open_object_store(setup.location)
     before = None if job.is_anew else current_record(objects, job.block)
     computed = []

@@ -1,13 +1,13 @@
-"""A store as one HDF5 file that h5py alone can read, and back.
+"""Export a store to one HDF5 file that h5py alone can read, and import it.
 
     attributes    format, settings (JSON), classes (JSON), provenance (JSON), block_clips
-    clips         group of columns, one entry a clip in the order of the manifest: clip_id, path, label, split,
+    clips         group of columns, one entry per clip in the order of the manifest: clip_id, path, label, split,
                   class_index, status, kind, reason, size, digest, group, num_frames, height, width
     views/test    clip (index into `clips`), pooled (n, T, C), spatial (n, T, H, W, C), sampling (n, T + 6)
     views/train-0 …
     frames        clip, offset, length, pooled (frame, C): with `--frames all`
 
-Clips that are not done are in `clips` and in no view.
+Unfinished clips are in `clips` and in no view.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ PENDING = "pending"
 
 
 def export_hdf5(store: FeatureStore, path: Path) -> int:
-    """Write the whole store to one file with a SHA-256 of its bytes; the number of clips in it.
+    """Write a store to one file with a SHA-256 of its bytes, and return the number of clips.
 
     Raises:
-        PipelineError: there is no room for it.
+        PipelineError: there is not enough disk space.
     """
     clips = store.table()
     _check_room(store, path)
@@ -67,19 +67,19 @@ def export_hdf5(store: FeatureStore, path: Path) -> int:
 
 
 def import_hdf5(path: Path, location: str) -> int:
-    """Make a store from a file that `export_hdf5` wrote; the number of clips in it.
+    """Create a store from a file that `export_hdf5` wrote, and return the number of clips.
 
-    The store is there once all of it is: a killed import leaves nothing that opens, and the next one clears it.
+    The store becomes visible when it is complete. A killed import leaves no store; the next import deletes its files.
 
     Raises:
-        PipelineError: the file is not such a one, is damaged, or a store is there already.
+        PipelineError: the file is not an export, is damaged, or the location already has a store.
     """
     with opened_hdf5(path) as file:
         if file.attrs.get("format") not in FORMATS:
             raise PipelineError(f"{path} is not an exported feature store ({FORMAT}).")
         objects = open_object_store(location)
         if has_store(objects):
-            raise PipelineError(f"There is a store at {location} already. Import into another --store, or delete it.")
+            raise PipelineError(f"A store exists already at {location}. Import into another --store, or delete it.")
         check_location_is_free(objects)
         with writer_lock(objects):
             remove_store(objects)
@@ -101,7 +101,7 @@ def import_hdf5(path: Path, location: str) -> int:
                 remove_store(objects)
                 raise PipelineError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
             except BaseException:
-                # Half a store would look like one that an extraction has to finish.
+                # An incomplete store would look like that of a stopped extraction.
                 remove_store(objects)
                 raise
 
@@ -124,14 +124,14 @@ def _recorded(provenance: dict[str, Any], location: str) -> dict[str, Any]:
 
 
 def _check_room(store: FeatureStore, path: Path) -> None:
-    # Before the first byte: the HDF5 library takes the whole process down when a file that it closes has no room.
+    # Check first, because the HDF5 library aborts the process if the disk is full when it closes a file.
     path.parent.mkdir(parents=True, exist_ok=True)
     num_bytes = sum(record.num_bytes for record in store.records.values())
     num_free_bytes = shutil.disk_usage(path.parent).free
     if num_free_bytes < num_bytes:
         raise PipelineError(
-            f"{path} will take about {num_bytes / 1e6:,.0f} MB, and {path.parent} has room for "
-            f"{num_free_bytes / 1e6:,.0f} MB. Make room, or name another place with --out."
+            f"{path} needs about {num_bytes / 1e6:,.0f} MB, but {path.parent} has only "
+            f"{num_free_bytes / 1e6:,.0f} MB of free space. Free some space, or give another path with --out."
         )
 
 
@@ -178,20 +178,20 @@ def _read_columns(group: h5py.Group) -> dict[str, list[Any]]:
 
 
 def _members(store: FeatureStore, file: h5py.File, num_clips: int) -> dict[str, dict[int, int]]:
-    """Return, by view, where each clip lies in it; arrays of another shape than the settings ask for are refused."""
+    """Return the position of each clip in each view, after checking the shapes of the arrays."""
     if store.settings.frames == "all" or "views" not in file:
         return {}
     views = child(file, "views")
     strange = [view for view in views if not layout.is_view(view)]
     if strange:
-        raise ValueError(f"'{strange[0]}' is no name of a view")
+        raise ValueError(f"'{strange[0]}' is not a name of a view")
     members = {}
-    # The order of a store made by extraction: test first, then the draws by number.
+    # Use the order of an extracted store: the test view first, then the draws by number.
     for view in sorted(views, key=lambda view: (view != layout.TEST_VIEW, len(view), view)):
         group = child(views, view)
         clips = dataset(group, "clip", (None,), "int64")[:].tolist()
         if len(set(clips)) != len(clips) or any(not 0 <= clip < num_clips for clip in clips):
-            raise ValueError(f"views/{view}/clip does not number the clips")
+            raise ValueError(f"views/{view}/clip does not hold indices of clips")
         for kind in layout.kinds_of(store.settings):
             shape = (len(clips), *layout.row_shape(store.settings, kind))
             dataset(group, kind, shape, str(layout.row_dtype(store.settings, kind)))
@@ -217,7 +217,7 @@ def _copy_frames(builder: BlockBuilder, group: h5py.Group, index: int, offset: i
         length = int(dataset(group, "length", (len(clips),), "int64")[found[0]])
         pooled = dataset(group, "pooled", (None, builder.settings.channels), "float16")
         if not 0 <= start <= start + length <= len(pooled):
-            raise ValueError(f"the frames of clip {index} lie outside of frames/pooled")
+            raise ValueError(f"the frames of clip {index} lie outside frames/pooled")
         builder.add_frames(offset, pooled[start : start + length])
 
 
@@ -238,7 +238,7 @@ def _write_view(group: h5py.Group, store: FeatureStore, view: str, members: list
         group.create_dataset("pooled", data=store.read_pooled(view, rows))
     if "spatial" in store.settings.maps:
         shape = layout.row_shape(store.settings, "spatial")
-        # HDF5 has no chunks of an array without rows.
+        # HDF5 cannot chunk an array without rows.
         packed = {"chunks": (1, *shape), "compression": "gzip", "compression_opts": 1} if rows else {}
         maps = group.create_dataset("spatial", (len(rows), *shape), "float16", **packed)
         for at, row in enumerate(rows):

@@ -1,8 +1,8 @@
-"""One HDF5 file with a SHA-256 of all its bytes, in the 512 bytes before the HDF5 data (the "user block").
+"""HDF5 files with a SHA-256 of their bytes in the first 512 bytes (the "user block" of HDF5).
 
     st-pipeline export sha256=<64 hexadecimal digits> bytes=<size of what follows the block>
 
-HDF5 readers skip the block. The digest is compared before HDF5 sees the file: its library does not withstand damage.
+HDF5 readers skip the block. The digest is checked before HDF5 opens the file, because damage can crash its library.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEADER = re.compile(rb"st-pipeline export sha256=([0-9a-f]{64}) bytes=(\d{1,20}
 
 @contextmanager
 def sealed_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file; when the block ends well, it is sealed and moved to `path`."""
+    """Yield a new HDF5 file; if the block succeeds, write its digest and move it to `path`."""
     with written_aside(path) as aside:
         # `written_aside` has locked the part file; HDF5's file locking would refuse to open it.
         with h5py.File(aside, "w", userblock_size=BLOCK_BYTES, locking=False) as file:
@@ -40,10 +40,10 @@ def sealed_hdf5(path: Path) -> Iterator[h5py.File]:
 
 @contextmanager
 def opened_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file that `sealed_hdf5` wrote, once its bytes match their SHA-256; or one of version 0.1, without any.
+    """Open a file that `sealed_hdf5` wrote, after checking its SHA-256. Files of version 0.1 have none.
 
     Raises:
-        PipelineError: it is damaged, or no such file.
+        PipelineError: it is missing, damaged, or not an export.
     """
     try:
         with open(path, "rb") as opened:
@@ -54,8 +54,8 @@ def opened_hdf5(path: Path) -> Iterator[h5py.File]:
         found = _HEADER.fullmatch(start)
         if found is None or (found[1].decode(), int(found[2])) != _digest(path):
             raise PipelineError(
-                f"{path} does not match the SHA-256 that `pipeline store export` wrote into it: it is damaged, or no "
-                "export. Copy it again, or export the store again."
+                f"{path} does not match the SHA-256 that `pipeline store export` wrote into it: it is damaged, or "
+                "not an export. Copy it again, or export the store again."
             )
     try:
         file = h5py.File(path, "r")
@@ -66,16 +66,16 @@ def opened_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def is_sealed(path: Path) -> bool:
-    """Return whether a file begins with its SHA-256; those of version 0.1 do not."""
+    """Return whether a file begins with its SHA-256, which files of version 0.1 lack."""
     with open(path, "rb") as opened:
         return opened.read(len(HDF5_MAGIC)) != HDF5_MAGIC
 
 
 def dataset(group: h5py.Group, name: str, shape: tuple[int | None, ...], dtype: str | None = None) -> h5py.Dataset:
-    """Return a data set of a file from anywhere, once its shape and type are those expected; None fits any length.
+    """Return a data set of an untrusted file, after checking its shape and type; None allows any length.
 
     Raises:
-        PipelineError: it is missing, lies in another file, or is of another shape or type.
+        PipelineError: it is missing, stored in another file, or has another shape or type.
     """
     where = f"{group.file.filename}: {group.name}/{name}"
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
@@ -92,22 +92,22 @@ def dataset(group: h5py.Group, name: str, shape: tuple[int | None, ...], dtype: 
 
 
 def texts(group: h5py.Group, name: str, num: int | None = None) -> list[str]:
-    """Return a column of texts.
+    """Read a column of strings.
 
     Raises:
-        PipelineError: it holds no texts.
+        PipelineError: it has another type.
     """
     column = dataset(group, name, (num,))
     if h5py.check_string_dtype(column.dtype) is None:
-        raise PipelineError(f"{group.file.filename}: {group.name}/{name} holds no texts.")
+        raise PipelineError(f"{group.file.filename}: {group.name}/{name} does not hold strings.")
     return [str(text) for text in column.asstr()[:]]
 
 
 def child(group: h5py.Group, name: str) -> Any:
-    """Return a group within this file.
+    """Return a group of this file.
 
     Raises:
-        PipelineError: it is missing, or a link to somewhere else.
+        PipelineError: it is missing, or a link to another file.
     """
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Group):
         raise PipelineError(f"{group.file.filename} has no group {group.name.rstrip('/')}/{name}.")

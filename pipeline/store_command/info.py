@@ -1,4 +1,4 @@
-"""What a store holds, where it came from, and how much room it takes."""
+"""Summarise a store: contents, settings, origin and size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.store.record import DONE
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store in numbers.
+    """Summary of a store.
 
-    num_by_split: clips of each split by status. num_by_view: clips that are done in each view.
-    num_bytes: all objects of all blocks; num_raw_bytes: the same features as plain float16.
-    failed_by_kind: ids of failed clips by the kind of their failure.
+    num_by_split: number of clips of each split by status. num_by_view: number of finished clips of each view.
+    num_bytes: size of all objects of all blocks; num_raw_bytes: size of the same features as uncompressed float16.
+    failed_by_kind: ids of failed clips by kind of failure.
     """
 
     location: str
@@ -34,12 +34,12 @@ class StoreInfo:
 
     @property
     def ratio(self) -> float:
-        """Size in the store over size as plain float16."""
+        """Size in the store divided by the size as uncompressed float16."""
         return self.num_bytes / self.num_raw_bytes if self.num_raw_bytes else 0.0
 
 
 def describe(store: FeatureStore) -> StoreInfo:
-    """Sum up a store from its table and its records; no features are read."""
+    """Summarise a store from its table and records, without reading features."""
     by_split: dict[str, Counter[str]] = {}
     by_view: Counter[str] = Counter()
     failed: dict[str, list[str]] = {}

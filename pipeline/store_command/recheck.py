@@ -1,4 +1,4 @@
-"""Finished clips computed again from their files: does a store still say what its clips show?"""
+"""Compute some finished clips again from their files and compare them with the store."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from pipeline.store.feature_store import FeatureStore
 from pipeline.store.settings import StoreSettings
 from pipeline.video.flips import swapped_labels
 
-# Of a clip's largest value, on a machine that rounds otherwise: the error of bfloat16, or a few units of float16.
+# Tolerance relative to a clip's largest value, on a machine with other rounding: the error of bfloat16, or a few units
+# of float16.
 TOLERANCES = {"bfloat16": 0.05, "float32": 0.002}
 
 
 class Recheck(NamedTuple):
-    """Ids of finished clips that were computed again, by the result.
+    """Ids of checked clips by result.
 
-    tolerance: 0 on a machine like the store's, else that of its number type.
+    tolerance: 0 on a machine like that of the extraction, else the tolerance of the number type.
     """
 
     agreeing: tuple[str, ...]
@@ -35,7 +36,7 @@ class Recheck(NamedTuple):
 
 
 def recheck(store: FeatureStore, manifest: Manifest, *, weights: str, num_clips: int) -> Recheck:
-    """Compute a sample of finished clips again, those whose files are what they were.
+    """Compute a sample of the finished clips with unchanged files again.
 
     Raises:
         PipelineError: the weights are not those of the store.
@@ -70,7 +71,7 @@ def _digest(location: str) -> str:
 
 
 def compute_like(settings: StoreSettings) -> RunnerConfig:
-    """How a store was computed, as far as this machine can do the same."""
+    """Return the configuration with which a store was computed, as far as this machine supports it."""
     device = device_like(settings.capability)
     can_compile = device == "cuda" or has_compiler()
     mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
@@ -79,7 +80,7 @@ def compute_like(settings: StoreSettings) -> RunnerConfig:
 
 
 def worker_like(store: FeatureStore, weights: str) -> Worker:
-    """A worker that computes the clips of a store as they were computed, as far as this machine can do the same.
+    """Create a worker that computes clips as the store was computed, as far as this machine supports it.
 
     Raises:
         PipelineError: the weights are not those of the store.
@@ -95,7 +96,7 @@ def worker_like(store: FeatureStore, weights: str) -> Worker:
             compute=compute_like(settings),
             weights=weights,
             weights_seed=settings.seed,
-            # They are held to the store's SHA-256: what was allowed when it was made is so again.
+            # The SHA-256 in the store identifies the weights, so the exception granted at extraction applies again.
             allow_squeezenet_weights=True,
             swapped_labels=tuple(swapped_labels(store.classes)) if swaps else (),
         )

@@ -80,7 +80,9 @@ def _repair(
     store: FeatureStore, damage: list[Corruption], source: Manifest | None, weights: str, workers: int | None
 ) -> None:
     if source is None:
-        raise PipelineError("The manifest of this store is missing at its recorded path; give --manifest to repair.")
+        raise PipelineError(
+            "The manifest of this store is not at its recorded path; give it with --manifest to repair the store."
+        )
     settings = store.settings
     num_draws = sum(view != TEST_VIEW for view in store.views_made())
     blocks = {item.block for item in damage if item.block >= 0}
@@ -109,7 +111,7 @@ def _repair(
     click.echo(f"Computed {len(blocks)} blocks again ({summary.num_computed} clips).")
     left = find_corruption(FeatureStore.open(store.objects.location, "r+"))
     if left:
-        raise PipelineError(f"Still damaged after the repair: {', '.join(item.key for item in left[:NUM_SHOWN])}.")
+        raise PipelineError(f"The repair left damaged objects: {', '.join(item.key for item in left[:NUM_SHOWN])}.")
     if len(summary.failed) > num_failed:
         clip = summary.failed[-1]
         raise PipelineError(
