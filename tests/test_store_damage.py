@@ -274,7 +274,7 @@ def test_sizes_that_no_store_has_are_refused_before_memory_is_asked_for(location
     (location / "zarr.json").write_bytes(root_bytes(values))
     (location / "records/attributes.json").write_bytes(seal("attributes", values))
     for mode in ("r", "r+"):
-        with pytest.raises(PipelineError, match="attributes of the store are wrong"):
+        with pytest.raises(PipelineError, match="attributes of the store are invalid"):
             FeatureStore.open(location, mode)  # type: ignore[arg-type]
 
 

@@ -209,8 +209,7 @@ class DaskEngine(Engine):
         except (CancelledError, CommClosedError) as error:
             raise PipelineError(
                 "The connection to the Dask cluster is lost. Finished blocks are kept; start the cluster and run the "
-                "same "
-                "command again."
+                "same command again."
             ) from error
         finally:
             if not self._is_silent:

@@ -76,12 +76,12 @@ def _error(location: str, limits: ClipLimits, is_stuck: bool, number: int) -> Cl
     if is_stuck:
         return ClipError(
             "too-large",
-            f"{location} holds its decoder up for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
-            "Encode it anew.",
+            f"{location} blocks its decoder for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
+            "Encode it again.",
         )
     if number in CRASHES:
-        return ClipError("corrupt", f"{location} crashes its decoder ({signal.Signals(number).name}). Encode it anew.")
-    return ClipError("no-memory", f"{location} ends the process that decodes it, for want of memory it seems.")
+        return ClipError("corrupt", f"{location} crashes its decoder ({signal.Signals(number).name}). Encode it again.")
+    return ClipError("no-memory", f"{location} ends the process that decodes it, probably for lack of memory.")
 
 
 def _decode_all(opener: str) -> None:

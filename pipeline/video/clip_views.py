@@ -16,12 +16,12 @@ from pipeline.video.render import render
 from pipeline.video.views import View
 
 ViewChooser = Callable[[int, int, int], Sequence[View]]
-"""Chooses the views of a clip from its number of frames, and their height and width in pixels."""
+"""Callable that chooses the views of a clip from its number of frames, height and width in pixels."""
 
 
 @dataclass(frozen=True)
 class ClipViews:
-    """The views of one clip.
+    """Rendered views of one clip.
 
     Shape:
         pixels: one (T, 3, S, S) uint8 for each view.
@@ -55,6 +55,6 @@ def load_clip_views(
 
 
 def read_frames(reader: ClipReader, views: Sequence[View]) -> tuple[list[int], np.ndarray]:
-    """Read every frame that any of the views shows, once. Shape: (F, H, W, 3), with the F indices in order."""
+    """Read each frame that a view shows, once. Shape: (F, H, W, 3), with the F frame indices in order."""
     frame_indices = sorted({index for view in views for index in view.frame_indices})
     return frame_indices, reader.read(frame_indices)

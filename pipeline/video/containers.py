@@ -1,8 +1,8 @@
-"""How long a video file should be, by its own outermost boxes: the sure sign of a copy that broke off.
+"""Find truncated video files by the lengths in their top-level boxes.
 
-A decoder often reads a truncated file without complaint and gives fewer frames. The outermost elements of MP4, Matroska
-(WebM) and AVI say where they end, and moving images have a mark at their end, so nothing has to be decoded to see that
-the end is missing. Bytes after the end are ignored.
+Decoders often read a truncated file without an error and return fewer frames. The top-level elements of MP4, Matroska
+(WebM) and AVI contain their lengths, and animated images have an end marker, so a missing end is found without
+decoding. Bytes after the end are ignored.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pipeline.video.image_ends import missing_image_end
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 SEGMENT_ID = b"\x18\x53\x80\x67"
 MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
-# All that stand outermost. Whatever else there is behind the last of them is no box, such as a line of text.
+# All top-level boxes. Other data after the last box, such as a line of text, is not a box.
 MP4_BOXES = (*MP4_FIRST_BOXES, b"moof", b"mfra", b"sidx", b"ssix", b"uuid", b"meta", b"udta", b"prft", b"emsg", b"pdin")
 
 
 def missing_end(path: Path) -> str | None:
-    """What is missing at the end of a video file, as part of a sentence; None where nothing is known to be."""
+    """Return what is missing at the end of a video file, as part of a sentence, or None."""
     size_bytes = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(12)
@@ -64,9 +64,9 @@ def _missing_box(file: BinaryIO, size_bytes: int) -> str | None:
 
 
 def _ends_with_avi_index(file: BinaryIO, size_bytes: int) -> bool:
-    """Whether the chunks of an AVI end with its index exactly at the file's end, whatever length its header names.
+    """Return whether the chunks of an AVI end with its index exactly at the end of the file.
 
-    Some programs write the size of the file there, which is 8 too large.
+    The length in the header is not reliable: some programs write the size of the file, which is 8 bytes too large.
     """
     position, identifier = 12, b""
     while position + 8 <= size_bytes:
@@ -78,7 +78,7 @@ def _ends_with_avi_index(file: BinaryIO, size_bytes: int) -> bool:
 
 
 def _end_of_segment(file: BinaryIO) -> int | None:
-    """Where the segment of a Matroska file ends; None where it does not say so (a live stream)."""
+    """Return the end of the segment of a Matroska file; None if its length is unknown (a live stream)."""
     position = len(EBML_MAGIC)
     header_bytes, length = _variable_number(file, position)
     if length is None:
@@ -90,7 +90,7 @@ def _end_of_segment(file: BinaryIO) -> int | None:
         if identifier == SEGMENT_ID:
             header_bytes, length = _variable_number(file, position + 4)
             return None if length is None else position + 4 + header_bytes + length
-        if identifier[:1] not in (b"\xec", b"\xbf"):  # anything but padding or a checksum before the segment
+        if identifier[:1] not in (b"\xec", b"\xbf"):  # other data than padding or a checksum before the segment
             return None
         header_bytes, length = _variable_number(file, position + 1)
         if length is None:
@@ -99,7 +99,7 @@ def _end_of_segment(file: BinaryIO) -> int | None:
 
 
 def _variable_number(file: BinaryIO, position: int) -> tuple[int, int | None]:
-    """An EBML number: how many bytes it takes, and its value; None for "not known"."""
+    """Read an EBML number: its size in bytes, and its value; None means "unknown"."""
     file.seek(position)
     data = file.read(8)
     if not data or data[0] == 0:

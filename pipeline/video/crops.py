@@ -1,4 +1,4 @@
-"""Crop boxes: the centre of the test view, and the 50 boxes of which a training view takes one.
+"""Crop boxes: the centre crop of the test view, and the 50 boxes from which a training view draws one.
 
 Source: paper, Sec. 3.5; TSN's multi-scale fixed crops (`GroupMultiScaleCrop` of its published code).
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
-# The published code sets a side to the input size where the two differ by fewer pixels than this.
+# The published code sets a side to the input size if they differ by fewer pixels than this.
 SNAP_PIXELS = 3
 
 

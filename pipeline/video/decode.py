@@ -1,4 +1,4 @@
-"""The one door to the frames of a clip, whatever it is on disk."""
+"""Open a clip of any supported format for reading its frames."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["ClipReader", "open_clip"]
 def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> ClipReader:
     """Open a clip: a video file, a folder of numbered images, a still or moving image, or ``file.h5::clip``.
 
-    What it is follows from its content, not from its suffix. Use the result as a context manager.
+    The format is detected from the content, not from the suffix. Use the result as a context manager.
 
     Raises:
-        ClipError: it is missing, empty, beyond a limit, or cannot be read; `kind` groups the reasons.
+        ClipError: it is missing, empty, exceeds a limit, or cannot be read; `kind` groups the reasons.
     """
     file, separator, member = str(location).partition(HDF5_SEPARATOR)
     path = Path(file)
@@ -45,7 +45,7 @@ def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
                 return _opened_image(path, opened, start, limits)
     except OSError as error:
         raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # a path with a zero byte in it
+    except ValueError as error:  # the path contains a zero byte
         raise ClipError("missing", f"{path!s} cannot be a path ({error}).") from error
     if not start:
         raise ClipError("empty", f"{path} is empty (0 bytes).")
@@ -53,7 +53,7 @@ def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
 
 
 def is_moving_image(path: Path) -> bool:
-    """Whether a PNG or WebP is a film; other files are not looked at."""
+    """Return whether a file is an animated PNG or WebP."""
     if suffix_of(path.name) not in (".png", ".webp") or not path.is_file():
         return False
     try:
@@ -65,7 +65,7 @@ def is_moving_image(path: Path) -> bool:
 
 
 def _opened_image(path: Path, opened: BinaryIO, start: bytes, limits: ClipLimits) -> ClipReader:
-    """A file that starts as an image does: one image, or a film in an image's format."""
+    """Open a file with the signature of an image: a still image, or an animated one."""
     if start.startswith(JPG_MAGIC) and is_jpg_stream(opened):
         return VideoFile(path, "mjpeg", limits)
     is_moving = (

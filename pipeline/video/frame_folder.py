@@ -1,4 +1,4 @@
-"""A clip as a folder of numbered images, as Jester has it; and the one frame of a still image."""
+"""Read clips that are folders of numbered images, as in Jester, and still images as clips of one frame."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NUMBERED = re.compile(r"(.*?)(\d+)$")
 
 
 class FrameFolder(ClipReader):
-    """Images named by one template with a number (``00001.jpg``, ``img_00001.jpg``), counted from 0 or 1.
+    """A folder of images named by one template with a number (``00001.jpg``, ``img_00001.jpg``), counted from 0 or 1.
 
-    Suffixes may differ and be in capitals. Other files are left alone, unless they are images without a number.
+    Suffixes may differ and be in capitals. Other files are ignored, except for images without a number.
 
     Raises:
         ClipError: no images, a gap in the numbers, a number twice, more than one template, or an unreadable image.
@@ -32,7 +32,7 @@ class FrameFolder(ClipReader):
         super().__init__(str(path), len(self._names), height, width)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file stays open."""
 
     def encoded(self, ordinal: int) -> bytes:
         """Return the encoded image of one frame."""
@@ -61,7 +61,7 @@ class FrameFolder(ClipReader):
 
 
 class StillImage(FrameFolder):
-    """A still image as a clip of one frame."""
+    """A still image, read as a clip of one frame."""
 
     def __init__(self, path: Path, limits: ClipLimits = DEFAULT_LIMITS) -> None:
         self._folder, self._names = path.parent, (path.name,)
@@ -71,10 +71,10 @@ class StillImage(FrameFolder):
 
 
 def numbered_images(folder: Path) -> tuple[str, ...]:
-    """The names of the images of a folder in the order of their numbers, which must count up from 0 or 1 without a gap.
+    """Return the names of a folder's images in the order of their numbers, which must start at 0 or 1 without a gap.
 
     Raises:
-        ClipError: they do not.
+        ClipError: the numbers have a gap or a duplicate, or the names do not fit one template.
     """
     try:
         names = os.listdir(folder)

@@ -1,7 +1,7 @@
-"""Pictures lost from an H.264 stream, found by the numbers that its slices carry.
+"""Find lost pictures of an H.264 stream by the numbers in its slices.
 
-Each reference picture counts `frame_num` up by one. Where it jumps, a picture is lost, and all that refer to it are
-wrong, although no decoder marks them.
+Each reference picture increments `frame_num` by one. A jump means that a picture is lost; the pictures that refer to it
+are then wrong, although decoders do not report them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from pipeline.video.nal_units import H264_IDR, H264_PPS, H264_SPS, Bits, nal_units, parameter_sets
 
-# Profiles whose parameter sets say more about colours.
+# Profiles whose parameter sets contain additional fields on colours.
 HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 
 
 @dataclass(frozen=True)
 class SequenceParameters:
-    """The part of a sequence parameter set that the numbers of pictures depend on."""
+    """Fields of a sequence parameter set that determine the numbers of pictures."""
 
     sps_id: int
     has_colour_planes: bool
@@ -25,7 +25,7 @@ class SequenceParameters:
 
 
 class FrameNumbers:
-    """Follows `frame_num` through the packets of a stream."""
+    """Track `frame_num` over the packets of a stream."""
 
     def __init__(self, length_size: int, extradata: bytes) -> None:
         self._length_size = length_size
@@ -36,14 +36,14 @@ class FrameNumbers:
             self._unit(unit)
 
     def gap(self, packet: bytes) -> str | None:
-        """Return what is missing before the pictures of a packet, as part of a sentence; None where nothing is."""
+        """Return what is missing before the pictures of a packet, as part of a sentence, or None."""
         found = None
         for unit in nal_units(packet, self._length_size):
             found = self._unit(unit) or found
         return found
 
     def end(self) -> str | None:
-        """Return what is missing at the end: no number tells."""
+        """Return None: the numbers do not show whether pictures are missing at the end."""
         return None
 
     def _unit(self, unit: bytes) -> str | None:
@@ -58,14 +58,14 @@ class FrameNumbers:
             elif kind in (1, 2, H264_IDR):
                 return self._slice(unit, kind)
         except (IndexError, KeyError):
-            pass  # a damaged header, which the decoder refuses
+            pass  # a damaged header, which the decoder reports
         return None
 
     def _slice(self, unit: bytes, kind: int) -> str | None:
         bits = Bits(unit[1:24])
         if bits.unsigned():
-            return None  # a further slice of the same picture
-        bits.unsigned()  # its type
+            return None  # another slice of the same picture
+        bits.unsigned()  # slice type
         sequence = self._sequences[self._sequence_of_picture[bits.unsigned()]]
         if sequence.has_colour_planes:
             bits.number(2)

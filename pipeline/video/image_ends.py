@@ -1,4 +1,4 @@
-"""Where a GIF, PNG or JPG ends by its own blocks, and whether that end is there."""
+"""Find truncated GIF, PNG and JPG files by their blocks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import BinaryIO
 GIF_MAGICS = (b"GIF87a", b"GIF89a")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPG_MAGIC = b"\xff\xd8\xff"
-# Bytes that programs put between and behind images.
+# Padding that programs write between and after images.
 PADDING = b"\0\r\n "
 
 
 def missing_image_end(file: BinaryIO, start: bytes) -> str | None:
-    """Return what is missing at the end of a GIF, PNG or stream of JPGs, as part of a sentence; None for nothing."""
+    """Return what is missing at the end of a GIF, PNG or stream of JPGs, as part of a sentence, or None."""
     if start.startswith(GIF_MAGICS):
         data = _mapped(file)
         has_end = any(kind == 0x3B for kind in gif_blocks(data, gif_start(data)))
@@ -27,7 +27,7 @@ def missing_image_end(file: BinaryIO, start: bytes) -> str | None:
 
 
 def is_moving_png(file: BinaryIO) -> bool:
-    """Whether a PNG says that it moves (the chunk ``acTL`` stands before the first pixels)."""
+    """Return whether a PNG is animated: it has a chunk ``acTL`` before its first pixels."""
     for kind, _, _ in _png_chunks(_mapped(file)):
         if kind in (b"acTL", b"IDAT"):
             return kind == b"acTL"
@@ -35,9 +35,9 @@ def is_moving_png(file: BinaryIO) -> bool:
 
 
 def is_jpg_stream(file: BinaryIO) -> bool:
-    """Whether one JPG follows another, as cameras write films without a container (``.mjpeg``).
+    """Return whether a file is a sequence of JPGs, as cameras write videos without a container (``.mjpeg``).
 
-    A photograph with further images that it names itself (MPF: previews, depth) is no film.
+    A photograph that lists additional images (MPF: previews, depth) is not a video.
     """
     data = _mapped(file)
     position = 2
@@ -50,7 +50,7 @@ def is_jpg_stream(file: BinaryIO) -> bool:
         position += 2 + length
         if position + 4 > len(data):
             return False
-    # Within the coded pixels the byte 0xFF is never followed by that of an end.
+    # In the coded pixels, the byte 0xFF is never followed by the byte of an end marker.
     end = data.find(b"\xff\xd9", position)
     return end >= 0 and data[end + 2 : end + 1024].lstrip(PADDING).startswith(JPG_MAGIC)
 
@@ -60,7 +60,7 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
 
 
 def gif_start(data: bytes | memoryview | mmap.mmap) -> int:
-    """Return where the first block of a GIF stands: behind its header, where it has one."""
+    """Return the position of the first block of a GIF, after its header."""
     return 13 + _colours(data, 10) if bytes(data[:6]) in GIF_MAGICS else 0
 
 
@@ -84,13 +84,13 @@ def gif_blocks(data: bytes | memoryview | mmap.mmap, position: int) -> Iterator[
 
 
 def _colours(data: bytes | memoryview | mmap.mmap, position: int) -> int:
-    """The bytes of the table of colours that the flags at `position` announce."""
+    """Return the size in bytes of the colour table that the flags at `position` declare."""
     flags = data[position] if position < len(data) else 0
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _png_chunks(data: mmap.mmap) -> list[tuple[bytes, int, int]]:
-    """The chunks of a PNG, as (kind, start of its data, length), to its end or where the file breaks off."""
+    """Yield the chunks of a PNG, as (kind, start of the data, length), up to the end of the file."""
     chunks, position = [], len(PNG_MAGIC)
     while position + 12 <= len(data):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
@@ -113,6 +113,6 @@ def _missing_png_end(data: mmap.mmap) -> str | None:
 
 
 def _ends_with_jpg(data: mmap.mmap) -> bool:
-    """Whether nothing of a JPG stands behind the last mark of an end (padding or text may)."""
+    """Return whether no part of a JPG follows the last end marker; padding or text may follow."""
     end = data.rfind(b"\xff\xd9")
     return end >= 0 and data.find(b"\xff", end + 2) < 0

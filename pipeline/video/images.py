@@ -1,6 +1,6 @@
-"""One encoded image -> RGB pixels: JPG by libjpeg-turbo (simplejpeg, twice as fast, equal pixels), others by Pillow.
+"""Decode an image to RGB: JPG by libjpeg-turbo (simplejpeg, twice as fast, equal pixels), other formats by Pillow.
 
-The content decides, never the name. Orientation marks of cameras (EXIF) are not applied, transparency is left out.
+The format is detected from the content, not from the name. EXIF orientation is not applied, transparency is dropped.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from pipeline.video.reader import Frame
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IMAGE_MAGICS = (JPG_MAGIC, PNG_MAGIC, b"BM", *TIFF_MAGICS)
-# What simplejpeg decodes to RGB itself; CMYK and its kin go to Pillow.
+# Colour spaces that simplejpeg decodes to RGB; CMYK and similar ones are decoded by Pillow.
 JPG_COLOURS = frozenset({"YCbCr", "RGB", "Gray"})
-JPG_ERRORS = (ValueError, KeyError)  # what simplejpeg raises for damaged files
-# What Pillow raises for damaged files of its many formats.
+JPG_ERRORS = (ValueError, KeyError)  # raised by simplejpeg for damaged files
+# Raised by Pillow for damaged files of various formats.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError)
 
 
 def is_image(start: bytes) -> bool:
-    """Whether a file that starts with these bytes is an image (a GIF counts as a video)."""
+    """Return whether a file that starts with these bytes is an image; a GIF counts as a video."""
     return start.startswith(IMAGE_MAGICS) or is_webp(start)
 
 
 def is_webp(start: bytes) -> bool:
-    """Whether a file that starts with these bytes is a WebP."""
+    """Return whether a file that starts with these bytes is a WebP."""
     return start[:4] == b"RIFF" and start[8:12] == b"WEBP"
 
 
 def image_size(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> tuple[int, int]:
-    """(height, width) of an encoded image, from its header.
+    """Return (height, width) of an encoded image, from its header.
 
     Raises:
-        ClipError: it is no image, or one of too many pixels.
+        ClipError: it is not an image, or has too many pixels.
     """
     if _is_plain_jpg(data):
         height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
@@ -55,13 +55,13 @@ def image_size(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> t
 
 
 def decode_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> Frame:
-    """The pixels of an encoded image; `what` names it in messages.
+    """Decode an image; `what` names it in messages.
 
     Shape:
         returns: (H, W, 3), uint8 RGB.
 
     Raises:
-        ClipError: it is no image, or a damaged one. A JPG that libjpeg would only warn about counts as damaged.
+        ClipError: it is not an image, or damaged. A JPG for which libjpeg only warns counts as damaged.
     """
     if _is_plain_jpg(data):
         image_size(data, what, limits)
@@ -79,26 +79,26 @@ def decode_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) ->
 
 
 def is_moving_webp(start: bytes) -> bool:
-    """Whether a WebP says that it moves (a flag of its chunk ``VP8X``)."""
+    """Return whether a WebP is animated, by the flag in its chunk ``VP8X``."""
     return is_webp(start) and start[12:16] == b"VP8X" and bool(start[20] & 2)
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silence Pillow: damage is an error or nothing, and the limit on pixels is ours."""
+    """Silence Pillow's warnings: damage is an error, and `ClipLimits` limits the pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def num_images(image: Image.Image) -> int:
-    """Return how many images an opened image file holds."""
+    """Return the number of images in an opened image file."""
     with without_warnings():
         return int(getattr(image, "n_frames", 1))
 
 
 def rgb_of(image: Image.Image, what: str) -> Frame:
-    """The pixels of an opened image; `what` names it in messages.
+    """Return the pixels of an opened image; `what` names it in messages.
 
     Shape:
         returns: (H, W, 3), uint8 RGB.
@@ -107,7 +107,7 @@ def rgb_of(image: Image.Image, what: str) -> Frame:
         ClipError: it is damaged.
     """
     try:
-        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+        if image.mode.startswith("I;16"):  # Pillow would clip 16-bit values to 8 bits instead of scaling them
             grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         with without_warnings():
@@ -117,17 +117,17 @@ def rgb_of(image: Image.Image, what: str) -> Frame:
 
 
 def open_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Open an encoded image by Pillow; `what` names it in messages.
+    """Open an encoded image with Pillow; `what` names it in messages.
 
     Raises:
-        ClipError: it is no image, or one of too many pixels.
+        ClipError: it is not an image, or has too many pixels.
     """
     if not data:
         raise ClipError("empty", f"{what} is empty (0 bytes).")
     try:
         with without_warnings():
             image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:  # its words name an address in memory
+    except UnidentifiedImageError:  # Pillow's message contains a memory address
         raise ClipError("unreadable", f"{what} is not an image that can be read (its format is not known).") from None
     except Image.DecompressionBombError as error:
         raise ClipError("too-large", f"{what} has too many pixels ({error}).") from error

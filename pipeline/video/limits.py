@@ -1,4 +1,4 @@
-"""What a clip may cost at most: pixels of a frame, bytes, time. And opening nothing but a file."""
+"""Limits of a clip: pixels of a frame, bytes, decoding time; and opening of regular files only."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ FILE_TYPES = {
 
 @dataclass(frozen=True)
 class ClipLimits:
-    """A clip beyond a limit fails as `too-large`, and costs a run nothing more."""
+    """Limits of a clip. A clip beyond a limit fails as `too-large`; other clips are not affected."""
 
     max_pixels: int = 1 << 26
-    """Pixels of one frame: 8192 × 8192. A damaged header asks for gigabytes."""
+    """Maximum number of pixels of a frame: 8192 × 8192. A damaged header may request gigabytes."""
     max_bytes: int = 1 << 34
-    """Bytes of one clip as it lies on disk: 16 GiB."""
+    """Maximum size of a clip on disk: 16 GiB."""
     max_seconds: float = 600.0
-    """Seconds in which one clip is decoded."""
+    """Maximum decoding time of a clip in seconds."""
 
     def check_pixels(self, what: str, height: int, width: int) -> None:
-        """Refuse a frame of too many pixels before memory is asked for."""
+        """Check the number of pixels of a frame before memory is allocated."""
         if height * width > self.max_pixels:
             raise ClipError(
                 "too-large",
@@ -42,7 +42,7 @@ class ClipLimits:
             )
 
     def check_image_bytes(self, what: str, num_bytes: int) -> None:
-        """Refuse an encoded image that is larger than one of the largest frames, not compressed, with 16 bits."""
+        """Check that an encoded image is not larger than the largest allowed frame, uncompressed with 16 bits."""
         if num_bytes > 8 * self.max_pixels:
             raise ClipError(
                 "too-large",
@@ -51,7 +51,7 @@ class ClipLimits:
             )
 
     def check_bytes(self, what: str, num_bytes: int) -> None:
-        """Refuse a clip of too many bytes before it is read."""
+        """Check the size of a clip before it is read."""
         if num_bytes > self.max_bytes:
             raise ClipError(
                 "too-large",
@@ -64,17 +64,17 @@ DEFAULT_LIMITS = ClipLimits()
 
 
 class Stopwatch:
-    """Adds up the time that decoding a clip takes; what is done with its frames in between does not count."""
+    """Measure the decoding time of a clip, without the time that the caller spends on its frames."""
 
     def __init__(self, location: str, limits: ClipLimits) -> None:
         self._location, self.max_seconds, self._spent_seconds = location, limits.max_seconds, 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the time within.
+        """Measure the time of the `with` block.
 
         Raises:
-            ClipError: the clip has taken longer than it may.
+            ClipError: the clip exceeds its decoding time.
         """
         started_at_seconds = time.monotonic()
         yield
@@ -83,7 +83,7 @@ class Stopwatch:
             raise self.overrun()
 
     def overrun(self) -> ClipError:
-        """Return the error of a clip that takes too long."""
+        """Return the error of a clip that exceeds its decoding time."""
         return ClipError(
             "too-large",
             f"{self._location} takes longer to decode than the {self.max_seconds:g} s of --max-clip-seconds. Cut or "
@@ -92,13 +92,13 @@ class Stopwatch:
 
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a file to read; of a pipe or device, which may never answer, nothing is read.
+    """Open a regular file for reading, and no pipe or device, which may block forever.
 
     Raises:
-        ClipError: it is no file.
+        ClipError: it is not a regular file.
         OSError, ValueError: it cannot be opened.
     """
-    # Without waiting: opening a pipe blocks until something writes to it.
+    # Non-blocking, because opening a pipe waits for a writer.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     kind = stat.S_IFMT(os.fstat(handle).st_mode)
     if kind != stat.S_IFREG:

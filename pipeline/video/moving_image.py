@@ -1,6 +1,6 @@
-"""Films in an image format: moving WebP and PNG, TIFF of several pages. By Pillow.
+"""Read animated images with Pillow: WebP, PNG, and TIFF with several pages.
 
-FFmpeg takes WebP and TIFF for one image, and leaves what is missing of a damaged PNG as it was in memory.
+FFmpeg reads only one image of WebP and TIFF, and fills the missing part of a damaged PNG with old memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.video.reader import ClipReader, Frame
 
 
 def has_several_images(path: Path) -> bool:
-    """Whether an image file that Pillow reads holds more than one image; False for one that it does not read."""
+    """Return whether an image file has more than one image; False if Pillow cannot read it."""
     try:
         with without_warnings(), Image.open(path) as image:
             return num_images(image) > 1
@@ -27,7 +27,7 @@ def has_several_images(path: Path) -> bool:
 
 
 class MovingImage(ClipReader):
-    """An image file of several images, each a frame. Every reading decodes to the last one.
+    """An image file with several images, each a frame. Every read decodes up to the last image.
 
     Raises:
         ClipError: truncated or damaged, or images of different sizes.
@@ -39,12 +39,12 @@ class MovingImage(ClipReader):
             raise ClipError("truncated", f"{path} is truncated: {missing}. Copy or download it again.")
         self._path, self._limits, self._watch = path, limits, Stopwatch(str(path), limits)
         with open_image(path.read_bytes(), str(path), limits) as image:
-            # A PNG may have an image before its film, for viewers that show no films.
+            # A PNG may have a still image before its animation, for viewers without animation.
             self._num_before = int(getattr(image, "default_image", False))
             super().__init__(str(path), num_images(image) - self._num_before, image.height, image.width)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no file stays open."""
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         wanted = set(ordinals)

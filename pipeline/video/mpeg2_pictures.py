@@ -1,21 +1,21 @@
-"""Pictures lost from an MPEG-1 or MPEG-2 stream, found by the places that they name in their group."""
+"""Find lost pictures of an MPEG-1 or MPEG-2 stream by their temporal references."""
 
 from __future__ import annotations
 
 import re
 
-# The start code of a group of pictures, or that of a picture and the two bytes that begin with its temporal reference.
+# The start code of a group of pictures, or that of a picture and two bytes that begin with its temporal reference.
 STARTS = re.compile(b"\0\0\x01(?:(\xb8)|\0(..))", re.DOTALL)
 
 
 class TemporalReferences:
-    """Follows the temporal references: within a group, pictures are numbered in the order of showing."""
+    """Track the temporal references, which number the pictures of a group in display order."""
 
     def __init__(self) -> None:
-        self._group: set[int] | None = None  # none before the first start of a group
+        self._group: set[int] | None = None  # None before the first start of a group
 
     def gap(self, packet: bytes) -> str | None:
-        """Return what is missing in the group that ends in a packet, as part of a sentence; None where nothing is."""
+        """Return what is missing in the group that ends in a packet, as part of a sentence, or None."""
         found = None
         for start in STARTS.finditer(packet):
             if start[1]:
@@ -27,7 +27,7 @@ class TemporalReferences:
 
     def end(self) -> str | None:
         """Return what is missing in the last group."""
-        # The first ones of a group may have been cut off with those that they need.
+        # The first pictures of a group may have been cut off together with their references.
         if not self._group or max(self._group) - min(self._group) + 1 == len(self._group):
             return None
         missing = sorted(set(range(min(self._group), max(self._group))) - self._group)

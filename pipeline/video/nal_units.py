@@ -1,4 +1,4 @@
-"""NAL units of H.264 and HEVC packets, as far as they tell which pictures a packet has."""
+"""Parse NAL units of H.264 and HEVC packets to find the pictures of a packet."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ START_CODE = b"\0\0\1"
 
 
 class Bits:
-    """Reads the bits of a NAL unit's payload in order; the bytes that only prevent a start code are left out.
+    """Read the bits of a NAL unit's payload in order, without emulation prevention bytes.
 
     Raises:
-        IndexError: the payload ends before the bits that are asked for.
+        IndexError: the payload is too short.
     """
 
     def __init__(self, payload: bytes) -> None:
@@ -29,7 +29,7 @@ class Bits:
         return self._bits >> self._num_left & (1 << num_bits) - 1
 
     def unsigned(self) -> int:
-        """Read an unsigned Exp-Golomb number, ue(v): as many zeros as there are bits behind the first 1."""
+        """Read an unsigned Exp-Golomb number, ue(v): with as many leading zeros as bits after the first 1."""
         num_zeros = self._num_left - (self._bits & (1 << self._num_left) - 1).bit_length()
         self.number(num_zeros)
         return self.number(num_zeros + 1) - 1
@@ -41,7 +41,7 @@ class Bits:
 
 
 def length_size(codec: str, extradata: bytes) -> int:
-    """Return the number of bytes in which each NAL unit's length is written; 0 where start codes separate the units."""
+    """Return the size in bytes of the length fields of NAL units; 0 if start codes separate the units."""
     position = {"h264": 4, "hevc": 21}[codec]
     return (extradata[position] & 3) + 1 if len(extradata) > position and extradata[0] == 1 else 0
 
@@ -59,7 +59,7 @@ def nal_units(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def parameter_sets(extradata: bytes) -> Iterator[bytes]:
-    """Yield the parameter sets of H.264 that stand before the packets of MP4 and Matroska."""
+    """Yield the H.264 parameter sets that MP4 and Matroska store before the packets."""
     position = 5
     for mask in (31, 255):
         count, position = (extradata[position] & mask if position < len(extradata) else 0), position + 1
@@ -70,7 +70,7 @@ def parameter_sets(extradata: bytes) -> Iterator[bytes]:
 
 
 def starts_with_idr(codec: str, data: bytes, size: int) -> bool:
-    """Whether the first picture of a packet needs none before it; a clip cut in an open group starts with another."""
+    """Return whether the first picture of a packet is an IDR picture; a clip cut in an open group has none there."""
     for unit in nal_units(data, size):
         if codec == "h264" and unit and 1 <= unit[0] & 31 <= H264_IDR:
             return unit[0] & 31 == H264_IDR
@@ -80,9 +80,9 @@ def starts_with_idr(codec: str, data: bytes, size: int) -> bool:
 
 
 def without_broken_sei(data: bytes, size: int) -> bytes:
-    """Return an HEVC packet without those supplemental messages (SEI) that promise more bytes than they have.
+    """Return an HEVC packet without truncated SEI messages.
 
-    Such a message says nothing of the picture, yet a decoder that checks everything refuses the picture with it.
+    SEI messages are not needed for the picture, but a strict decoder rejects a picture with a truncated one.
     """
     units = list(nal_units(data, size))
     whole = [unit for unit in units if not (unit and unit[0] >> 1 & 63 in HEVC_SEI and _is_broken_sei(unit[2:]))]

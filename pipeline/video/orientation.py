@@ -1,4 +1,4 @@
-"""How the frames of a video are to be turned and mirrored for showing."""
+"""Rotate and mirror the frames of a video for display."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from av.video.frame import VideoFrame
 from pipeline.video.reader import Frame
 
 Matrix = tuple[int, int, int, int]
-"""a, b, c, d of x' = a x + c y, y' = b x + d y; None for as it is."""
+"""a, b, c, d of x' = a x + c y, y' = b x + d y; None for no change."""
 
 
 class Orientation:
-    """Follows the orientation through the frames of a clip, in the order of showing.
+    """Track the orientation over the frames of a clip, in display order.
 
-    A container gives it with every frame. A message in the stream (SEI) stands at the first frame alone and holds for
-    all that follow it.
+    A container gives it with every frame. An SEI message in the stream is at the first frame only and applies to all
+    frames after it.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Orientation:
 
     def of(self, frame: VideoFrame) -> Matrix | None:
         """Return the orientation of the next frame."""
-        # PyAV's stub names only one of the keys; the value is a buffer of nine numbers.
+        # PyAV's stub has only one of the keys; the value is a buffer of nine numbers.
         side_data = cast(Mapping[str, bytes], frame.side_data)
         if "DISPLAYMATRIX" in side_data:
             a, b, _, c, d = (int(value) for value in np.frombuffer(side_data["DISPLAYMATRIX"], "=i4")[:5])
@@ -35,13 +35,13 @@ class Orientation:
 
 
 def shown_size(frame: VideoFrame, matrix: Matrix | None) -> tuple[int, int]:
-    """Return (height, width) of a frame as it is shown."""
+    """Return (height, width) of a frame after rotation."""
     is_turned = matrix is not None and abs(matrix[1]) > abs(matrix[0])
     return (frame.width, frame.height) if is_turned else (frame.height, frame.width)
 
 
 def as_shown(pixels: Frame, matrix: Matrix | None) -> Frame:
-    """Turn and mirror by the nearest of the eight orientations (a phone writes only these).
+    """Rotate and mirror a frame by the nearest of the eight orientations, the only ones that phones write.
 
     Shape:
         pixels:  (H, W, 3)

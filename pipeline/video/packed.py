@@ -1,8 +1,8 @@
-"""Clips packed in one HDF5 file, ``file.h5::clip``: millions of small files are slow, one large one is not.
+"""Read clips packed in one HDF5 file, ``file.h5::clip``, which is faster than millions of small files.
 
-Layout: a clip is a data set of bytes, its encoded images (JPG as they were on disk) one after the other, with an
-attribute `frame_sizes`: the bytes of each image. A clip's name may have slashes, which make groups. Read, but never
-written, is also a data set with one image of variable length in each row, as other tools write it.
+Layout: a clip is a data set of bytes with the concatenated encoded images (JPG as on disk) and an attribute
+`frame_sizes` with the size of each image in bytes. Slashes in a clip's name make groups. A data set with one image of
+variable length in each row, as other tools write it, can be read too.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch
 from pipeline.video.reader import ClipReader, Frame
 
 FRAME_SIZES = "frame_sizes"
-# What h5py raises for a damaged file.
+# Raised by h5py for a damaged file.
 HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 class PackedClip(ClipReader):
-    """One clip of an HDF5 file. The file is opened here, in the process that reads.
+    """One clip of an HDF5 file, which is opened in the reading process.
 
     Raises:
-        ClipError: no such clip, another layout, or a damaged file or image.
+        ClipError: the clip is missing, has another layout, or the file or an image is damaged.
     """
 
     def __init__(self, path: Path, name: str, limits: ClipLimits = DEFAULT_LIMITS) -> None:
@@ -78,9 +78,9 @@ class PackedClip(ClipReader):
 
 
 def _layout(location: str, data: object, limits: ClipLimits) -> tuple[h5py.Dataset, npt.NDArray[np.int64]]:
-    """The data set, and where each image of it ends (rows count as one each where they are of variable length)."""
+    """Return the data set and the end of each image; with rows of variable length, each row counts as one."""
     if isinstance(data, h5py.Dataset) and data.ndim == 1:
-        limits.check_bytes(location, data.nbytes)  # a data set may promise terabytes that no file holds
+        limits.check_bytes(location, data.nbytes)  # a data set may declare terabytes that the file does not hold
         if h5py.check_vlen_dtype(data.dtype) == np.uint8:
             return data, np.arange(1, len(data) + 1)
         if data.dtype == np.uint8 and FRAME_SIZES in data.attrs:

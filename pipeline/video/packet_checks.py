@@ -1,4 +1,4 @@
-"""What the packets of a stream tell that its decoder does not: lost pictures, a cut in an open group of pictures."""
+"""Find damage in packets that decoders do not report: lost pictures, a cut in an open group of pictures."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pipeline.video.mpeg2_pictures import TemporalReferences
 from pipeline.video.nal_units import length_size, starts_with_idr, without_broken_sei
 from pipeline.video.shown_frames import shown_in_gif
 
-# Every decoder is to refuse whatever it finds wrong ("explode"). Only that of H.264 also refuses sound clips then, such
-# as one that was cut without encoding, and marks damaged frames anyway.
+# Decoders report every error ("explode"), except for H.264: its decoder would then reject undamaged clips too, such as
+# one cut without encoding, and it marks damaged frames anyway.
 STRICT, LENIENT = "explode", "0"
 LENIENT_CODECS = frozenset({"h264"})
 
 
 class PacketChecks:
-    """Follows the packets of one stream in order."""
+    """Check the packets of one stream in order."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._codec = stream.codec_context.name
         self.error_detection = LENIENT if self._codec in LENIENT_CODECS else STRICT
         self.starts_in_open_group: bool | None = None
-        """Whether the first picture is none that a stream starts with; None before the first packet."""
+        """Whether the first picture is not an IDR picture; None before the first packet."""
         self._numbers: FrameNumbers | TemporalReferences | None = None
         self._length_size = 0
         if self._codec in ("h264", "hevc"):
@@ -36,7 +36,7 @@ class PacketChecks:
             self._numbers = TemporalReferences()
 
     def lost_before(self, packet: Packet[VideoStream]) -> str | None:
-        """Return what is missing before a packet, as part of a sentence; None where nothing is known to be."""
+        """Return what is missing before a packet, as part of a sentence, or None."""
         if self.starts_in_open_group is None:
             self.starts_in_open_group = self._codec in ("h264", "hevc") and not starts_with_idr(
                 self._codec, bytes(packet), self._length_size
@@ -44,13 +44,13 @@ class PacketChecks:
         return self._numbers.gap(bytes(packet)) if self._numbers else None
 
     def lost_at_end(self) -> str | None:
-        """Return what is missing in what came last."""
+        """Return what is missing at the end of the stream, as part of a sentence, or None."""
         return self._numbers.end() if self._numbers else None
 
     def decodable(self, packet: Packet[VideoStream]) -> Packet[VideoStream] | None:
-        """Return the packet as its decoder is to have it, None where it is to have nothing.
+        """Return the packet for the decoder, or None to skip it.
 
-        HEVC goes without messages that are cut short, GIF without what stands behind its last image.
+        HEVC packets lose truncated SEI messages, and GIF packets the data after the last image.
         """
         if self._codec == "gif" and not shown_in_gif(memoryview(packet)):
             return None

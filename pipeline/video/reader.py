@@ -1,4 +1,4 @@
-"""What every opened clip answers, whatever it is made of."""
+"""Interface of an opened clip, independent of its format."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Frames = npt.NDArray[np.uint8]  # (T, H, W, 3), RGB
 class ClipReader(ABC):
     """An opened clip. Use it as a context manager; one reader belongs to one thread.
 
-    `num_frames` is counted, never taken from a header. `height` and `width` are those of the frames as they are
-    shown, rotation applied. Transparency is left out: the colours stand as they are stored.
+    `num_frames` is counted, not taken from a header. `height` and `width` are those of the displayed frames, after
+    rotation. Transparency is dropped; colours are not changed.
     """
 
     def __init__(self, location: str, num_frames: int, height: int, width: int) -> None:
@@ -29,7 +29,7 @@ class ClipReader(ABC):
         self.num_frames, self.height, self.width = num_frames, height, width
 
     def read(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Frames:
-        """The frames with these ordinals, in this order; the same one may be asked for more than once.
+        """Read the frames with these ordinals, in this order; an ordinal may occur more than once.
 
         Shape:
             returns: (T, H, W, 3), uint8 RGB, T = len(indices).
@@ -53,21 +53,21 @@ class ClipReader(ABC):
         return frames if in_order else frames[positions]
 
     def stream(self, ordinals: Sequence[int] | npt.NDArray[np.int64]) -> Iterator[Frame]:
-        """The frames with these strictly rising ordinals, one after the other, in the memory of one.
+        """Yield the frames with these strictly increasing ordinals, with memory for one frame.
 
         Raises:
-            ClipError: a frame cannot be had; damage behind the last one is found at the end.
+            ClipError: a frame cannot be decoded; damage after the last one is reported at the end.
         """
         wanted = [int(ordinal) for ordinal in ordinals]
         if any(later <= earlier for earlier, later in pairwise(wanted)):
-            raise ValueError("`ordinals` must rise strictly; `read` takes any order.")
+            raise ValueError("`ordinals` must increase strictly; `read` accepts any order.")
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.num_frames:
             raise self._outside(wanted[0] if wanted[0] < 0 else wanted[-1])
         return self._decoded(wanted)
 
     @abstractmethod
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
-        """The frames with these rising ordinals, one after the other, each of the clip's size."""
+        """Yield the frames with these increasing ordinals, after checking their sizes."""
 
     def _outside(self, ordinal: int) -> ClipError:
         return ClipError(
@@ -82,7 +82,7 @@ class ClipReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and decoders."""
+        """Close files and decoders."""
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +97,7 @@ class ClipReader(ABC):
 
 
 def size_change(location: str, what: str, size: tuple[int, int], first_size: tuple[int, int]) -> ClipError:
-    """The error for a frame whose size differs from the first one's; sizes as (height, width)."""
+    """Return the error for a frame whose size differs from that of the first; sizes as (height, width)."""
     (height, width), (first_height, first_width) = size, first_size
     return ClipError(
         "size-change",

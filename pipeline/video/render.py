@@ -1,8 +1,8 @@
-"""The pixels of a view: a box of each frame, resized to a square in one pass, as `PIL.Image.resize(box=...)` does.
+"""Render a view: resize a box of each frame to a square in one pass, as `PIL.Image.resize(box=...)` does.
 
-`render` works on bytes on the CPU, `render_on_device` in floating point on any device; both use the same `Window` of
-the box, so they agree up to rounding. A box without a window is resized by Pillow on the CPU, which takes about seven
-times as long. Of the usual frame sizes only those with a short side of 256 and an odd long side have such boxes.
+`render` uses bytes on the CPU, `render_on_device` floating point on any device; both use the same `Window` of the box
+and agree up to rounding. A box without a window is resized by Pillow on the CPU, which takes about seven times as long.
+Among the usual frame sizes, only those with a short side of 256 and an odd long side have such boxes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pipeline.shapes import check_shape
 from pipeline.video.crops import CropBox
 from pipeline.video.resampling import Window, window_along
 
-# `torch.nn.functional.interpolate` calls it too, but can't pass both a scale and a size.
+# `torch.nn.functional.interpolate` calls it too, but cannot pass both a scale and a size.
 _resize: Callable[..., Tensor] = torch.ops.aten._upsample_bilinear2d_aa
-# Allowed excess of a box over the frame: its edges are sums of floating point numbers.
+# Tolerance for a box outside the frame, because its edges are sums of floating point numbers.
 EDGE_TOLERANCE = 1e-6
 
 
@@ -36,8 +36,8 @@ def render(
 ) -> Tensor:
     """Render a view from whole frames, antialiased, in 8 bits throughout.
 
-    `positions` selects and orders the frames of the view; all in their order if None. Only the pixels of the box are
-    copied, which ``frames[positions]`` would not do.
+    `positions` selects and orders the frames of the view (None: all frames). Only the pixels of the box are copied,
+    unlike with ``frames[positions]``.
 
     Shape:
         frames:  (T, H, W, 3), uint8 RGB.
@@ -70,7 +70,7 @@ def render(
 
 
 def render_on_device(frames: Tensor, crop: CropBox, flip: bool, size: int) -> Tensor:
-    """Render a view on the device of its frames; a pixel may differ from that of `render` by 1 of 255.
+    """Render a view on the device of its frames; pixels may differ from those of `render` by 1 of 255.
 
     Shape:
         frames: (T, H, W, 3) uint8. returns: (T, size, size, 3) uint8.
@@ -85,7 +85,7 @@ def render_on_device(frames: Tensor, crop: CropBox, flip: bool, size: int) -> Te
     margins = (max(-columns.start, 0), 0, max(-rows.start, 0), 0)
     if any(margins):
         pixels = F.pad(pixels, margins, mode="replicate")
-    # Along the rows, rounded to bytes, then along the columns: the order and the rounding of the kernel for bytes.
+    # Resize rows, round to bytes, then resize columns: the order and the rounding of the kernel for bytes.
     pixels = _resize(pixels, [pixels.shape[2], columns.num_skipped + size], False, 1.0, 1 / columns.scale)
     pixels = pixels[..., columns.num_skipped :].add(0.5).floor_()
     pixels = _resize(pixels, [rows.num_skipped + size, size], False, 1 / rows.scale, 1.0)
@@ -121,7 +121,7 @@ def _cut(
 
 def _resized_by_pillow(frames: npt.NDArray[np.uint8], crop: CropBox, size: int) -> Tensor:
     height, width = frames.shape[1:3]
-    # Pillow allows no excess over the frame.
+    # Pillow does not accept a box outside the frame.
     bottom, right = min(crop.top + crop.height, height), min(crop.left + crop.width, width)
     box = (crop.left, crop.top, right, bottom)
     images = [Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR, box=box) for frame in frames]

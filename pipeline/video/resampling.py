@@ -1,4 +1,4 @@
-"""Resize a box whose edges lie between pixels, along one axis, by a function that starts at a whole pixel.
+"""Resize a box with fractional edges along one axis by a function that starts at a whole pixel.
 
 The kernel is the antialiased bilinear one of `PIL.Image.resize(box=...)`: a triangle of half-width max(scale, 1), where
 scale is the number of source pixels per output pixel. Output pixel i has its centre at ``offset + scale * (i + 0.5)``;
@@ -11,7 +11,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-# An output pixel before the box costs as much as one in it.
+# Each output pixel before the box takes as long as one in it.
 MAX_SKIPPED = 128
 # Largest shift of an output pixel, in units of max(scale, 1) source pixels. The mean shift is at most half of it.
 MAX_SHIFT = 1 / 64
@@ -19,7 +19,7 @@ MAX_SHIFT = 1 / 64
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How torch's resize, which starts at a whole pixel, computes the pixels of a box that doesn't.
+    """Parameters with which torch's resize, which starts at a whole pixel, computes the pixels of any box.
 
     Cut the source pixels `start` to `stop`, resize them with `scale` source pixels per output pixel, and drop the first
     `num_skipped` output pixels. Where `start` is negative, the first source pixel is repeated before the frame.
@@ -42,7 +42,7 @@ def window_along(offset: float, extent: float, size: int, num_pixels: int) -> Wi
     support = max(scale, 1.0)
     for num_skipped in range(MAX_SKIPPED + 1):
         start = round(offset - scale * num_skipped)
-        # Repeated pixels don't change the result of two taps, but that of a wider kernel.
+        # Repeated pixels do not change the result of two taps, but that of a wider kernel.
         if start < 0 and scale > 1:
             return None
         # The kernel of the first output pixel must not be cut, except by the edge of the frame.

@@ -1,4 +1,4 @@
-"""Which frames of a clip are seen: one of each of N equal segments. Pure functions of numbers.
+"""Sample frames of a clip: one from each of N equal segments. Pure functions of numbers.
 
 Source: paper, Sec. 3.1 (N equal segments, a random frame of each in training, equidistant ones in testing).
 """
@@ -19,16 +19,16 @@ def test_frame_indices(
     short_clip: str = "formula",  # noqa: PT028
     test_frames: str = "exact",  # noqa: PT028
 ) -> FrameIndices:
-    """The frames of the test view: the middle of each segment, ``int(L / 2N + k L / N)`` for k = 0 … N-1.
+    """Return the frames of the test view: the middle of each segment, ``int(L / 2N + k L / N)`` for k = 0 … N-1.
 
     A clip with fewer frames than segments repeats frames, in order. With `short_clip` = ``"first"`` a clip with at
     most N frames gives its first frame for every segment, as the published code does.
 
-    `test_frames` = ``"exact"`` computes the formula in whole numbers. ``"float"`` computes it in floating point, as the
-    published code does: where a middle is a whole number, rounding can give the frame before it.
+    `test_frames` = ``"exact"`` computes the formula in integers. ``"float"`` computes it in floating point, as the
+    published code does: if a middle is an integer, rounding can give the frame before it.
 
     Shape:
-        returns: (T,), int64, never falling.
+        returns: (T,), int64, non-decreasing.
 
     Raises:
         ClipError: the clip has no frames.
@@ -54,7 +54,7 @@ def drawn_frame_indices(
     generator: np.random.Generator,
     sampler: str = "covering",
 ) -> FrameIndices:
-    """One random frame of each segment, for a training view.
+    """Draw one random frame of each segment, for a training view.
 
     `covering`: segment k reaches from ``k L / N`` to ``(k + 1) L / N`` and a point in it is drawn uniformly, so every
     frame of the clip is drawn equally often. A frame across the edge of two segments can be drawn by both.
@@ -62,7 +62,7 @@ def drawn_frame_indices(
     frame for every segment (published code).
 
     Shape:
-        returns: (T,), int64, never falling.
+        returns: (T,), int64, non-decreasing.
 
     Raises:
         ClipError: the clip has no frames.
@@ -72,7 +72,7 @@ def drawn_frame_indices(
     """
     _check_counts(num_frames, num_segments)
     segments = np.arange(num_segments, dtype=np.int64)
-    # One double a segment: the numbers then do not depend on how numpy draws integers.
+    # Draw one double per segment, so that the numbers do not depend on how NumPy draws integers.
     draws = generator.random(num_segments)
     if sampler == "covering":
         indices = ((segments + draws) * num_frames / num_segments).astype(np.int64)

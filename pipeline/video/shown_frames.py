@@ -1,4 +1,4 @@
-"""How many frames a packet shows, read from its first bits, so that a clip can be counted without decoding it."""
+"""Count the displayed frames of a packet from its first bits, so that a clip is counted without decoding."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pipeline.video.image_ends import gif_blocks, gif_start
 
 FIELD_ORDER_UNKNOWN, FIELD_ORDER_PROGRESSIVE = 0, 1
 
-# Codecs whose packets hold one shown frame each, in a container that keeps frames apart.
+# Codecs whose packets contain one displayed frame each, in a container that separates frames.
 _ONE_FRAME_A_PACKET = frozenset({"h264", "hevc", "av1", "libdav1d", "mjpeg", "gif", "ffv1", "rawvideo", "prores"})
 _CONTAINERS_OF_WHOLE_FRAMES = frozenset({"mov", "matroska", "gif", "avi"})
 
 
 def count_by_packets(container_format: str, stream: VideoStream) -> Callable[[memoryview], int] | None:
-    """What counts the frames of one packet of a stream; None where only decoding can tell.
+    """Return a function that counts the frames of one packet of a stream; None if decoding is needed.
 
-    Only decoding can tell with fields in packets of their own (interlaced video), with packets that hold a frame and
-    the next (MPEG-4 in AVI), and in streams that can be cut anywhere (MPEG-TS).
+    Decoding is needed if fields are in separate packets (interlaced video), if packets contain a frame and the next
+    one (MPEG-4 in AVI), and for streams that can be cut anywhere (MPEG-TS).
     """
     if container_format.split(",")[0] not in _CONTAINERS_OF_WHOLE_FRAMES:
         return None
@@ -42,7 +42,7 @@ def shown_in_vp8(packet: memoryview) -> int:
 
 
 def shown_in_vp9(packet: memoryview) -> int:
-    """A VP9 packet is one frame, or several with an index of their sizes behind them (a superframe)."""
+    """Count the shown frames of a VP9 packet: one frame, or a superframe with an index of sizes at its end."""
     marker = packet[-1]
     if marker >> 5 != 0b110:
         return _is_shown_vp9(packet[0])
@@ -67,7 +67,7 @@ def _is_shown_vp9(first_byte: int) -> int:
 
 
 def shown_in_gif(packet: memoryview) -> int:
-    """An extension behind the last image, such as a comment, is a packet too."""
+    """Count the image of a GIF packet; a packet with only an extension, such as a comment, has none."""
     return int(any(kind == 0x2C for kind in gif_blocks(packet, gif_start(packet))))
 
 

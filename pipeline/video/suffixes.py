@@ -1,10 +1,10 @@
-"""Which files and folders count as clips by their names, for every command."""
+"""Decide by name which files and folders are clips, for all commands."""
 
 from __future__ import annotations
 
 import os
 
-# Every suffix of the formats that a video file may have (`video_file.FORMATS`), without those of sound alone.
+# All suffixes of the supported video formats (`video_file.FORMATS`), except for those of audio.
 VIDEO_SUFFIXES = frozenset(
     {
         *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".ism", ".ismv", ".psp"),
@@ -16,7 +16,7 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-# What systems and network drives leave between a user's folders. Names that start with a full stop are left out too.
+# Folders that operating systems and network drives create. Names that start with a dot are ignored too.
 IGNORED_FOLDERS = frozenset(
     {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
     | {"#snapshot", "@tmp", "__pycache__"}
@@ -24,26 +24,26 @@ IGNORED_FOLDERS = frozenset(
 
 
 def is_ignored_folder(name: str) -> bool:
-    """Whether a folder belongs to a system or drive, and not to the user's data."""
+    """Return whether a folder belongs to the operating system or a drive, and not to the user's data."""
     return name.startswith(".") or name.lower() in IGNORED_FOLDERS
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file is a clip by its suffix; hidden files (such as macOS leaves) are none."""
+    """Return whether a file is a clip by its suffix; hidden files (such as those of macOS) are not."""
     return not name.startswith(".") and suffix_of(name) in VIDEO_SUFFIXES
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is a frame by its suffix."""
+    """Return whether a file is a frame by its suffix."""
     return not name.startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix in small letters, with its full stop."""
+    """Return the suffix in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without the suffix of a video or image; a full stop within a name starts no suffix."""
+    """Return a path without the suffix of a video or image; other dots in a name are kept."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES else path

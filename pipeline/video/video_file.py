@@ -1,7 +1,7 @@
-"""Frames of an encoded video file, by PyAV: decoded once, in order, picked by ordinal.
+"""Read frames of an encoded video file with PyAV: decode once in order, select by ordinal.
 
-No seeking (it lands on key frames, and is four times as slow on clips with one of them) and no frame threads (they
-can hang when decoding stops early, and only borrow another worker's core).
+There is no seeking (it stops at key frames, and is four times as slow on clips with one key frame) and no frame
+threading (it can hang if decoding stops early, and takes the core of another worker).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from pipeline.video.packet_checks import PacketChecks
 from pipeline.video.reader import ClipReader, Frame, size_change
 from pipeline.video.shown_frames import count_by_packets
 
-# Only formats that are recognised by content and name no other files: a playlist would reach beyond the clip, a
-# text file would be drawn as a terminal, `frame%d.jpg` would be read as a sequence.
+# Only formats that are detected by content and do not refer to other files: a playlist would read files outside the
+# clip, a text file would be rendered as a terminal, `frame%d.jpg` would be read as a sequence.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpeg,mpegts,mpegvideo,m4v,h264,hevc,vvc,ivf,obu,flv,asf,ogg,"
     "mxf,nut,mjpeg,yuv4mpegpipe,dv,rm,wtv,webp_pipe,bmp_pipe,tiff_pipe,mp3,wav,flac,aac,ac3"
 )
-MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time instead of kept
-# What PyAV raises for damaged input, beside FFmpeg's own errors.
+MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time instead of being kept
+# Raised by PyAV for damaged input, in addition to FFmpeg's errors.
 DECODING_ERRORS = (av.FFmpegError, ValueError, OverflowError)
 
 Shown = tuple[VideoFrame, Matrix | None]
 
 
 class VideoFile(ClipReader):
-    """A video file. The codec's frames are counted and decoded in order; only wanted ones become RGB.
+    """A video file. All frames are counted and decoded in order; only requested ones are converted to RGB.
 
-    Every reading decodes to the end, so damage anywhere in the clip is seen, whichever frames are wanted.
+    Every read decodes up to the end, so damage anywhere in the clip is found, whichever frames are requested.
 
     Raises:
-        ClipError: no video in it, truncated, damaged, or frames of different sizes.
+        ClipError: the file has no video, is truncated or damaged, or has frames of different sizes.
     """
 
     def __init__(self, path: Path, container_format: str | None = None, limits: ClipLimits = DEFAULT_LIMITS) -> None:
@@ -66,10 +66,10 @@ class VideoFile(ClipReader):
             first = next(running, None)
             if first is None:
                 raise ClipError("empty", f"{path} has a video stream, but not one frame in it.")
-            # Decoding goes on from here at the first reading.
+            # The first read continues decoding from here.
             self._running: Iterator[Shown] | None = itertools.chain([first], running)
             if self._checks.starts_in_open_group and times:
-                # Frames before the first shown one need others that were cut off; every decoder leaves them out.
+                # Frames before the first displayed one refer to frames that were cut off; every decoder drops them.
                 num_frames = sum(time >= (first[0].pts or 0) for time in times)
         except BaseException:
             self._container.close()
@@ -79,7 +79,7 @@ class VideoFile(ClipReader):
 
     @property
     def frames_per_second(self) -> float | None:
-        """The rate that the file names for showing; None where it names none. It counts and decides nothing."""
+        """Frame rate in the file's header, or None. It does not affect which frames are read."""
         rate = self._stream.average_rate or self._stream.base_rate
         return float(rate) if rate else None
 
@@ -112,14 +112,14 @@ class VideoFile(ClipReader):
                 metadata_errors="ignore",
                 timeout=self._watch.max_seconds if math.isfinite(self._watch.max_seconds) else None,
             )
-        except av.ExitError as error:  # its timeout
+        except av.ExitError as error:  # the timeout's exception
             raise self._watch.overrun() from error
         except DECODING_ERRORS as error:
             raise ClipError(
                 "unreadable", f"{self._path} is not a video file that can be read ({_reason(error)})."
             ) from _cause(error, self._path)
         try:
-            # The cover of a song is a video stream too, but shows nothing that moves.
+            # The cover of a song is a video stream too, with a still image.
             cover = Disposition.attached_pic
             stream = next((s for s in container.streams.video if not s.disposition & cover), None)
             if stream is None:
@@ -139,14 +139,14 @@ class VideoFile(ClipReader):
         return container, stream
 
     def _reopen(self) -> None:
-        """A fresh decoder, and the file from its start."""
+        """Open the file again with a new decoder."""
         self._container.close()
         self._container, self._stream = self._open()
 
     def _counted(self) -> tuple[int, list[int]]:
         """Count the frames: by their packets where a packet's frames are known, else by decoding them all.
 
-        Returns the number of frames and, where packets are counted, when each is shown.
+        Returns the number of frames and, if packets are counted, the display time of each.
         """
         packets: list[Packet[VideoStream]] | None = self._packets
         num_packets = num_shown = num_bytes = 0
@@ -161,7 +161,7 @@ class VideoFile(ClipReader):
                     packets = None
             if count is not None and not packet.is_discard:
                 num_shown += count(memoryview(packet))
-                if packet.pts is not None and self._container.format.name != "avi":  # AVI has no such times
+                if packet.pts is not None and self._container.format.name != "avi":  # AVI has no display times
                     times.append(packet.pts)
         num_indexed = len(self._stream.index_entries)
         if num_indexed > num_packets:
@@ -185,7 +185,7 @@ class VideoFile(ClipReader):
                     raise ClipError(
                         "truncated",
                         f"{self._path} is truncated, damaged or joined from pieces: a part of a frame is missing. Copy "
-                        "or download it again; encode joined pieces anew.",
+                        "or download it again; encode joined pieces again.",
                     )
                 if packet.size:
                     lost = self._checks.lost_before(packet)
@@ -203,7 +203,7 @@ class VideoFile(ClipReader):
             raise self._corrupt(error) from _cause(error, self._path)
 
     def _shown(self) -> Iterator[Shown]:
-        """Every frame that the decoder shows, with its orientation, in the order of showing."""
+        """Yield the decoded frames with their orientations, in display order."""
         packets: Iterable[Packet[VideoStream]] = self._demuxed() if self._packets is None else self._packets
         first_size: tuple[int, int] | None = None
         orientation = Orientation()
@@ -238,17 +238,17 @@ class VideoFile(ClipReader):
         if self._checks.starts_in_open_group:
             return ClipError(
                 "corrupt",
-                f"{self._path} is damaged, or cut at a place where its decoder cannot start: {words}. Encode it anew "
+                f"{self._path} is damaged, or cut at a place where its decoder cannot start: {words}. Encode it again "
                 "from the file that it was cut from.",
             )
         return ClipError("corrupt", f"{self._path} is damaged: {words}. Copy or download it again.")
 
 
 def _cause(error: BaseException, path: Path) -> BaseException | None:
-    """Return the cause of a refusal; None where FFmpeg reports damage as a memory shortage or a disk error.
+    """Return the cause of an error; None if FFmpeg reports damage as a memory shortage or a disk error.
 
-    A damaged header asks for more memory than exists; `clip_errors` detects a real shortage. Reading the whole file
-    shows whether the disk fails.
+    A damaged header may request more memory than exists; `clip_errors` detects a real shortage. Reading the whole
+    file shows whether the disk fails.
     """
     number = getattr(error, "errno", None)
     if number in (errno.EIO, errno.EAGAIN):
@@ -262,7 +262,7 @@ def _cause(error: BaseException, path: Path) -> BaseException | None:
 
 
 def _reason(error: BaseException) -> str:
-    """FFmpeg's own words, without number and path."""
+    """Return FFmpeg's message without error number and path."""
     number = getattr(error, "errno", None)
     if number == errno.ENOMEM:
         return "a header in it asks for more memory than there is"

@@ -1,8 +1,8 @@
-"""Views: ways of looking at a clip. Which frames, which box of each, and whether they are mirrored.
+"""Views of a clip: selected frames, crop box and mirroring.
 
-A view is plain numbers, worked out before anything is decoded, so it can be stored beside the features. A drawn view
-depends on the seed, the clip's id and the draw's number alone: it is the same in every process, on every machine, and
-whatever other views there are.
+A view consists of numbers that are computed before decoding, so it can be stored with the features. A drawn view
+depends only on the seed, the clip's id and the number of the draw; it is equal in every process, on every machine, and
+for any set of other views.
 
 Source: paper, Sec. 3.1 and 3.5.
 """
@@ -19,7 +19,7 @@ from pipeline.recipe import SamplingConfig
 from pipeline.video.crops import CropBox, centre_crop, multiscale_crops, published_crops
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 
-# Part of a store's fingerprint. Raise it when a rule changes here or in `sampling`, `crops`, `render`, `resampling`.
+# Part of a store's fingerprint. Increment it if a rule changes here or in `sampling`, `crops`, `render`, `resampling`.
 # 1: boxes in whole pixels; `covering` segments of whole frames. 2: exact boxes; `covering` draws frames uniformly.
 TRANSFORM_VERSION = 2
 
@@ -28,7 +28,7 @@ TEST_VIEW = "test"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One way of looking at one clip: the same box and mirroring for all of its frames."""
+    """A view of one clip, with the same box and mirroring for all frames."""
 
     name: str
     frame_indices: tuple[int, ...]
@@ -37,7 +37,7 @@ class View:
 
 
 def train_view_name(draw: int) -> str:
-    """The name of a training draw: ``train-0``, ``train-1``, …"""
+    """Return the name of a training draw: ``train-0``, ``train-1``, …"""
     return f"train-{draw}"
 
 
@@ -49,7 +49,7 @@ def test_view(
     choices: SamplingConfig,
     crop_fraction: float = 0.875,  # noqa: PT028
 ) -> View:
-    """The view that is scored: equidistant frames, centre crop, never mirrored."""
+    """Return the view for testing: equidistant frames, centre crop, not mirrored."""
     indices = test_frame_indices(num_frames, num_segments, choices.short_clip, choices.test_frames)
     return View(TEST_VIEW, tuple(indices.tolist()), centre_crop(height, width, crop_fraction), flip=False)
 
@@ -67,9 +67,9 @@ def drawn_view(
     crop_fraction: float = 0.875,
     input_size: int = 224,
 ) -> View:
-    """Training draw number `draw` of a clip: a random frame of each segment, one of the crops, mirrored or not.
+    """Return training draw number `draw` of a clip: a random frame of each segment, a random crop and mirroring.
 
-    Frames, crop and mirroring each have their own stream of numbers, so a change of one choice leaves the others.
+    Frames, crop and mirroring use separate random streams, so changing one option does not affect the others.
     """
     frames = _generator(seed, clip_id, draw, "frames")
     indices = drawn_frame_indices(num_frames, num_segments, frames, choices.sampler)
@@ -84,9 +84,9 @@ def drawn_view(
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """The rule by which a model sees clips: frames and crops of the test view, and of the training draws.
+    """Rules for frames and crops of a model's test view and training draws.
 
-    Extraction, finetuning, prediction and the report all take their views from here.
+    Extraction, finetuning, prediction and the report all use this class.
     """
 
     num_segments: int
@@ -124,7 +124,7 @@ def _boxes(crops: str, height: int, width: int, input_size: int) -> tuple[CropBo
 
 
 def _generator(seed: int, clip_id: str, draw: int, purpose: str) -> np.random.Generator:
-    # A hash of the words themselves: Python's own `hash` of a string differs from process to process.
+    # A stable hash, because Python's `hash` of a string differs between processes.
     digest = hashlib.sha256("\0".join((str(seed), clip_id, str(draw), purpose)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
 
