@@ -54,7 +54,7 @@ def test_a_sound_data_set_has_no_findings(tmp_path: Path, workers: str) -> None:
     assert "Frames a clip, counted: 5 to 7, median 5." in result.stdout
     assert "48×32 (3)" in result.stdout
     assert "not said (2), 12 (1)" in result.stdout
-    assert "Nothing is wrong." in result.stdout
+    assert "No problem was found." in result.stdout
     assert result.stdout.splitlines()[2:6] == [
         "class       train  val  test",
         "up              1    1     0",

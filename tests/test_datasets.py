@@ -305,7 +305,7 @@ def test_a_test_list_of_class_zero_only_is_unlabelled(tmp_path: Path) -> None:
     lists = [tmp_path / f"{split}_videofolder.txt" for split in ("train", "test")]
     result = prepare(tmp_path, "frame-lists", tmp_path / "f", *lists)
     assert manifest_of(tmp_path).endswith("c,c,,test,1\nd,d,,test,1\n")
-    assert "taken as unlabelled" in result.stderr
+    assert "treated as unlabelled" in result.stderr
 
 
 def test_folders_of_classes_get_a_stratified_seeded_split(tmp_path: Path) -> None:
@@ -458,7 +458,7 @@ def test_a_side_without_a_partner_leaves_only_flip_off() -> None:
     from pipeline.prepare.flip_policy import flip_policy
 
     text = flip_policy(["Swiping Left", "still"])
-    assert text.startswith("Flip: only --flip off is sound.")
+    assert text.startswith("Flip: only --flip off is correct.")
     assert "'Swiping Left'" in text
     assert "changes no label" in flip_policy(["up", "down"])
 

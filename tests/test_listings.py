@@ -118,7 +118,7 @@ def test_moving_images_in_a_class_are_clips(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [b"wave/pr\xe9nom.mp4", b"pr\xe9nom/1.mp4"])
 def test_a_name_that_is_no_utf8_is_named(tmp_path: Path, path: bytes) -> None:
     make(tmp_path / "data", "wave/1.mp4", os.fsdecode(path))
-    refused(prepare(tmp_path, "folders", tmp_path / "data"), "pr\\xe9nom", "no UTF-8")
+    refused(prepare(tmp_path, "folders", tmp_path / "data"), "pr\\xe9nom", "not UTF-8")
 
 
 def test_a_name_with_the_mark_of_hdf5_clips_is_named(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_absolute_paths_below_the_root_are_taken_and_others_named(tmp_path: Path
     assert result.exit_code == 0, result.output
     Path("manifests/m.csv").unlink()
     for path in ("/elsewhere/1.mp4", "../1.mp4", "up/../../1.mp4", "C:\\data\\1.mp4"):
-        refused(csv(tmp_path, f"{path},up,train"), "list.csv, line 2", "does not lie below")
+        refused(csv(tmp_path, f"{path},up,train"), "list.csv, line 2", "is not below")
 
 
 def test_full_stops_in_names_are_no_suffix(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_folders_with_the_names_of_a_stores_are_strangers_too(manifest: Manifest
         if "clips.csv" in names:
             (folder / "clips.csv").write_text("clip_id,path,label,split\n")
         for rebuild in (False, True):
-            with pytest.raises(PipelineError, match="A store needs a folder of its own"):
+            with pytest.raises(PipelineError, match="not empty and not a feature store"):
                 run(manifest, folder, rebuild=rebuild)
         assert (folder / "frames" / "0.jpg").read_bytes() == b"mine"
 

@@ -1,1 +1,1 @@
-"""What people have on disk, and the drawn demo data, turned into manifests. One file a data set."""
+"""Write manifests from data sets on disk and from the drawn demo data; one file per data set."""

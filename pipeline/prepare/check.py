@@ -1,4 +1,4 @@
-"""`pipeline check`: a manifest and its clips, looked at before hours of work depend on them."""
+"""`pipeline check`: report problems of a manifest and its clips."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from pipeline.video.limits import ClipLimits
 NUM_EXAMPLES = 5
 GLANCES_A_TASK = 1024
 CLIPS_A_TASK = 16
-# Below this, starting processes takes longer than decoding here.
+# Below this number of clips, starting processes takes longer than decoding in this process.
 CLIPS_WORTH_A_PROCESS = 64
 
 Task = Sequence[tuple[str, str]]
 
 
 def check(settings: CheckSettings) -> list[Finding]:
-    """Look at every clip and print what there is and what is wrong; `out` gets a row for each finding.
+    """Check every clip, print a summary and the findings, and write the findings to `out`.
 
-    Without `decode`, files are looked for and not opened: seconds for 200,000 clips. With it, every frame of every clip
-    is decoded, in `workers` processes (by default one a core, 0 for none besides this one).
+    Without `decode`, files are located but not opened, which takes seconds for 200,000 clips. With `decode`, every
+    frame of every clip is decoded in `workers` processes (by default one per core; 0: only this process).
 
     Raises:
-        PipelineError: something is wrong with the manifest or a clip; printed before.
+        PipelineError: the manifest or a clip has a problem, which is printed before.
     """
     listed = read_manifest(settings.manifest, settings.root)
     limits = ClipLimits(settings.max_clip_pixels, settings.max_clip_bytes, settings.max_clip_seconds)
@@ -58,7 +58,7 @@ def check(settings: CheckSettings) -> list[Finding]:
 
 
 def findings_as_csv(findings: Sequence[Finding]) -> str:
-    """The findings as a CSV with the columns `kind,clip_id,split,text`."""
+    """Return the findings as a CSV with the columns `kind,clip_id,split,text`."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("kind", "clip_id", "split", "text"))
@@ -67,7 +67,7 @@ def findings_as_csv(findings: Sequence[Finding]) -> str:
 
 
 def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Sequence[Finding]) -> str:
-    """Counts, sizes, rates, the histogram of classes, and the findings by kind with examples."""
+    """Return counts, sizes, rates, the histogram of classes, and the findings by kind with examples."""
     lines = [f"{manifest.path}: {len(manifest.clips):,} clips, {len(manifest.classes):,} classes."]
     lines += ["", *_histogram_lines(manifest)]
     decoded = [inspected for inspected in seen.values() if inspected.num_frames]
@@ -79,9 +79,9 @@ def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Seque
         lines += [
             "",
             f"Decoded {len(decoded):,} clips, {sum(lengths):,} frames.",
-            f"Frames a clip, counted: {lengths[0]} to {lengths[-1]}, median {middle}.",
+            f"Frames per clip: {lengths[0]} to {lengths[-1]}, median {middle}.",
             f"Sizes (width×height): {_most_common(sizes)}.",
-            f"Frames a second: {_most_common(rates)}.",
+            f"Frames per second: {_most_common(rates)}.",
         ]
     by_kind: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -93,7 +93,7 @@ def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Seque
             f"  {finding.clip_id + ': ' if finding.clip_id else ''}{finding.text}" for finding in some[:NUM_EXAMPLES]
         ]
         lines += [f"  … and {len(some) - NUM_EXAMPLES:,} more"] if len(some) > NUM_EXAMPLES else []
-    return "\n".join(lines if findings else [*lines, "Nothing is wrong."])
+    return "\n".join(lines if findings else [*lines, "No problem was found."])
 
 
 def _looked_at(manifest: Manifest, decode: bool, workers: int | None, limits: ClipLimits) -> Iterator[Inspected]:
@@ -112,8 +112,8 @@ def _looked_at(manifest: Manifest, decode: bool, workers: int | None, limits: Cl
 
 def _executor(decode: bool, num_workers: int) -> Executor | None:
     if not decode:
-        return ThreadPoolExecutor(NUM_THREADS)  # a slow disk answers many questions at once
-    # Spawned, so that this also works beside running threads. Two processes decode more than two threads.
+        return ThreadPoolExecutor(NUM_THREADS)  # parallel requests hide the latency of a slow disk
+    # Spawn, because forking is unsafe with running threads. Two processes decode more than two threads.
     if num_workers == 0:
         return None
     return ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=end_with_parent)
@@ -131,8 +131,8 @@ def _results(
         except BrokenProcessPool as error:
             executor.shutdown(wait=False, cancel_futures=True)
             raise PipelineError(
-                "A process of the check was killed, for want of memory or by a clip that crashes the decoder. "
-                "--workers 0 checks in one process and so shows where."
+                "A process of the check was killed, for lack of memory or by a clip that crashes the decoder. "
+                "Use --workers 0 to check in one process and see where."
             ) from error
 
 
@@ -150,7 +150,7 @@ def _histogram_lines(manifest: Manifest) -> list[str]:
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Text to the left, numbers to the right."""
+    """Align text to the left and numbers to the right."""
     first, *numbers = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
     return [first.strip().ljust(widths[0]), *numbers]
 

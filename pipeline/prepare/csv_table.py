@@ -1,4 +1,4 @@
-"""Read a user's CSV: a row for each clip, columns recognised by their usual names or named by `--columns`."""
+"""Read a CSV with a row per clip; columns are recognised by common names or given by `--columns`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class _Table:
-    """One CSV: its rows, and which of its columns holds what."""
+    """A CSV: its rows, and the meaning of its columns."""
 
     path: Path
     columns: Mapping[str, str]
@@ -38,17 +38,17 @@ class _Table:
 
 
 def list_csv(request: ListingRequest) -> Listing:
-    """Read one CSV or several; the split is a column, or follows from a file's name, or is drawn.
+    """Read one or more CSVs; the split is a column, follows from the file's name, or is drawn.
 
-    A drawn split keeps the clips of one value of the column `group` (a person, a recording) on one side.
+    A drawn split keeps the clips of one value of the column `group` (a person, a recording) together.
 
-    Classes are in the order of `classes.txt` or `category.txt` beside the CSV, else of their first row.
+    Classes are in the order of `classes.txt` or `category.txt` next to the CSV, else of their first row.
 
     Raises:
-        PipelineError: no CSV, no column for paths or labels, or an id twice.
+        PipelineError: no CSV, no column for paths or labels, or a duplicate id.
     """
     if not request.lists:
-        raise PipelineError("`prepare csv` needs the CSV behind ROOT, as in `prepare csv ROOT clips.csv --out M.csv`.")
+        raise PipelineError("`prepare csv` needs the CSV after ROOT, as in `prepare csv ROOT clips.csv --out M.csv`.")
     tables = [_read(path, request.columns) for path in request.lists]
     extra = tuple(dict.fromkeys(name for table in tables for name in table.extra))
     named_by_file = len(tables) > 1 and not any("split" in table.columns for table in tables)
@@ -88,7 +88,7 @@ def list_csv(request: ListingRequest) -> Listing:
 
 
 def _ids(root: Path, fields_of: Sequence[tuple[_Table, int, Mapping[str, str]]], places: Sequence[str]) -> list[str]:
-    """The id of each row: its column's, else its path without suffix; with it where two differ in nothing else."""
+    """Return the id of each row: from its column, else the path without suffix, or with it if ids would be equal."""
     paths = [
         relative_to_root(root, fields[table.columns["path"]], place).replace("\\", "/")
         for (table, _, fields), place in zip(fields_of, places, strict=True)
@@ -138,6 +138,6 @@ def parse_columns(text: str | None) -> dict[str, str]:
     for part in (text or "").split(",") if text else []:
         what, equals, name = part.partition("=")
         if not equals or not what.strip() or not name.strip():
-            raise PipelineError(f"--columns must be such as path=file,label=gesture, but has '{part}'.")
+            raise PipelineError(f"--columns must have the form path=file,label=gesture, but has '{part}'.")
         columns[what.strip()] = name.strip()
     return columns

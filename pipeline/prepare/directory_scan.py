@@ -1,4 +1,4 @@
-"""Where the clips of a data set lie: every folder is read once, many at a time, since slow disks answer in parallel."""
+"""Find the clips of a data set on disk. Each folder is read once; parallel reads hide the latency of slow disks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pipeline.video.frame_folder import numbered_images
 from pipeline.video.suffixes import is_ignored_folder, is_video_name
 
 NUM_THREADS = 32
-# ROOT/20bn-jester-v1/20bn-jester-v1/<id>: people unpack archives into folders of the same name.
+# ROOT/20bn-jester-v1/20bn-jester-v1/<id>: archives are often unpacked into a folder of the same name.
 MAX_DEPTH = 3
 FOLDERS_A_TASK = 64
 
 
 @dataclass
 class Found:
-    """Where clips lie. Paths are relative to the root, with slashes.
+    """Locations of clips. Paths are relative to the root, with slashes.
 
-    folders: the ids of those that are folders of frames. doubled: how many ids lie in more than one place, by the
-    places that were not taken.
+    folders: ids of clips that are folders of frames. doubled: number of ids that exist more than once, by the unused
+    location.
     """
 
     path_of: dict[str, str] = field(default_factory=dict)
@@ -36,10 +36,9 @@ class Found:
 
 
 def find_clips(root: Path, wanted: Collection[str], max_depth: int = MAX_DEPTH) -> Found:
-    """Find clips by their ids, as video files or as folders, in any folder below the root.
+    """Find clips by id, as video files or folders, anywhere below the root.
 
-    A folder that is itself a clip is not looked into. Where an id lies in two places, the folder with the most clips
-    counts.
+    Folders that are clips are not searched. If an id exists twice, the folder with the most clips is used.
     """
     ids = set(wanted)
     places: defaultdict[str, list[tuple[str, bool]]] = defaultdict(list)
@@ -72,7 +71,7 @@ def find_clips(root: Path, wanted: Collection[str], max_depth: int = MAX_DEPTH) 
 
 
 def count_frames(root: Path, path_of: Mapping[str, str], label: str = "count frames") -> dict[str, int | ClipError]:
-    """How many images each folder has, or what is wrong with it, by the id of its clip; only names are read."""
+    """Count the images of each folder by name; return the number, or the reason of a failure, by the id of its clip."""
     counts: dict[str, int | ClipError] = {}
 
     def count_all(ids: Sequence[str]) -> list[int | ClipError]:
@@ -87,7 +86,7 @@ def count_frames(root: Path, path_of: Mapping[str, str], label: str = "count fra
 
 
 def list_folders(root: Path, paths: Iterable[str]) -> dict[str, list[tuple[str, bool]]]:
-    """The entries, as (name, whether it is a folder), of several folders below the root, read in parallel."""
+    """List the entries of several folders below the root in parallel, as (name, whether it is a folder)."""
     paths = list(paths)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         return dict(zip(paths, pool.map(lambda path: _entries(f"{root}/{path}"), paths), strict=True))
@@ -98,17 +97,17 @@ def _clip_id_of_file(name: str) -> str | None:
 
 
 def _entries(folder: str) -> list[tuple[str, bool]]:
-    """The entries of a folder by name; none of one that is missing or may not be read."""
+    """Return the entries of a folder by name; none if it is missing or not readable."""
     try:
         with os.scandir(folder) as entries:
-            # `is_dir` asks the disk again only for symbolic links.
+            # `is_dir` accesses the disk only for symbolic links.
             return sorted((entry.name, is_folder(entry)) for entry in entries)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or leads to one; a loop of links is none."""
+    """Return whether an entry is a folder or a link to one, but not a loop of links."""
     try:
         return entry.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest and its clips, as rows: pure judgement over what was seen."""
+"""Find problems of a manifest and its inspected clips, without access to the files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pipeline.manifest import Clip, Manifest
 from pipeline.prepare.inspection import Inspected
 
-# Columns of a manifest that promise a number of frames.
+# Columns of a manifest with the expected number of frames.
 PROMISES = ("num_frames", "frames")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: with a clip, or (without an id) with the manifest."""
+    """A problem of a clip, or (without an id) of the manifest."""
 
     kind: str
     clip_id: str
@@ -24,7 +24,7 @@ class Finding:
 
 
 def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
-    """Everything that is wrong, clip by clip and then of the whole."""
+    """Return all problems: first of each clip, then of the manifest."""
     findings: list[Finding] = []
     promise = next((manifest.extra_columns.index(name) for name in PROMISES if name in manifest.extra_columns), None)
     for clip in manifest.clips:
@@ -34,7 +34,7 @@ def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
             continue
         promised = "" if promise is None else clip.extra[promise]
         if promised and inspected.num_frames and promised != str(inspected.num_frames):
-            text = f"{clip.path} has {inspected.num_frames} frames, {promised} by the manifest."
+            text = f"{clip.path} has {inspected.num_frames} frames, but {promised} in the manifest."
             findings.append(Finding("frame-count", clip.clip_id, clip.split, text))
     findings += _same_twice(manifest.clips, {clip.clip_id: clip.path for clip in manifest.clips}, "path")
     digests = {clip_id: inspected.digest for clip_id, inspected in seen.items() if inspected.digest}
@@ -43,7 +43,7 @@ def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
 
 
 def missing_classes(manifest: Manifest) -> list[Finding]:
-    """The classes without a clip in a split; a split of unlabelled clips needs none."""
+    """Return the classes without a clip in a split, except for splits of unlabelled clips."""
     counts = histogram(manifest)
     return [
         Finding("class-missing", "", split, f"No clip of the class '{label}' is in the split {split}.")
@@ -55,7 +55,7 @@ def missing_classes(manifest: Manifest) -> list[Finding]:
 
 
 def histogram(manifest: Manifest) -> dict[str, Counter[str]]:
-    """How many clips each class has in each split."""
+    """Count the clips of each class in each split."""
     counts: dict[str, Counter[str]] = {label: Counter() for label in manifest.classes}
     for clip in manifest.clips:
         if clip.is_labelled:
@@ -64,13 +64,13 @@ def histogram(manifest: Manifest) -> dict[str, Counter[str]]:
 
 
 def _same_twice(clips: Sequence[Clip], key_of: Mapping[str, str], what: str) -> Iterable[Finding]:
-    """Clips that are the same by path or content: in two splits, with two labels, or merely twice."""
+    """Find clips with the same path or content: in two splits, with two labels, or duplicates."""
     groups: defaultdict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
         if clip.clip_id in key_of:
             groups[key_of[clip.clip_id]].append(clip)
     for group in groups.values():
-        # The same path is the same content: said once.
+        # Equal paths imply equal content: report them once.
         if what == "content" and len({clip.path for clip in group}) == 1:
             continue
         first = group[0]

@@ -1,8 +1,8 @@
-"""Clips in folders named by their class: `ROOT/class/clip.mp4`, or `ROOT/train/class/clip.mp4` with folders of splits.
+"""List clips in folders named by class: `ROOT/class/clip.mp4`, or `ROOT/train/class/clip.mp4` with split folders.
 
-A clip is a video file or a folder of numbered images, in the folder of its class or in folders within it (by person,
-say). Without folders of splits, a stratified split is drawn. Clips that lie in a split's folder itself
-(`ROOT/test/clip.mp4`) are unlabelled.
+A clip is a video file or a folder of numbered images, in the folder of its class or in subfolders (for example by
+person). Without split folders, a stratified split is drawn. Clips directly in a split's folder (`ROOT/test/clip.mp4`)
+are unlabelled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Found = tuple[str, bool, str, str]
 
 
 def list_folders_of_classes(request: ListingRequest) -> Listing:
-    """List the clips of a tree of folders; classes are in the order of their names.
+    """List the clips of a folder tree; classes are sorted by name.
 
     Raises:
-        PipelineError: no clip is found, lists were given, or folders of splits and of classes lie side by side.
+        PipelineError: no clip is found, lists were given, or split folders and class folders are mixed.
     """
     if request.lists:
         raise PipelineError(f"`prepare folders` takes no list, but was given {request.lists[0]}.")
@@ -48,32 +48,32 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
         empty = [top for top in tops if top not in seen]
     if not any(clip.is_labelled for clip in clips):
         raise PipelineError(f"{request.root} has no clips in folders of classes, such as {request.root}/waving/1.mp4.")
-    notes = [f"Folders without a clip are no class: {', '.join(empty)}."] if empty else []
+    notes = [f"Folders without a clip are not classes: {', '.join(empty)}."] if empty else []
     loose = tree.folders[""].videos
     if loose:
-        notes.append(f"Left out, as in no folder of a class: {len(loose):,} videos in ROOT itself, such as {loose[0]}.")
+        notes.append(f"Ignored: {len(loose):,} videos in ROOT itself, without a class, such as {loose[0]}.")
     within = sorted(
         {path.split("/")[2 if splits else 1] for path, *_ in found if path.count("/") > (2 if splits else 1)}
     )
     if within:
-        notes.append(f"Clips are also taken from folders within the classes: {_some(within)}.")
+        notes.append(f"Clips in subfolders of the classes are included: {_some(within)}.")
     classes = ordered(sorted({clip.label for clip in clips if clip.is_labelled}), request.class_order)
     return Listing(tuple(clips), classes, layout, (), (*notes, *tree.left_out()))
 
 
 def _split_folders(tree: Tree) -> list[str]:
-    """The folders of splits in the root; none where each folder there is a class."""
+    """Return the split folders in the root; none if each folder is a class."""
     with_clips = [top for top in tree.folders[""].folders if tree.has_clips(top)]
     splits = [top for top in tree.folders[""].folders if top.lower() in SPLIT_NAMES]
     others = [top for top in with_clips if top not in splits]
     if not splits or not others:
         return splits
-    # A class may be called `train`: then clips lie in it as in the other classes.
+    # A class may be called `train`: then its clips are directly in it, as in other classes.
     if not any(tree.has_clips(joined(top, name)) for top in splits for name in tree.folders[top].folders):
         return []
     raise PipelineError(
-        f"{tree.root} has folders of splits ({', '.join(splits)}) and others with clips beside them ({_some(others)}): "
-        "either all folders there are splits, or all are classes. Move the others elsewhere."
+        f"{tree.root} has folders of splits ({', '.join(splits)}) and other folders with clips "
+        f"({_some(others)}): all folders must be splits, or all must be classes. Move the other folders elsewhere."
     )
 
 
@@ -91,16 +91,16 @@ def _unlabelled(tree: Tree, top: str) -> list[Found]:
 def _clips_of_class(tree: Tree, path: str, label: str, split: str) -> list[Found]:
     if tree.folders[path].images:
         raise PipelineError(
-            f"{tree.root / path} has images in it: a folder of frames is a clip, and lies in the folder of its class."
+            f"{tree.root / path} contains images: a folder of frames is a clip, and must be in the folder of its class."
         )
     return [(clip, is_folder, label, split) for clip, is_folder in tree.clips(path)]
 
 
 def _named(found: list[Found]) -> list[Clip]:
-    """The clips, named by their paths without suffix."""
+    """Return the clips, named by their paths without suffix."""
     names = [path if is_folder else without_suffix(path) for path, is_folder, *_ in found]
     times = Counter(names)
-    # a.mp4 beside a.webm: both keep their suffix.
+    # If a.mp4 and a.webm exist, both keep their suffix.
     return [
         Clip(path if times[name] > 1 else name, path, normalize("NFC", label), split)
         for name, (path, _, label, split) in zip(names, found, strict=True)

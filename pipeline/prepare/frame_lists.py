@@ -1,9 +1,7 @@
-"""Frame lists of the TSN family: `*_videofolder.txt` with `id num_frames class_index`, beside `category.txt`.
+"""Read frame lists in TSN's format: `*_videofolder.txt` with `id num_frames class_index`, and `category.txt`.
 
-A line of a path with a video's suffix is one of mmaction2's lists of videos: `path class_index`.
-
-Frames may be named by any template with a number (`{:05d}.jpg`, `img_{:05d}.jpg`), counted from 0 or 1: the reader of
-frame folders finds out itself.
+Lines with a video path are in mmaction2's format: `path class_index`. Frames may be named by any template with a number
+(`{:05d}.jpg`, `img_{:05d}.jpg`), counted from 0 or 1; the reader of frame folders detects it.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ CATEGORY_FILES = ("category.txt", "categories.txt", "classes.txt")
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a list: the clip, the frames that its folder should have, its class (None: not said)."""
+    """A line of a list: the clip, the expected number of frames, and the class (None: unknown)."""
 
     path: str
     num_frames: int | None
@@ -39,7 +37,7 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     """Read frame lists; the split of each follows from its name (`train_videofolder.txt`).
 
     Raises:
-        PipelineError: no list, a line of another form, a class index beyond the categories, or no categories.
+        PipelineError: no list, no categories, an invalid line, or a class index out of range.
     """
     if not request.lists:
         raise PipelineError(
@@ -49,8 +47,8 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     category_file = find_file([path.parent for path in request.lists] + [request.root], CATEGORY_FILES)
     if category_file is None:
         raise PipelineError(
-            f"There is no category.txt beside {request.lists[0]} or in {request.root}: without it the class indices of "
-            "the list have no labels. Put one there, a label a line in the order of the indices."
+            f"There is no category.txt next to {request.lists[0]} or in {request.root}, so the class indices of the "
+            "list have no labels. Add one, with a label per line in the order of the indices."
         )
     classes = read_labels(category_file)
     notes: list[str] = []
@@ -65,8 +63,9 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     faulty = {entries[number].path: reason for number, reason in resolved.faulty.items()}
     if len(faulty) == len(entries):
         raise PipelineError(
-            f"Not one of the {len(entries):,} clips in the lists is below {request.root}. The first of them, "
-            f"{entries[0].path}: {faulty[entries[0].path]} Give the folder that the paths in the lists start from."
+            f"None of the {len(entries):,} clips in the lists is below {request.root}. The first one, "
+            f"{entries[0].path}: {faulty[entries[0].path]} Give the folder to which the paths in the lists are "
+            f"relative."
         )
     folders = [entry for entry in entries if entry.num_frames is not None and entry.path not in faulty]
     counts = count_frames(request.root, {entry.path: entry.path for entry in folders}) if folders else {}
@@ -74,10 +73,11 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     for entry in folders:
         counted = counts[entry.path]
         if isinstance(counted, int) and counted != entry.num_frames:
-            faulty[entry.path] = f"frame-count: {entry.path} has {counted} frames, {entry.num_frames} by {entry.where}"
+            reason = f"{entry.path} has {counted} frames, but {entry.num_frames} in {entry.where}"
+            faulty[entry.path] = f"frame-count: {reason}"
     columns = (NUM_FRAMES_COLUMN,) if any(entry.num_frames is not None for entry in entries) else ()
     clips = tuple(
-        # The promised number: what differs from it is found by `check`, and stays visible in the manifest.
+        # The expected number: `check` finds differences, and the manifest keeps it.
         Clip(row.clip_id, row.clip_id, row.label, row.split, _extra(entry) if columns else ())
         for row, entry in zip(rows, entries, strict=True)
     )
@@ -88,25 +88,23 @@ def list_frame_lists(request: ListingRequest) -> Listing:
 
 
 def split_of_name(path: Path) -> str:
-    """The split that a list is of, from the words in its name.
+    """Return the split of a list, from the words in its name.
 
     Raises:
-        PipelineError: it names none, or more than one.
+        PipelineError: the name contains no split, or more than one.
     """
     words = "".join(char if char.isalpha() else " " for char in path.stem.lower()).split()
     names = {split_named(word) for word in words} & {"train", "val", "test"}
-    # `trainlist`, `vallist`: the word without a gap behind it.
+    # `trainlist`, `vallist`: no separator follows the word.
     names |= {split_named(word[: -len("list")]) for word in words if word.endswith("list")} & {"train", "val", "test"}
     if len(names) != 1:
-        raise PipelineError(
-            f"The split of {path} does not follow from its name: it must have the word train, val or test in it."
-        )
+        raise PipelineError(f"The split of {path} is unknown: its name must contain exactly one of train, val, test.")
     return names.pop()
 
 
 def _read_list(path: Path) -> list[Entry]:
     if not path.is_file():
-        raise PipelineError(f"{path} does not exist: behind ROOT stand the frame lists.")
+        raise PipelineError(f"{path} does not exist: give the frame lists after ROOT.")
     split = split_of_name(path)
     entries = []
     for number, line in read_lines(path):
@@ -118,13 +116,11 @@ def _read_list(path: Path) -> list[Entry]:
 
 
 def _entry(line: str, split: str, where: str) -> Entry:
-    """A line, read from the right, since a clip's path may have spaces."""
+    """Parse a line from the right, because a clip's path may contain spaces."""
     fields = line.rsplit(maxsplit=2)
     if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2].removeprefix("-")):
         if is_video_name(os.path.basename(fields[0])):
-            raise PipelineError(
-                f"{where}: '{line}' names a video with two numbers, but must name one class: `path class_index`."
-            )
+            raise PipelineError(f"{where}: '{line}' has a video and two numbers, but must be `path class_index`.")
         return Entry(fields[0], int(fields[1]), _class_index(fields[2]), split, where)
     path, _, number = line.rpartition(" ") if " " in line else line.rpartition("\t")
     path = path.strip()
@@ -157,24 +153,25 @@ def _is_number(text: str) -> bool:
 
 
 def _without_placeholders(entries: list[Entry], num_classes: int, notes: list[str]) -> list[Entry]:
-    """Tools give every clip of an unlabelled test split class 0; scored, that would be an accuracy of nothing."""
+    """Remove the class of a test list with only class 0, which tools write for unlabelled clips."""
     test = [entry for entry in entries if entry.split == "test"]
     if len(test) < 2 or num_classes < 2 or {entry.class_index for entry in test} != {0}:
         return entries
-    notes.append(f"All {len(test):,} clips of the test list have class index 0, so they are taken as unlabelled.")
+    notes.append(f"All {len(test):,} clips of the test list have class index 0; they are treated as unlabelled.")
     return [replace(entry, class_index=None) if entry.split == "test" else entry for entry in entries]
 
 
 def _first_index(entries: list[Entry], classes: tuple[str, ...], category_file: Path, notes: list[str]) -> int:
-    """Whether class indices count from 0 or from 1."""
+    """Return the first class index, 0 or 1."""
     known = [entry for entry in entries if entry.class_index is not None]
     indices = {entry.class_index for entry in known if entry.class_index is not None}
     first = 1 if indices and len(classes) in indices and 0 not in indices else 0
     if first == 1:
-        notes.append(f"Class indices are taken to count from 1: {len(classes)} occurs, and 0 does not.")
+        notes.append(f"Class indices start at 1: {len(classes)} occurs, and 0 does not.")
     for entry in known:
         if entry.class_index is not None and entry.class_index - first >= len(classes):
             raise PipelineError(
-                f"{entry.where}: class index {entry.class_index} is beyond the {len(classes)} of {category_file}."
+                f"{entry.where}: class index {entry.class_index} is out of range for the {len(classes)} classes of "
+                f"{category_file}."
             )
     return first

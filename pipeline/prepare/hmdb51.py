@@ -1,4 +1,4 @@
-"""HMDB51: videos in folders of classes, with three published splits in `testTrainMulti_7030_splits/`."""
+"""Read HMDB51: videos in class folders, with three published splits in `testTrainMulti_7030_splits/`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.prepare.locating import Row, refuse_doubled
 from pipeline.prepare.ucf101 import checked_fold, clips_of, video_folder
 
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "videos", "")
-# In the split files: 1 is for training, 2 for testing, 0 is in neither set of this fold.
+# Marks in the split files: 1: training, 2: testing, 0: not used in this fold.
 SPLIT_OF_MARK = {"1": "train", "2": "val"}
 
 
@@ -21,7 +21,7 @@ def list_hmdb51(request: ListingRequest) -> Listing:
     """Read one fold of `{class}_test_split{fold}.txt`: mark 1 is `train`, mark 2 `val`; mark 0 is not in the fold.
 
     Raises:
-        PipelineError: no split files, or a line of another form.
+        PipelineError: no split files, or an invalid line.
     """
     fold = checked_fold(request.fold)
     folders = [
@@ -40,7 +40,7 @@ def list_hmdb51(request: ListingRequest) -> Listing:
     if not files:
         raise PipelineError(
             f"{request.root} has no split files of HMDB51: looked for testTrainMulti_7030_splits/"
-            f"CLASS_test_split{fold}.txt. Give their folder behind ROOT if they lie elsewhere."
+            f"CLASS_test_split{fold}.txt. Give their folder after ROOT if they are elsewhere."
         )
     rows: list[Row] = []
     num_unused = 0
@@ -61,6 +61,6 @@ def list_hmdb51(request: ListingRequest) -> Listing:
     published = Published(f"HMDB51, fold {fold}", 51, {"train": 3_570, "val": 1_530})
     notes = published.differences(clips, len(classes))
     if num_unused:
-        notes.append(f"{num_unused:,} clips have the mark 0: they belong to no set of fold {fold} and are left out.")
+        notes.append(f"{num_unused:,} clips have the mark 0 and are not used in fold {fold}.")
     layout = f"CLASS_test_split{fold}.txt, mark 1 as train, mark 2 as val"
     return Listing(clips, ordered(classes, request.class_order), layout, (), tuple(notes), faulty)

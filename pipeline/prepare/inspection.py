@@ -1,4 +1,4 @@
-"""One clip under the eye of `pipeline check`: does it open, how many frames does it have, what are its bytes."""
+"""Inspect a clip for `pipeline check`: open it, count its frames and hash its content."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipeline.video.video_file import VideoFile
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What was seen of a clip. `kind` and `reason` say what is wrong with it; without decoding only that is known.
+    """Result of an inspection. `kind` and `reason` describe a problem; the other fields need decoding.
 
-    num_frames: counted by decoding. rate: frames a second as the file says; 0 for images, which do not say.
-    digest: of the encoded pixels, whatever the frames are called and however they are packed.
+    num_frames: counted by decoding. rate: frames per second in the file's header; 0 for images.
+    digest: digest of the encoded pixels, independent of the names of frames and of packing.
     """
 
     clip_id: str
@@ -38,12 +38,12 @@ class Inspected:
 
 
 def stat_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
-    """Whether the files of clips, given as (id, location), are there and have anything in them; none is opened."""
+    """Check that the files of clips, given as (id, location), exist and are not empty, without opening them."""
     return [_stat_clip(clip_id, location) for clip_id, location in clips]
 
 
 def decode_clips(clips: Sequence[tuple[str, str]], limits: ClipLimits = DEFAULT_LIMITS) -> list[Inspected]:
-    """Open clips, given as (id, location), and decode each to its last frame."""
+    """Open clips, given as (id, location), and decode all of their frames."""
     return [_inspected(clip_id, location, limits) for clip_id, location in clips]
 
 
@@ -55,7 +55,7 @@ def _stat_clip(clip_id: str, location: str) -> Inspected:
         return Inspected(clip_id, "missing", f"{file} does not exist or cannot be reached.")
     if not (S_ISREG(found.st_mode) or S_ISDIR(found.st_mode)):
         return Inspected(clip_id, "unreadable", f"{file} is neither a file nor a folder.")
-    # A folder's size says nothing of what is in it, and listing millions of frames is what --decode does.
+    # Only --decode lists folders, which may have millions of frames.
     if found.st_size == 0 and not os.path.isdir(file):
         return Inspected(clip_id, "empty", f"{file} is empty (0 bytes).")
     return Inspected(clip_id)
@@ -64,7 +64,7 @@ def _stat_clip(clip_id: str, location: str) -> Inspected:
 def _inspected(clip_id: str, location: str, limits: ClipLimits) -> Inspected:
     try:
         with clip_errors(location), open_clip(location, limits) as reader:
-            # A video is decoded to its end whichever frames are wanted.
+            # A video is decoded up to its end, whichever frames are requested.
             num_wanted = 1 if isinstance(reader, VideoFile) else reader.num_frames
             for _ in reader.stream(range(num_wanted)):
                 pass

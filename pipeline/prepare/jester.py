@@ -1,7 +1,7 @@
-"""Jester (20BN): folders of JPGs, 27 hand gestures, in the layouts in which it was given out.
+"""Read Jester (20BN): folders of JPGs, 27 hand gestures, in its published layouts.
 
-`original`: `jester-v1-labels.csv` (a label a line), `jester-v1-{train,validation}.csv` (`id;label`), `…-test.csv`.
-`labels folder`: the same as `labels/{labels,train,validation,test}.csv`, with `test-answers.csv` (`id;label`).
+`original`: `jester-v1-labels.csv` (one label per line), `jester-v1-{train,validation}.csv` (`id;label`), `…-test.csv`.
+`labels folder`: the same files as `labels/{labels,train,validation,test}.csv`, with `test-answers.csv` (`id;label`).
 `header`: `Train.csv`, `Validation.csv`, `Test.csv` with a header `video_id,label,frames,label_id,shape,format`.
 """
 
@@ -25,14 +25,14 @@ def list_jester(request: ListingRequest) -> Listing:
     """Read Jester's label files, whichever layout they have, and find its clips.
 
     Raises:
-        PipelineError: no label files, a label that is none of the classes, or none of the clips.
+        PipelineError: no label files, an unknown label, or no clip is found.
     """
     folders = label_folders(request)
     files = {split: find_file(folders, names_of(word, "jester-v1", ".csv")) for split, word in SPLIT_FILES.items()}
     if files["train"] is None:
         raise PipelineError(
             f"{request.root} has no training list of Jester: looked for jester-v1-train.csv, labels/train.csv and "
-            "Train.csv. Give the folder of the label files behind ROOT if they lie elsewhere."
+            "Train.csv. Give the folder of the label files after ROOT if they are elsewhere."
         )
     present = {split: path for split, path in files.items() if path is not None}
     labels_file = find_file(folders, names_of("labels", "jester-v1", ".csv"))
@@ -42,7 +42,7 @@ def list_jester(request: ListingRequest) -> Listing:
     elif labels_file is None:
         raise PipelineError(
             f"{files['train'].parent} has no file with the order of the classes: looked for jester-v1-labels.csv and "
-            "labels.csv, a label a line."
+            "labels.csv, with one label per line."
         )
     else:
         original = files["train"].name.lower().startswith("jester-v1")
@@ -56,24 +56,24 @@ def list_jester(request: ListingRequest) -> Listing:
 
 
 def label_folders(request: ListingRequest) -> list[Path]:
-    """Where label files are looked for: in the folder that was given behind ROOT, or in ROOT and its usual folders."""
+    """Return the folders to search for label files: the folder given after ROOT, or ROOT and common subfolders."""
     if len(request.lists) > 1 or any(not path.is_dir() for path in request.lists):
         raise PipelineError(
-            f"Behind ROOT may stand one folder, that of the label files, but {request.lists[-1]} was given."
+            f"Only one folder, that of the label files, may follow ROOT, but {request.lists[-1]} was given."
         )
     return list(request.lists) or [request.root, request.root / "labels", request.root / "annotations"]
 
 
 def names_of(word: str, prefix: str, suffix: str) -> list[str]:
-    """The names that a label file may have: the original one, and the newer, bare one."""
+    """Return the possible names of a label file: the original name, and the newer name without prefix."""
     return [f"{prefix}-{word}{suffix}", f"{word}{suffix}"]
 
 
 def with_answers(rows: list[Row], answers_file: Path | None, book: LabelBook, layout: str) -> tuple[list[Row], str]:
-    """The rows with the labels of `test-answers.csv` on those of the test split that have none.
+    """Return the rows, with labels from `test-answers.csv` for unlabelled rows of the test split.
 
     Raises:
-        PipelineError: an answer's label is none of the classes.
+        PipelineError: an answer has an unknown label.
     """
     if answers_file is None:
         return rows, layout
@@ -105,7 +105,7 @@ def _rows(files: dict[str, Path]) -> list[Row]:
 
 
 def _rows_with_header(files: dict[str, Path], labels_file: Path | None) -> tuple[list[Row], tuple[str, ...], str]:
-    """Rows and classes; the classes are in the order of `label_id`, unless there is a file of labels beside it."""
+    """Read rows and classes; classes are in the order of `label_id`, unless there is a label file."""
     rows: list[Row] = []
     index_of: dict[str, str] = {}
     for split, path in files.items():
@@ -117,7 +117,8 @@ def _rows_with_header(files: dict[str, Path], labels_file: Path | None) -> tuple
             where = f"{path}, line {number}"
             label, index = fields.get("label", ""), fields.get("label_id", "")
             if label and index_of.setdefault(label, index) != index:
-                raise PipelineError(f"{where}: '{label}' has label_id {index}, but {index_of[label]} before.")
+                raise
+                PipelineError(f"{where}: '{label}' has label_id {index}, but {index_of[label]} in an earlier row.")
             rows.append(Row(fields[id_column], label, split, where))
     if labels_file is not None:
         return rows, read_labels(labels_file), str(labels_file)

@@ -1,4 +1,4 @@
-"""Label files as people have them: any line ends, a byte order mark, quotes or none, semicolons within a label."""
+"""Read label files with any line ends, with or without byte order mark and quotes, with semicolons in labels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pipeline.errors import PipelineError
 
 
 class LabelBook:
-    """The classes of a data set, and which of them a text in a list means. Ids and labels are text, never numbers."""
+    """Classes of a data set, and lookup of a class by the text in a list. Ids and labels are text, never numbers."""
 
     def __init__(self, classes: Sequence[str], source: str) -> None:
         self.classes, self._source = tuple(classes), source
         self._known = {label: label for label in self.classes}
 
     def label(self, text: str, where: str) -> str:
-        """Return the class that `text` means: unchanged, without the quotes around it, or without square brackets.
+        """Return the class of `text`: unchanged, without surrounding quotes, or without square brackets.
 
         Raises:
-            PipelineError: it is none of the classes; the message names it and where it stands.
+            PipelineError: it is not a class; the message contains the text and its position.
         """
         for spelling in (text, unquoted(text), without_brackets(text), without_brackets(unquoted(text))):
             if spelling in self._known:
@@ -33,7 +33,7 @@ class LabelBook:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one (as spreadsheets write it).
+    """Read a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one (written by spreadsheets).
 
     Raises:
         PipelineError: it cannot be read.
@@ -49,24 +49,22 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not empty, without the space around them, each with its number."""
-    # Not `splitlines`, which would also break a label at a form feed or a Unicode line separator.
+    """Return the stripped lines that are not empty, each with its number."""
+    # `splitlines` would also split a label at a form feed or a Unicode line separator.
     lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """A label a line.
+    """Read a file with one label per line.
 
     Raises:
-        PipelineError: no label, or one of them twice.
+        PipelineError: there is no label, or a duplicate.
     """
     labels: dict[str, int] = {}
     for number, line in read_lines(path):
         if unquoted(line) in labels:
-            raise PipelineError(
-                f"{path}, line {number}: the label '{line}' stands in line {labels[unquoted(line)]} too."
-            )
+            raise PipelineError(f"{path}, line {number}: the label '{line}' is also in line {labels[unquoted(line)]}.")
         labels[unquoted(line)] = number
     if not labels:
         raise PipelineError(f"{path} has no labels.")
@@ -74,7 +72,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def read_id_label(path: Path) -> list[tuple[int, str, str]]:
-    """Lines of `id;label`, or of an id alone, as (line number, id, label); a label may have semicolons in it."""
+    """Read lines of `id;label`, or of an id alone, as (line number, id, label); a label may contain semicolons."""
     rows = []
     for number, line in read_lines(path):
         clip_id, _, label = line.partition(";")
@@ -83,7 +81,7 @@ def read_id_label(path: Path) -> list[tuple[int, str, str]]:
 
 
 def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """A CSV with a header, as column names and numbered rows; the delimiter is the one that its header has most of.
+    """Read a CSV with a header as column names and numbered rows; the delimiter is the most frequent in the header.
 
     Raises:
         PipelineError: it is not a CSV, or a row has more or fewer fields than the header.
@@ -100,7 +98,7 @@ def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], lis
                 continue
             if len(row) != len(header):
                 raise PipelineError(
-                    f"{path}, line {reader.line_num} has {len(row)} fields, but the header names {len(header)}. "
+                    f"{path}, line {reader.line_num} has {len(row)} fields, but the header has {len(header)}. "
                     "Put a field that contains the delimiter in double quotes."
                 )
             rows.append((reader.line_num, {name: field.strip() for name, field in zip(header, row, strict=True)}))
@@ -110,7 +108,7 @@ def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], lis
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """Read a JSON file.
 
     Raises:
         PipelineError: it is not JSON.
@@ -122,19 +120,19 @@ def read_json(path: Path) -> Any:
 
 
 def unquoted(text: str) -> str:
-    """A field without the double quotes around it, inner ones halved, as CSV writes them."""
+    """Return a CSV field without surrounding double quotes, with doubled inner ones replaced by single ones."""
     if len(text) >= 2 and text[0] == text[-1] == '"':
         return text[1:-1].replace('""', '"')
     return text
 
 
 def without_brackets(template: str) -> str:
-    """`Putting [something] on [something]` as the label that it is: `Putting something on something`."""
+    """Return a template as a label: `Putting [something] on [something]` is `Putting something on something`."""
     return template.replace("[", "").replace("]", "")
 
 
 def find_file(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
-    """The first of `names` that lies in the first folder which has one, in capitals or not."""
+    """Return the first of `names` that exists, in the first folder that has one, ignoring case."""
     wanted = {name.lower() for name in names}
     for folder in folders:
         if not folder.is_dir():

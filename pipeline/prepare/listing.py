@@ -1,4 +1,4 @@
-"""What a data set's own files say, before it becomes a manifest: rows, classes, and what was found on the way."""
+"""Content of a data set's files before it is written as a manifest: rows, classes and notes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.manifest import Clip
 
 CLASS_ORDERS = ("file", "sorted")
 DEFAULT_VAL_SHARE = 0.2
-# The pipeline's word for each name that people give a split.
+# Common names of splits, and the pipeline's names.
 SPLIT_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
@@ -22,12 +22,12 @@ SPLIT_NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ListingRequest:
-    """What is asked of a reader of data sets.
+    """Request to a reader of data sets.
 
-    lists: the data set's own lists, where it needs them; label files that lie elsewhere than the clips.
-    class_order: `file` keeps the order that the data set gives, `sorted` sorts the labels by code point.
-    val_share, seed: of a split that is drawn, where the data set brings none.
-    fold: which of several published splits. columns: names of the columns of a CSV, by what they hold.
+    lists: lists of the data set, if it needs them, or the folder of its label files.
+    class_order: `file` keeps the order of the data set, `sorted` sorts the labels by code point.
+    val_share, seed: share and seed of a drawn split, if the data set has no split.
+    fold: number of the published split. columns: names of CSV columns by their meaning.
     """
 
     root: Path
@@ -49,13 +49,13 @@ class ListingRequest:
 
 @dataclass(frozen=True)
 class Listing:
-    """A data set as its files tell it.
+    """Content of a data set's files.
 
-    Clips whose files are missing keep their rows: extraction records them with the reason, and every metrics file
-    counts them, so they cannot vanish from an accuracy.
+    Clips with missing files keep their rows: extraction records them with the reason, and every metrics file counts
+    them, so that no accuracy omits them.
 
-    layout: which of the known layouts it is, in words. notes: sentences about what is unlike the published data set,
-        or wrong on disk. faulty: the reason for each clip that cannot be used as it lies there, by its id.
+    layout: description of the detected layout. notes: sentences on differences from the published data set and on
+        problems on disk. faulty: reason why a clip cannot be used, by its id.
     """
 
     clips: tuple[Clip, ...]
@@ -68,31 +68,31 @@ class Listing:
 
 @dataclass(frozen=True)
 class Published:
-    """The counts that a data set was published with."""
+    """Published counts of a data set."""
 
     name: str
     num_classes: int
     num_clips: Mapping[str, int]
 
     def differences(self, clips: Iterable[Clip], num_classes: int) -> list[str]:
-        """A sentence with the numbers for each count that differs; the published ones decide nothing."""
+        """Return a sentence with the counts that differ from the published ones, for information only."""
         counts = Counter(clip.split for clip in clips)
         wrong = [
-            f"{split} has {counts[split]:,} clips here, {published:,} as published"
+            f"{split} has {counts[split]:,} clips, but {published:,} were published"
             for split, published in self.num_clips.items()
             if counts[split] != published
         ]
         if num_classes != self.num_classes:
-            wrong.append(f"there are {num_classes} classes here, {self.num_classes} as published")
+            wrong.append(f"there are {num_classes} classes, but {self.num_classes} were published")
         return [f"{self.name}: {', '.join(wrong)}."] if wrong else []
 
 
 def ordered(classes: Sequence[str], class_order: str) -> tuple[str, ...]:
-    """The classes in the order that was asked for, each once."""
+    """Return the unique classes in the requested order."""
     once = dict.fromkeys(classes)
     return tuple(sorted(once) if class_order == "sorted" else once)
 
 
 def split_named(text: str) -> str:
-    """The pipeline's word for a split; a name that it does not know stays."""
+    """Return the pipeline's name of a split; unknown names are kept."""
     return SPLIT_NAMES.get(text.strip().lower(), text.strip())

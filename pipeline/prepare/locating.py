@@ -1,4 +1,4 @@
-"""From the rows of label files to a listing: where each clip lies, how long it is, and which cannot be found."""
+"""Locate the clips of label files: path and length of each clip, and missing clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_FRAMES_COLUMN = "num_frames"
 
 @dataclass(frozen=True)
 class Row:
-    """A clip as a label file names it; an empty label is an unlabelled clip."""
+    """A clip of a label file; an unlabelled clip has an empty label."""
 
     clip_id: str
     label: str
@@ -32,20 +32,20 @@ def locate(
     published: Published,
     expected_path: str,
 ) -> Listing:
-    """Find the clips of `rows` below the root. `expected_path` (with ``{}`` for the id) is where a missing one belongs.
+    """Find the clips of `rows` below the root. `expected_path` (with ``{}`` for the id) is the path of a missing clip.
 
     Raises:
-        PipelineError: an id is in two rows, or no clip exists.
+        PipelineError: two rows have the same id, or no clip exists.
     """
     refuse_doubled(rows)
     found = find_clips(root, {row.clip_id for row in rows})
     if not found.path_of:
         example = expected_path.replace("{}", rows[0].clip_id)
         raise PipelineError(
-            f"Not one of the {len(rows):,} clips of {published.name} lies below {root}: looked for folders or videos "
-            f"named as their ids, such as {example}. Give their folder as ROOT."
+            f"None of the {len(rows):,} clips of {published.name} is below {root}: looked for folders or videos "
+            f"named by their ids, such as {example}. Give their folder as ROOT."
         )
-    # A missing clip belongs where most of the others are.
+    # Record a missing clip in the folder with most of the other clips.
     main_folder = found.num_in.most_common(1)[0][0]
     suffix = "" if found.folders else expected_path.partition("{}")[2]
     expected_path = f"{main_folder}/{{}}{suffix}".removeprefix("/")
@@ -68,28 +68,28 @@ def locate(
     faulty |= faults_of(counts)
     notes = published.differences(clips, len(classes))
     for place, count in sorted(found.doubled.items()):
-        notes.append(f"{count:,} clips lie in {place} too; that place is not used.")
+        notes.append(f"{count:,} clips are also in {place}, which is not used.")
     columns = (NUM_FRAMES_COLUMN,) if found.folders else ()
     return Listing(clips, tuple(classes), layout, columns, tuple(notes), faulty)
 
 
 def refuse_doubled(rows: Sequence[Row]) -> None:
-    """Raise an error for an id that is in two rows, and name both."""
+    """Check that no two rows have the same id; the message names both rows."""
     seen: dict[str, str] = {}
     for row in rows:
         if row.clip_id in seen:
             raise PipelineError(
-                f"{row.where}: the clip '{row.clip_id}' stands in {seen[row.clip_id]} too. Each clip must have one "
+                f"{row.where}: the clip '{row.clip_id}' is also in {seen[row.clip_id]}. Each clip must have one "
                 "row; give different clips different ids (in a CSV, in a column clip_id)."
             )
         seen[row.clip_id] = row.where
 
 
 def as_count(count: int | ClipError | None) -> str:
-    """The text of a frame count for the manifest; empty where it could not be counted."""
+    """Return a frame count as text for the manifest; empty if it could not be counted."""
     return str(count) if isinstance(count, int) else ""
 
 
 def faults_of(counts: Mapping[str, int | ClipError]) -> dict[str, str]:
-    """The reasons of the folders that could not be counted."""
+    """Return the reasons why folders could not be counted."""
     return {clip_id: f"{count.kind}: {count}" for clip_id, count in counts.items() if isinstance(count, ClipError)}

@@ -1,8 +1,8 @@
 """Pack folders of frames into one HDF5 file, in the layout that `packed` describes.
 
-HDF5 has no journal: a kill while it writes can make the whole file unreadable. So clips go into parts of about a
-thousand, each written aside and moved into place; when all are there, the parts are put together, aside again. A kill
-at any moment loses at most one part, and running again goes on from there.
+HDF5 has no journal: if the process is killed while it writes, the whole file can become unreadable. Therefore clips are
+written to parts of about a thousand; each part is a temporary file that is moved when complete, and all parts are
+joined in the same way at the end. A kill loses at most one part, and the next run resumes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pipeline.video.frame_folder import FrameFolder
 from pipeline.video.packed import FRAME_SIZES
 
 CLIPS_A_PART = 1024
-# Attributes of any size (more than 16,000 frames), readable since HDF5 1.10.
+# Allows attributes of any size (more than 16,000 frames); readable since HDF5 1.10.
 FILE_VERSIONS = ("v108", "v110")
 
 
 @dataclass
 class PackSummary:
-    """What a packing did. `failed` has the reason of each clip that was left out, by its name."""
+    """Summary of a packing. `failed` has the reason of each omitted clip, by its name."""
 
     num_packed: int = 0
     num_already_there: int = 0
@@ -45,12 +45,12 @@ def pack(
     clips_a_part: int = CLIPS_A_PART,
     on_clip: Callable[[str], None] | None = None,
 ) -> PackSummary:
-    """Add clips, as (name, folder of frames), to the HDF5 file `path`; clips that are in it already are left alone.
+    """Add clips, as (name, folder of frames), to the HDF5 file `path`; clips that it already contains are skipped.
 
-    The images are copied as they are, not encoded again. `on_clip` is called with each name as it is dealt with.
+    The images are copied without encoding them again. `on_clip` is called with the name of each processed clip.
 
     Raises:
-        PipelineError: another process packs into the same file, or a name cannot stand in HDF5.
+        PipelineError: another process packs into the same file, or a name is not valid in HDF5.
     """
     path = Path(path)
     parts = path.with_name(path.name + ".parts")
@@ -78,10 +78,10 @@ def _pending(
     summary: PackSummary,
     on_clip: Callable[[str], None] | None,
 ) -> Iterator[tuple[str, list[bytes]]]:
-    """The clips that are still to be packed, read from their folders; failures go into the summary."""
+    """Yield the clips to pack, read from their folders; failures are added to the summary."""
     for name, folder in clips:
         if not name or any(part in ("", ".", "..") for part in name.split("/")):
-            raise PipelineError(f"The clip name '{name}' cannot stand in an HDF5 file: its parts must not be empty.")
+            raise PipelineError(f"The clip name '{name}' is not valid in an HDF5 file: its parts must not be empty.")
         if name in there:
             summary.num_already_there += 1
         else:
@@ -106,7 +106,7 @@ def _create(file: h5py.File, name: str, data: np.ndarray, frame_sizes: np.ndarra
         dataset = file.create_dataset(name, data=data)
     except (TypeError, ValueError) as error:
         raise PipelineError(
-            f"The clip name '{name}' cannot stand beside the others: no name may be the folder of another ({error})."
+            f"The clip name '{name}' conflicts with another: a name must not be the folder of another name ({error})."
         ) from error
     dataset.attrs[FRAME_SIZES] = frame_sizes
 
@@ -119,7 +119,7 @@ def _put_together(path: Path, part_paths: Sequence[Path]) -> None:
             for part_path in part_paths:
                 with h5py.File(part_path, "r") as part:
                     for name in _names([part_path]):
-                        # A kill between the move and the removal of the parts leaves clips in both.
+                        # After a kill between moving the file and removing the parts, clips are in both.
                         if name not in whole:
                             _create(whole, name, part[name][()], part[name].attrs[FRAME_SIZES])
 
@@ -137,14 +137,14 @@ def _names(paths: Iterable[Path]) -> list[str]:
                 file.visititems(note)
         except OSError as error:
             raise PipelineError(
-                f"{path} is not an HDF5 file that can be read ({error}). Move it away to pack anew."
+                f"{path} is not an HDF5 file that can be read ({error}). Move it away to pack again."
             ) from error
     return names
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process, however that ends."""
+    """Hold a lock, which the kernel releases when the process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""From the paths in a list to the files below the root: as written, or as the list's author meant them."""
+"""Resolve the paths in a list to files below the root, allowing for other separators, accents and suffixes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from pipeline.prepare.tree import joined, separator_in_name
 from pipeline.progress import Progress
 from pipeline.video.suffixes import is_video_name, without_suffix
 
-BACKSLASHES = "with backslashes, taken as slashes"
-ACCENTS = "with accents that are composed otherwise than on disk"
+BACKSLASHES = "with backslashes, read as slashes"
+ACCENTS = "with accents composed differently from those on disk"
 SUFFIX = "without the suffix that the file has"
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 @dataclass
 class Resolved:
-    """The paths of a list as they are on disk, in its order; `faulty` has the reason of each that is not there."""
+    """Paths of a list as they are on disk, in its order; `faulty` has the reason of each missing path."""
 
     paths: list[str] = field(default_factory=list)
     faulty: dict[int, str] = field(default_factory=dict)
     changed: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> list[str]:
-        """Return a sentence about the paths that were taken otherwise than they are written."""
+        """Return a sentence about paths that were changed to match the disk."""
         if not self.changed:
             return []
         return [f"Paths of the list: {', '.join(f'{count:,} {how}' for how, count in sorted(self.changed.items()))}."]
 
 
 def resolve(root: Path, paths: Sequence[str], where: Sequence[str]) -> Resolved:
-    """Find the files or folders of paths, given with the places that name them; no file is opened.
+    """Find the files or folders of paths, given with their positions in a list; no file is opened.
 
     Raises:
-        PipelineError: a path leads out of the root, or is the name of a file with ``::`` in it.
+        PipelineError: a path leads out of the root, or is the name of a file that contains ``::``.
     """
     inside = [relative_to_root(root, path, place) for path, place in zip(paths, where, strict=True)]
     resolved = Resolved()
@@ -68,7 +68,7 @@ def relative_to_root(root: Path, path: str, where: str) -> str:
     file, separator, member = path.partition(HDF5_SEPARATOR)
     relative = file
     if os.path.isabs(file):
-        # A list may name the root by a link or by where the link leads.
+        # A list may give the root as a link or as the target of the link.
         bases = dict.fromkeys((os.path.abspath(root), os.path.realpath(root)))
         below = (os.path.relpath(file, base) for base in bases)
         relative = next((found for found in below if not found.startswith("..")), file)
@@ -76,7 +76,7 @@ def relative_to_root(root: Path, path: str, where: str) -> str:
         relative = os.path.normpath(file)
     if os.path.isabs(relative) or relative.split(os.sep)[0] == ".." or _DRIVE.match(relative):
         raise PipelineError(
-            f"{where}: the path '{path}' does not lie below {root}. Give the folder that holds all clips of the list "
+            f"{where}: the path '{path}' is not below {root}. Give the folder that contains all clips of the list "
             "as ROOT, or write the paths relative to it."
         )
     return relative + separator + member
@@ -88,7 +88,7 @@ class _Finder:
         self._entries = cache(self._listed)
 
     def find(self, path: str) -> tuple[str, list[str], str]:
-        """Where a path leads, how it was taken otherwise than written, and the reason if it leads nowhere."""
+        """Return the path on disk, how it differs from the written one, and the reason if it does not exist."""
         file, separator, member = path.partition(HDF5_SEPARATOR)
         if self._exists(file):
             return path, [], ""
@@ -111,24 +111,24 @@ class _Finder:
         if self._exists(found):
             return found + separator + member, how, ""
         near = self._in_other_letters(found)
-        more = f" There is {near}: capitals count." if near else ""
+        more = f" There is {near}: paths are case-sensitive." if near else ""
         return path, [], f"missing: {self._root / path} does not exist.{more}"
 
     def _exists(self, path: str) -> bool:
         try:
             return os.path.exists(self._root / path)
-        except ValueError:  # a zero byte
+        except ValueError:  # the path contains a zero byte
             return False
 
     def _listed(self, folder: str) -> dict[str, str]:
-        """The entries of a folder by their composed names."""
+        """Return the entries of a folder by their composed names."""
         try:
             return {normalize("NFC", name): name for name in sorted(os.listdir(self._root / folder))}
         except (OSError, ValueError):
             return {}
 
     def _composed(self, path: str) -> str | None:
-        """The path whose parts are the same letters, whatever their accents are made of."""
+        """Return the existing path with the same letters, with composed or decomposed accents."""
         found = ""
         parts = path.split("/")
         for part in parts[:-1]:

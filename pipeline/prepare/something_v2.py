@@ -1,4 +1,4 @@
-"""Something-Something V2 (20BN): webm videos (or frames cut from them), 174 templates, in both published layouts.
+"""Read Something-Something V2 (20BN): webm videos or extracted frames, 174 templates, in both published layouts.
 
 `original`: `something-something-v2-labels.json` (`{"label": "index"}`), `…-{train,validation}.json` (a list of
 `{id, label, template, placeholders}`), `…-test.json` (`{id}` only).
@@ -26,7 +26,7 @@ def list_something_v2(request: ListingRequest) -> Listing:
     """Read Something-Something's label files, whichever layout they have, and find its clips.
 
     Raises:
-        PipelineError: no label files, a template that is none of the classes, or none of the clips.
+        PipelineError: no label files, an unknown template, or no clip is found.
     """
     folders = label_folders(request)
     files = {split: find_file(folders, names_of(word, PREFIX, ".json")) for split, word in SPLIT_FILES.items()}
@@ -37,7 +37,7 @@ def list_something_v2(request: ListingRequest) -> Listing:
         raise PipelineError(
             f"{request.root} has no {lacking} of Something-Something V2: looked for {PREFIX}-train.json with "
             f"{PREFIX}-labels.json, and for labels/train.json with labels/labels.json. Give the folder of the label "
-            "files behind ROOT if they lie elsewhere."
+            "files after ROOT if they are elsewhere."
         )
     classes = _read_classes(labels_file)
     book = LabelBook(classes, str(labels_file))
@@ -50,7 +50,7 @@ def list_something_v2(request: ListingRequest) -> Listing:
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
-    """The labels in the order of their indices."""
+    """Read the labels in the order of their indices."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise PipelineError(f"{path} must be an object of labels with their indices, but is {type(content).__name__}.")

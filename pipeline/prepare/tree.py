@@ -1,4 +1,4 @@
-"""A tree of folders with clips in it: what counts as a clip, and what is left out."""
+"""Folder tree of clips: decide which files and folders are clips."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_DEPTH = 8
 
 @dataclass(frozen=True)
 class Folder:
-    """The entries of one folder, each by name and in order; of its images the first alone."""
+    """Entries of one folder, sorted by name; of its images only the first one."""
 
     folders: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Folder:
 
 @dataclass
 class Tree:
-    """The folders below a root by their paths, with slashes; "" is the root. Folders of frames are leaves."""
+    """Folders below a root by their paths, with slashes; "" is the root. Folders of frames are leaves."""
 
     root: Path
     folders: dict[str, Folder] = field(default_factory=dict)
@@ -38,16 +38,16 @@ class Tree:
     others: Counter[str] = field(default_factory=Counter)
 
     def has_clips(self, path: str) -> bool:
-        """Whether any clip lies in a folder or below it."""
+        """Return whether a folder or a folder below it contains a clip."""
         folder = self.folders[path]
         return bool(folder.videos or folder.images) or any(
             self.has_clips(joined(path, name)) for name in folder.folders
         )
 
     def clips(self, path: str) -> Iterator[tuple[str, bool]]:
-        """Yield the clips in a folder and below it, each as (path, whether it is a folder of frames), in order.
+        """Yield the clips in a folder and below it in order, as (path, whether it is a folder of frames).
 
-        A folder without anything that could be a clip is one whose frames are lost.
+        A folder without clips counts as a clip whose frames are missing.
         """
         folder = self.folders[path]
         for name in sorted((*folder.videos, *folder.folders)):
@@ -62,20 +62,20 @@ class Tree:
                 yield from self.clips(inner)
 
     def left_out(self) -> list[str]:
-        """Return sentences about what is no clip: how many files of which suffix, how many folders of which name."""
+        """Return sentences about ignored files, by suffix, and ignored folders, by name."""
         notes = []
         if self.others:
-            notes.append(f"Left out, as no suffix of a clip or frame: {_counted(self.others)}.")
+            notes.append(f"Ignored because their suffix is not that of a clip or frame: {_counted(self.others)}.")
         if self.ignored:
-            notes.append(f"Left out, as folders of systems and drives: {_counted(self.ignored)}.")
+            notes.append(f"Ignored folders of operating systems and drives: {_counted(self.ignored)}.")
         return notes
 
 
 def read_tree(root: Path) -> Tree:
-    """List the folders below a root, level by level; each is read once.
+    """List the folders below a root, level by level, reading each once.
 
     Raises:
-        PipelineError: a name is no UTF-8, or would be taken for a clip in an HDF5 file.
+        PipelineError: a name is not UTF-8, or would be read as a clip in an HDF5 file.
     """
     tree = Tree(root)
     level = [""]
@@ -95,7 +95,7 @@ def joined(folder: str, name: str) -> str:
 
 
 def _read(root: Path, path: str) -> tuple[Folder, list[str], list[str]]:
-    """Read one folder; returns it with the names of ignored folders and the suffixes of other files."""
+    """Read one folder, and return it with the names of ignored folders and the suffixes of other files."""
     folders, files, ignored = [], [], []
     try:
         with os.scandir(root / path) as entries:
@@ -111,21 +111,21 @@ def _read(root: Path, path: str) -> tuple[Folder, list[str], list[str]]:
         return Folder(), ignored, []
     images = [name for name in files if is_image_name(name)]
     videos = [name for name in files if is_video_name(name)]
-    # An image that moves is a clip. The first one tells whether to look at the others.
+    # An animated image is a clip. Other images are inspected only if the first one is animated.
     if images and is_moving_image(root / path / images[0]):
         moving = {name for name in images if is_moving_image(root / path / name)}
         videos, images = sorted([*videos, *moving]), [name for name in images if name not in moving]
-    if videos:  # images beside videos are previews or covers
+    if videos:  # images next to videos are previews or covers
         images = []
     known = {*videos, *images}
     others = [suffix_of(name) or name for name in files if name not in known and not name.startswith("._")]
-    # One image is enough to know a folder of frames; millions of names need not be kept.
+    # One image identifies a folder of frames; millions of names need not be kept.
     folder = Folder(tuple(folders), tuple(videos), tuple(images[:1]))
     return folder, ignored, others
 
 
 def _leads_back(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder is a link to one that it lies in."""
+    """Return whether a folder is a link to one of its parents."""
     if not entry.is_symlink():
         return False
     here = os.path.realpath(os.path.dirname(entry.path))
@@ -138,17 +138,17 @@ def _check_name(root: Path, path: str) -> None:
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode(errors="backslashreplace")
         raise PipelineError(
-            f"{root} has a name in it that is no UTF-8, which a manifest cannot hold: {shown}. Rename it, such as by "
-            "`convmv -r -f latin1 -t utf-8 --notest ROOT` for names of an old zip."
+            f"{root} contains a name that is not UTF-8, which a manifest cannot hold: {shown}. Rename it, for example "
+            "with `convmv -r -f latin1 -t utf-8 --notest ROOT` for names of an old zip."
         ) from None
     if HDF5_SEPARATOR in path:
         raise separator_in_name(root / path)
 
 
 def separator_in_name(path: Path) -> PipelineError:
-    """Return the error for a file whose name would be taken for a clip in an HDF5 file."""
+    """Return the error for a file whose name would be read as a clip in an HDF5 file."""
     return PipelineError(
-        f"{path}: the name has '{HDF5_SEPARATOR}' in it, which separates an HDF5 file from a clip in it. Rename it."
+        f"{path}: the name contains '{HDF5_SEPARATOR}', which separates an HDF5 file from a clip in it. Rename it."
     )
 
 

@@ -1,4 +1,4 @@
-"""UCF101: videos in folders of classes, with three published splits in `ucfTrainTestlist/`."""
+"""Read UCF101: videos in class folders, with three published splits in `ucfTrainTestlist/`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.prepare.locating import Row, refuse_doubled
 
 FOLDS = (1, 2, 3)
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "videos", "")
-# Of fold 1, the one that most papers report.
+# Published counts of the folds.
 PUBLISHED = {
     1: Published("UCF101, fold 1", 101, {"train": 9_537, "val": 3_783}),
     2: Published("UCF101, fold 2", 101, {"train": 9_586, "val": 3_734}),
@@ -22,10 +22,10 @@ PUBLISHED = {
 
 
 def list_ucf101(request: ListingRequest) -> Listing:
-    """Read one fold: `trainlist0N.txt` is the split `train`, `testlist0N.txt` the split `val`, which is scored.
+    """Read one fold: `trainlist0N.txt` is the split `train`, `testlist0N.txt` the split `val`.
 
     Raises:
-        PipelineError: a list is missing, or names a class that `classInd.txt` does not.
+        PipelineError: a list is missing, or contains a class that is not in `classInd.txt`.
     """
     checked_fold(request.fold)
     folders = [*request.lists, request.root / "ucfTrainTestlist", request.root / "splits", request.root]
@@ -38,7 +38,7 @@ def list_ucf101(request: ListingRequest) -> Listing:
     if len(present) < len(files) or class_file is None:
         raise PipelineError(
             f"{request.root} lacks split files of UCF101: looked for ucfTrainTestlist/trainlist{request.fold:02d}.txt, "
-            f"testlist{request.fold:02d}.txt and classInd.txt. Give their folder behind ROOT if they lie elsewhere."
+            f"testlist{request.fold:02d}.txt and classInd.txt. Give their folder after ROOT if they are elsewhere."
         )
     classes = tuple(line.partition(" ")[2].strip() for _, line in read_lines(class_file))
     rows = [
@@ -55,10 +55,10 @@ def list_ucf101(request: ListingRequest) -> Listing:
 
 
 def checked_fold(fold: int) -> int:
-    """The fold, if it is one of the three.
+    """Check the fold and return it.
 
     Raises:
-        PipelineError: it is not.
+        PipelineError: it is not one of the three.
     """
     if fold not in FOLDS:
         raise PipelineError(f"`fold` (={fold}) must be one of {', '.join(map(str, FOLDS))}.")
@@ -66,19 +66,19 @@ def checked_fold(fold: int) -> int:
 
 
 def video_folder(root: Path, names: tuple[str, ...], classes: tuple[str, ...]) -> str:
-    """The first of some folders below the root that has a folder of some class."""
+    """Return the first of some folders below the root that has a folder of a class."""
     for name in names:
         entries = list_folders(root, [name])[name]
         if {entry for entry, is_folder in entries if is_folder} & set(classes):
             return name
     raise PipelineError(
-        f"{root} has no folder of videos: looked for folders named as the classes, such as {classes[0]}, in "
+        f"{root} has no folder of videos: looked for folders named by class, such as {classes[0]}, in "
         f"{', '.join(name or 'ROOT itself' for name in names)}."
     )
 
 
 def clips_of(root: Path, where: str, rows: list[Row]) -> tuple[tuple[Clip, ...], dict[str, str]]:
-    """The clips of rows whose ids are `class/file` without suffix, with the reasons of those that are missing."""
+    """Return the clips of rows with ids `class/file` without suffix, and the reasons of missing ones."""
     labels = sorted({row.clip_id.partition("/")[0] for row in rows})
     prefix = f"{where}/" if where else ""
     there: dict[str, str] = {}
@@ -94,7 +94,7 @@ def clips_of(root: Path, where: str, rows: list[Row]) -> tuple[tuple[Clip, ...],
 
 
 def _id_and_label(line: str, classes: tuple[str, ...], where: str) -> tuple[str, str]:
-    """`Class/v_Class_g01_c01.avi`, with a class index behind it in training lists."""
+    """Parse `Class/v_Class_g01_c01.avi`, which a class index follows in training lists."""
     path = line.split()[0]
     label = path.partition("/")[0]
     if label not in classes:

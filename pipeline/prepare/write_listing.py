@@ -28,15 +28,15 @@ def write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Pa
         logger.warning(note)
     if listing.faulty:
         logger.warning(
-            f"{len(listing.faulty):,} of {len(listing.clips):,} clips cannot be used as they lie there. They "
-            "keep their rows; `extract` records each with its reason and counts it."
+            f"{len(listing.faulty):,} of {len(listing.clips):,} clips cannot be used. They keep their "
+            "rows; `extract` records each with its reason and counts it."
         )
         for clip_id, reason in list(listing.faulty.items())[:NUM_EXAMPLES]:
             logger.info(f"  {clip_id}: {reason}")
         if len(listing.faulty) > NUM_EXAMPLES:
             logger.info(f"  … and {len(listing.faulty) - NUM_EXAMPLES:,} more: `pipeline check` lists them.")
     root = request.root
-    manifest_texts(out, listing.clips, listing.classes, listing.extra_columns)  # before anything is packed
+    manifest_texts(out, listing.clips, listing.classes, listing.extra_columns)  # check before anything is packed
     if pack is not None:
         listing, root = _packed(listing, request.root, pack), pack.parent
     write_manifest(out, listing.clips, listing.classes, listing.extra_columns)
@@ -44,20 +44,20 @@ def write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Pa
 
 
 def _packed(listing: Listing, root: Path, path: Path) -> Listing:
-    """Copy the clips' folders of frames into one HDF5 file; clips that it has already are left alone."""
+    """Copy the clips' folders of frames into one HDF5 file; clips that it already contains are skipped."""
     from pipeline.prepare.packing import pack
 
     videos = [clip for clip in listing.clips if (root / clip.path).is_file() and not is_image_name(clip.path)]
     if videos:
         raise PipelineError(
-            f"--pack is for folders of frames, but {videos[0].path} and {len(videos) - 1:,} others are video files: "
-            "one file a clip already. Leave --pack out."
+            f"--pack is for folders of frames, but {videos[0].path} and {len(videos) - 1:,} others are video "
+            "files. Omit --pack."
         )
     with Progress("pack", len(listing.clips)) as progress:
         clips = ((clip.clip_id, root / clip.path) for clip in listing.clips)
         summary = pack(path, clips, on_clip=lambda _: progress.advance())
     logger.info(
-        f"{path}: {summary.num_packed:,} clips packed, {summary.num_already_there:,} were there, "
+        f"{path}: {summary.num_packed:,} clips packed, {summary.num_already_there:,} already present, "
         f"{len(summary.failed):,} failed."
     )
     for clip_id, error in list(summary.failed.items())[:NUM_EXAMPLES]:

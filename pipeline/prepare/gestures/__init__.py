@@ -1,1 +1,1 @@
-"""The demo data set: drawn hand gestures."""
+"""Demo data set of drawn hand gestures."""

@@ -1,6 +1,6 @@
-"""Drawn backgrounds of many kinds, with clutter, in any colour.
+"""Draw backgrounds of several kinds, with clutter, in random colours.
 
-The kinds fall in two groups, so that validation clips can stand before backgrounds of a kind that no training clip has.
+The kinds form two groups, so that validation clips can have kinds of backgrounds that no training clip has.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Generator = np.random.Generator
 
 
 def draw_background(generator: Generator, height: int, width: int, kinds: Sequence[str]) -> np.ndarray:
-    """Draw one background of a kind chosen from `kinds`, with up to six things standing about in it.
+    """Draw a background of a kind chosen from `kinds`, with up to six objects.
 
     Shape:
         returns: (H, W, 3), uint8.
 
     Raises:
-        PipelineError: a kind that is not known.
+        PipelineError: a kind is unknown.
     """
     kind = kinds[int(generator.integers(len(kinds)))]
     pixels = look_up("background", kind, KINDS)(generator, height, width)
@@ -34,7 +34,7 @@ def draw_background(generator: Generator, height: int, width: int, kinds: Sequen
 
 
 def _gradient(generator: Generator, height: int, width: int) -> np.ndarray:
-    """A wall with light falling across it."""
+    """Draw a wall with a gradient of light."""
     rows, columns = _grid(height, width)
     turn = generator.uniform(0, 2 * np.pi)
     position = np.clip(0.5 + np.cos(turn) * (columns - 0.5) + np.sin(turn) * (rows - 0.5), 0, 1)
@@ -42,7 +42,7 @@ def _gradient(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _noise(generator: Generator, height: int, width: int) -> np.ndarray:
-    """Soft patches at several scales, as plaster, carpet or foliage out of focus."""
+    """Draw soft patches at several scales, like plaster, carpet or blurred foliage."""
     total = np.zeros((height, width), np.float32)
     for cells in (3, 6, 12, 24, 48):
         coarse = generator.random((cells, cells), dtype=np.float32)
@@ -53,7 +53,7 @@ def _noise(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _room(generator: Generator, height: int, width: int) -> np.ndarray:
-    """A wall, a floor and some furniture with upright edges."""
+    """Draw a wall, a floor and some furniture with vertical edges."""
     image = Image.new("RGB", (width, height), _colour(generator))
     draw = ImageDraw.Draw(image)
     floor = int(height * generator.uniform(0.55, 0.9))
@@ -67,7 +67,7 @@ def _room(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _plaid(generator: Generator, height: int, width: int) -> np.ndarray:
-    """Stripes in two directions, as cloth or tiles."""
+    """Draw stripes in two directions, like cloth or tiles."""
     rows, columns = _grid(height, width)
     across = np.sin(columns * generator.uniform(10, 60) + generator.uniform(0, 6)) > generator.uniform(-0.7, 0.7)
     down = np.sin(rows * generator.uniform(10, 60) + generator.uniform(0, 6)) > generator.uniform(-0.7, 0.7)
@@ -76,7 +76,7 @@ def _plaid(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _blobs(generator: Generator, height: int, width: int) -> np.ndarray:
-    """Overlapping round patches, skin-like colours among them."""
+    """Draw overlapping round patches, some in skin-like colours."""
     image = Image.new("RGB", (width, height), _colour(generator))
     draw = ImageDraw.Draw(image)
     for _ in range(int(generator.integers(8, 25))):
@@ -87,7 +87,7 @@ def _blobs(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _shelves(generator: Generator, height: int, width: int) -> np.ndarray:
-    """Boards with books: many upright slabs in rows."""
+    """Draw shelves with books: many vertical rectangles in rows."""
     image = Image.new("RGB", (width, height), _colour(generator))
     draw = ImageDraw.Draw(image)
     num_rows = int(generator.integers(2, 5))
@@ -104,7 +104,7 @@ def _shelves(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _waves(generator: Generator, height: int, width: int) -> np.ndarray:
-    """Bent bands, as curtains or hills."""
+    """Draw curved bands, like curtains or hills."""
     rows, columns = _grid(height, width)
     bend = generator.uniform(0.02, 0.12) * np.sin(columns * generator.uniform(4, 14) + generator.uniform(0, 6))
     if generator.random() < 0.5:
@@ -114,7 +114,7 @@ def _waves(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _leaves(generator: Generator, height: int, width: int) -> np.ndarray:
-    """Many small pointed shapes of neighbouring hues."""
+    """Draw many small pointed shapes of similar hues."""
     hue = generator.random()
     image = Image.new("RGB", (width, height), _colour(generator, hue))
     draw = ImageDraw.Draw(image)
@@ -131,7 +131,7 @@ def _leaves(generator: Generator, height: int, width: int) -> np.ndarray:
 
 
 def _add_clutter(draw: ImageDraw.ImageDraw, generator: Generator, height: int, width: int, count: int) -> None:
-    """Things that are no hands: discs, boxes, sticks and stars, some of them of skin colour."""
+    """Draw objects other than hands: discs, boxes, sticks and stars, some in skin colours."""
     short = min(height, width)
     for _ in range(count):
         x, y, turn = generator.uniform(0, width), generator.uniform(0, height), generator.uniform(0, 2 * np.pi)

@@ -1,8 +1,8 @@
-"""The demo data set: drawn hand gestures as real video files, which only the order of frames tells apart.
+"""Write the demo data set: drawn hand gestures as video files that differ only in the order of frames.
 
-A clip is drawn from the seed and its own name alone, so neither the number of processes nor the number of clips
-changes its pixels. How it looks (hand, background, light, noise, camera, length) comes from other random numbers than
-how it moves, and neither from its label.
+A clip depends only on the seed and its name, so neither the number of processes nor the number of clips affects its
+pixels. Appearance (hand, background, light, noise, camera, length) and motion use separate random numbers, and neither
+depends on the label.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.progress import Progress
 
 FRAME_FORMS = ("webm", "jpg")
 EXTRA_COLUMNS = ("pair", "num_frames")
-# Goes up whenever the same settings give other pixels.
+# Increment it if the same settings give other pixels.
 DRAWING_VERSION = 1
 RECORD_NAME = "drawn.json"
 COUNTS = ("train_clips", "val_clips", "test_clips")
@@ -39,10 +39,10 @@ COUNTS = ("train_clips", "val_clips", "test_clips")
 
 @dataclass(frozen=True)
 class GestureSettings:
-    """What decides the pixels: seed, counts for each class, size of the frames, length of the clips.
+    """Settings of the data set: seed, clips per class, frame size, clip length.
 
-    Without `test_clips` there are as many test clips as validation clips. A clip has at least `min_frames` and at most
-    `max_frames`; `fps` is what a player is told.
+    Without `test_clips`, there are as many test clips as validation clips. A clip has at least `min_frames` and at most
+    `max_frames` frames; `fps` is the frame rate for players.
     """
 
     seed: int = 0
@@ -78,7 +78,7 @@ class GestureSettings:
 
 @dataclass(frozen=True)
 class DrawnClip:
-    """One clip before it is drawn. All its random numbers follow from the seed and `clip_id`."""
+    """A clip to draw. All its random numbers depend on the seed and `clip_id`."""
 
     clip_id: str
     gesture: Gesture
@@ -86,12 +86,12 @@ class DrawnClip:
     number: int
 
     def path(self, frames: str) -> str:
-        """Where it lies under the root: a file, or a folder of frames."""
+        """Path relative to the root: a file, or a folder of frames."""
         return f"{self.split}/{self.clip_id}" + (".webm" if frames == "webm" else "")
 
 
 def list_clips(settings: GestureSettings) -> list[DrawnClip]:
-    """All clips of the data set, training clips first."""
+    """List all clips of the data set, training clips first."""
     counts = {"train": settings.train_clips, "val": settings.val_clips, "test": settings.num_test_clips}
     return [
         DrawnClip(f"{gesture.label.lower().replace(' ', '-')}-{split}-{number:04d}", gesture, split, number)
@@ -111,7 +111,7 @@ def draw_clip(settings: GestureSettings, clip: DrawnClip) -> np.ndarray:
 
 
 def draw_gesture(settings: GestureSettings, gesture: Gesture, split: str, key: str) -> np.ndarray:
-    """Draw a gesture with the look and the path that belong to `key`.
+    """Draw a gesture with the appearance and motion of `key`.
 
     With the same key, the two gestures of a pair are the same frames in opposite orders.
 
@@ -122,7 +122,7 @@ def draw_gesture(settings: GestureSettings, gesture: Gesture, split: str, key: s
     num_frames = int(look_numbers.integers(settings.min_frames, settings.max_frames + 1))
     poses = draw_poses(generator_for("gesture-motion", settings.seed, key), gesture, num_frames)
     frames = _draw_frames(look_numbers, settings, split, poses)
-    # The whole film is turned round, with its noise and the trembling of the camera, so nothing else can tell.
+    # Reverse the complete clip with noise and camera shake, so that only the order of frames differs.
     return frames[::-1] if gesture.is_reversed else frames
 
 
@@ -134,13 +134,13 @@ def write_gestures(
 ) -> Path:
     """Draw the data set into `root` and write its manifest to `out`; paths in it are relative to `root`.
 
-    Clips that a record in `root` says were drawn with the same settings are not drawn again. `num_processes` is the
-    number of cores by default and changes no pixel.
+    Clips that were drawn with the same settings, according to a record in `root`, are not drawn again. `num_processes`
+    is the number of cores by default and does not affect the pixels.
     """
     settings = settings or GestureSettings()
     clips = list_clips(settings)
     record: dict[str, Any] = {"drawing_version": DRAWING_VERSION, **asdict(settings)}
-    # The counts say which clips there are, not how any of them looks.
+    # The counts determine which clips exist, but not their pixels.
     style = {name: value for name, value in record.items() if name not in COUNTS}
     known = _read_record(root / RECORD_NAME, style)
     missing = [clip for clip in clips if clip.clip_id not in known or not (root / clip.path(settings.frames)).exists()]
@@ -173,7 +173,7 @@ def _write_clips(
                 lengths[clip.clip_id] = _write_clip(root, settings, clip)
                 progress.advance()
             return lengths
-        # Spawned, so that this also works beside running threads.
+        # Spawn, because forking is unsafe with running threads.
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as executor:
             futures = {clip.clip_id: executor.submit(_write_clip, root, settings, clip) for clip in clips}
             for clip_id, future in futures.items():
@@ -193,7 +193,7 @@ def _write_clip(root: Path, settings: GestureSettings, clip: DrawnClip) -> int:
 
 
 def _read_record(path: Path, style: dict[str, Any]) -> dict[str, int]:
-    """The lengths of the clips that were drawn in this style; none where the record tells of another style."""
+    """Return the lengths of clips drawn in this style; none if the record is of another style."""
     if not path.is_file():
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -222,7 +222,7 @@ def _draw_frames(
 
 
 def _camera(numbers: np.random.Generator, num_frames: int) -> np.ndarray:
-    """How far a hand-held camera is off in each frame, from -1 to 1 downwards and across: (T, 2)."""
+    """Return the shift of a hand-held camera in each frame, from -1 to 1, vertical and horizontal: (T, 2)."""
     times = np.linspace(0, 1, num_frames)[:, None]
     strength = numbers.uniform(0.0, 0.8)
     slow = np.sin(2 * np.pi * numbers.uniform(0.3, 2.0, 2) * times + numbers.uniform(0, 2 * np.pi, 2))

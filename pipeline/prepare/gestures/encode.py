@@ -1,7 +1,7 @@
-"""Frames -> a real clip on disk: an encoded video file, or a folder of numbered JPG frames.
+"""Write frames as a clip on disk: an encoded video file, or a folder of numbered JPG frames.
 
-The same frames give the same bytes: one encoder thread, and a container without dates or random ids. Both are written
-aside and moved into place, so a kill leaves no half clip behind.
+Equal frames give equal bytes: one encoder thread, and a container without dates or random ids. A clip is written to a
+temporary path and then moved, so a killed process leaves no incomplete clip.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ FORMAT_OF_SUFFIX = {
     ".gif": "gif",
 }
 
-# The fastest settings whose drawn clips still look right; every packet shows exactly one frame. x264 without its
-# macroblock tree, which reads uninitialised memory: the same frames would sometimes give other bytes.
+# The fastest settings with good visual quality, and exactly one frame per packet. x264 runs without its macroblock
+# tree, which reads uninitialised memory, so that equal frames always give equal bytes.
 OPTIONS_OF_CODEC: Mapping[str, Mapping[str, str]] = {
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "32", "b": "0", "lag-in-frames": "0", "row-mt": "0"},
     "libx264": {"preset": "veryfast", "crf": "20", "mbtree": "0"},
@@ -49,13 +49,13 @@ def write_video(
     key_frame_distance_frames: int = 240,
     options: Mapping[str, str] | None = None,
 ) -> None:
-    """Encode `frames` as a video file; the suffix of `path` names the container.
+    """Encode `frames` as a video file; the suffix of `path` determines the container.
 
     Shape:
         frames: (T, H, W, 3), uint8 RGB.
 
     Raises:
-        PipelineError: no frames, another shape or type, or a suffix that names no known container.
+        PipelineError: no frames, another shape or type, or a suffix of an unknown container.
     """
     path = Path(path)
     _check_frames(frames)
@@ -66,7 +66,7 @@ def write_video(
     rate = Fraction(fps).limit_denominator(1001)
     with (
         written_aside(path) as aside,
-        # Bit-exact: no date, no random id, no version in the file.
+        # Bit-exact: no date, random id or version in the file.
         av.open(
             str(aside), "w", format=FORMAT_OF_SUFFIX[path.suffix.lower()], options={"fflags": "+bitexact"}
         ) as container,
@@ -79,7 +79,7 @@ def write_video(
         stream.codec_context.thread_count = 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         stream.codec_context.options = {**OPTIONS_OF_CODEC.get(codec, {}), **(options or {})}
-        # One converter for all frames, with one thread: making it anew for each frame cost more than encoding them.
+        # One converter for all frames, with one thread: creating one per frame would take longer than encoding.
         reformatter = av.video.reformatter.VideoReformatter()
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frames[index]), format="rgb24")
@@ -96,7 +96,7 @@ def write_frame_folder(
     quality: int = 90,
     first_number: int = 1,
 ) -> None:
-    """Write `frames` as a folder of numbered JPG files, as Jester has them. An existing folder is replaced.
+    """Write `frames` as a folder of numbered JPG files, as in Jester. An existing folder is replaced.
 
     Shape:
         frames: (T, H, W, 3), uint8 RGB.
@@ -122,7 +122,7 @@ def write_frame_folder(
 
 
 def encode_jpg(frame: npt.NDArray[np.uint8], quality: int = 90) -> bytes:
-    """One frame as JPG with chroma at half size, as cameras and data sets have it.
+    """Encode a frame as JPG with 4:2:0 chroma subsampling, as cameras and data sets do.
 
     Shape:
         frame: (H, W, 3), uint8 RGB.

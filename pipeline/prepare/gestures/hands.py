@@ -1,7 +1,7 @@
-"""A drawn hand: a look, a pose, and the pixels of both, smooth-edged and fast enough for video.
+"""Draw a hand from a look and a pose, with smooth edges and fast enough for video.
 
-Lengths are fractions of the image's short side, measured from its centre, so that a pose means the same at every
-size. Nothing here is random except `random_look`, which takes its generator.
+Lengths are fractions of the image's short side, measured from its centre, so that a pose is independent of the image
+size. Only `random_look` is random, with a generator as argument.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from PIL import Image, ImageDraw
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
-# Drawn this many times larger and averaged down: smooth edges, and motion finer than a pixel shows.
+# Factor of supersampling, for smooth edges and sub-pixel motion.
 SUPERSAMPLING = 3
 
-# In units of the palm's half width, hand upright, y downwards: where each finger is rooted and how long it is.
+# Base and length of each finger, in units of the palm's half width, for an upright hand, with y downwards.
 FINGER_ROOTS: tuple[Point, ...] = ((-0.72, -0.62), (-0.25, -0.82), (0.24, -0.80), (0.70, -0.58))
 FINGER_LENGTHS = (1.35, 1.60, 1.50, 1.15)
 THUMB_ROOT: Point = (-0.80, 0.25)
 THUMB_LENGTH = 1.15
-# The farthest that any part but the arm reaches from the centre of the palm.
+# Largest distance of any part except the arm from the centre of the palm.
 REACH = 2.9
 
 
 @dataclass(frozen=True)
 class HandLook:
-    """What stays the same while a hand moves: colours, proportions and whether it is a left or a right hand.
+    """Appearance of a hand that does not change with motion: colours, proportions, left or right.
 
     `side` is 1 with the thumb on the image's left when the hand is upright, -1 mirrored.
     """
@@ -47,7 +47,7 @@ class HandLook:
 
 @dataclass(frozen=True)
 class HandPose:
-    """Where a hand is and how it is held.
+    """Position and pose of a hand.
 
     `x` and `y` are the palm's centre (y downwards), `size` the palm's half width, `angle` clockwise from upright in
     radians, `openness` 0 for a fist and 1 for straight fingers, `spread` the angle between neighbouring fingers in
@@ -67,7 +67,7 @@ def random_look(generator: np.random.Generator) -> HandLook:
     if generator.random() < 0.2:
         hue, saturation, value = generator.random(), generator.uniform(0.2, 0.9), generator.uniform(0.35, 0.95)
     else:
-        # Skin tones lie on one narrow band of hues; darker ones are more saturated.
+        # Skin tones have a narrow range of hues; darker ones are more saturated.
         depth = generator.random()
         hue = generator.uniform(0.035, 0.085)
         saturation = 0.22 + 0.38 * depth + generator.uniform(-0.06, 0.06)
@@ -87,9 +87,9 @@ def random_look(generator: np.random.Generator) -> HandLook:
 
 
 def paint_hand(frame: np.ndarray, look: HandLook, pose: HandPose) -> np.ndarray:
-    """Paint a hand into a frame, in place, and return how much of each pixel it covers.
+    """Paint a hand into a frame in place, and return its coverage of each pixel.
 
-    The returned coverage leaves out the sleeve: it says where the hand is.
+    The coverage excludes the sleeve, so that it shows the position of the hand.
 
     Shape:
         frame:   (H, W, 3), uint8.
@@ -109,7 +109,7 @@ def paint_hand(frame: np.ndarray, look: HandLook, pose: HandPose) -> np.ndarray:
         side=look.side,
     )
     _draw(pen, look, pose)
-    # Averaging down multiplies the colour by the coverage, since it was drawn on black.
+    # Downsampling multiplies the colour by the coverage, because the hand was drawn on black.
     box = cover.getbbox()
     if box is None:
         return np.zeros((height, width), np.uint8)
@@ -127,7 +127,7 @@ def paint_hand(frame: np.ndarray, look: HandLook, pose: HandPose) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Pen:
-    """Draws in the hand's own units on three sheets at once: the colours, what is covered, and the hand alone."""
+    """Pen in units of the hand that draws three images at once: colours, coverage, and coverage of the hand alone."""
 
     colour: ImageDraw.ImageDraw
     cover: ImageDraw.ImageDraw
@@ -143,7 +143,7 @@ class _Pen:
         return self.centre[0] + x * cosine - y * sine, self.centre[1] + x * sine + y * cosine
 
     def limb(self, points: list[Point], width: float, colour: Colour, line: Colour, is_hand: bool = True) -> None:
-        """A thick line with round ends through `points`, edged with the line colour."""
+        """Draw a thick line with round ends through `points`, with an outline."""
         edge = 0.075
         placed = [self.place(point) for point in points]
         self._stroke(placed, (width + 2 * edge) * self.unit, line, is_hand)
@@ -169,14 +169,14 @@ class _Pen:
 def _draw(pen: _Pen, look: HandLook, pose: HandPose) -> None:
     height, width = look.palm_height, look.finger_width
     skin, line = look.skin, look.line
-    # The arm first, since everything lies over it.
+    # Draw the arm first, because all other parts are in front of it.
     pen.limb([(0.0, 0.6 * height), (0.0, look.sleeve_start + 0.3)], 1.15, skin, line)
     pen.limb([(0.0, look.sleeve_start + 0.75), (0.0, 14.0)], 1.6, look.sleeve, line, is_hand=False)
     fingers = [
         _finger(root, length * look.finger_length, (index - 1.5) * pose.spread, pose.openness, height)
         for index, (root, length) in enumerate(zip(FINGER_ROOTS, FINGER_LENGTHS, strict=True))
     ]
-    # Straight fingers go behind the palm's edge; bent ones lie over it, as one sees them on a fist.
+    # Straight fingers are behind the palm's edge; bent ones are in front of it, as on a fist.
     is_bent = pose.openness < 0.5
     if not is_bent:
         for points in fingers:
@@ -189,7 +189,7 @@ def _draw(pen: _Pen, look: HandLook, pose: HandPose) -> None:
 
 
 def _finger(root: Point, length: float, fan: float, openness: float, palm_height: float) -> list[Point]:
-    # Two halves that bend towards the viewer: what one sees of a half is its length times the cosine of its bend.
+    # Two halves bend towards the viewer: the visible length of each is its length times the cosine of its angle.
     bend = (1.0 - openness) * math.radians(95)
     start = (root[0], root[1] * palm_height)
     direction = math.sin(fan), -math.cos(fan)
@@ -199,7 +199,7 @@ def _finger(root: Point, length: float, fan: float, openness: float, palm_height
 
 
 def _thumb(length: float, openness: float, spread: float) -> list[Point]:
-    # From lying across the palm to standing out to the side.
+    # From across the palm to pointing sideways.
     away = math.radians(70 - 115 * openness) - 1.2 * spread * openness
     seen = THUMB_LENGTH * length * (0.7 + 0.3 * openness)
     middle = THUMB_ROOT[0] + 0.5 * seen * math.sin(away), THUMB_ROOT[1] - 0.5 * seen * math.cos(away)

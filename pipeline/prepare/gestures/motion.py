@@ -1,8 +1,7 @@
-"""How a hand moves in each gesture: a path of poses, drawn at random, and nothing about how it looks.
+"""Draw the motion of each gesture: a random path of poses, independent of appearance.
 
-A gesture of a time-reversed pair is its partner played backwards, down to the pause before and after, the changes of
-speed and the trembling. So the frames of both have the same distribution one by one, and only their order tells them
-apart.
+A gesture of a time-reversed pair is its partner played backwards, including pauses, changes of speed and tremor.
+Therefore single frames of both have the same distribution, and only their order distinguishes them.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class Gesture:
-    """A class of the demo: its label, its path, and whether it is that path played backwards.
+    """A class of the demo: label, path, and whether the path is played backwards.
 
-    `pair` is the name that both members of a time-reversed pair share; gestures without a direction have none.
+    pair: name shared by both members of a time-reversed pair; None for gestures without direction.
     """
 
     label: str
@@ -31,14 +30,14 @@ class Gesture:
 
 
 def draw_poses(generator: Generator, gesture: Gesture, num_frames: int) -> list[HandPose]:
-    """Draw the poses along a gesture's path. For a gesture that plays its path backwards they come last one first."""
+    """Draw the poses along a gesture's path, in reverse order if it is played backwards."""
     start = _random_start(generator)
     poses = gesture.path(generator, _random_progress(generator, num_frames), start)
     return _trembling(generator, poses)
 
 
 def _random_start(generator: Generator) -> HandPose:
-    """A hand somewhere near the middle, upright more or less, its fingers open, shut or between."""
+    """Draw a start pose near the centre, roughly upright, with any openness of the fingers."""
     return HandPose(
         x=generator.uniform(-0.2, 0.2),
         y=generator.uniform(-0.14, 0.2),
@@ -50,18 +49,18 @@ def _random_start(generator: Generator) -> HandPose:
 
 
 def _random_progress(generator: Generator, num_frames: int) -> np.ndarray:
-    """From 0 to 1 over the clip: a pause, a movement that starts and ends softly, a pause; each of random length."""
+    """Draw the progress from 0 to 1: a pause, a smooth movement and a pause, each of random length."""
     first = generator.uniform(0.0, 0.3)
     last = generator.uniform(0.7, 1.0)
     time = np.clip((np.linspace(0, 1, num_frames) - first) / (last - first), 0, 1)
-    # Uneven speed: early or late in the movement.
+    # Uneven speed: faster early or late in the movement.
     time = time ** np.exp(generator.uniform(-0.5, 0.5))
     softness = generator.uniform(0.3, 1.0)
     return np.asarray((1 - softness) * time + softness * (3 * time**2 - 2 * time**3))
 
 
 def _trembling(generator: Generator, poses: list[HandPose]) -> list[HandPose]:
-    """Small smooth changes of everything, so that no gesture leaves the rest of the pose quite still."""
+    """Draw small smooth changes of all values, so that no part of the pose is completely still."""
     times = np.linspace(0, 1, len(poses))
     scales = {"x": 0.02, "y": 0.02, "size": 0.05, "angle": 0.07, "openness": 0.05, "spread": 0.02}
     changed = {name: np.zeros(len(poses)) for name in scales}
@@ -83,7 +82,7 @@ def _trembling(generator: Generator, poses: list[HandPose]) -> list[HandPose]:
 
 
 def _across(generator: Generator, progress: np.ndarray, start: HandPose) -> list[HandPose]:
-    """Rightwards, through a middle that varies."""
+    """Move to the right, through a random centre."""
     reach, middle = generator.uniform(0.34, 0.6), generator.uniform(-0.1, 0.1)
     return [replace(start, x=middle + reach * (p - 0.5)) for p in progress]
 
@@ -94,7 +93,7 @@ def _upwards(generator: Generator, progress: np.ndarray, start: HandPose) -> lis
 
 
 def _nearer(generator: Generator, progress: np.ndarray, start: HandPose) -> list[HandPose]:
-    """Pushed towards the camera, as Jester's 'Pushing Hand Away' is: the hand grows."""
+    """Move towards the camera, so that the hand grows, as in Jester's 'Pushing Hand Away'."""
     growth, middle = generator.uniform(0.6, 1.0), np.log(0.11) + generator.uniform(-0.15, 0.15)
     return [replace(start, size=float(np.exp(middle + growth * (p - 0.5)))) for p in progress]
 
@@ -105,32 +104,32 @@ def _opening(generator: Generator, progress: np.ndarray, start: HandPose) -> lis
 
 
 def _turning(generator: Generator, progress: np.ndarray, start: HandPose) -> list[HandPose]:
-    """Clockwise as the viewer sees it."""
+    """Rotate clockwise from the viewer's perspective."""
     turn, middle = generator.uniform(1.0, 2.0), generator.uniform(-0.3, 0.3)
     return [replace(start, angle=middle + turn * (p - 0.5)) for p in progress]
 
 
 def _spreading(generator: Generator, progress: np.ndarray, start: HandPose) -> list[HandPose]:
-    """The straight fingers of an open hand go apart."""
+    """Spread the straight fingers of an open hand."""
     low, high = generator.uniform(0.0, 0.05), generator.uniform(0.26, 0.36)
     openness = generator.uniform(0.85, 1.0)
     return [replace(start, openness=openness, spread=low + (high - low) * p) for p in progress]
 
 
 def _still(generator: Generator, progress: np.ndarray, start: HandPose) -> list[HandPose]:
-    # The pose that a moving gesture may pass through anywhere: the place in the picture says nothing.
+    # A pose that a moving gesture may pass through, so that the position does not reveal the class.
     return [replace(start, x=start.x + generator.uniform(-0.12, 0.12))] * len(progress)
 
 
 def _shaking(generator: Generator, progress: np.ndarray, start: HandPose) -> list[HandPose]:
-    """To and fro about the wrist, several times."""
+    """Rotate back and forth about the wrist, several times."""
     swings, phase = generator.uniform(2.5, 5.0), generator.uniform(0, 2 * np.pi)
     width = generator.uniform(0.3, 0.55)
     swing = width * np.sin(2 * np.pi * swings * np.linspace(0, 1, len(progress)) + phase)
     return [replace(start, angle=start.angle + s, x=start.x + 0.12 * s) for s in swing]
 
 
-# In the order of the class file. Labels follow Jester's wording, in which a pushed hand comes nearer.
+# In the order of the class file. Labels follow Jester, where a pushed hand moves towards the camera.
 GESTURES = (
     Gesture("Swiping Left", _across, pair="across", is_reversed=True),
     Gesture("Swiping Right", _across, pair="across"),
