@@ -41,7 +41,7 @@ class ClipJob:
 class BlockJob:
     """A block to write: clips to compute, and clips whose record and rows are kept.
 
-    views: those that get new objects. is_anew: whether nothing of an earlier record of the block is used.
+    views: views that get new objects. is_anew: whether the earlier record of the block is ignored.
     """
 
     block: int

@@ -54,9 +54,9 @@ class FeatureStore:
     Every byte that is read is compared with a checksum. Reading is safe from several threads and processes, also while
     an extraction runs; `reload` reads its new records.
 
-    damage: what is wrong with the attributes, the table and the records, by key; empty unless opened with `r+`.
-    forgotten: blocks that count as never extracted although they have a record: they are to be written anew. The record
-        stays until then, so that a repair that is killed finds again what it has not mended.
+    damage: problems of the attributes, the table and the records, by key; empty unless opened with `r+`.
+    forgotten: blocks with a record that count as pending, because they will be rewritten. The record is kept until
+        then, so that a killed repair can be resumed.
     """
 
     def __init__(self, objects: ObjectStore, attributes: Attributes, damage: Mapping[str, str] = {}) -> None:
@@ -167,7 +167,7 @@ class FeatureStore:
         self._index_records()
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """Count blocks as never extracted, until `remember`; nothing is written."""
+        """Treat blocks as pending until `remember`, without writing anything."""
         self.forgotten.update(blocks)
         for block in self.forgotten:
             self.records.pop(block, None)
@@ -175,7 +175,7 @@ class FeatureStore:
         self._index_records()
 
     def remember(self) -> None:
-        """Read everything again, the records of forgotten blocks too, which have been written anew or deleted."""
+        """Read everything again, including the rewritten records of forgotten blocks."""
         self.forgotten.clear()
         self.reload()
 
@@ -202,7 +202,7 @@ class FeatureStore:
         return record
 
     def attributes_are_mended(self) -> None:
-        """Drop the damage of the attributes, after both copies were written anew."""
+        """Drop the damage of the attributes after both copies were rewritten."""
         for key in self._attribute_damage:
             self.damage.pop(key, None)
         self._attribute_damage.clear()

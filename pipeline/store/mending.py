@@ -15,25 +15,23 @@ from pipeline.store.writer import TRAIN_SPLIT
 
 
 def mend(store: FeatureStore, wanted: Sequence[Clip]) -> tuple[str, ...]:
-    """Mend the attributes of a store opened with `r+`, restore its table, forget damaged records; sentences about it.
+    """Repair attributes and table of a store opened with `r+`, forget damaged records, and return messages about it.
 
-    Forgotten blocks count as pending and are computed anew. The table is made from the records, which name the clip of
-    each row, and from the manifest, which has the rest; `assign_rows` completes and writes it.
+    Forgotten blocks count as pending and are computed again. The table is rebuilt from the records, which name the clip
+    of each row, and from the manifest; `assign_rows` completes and writes it.
     """
     said = []
     for key in sorted(store.damage.keys() & {ROOT_KEY, layout.COPY_KEY}):
         write_attributes(store.objects, store.attributes)
-        said.append(f"{key} of the store was damaged; it is written anew from the other copy.")
+        said.append(f"{key} of the store was damaged; it was restored from the other copy.")
     store.attributes_are_mended()
     if layout.TABLE_KEY in store.damage:
         store.rows = tuple(rows_of_records(store, wanted))
-        said.append(
-            f"The table of clips was damaged; {len(store.rows):,} rows are made anew from records and manifest."
-        )
+        said.append(f"The table of clips was damaged; {len(store.rows):,} rows were rebuilt from records and manifest.")
     damaged = {layout.block_of_record(key) for key in store.damage} - {-1}
     if damaged:
         store.forget(damaged)
-        said.append(f"{len(damaged)} records of the store were damaged; their blocks are computed anew.")
+        said.append(f"{len(damaged)} records of the store were damaged; their blocks are computed again.")
     return tuple(said)
 
 

@@ -29,7 +29,7 @@ def default_block_clips(num_clips: int) -> int:
 
 
 def assign_rows(store: FeatureStore, wanted: Sequence[Clip]) -> None:
-    """Give every wanted clip a row, found again by its id; new ones get blocks without rows. Writes the table.
+    """Assign a row to every wanted clip and write the table; known clips keep their rows, new clips get new blocks.
 
     Training clips and other clips are in separate blocks, because only training clips have training views. A clip that
     is no longer in the manifest keeps its row as unlisted, and gets it back if the manifest contains it again.
