@@ -24,7 +24,7 @@ def run(settings: ExtractSettings) -> ExtractionSummary:
     click.echo(summary_text(summary))
     if len(summary.failed) == summary.num_clips:
         raise PipelineError(
-            f"Not one of the {summary.num_clips} clips of {settings.manifest} could be used; see the reasons above."
+            f"None of the {summary.num_clips} clips of {settings.manifest} could be used; see the reasons above."
         )
     return summary
 

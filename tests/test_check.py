@@ -51,7 +51,7 @@ def test_a_sound_data_set_has_no_findings(tmp_path: Path, workers: str) -> None:
     assert result.exit_code == 0, result.output
     assert findings(tmp_path) == []
     assert "Decoded 3 clips, 17 frames." in result.stdout
-    assert "Frames a clip, counted: 5 to 7, median 5." in result.stdout
+    assert "Frames per clip: 5 to 7, median 5." in result.stdout
     assert "48×32 (3)" in result.stdout
     assert "not said (2), 12 (1)" in result.stdout
     assert "No problem was found." in result.stdout
@@ -109,7 +109,7 @@ def test_everything_that_is_wrong_is_found(tmp_path: Path) -> None:
             ("class-missing", ""),
         ]
     )
-    assert "a.webm has 6 frames, 9 by the manifest." in result.stdout
+    assert "a.webm has 6 frames, but 9 in the manifest." in result.stdout
     assert "No clip of the class 'down' is in the split val." in result.stdout
     assert "12 findings in" in result.stderr
     assert "Traceback" not in result.output

@@ -84,8 +84,8 @@ def test_jester_in_both_layouts_without_a_header(tmp_path: Path, named: str) -> 
     assert manifest_of(tmp_path) == JESTER_MANIFEST.format(answer="")
     assert classes_of(tmp_path) == JESTER_CLASSES
     assert f"Layout: {'newer' if '/' in named else 'original'}" in result.stderr
-    assert "train has 3 clips here, 118,562 as published" in result.stderr
-    assert "there are 4 classes here, 27 as published" in result.stderr
+    assert "train has 3 clips, but 118,562 were published" in result.stderr
+    assert "there are 4 classes, but 27 were published" in result.stderr
     assert "2 of 6 clips cannot be used" in result.stderr
     assert "34: missing: 20bn-jester-v1/34 does not exist" in result.stderr
     assert "12: frame-gap:" in result.stderr
@@ -150,7 +150,7 @@ def test_a_clip_in_two_splits_is_refused(tmp_path: Path) -> None:
     write(root / "jester-v1-validation.csv", "7;Swiping Left\n")
     result = prepare(tmp_path, "jester", root)
     assert result.exit_code == 1
-    assert "the clip '7' stands in" in result.stderr
+    assert "the clip '7' is also in" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_root_without_any_of_the_clips_is_refused(tmp_path: Path) -> None:
     write(root / "jester-v1-train.csv", JESTER_TRAIN)
     result = prepare(tmp_path, "jester", root)
     assert result.exit_code == 1
-    assert "Not one of the 3 clips" in result.stderr
+    assert "None of the 3 clips" in result.stderr
 
 
 SOMETHING_CLASSES = {
@@ -250,7 +250,7 @@ def test_frame_lists_with_any_template(tmp_path: Path, template: str, first: int
         "clip_id,path,label,split,num_frames\n0001,0001,down,train,3\na b/2,a b/2,up,train,2\n"
         "3,3,up,val,4\nabsent,absent,down,val,9\n"
     )
-    assert "3: frame-count: 3 has 2 frames, 4 by" in result.stderr
+    assert "3: frame-count: 3 has 2 frames, but 4 in" in result.stderr
     assert f"absent: missing: {root}/absent does not exist" in result.stderr
     assert "2 of 4 clips cannot be used" in result.stderr
 
@@ -262,7 +262,7 @@ def test_frame_lists_without_a_clip_on_disk_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train_videofolder.txt", "a 3 1\nb 2 0\n")
     result = prepare(tmp_path, "frame-lists", root, tmp_path / "train_videofolder.txt")
     assert result.exit_code == 1, result.output
-    assert f"Not one of the 2 clips in the lists is below {root}" in result.stderr
+    assert f"None of the 2 clips in the lists is below {root}" in result.stderr
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -293,7 +293,7 @@ def test_frame_lists_count_classes_from_one_where_the_last_index_says_so(tmp_pat
     write(tmp_path / "train.txt", "a 1 1\nb 1 3\n")
     result = prepare(tmp_path, "frame-lists", tmp_path / "f", tmp_path / "train.txt")
     assert result.exit_code == 1
-    assert "class index 3 is beyond the 2" in result.stderr
+    assert "class index 3 is out of range for the 2" in result.stderr
 
 
 def test_a_test_list_of_class_zero_only_is_unlabelled(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_folders_of_classes_get_a_stratified_seeded_split(tmp_path: Path) -> Non
     assert sum(line.endswith(",wave,val") for line in lines) == 3
     assert sum(line.endswith(",nod,val") for line in lines) == 2
     assert [line.split(",")[0] for line in lines[:6]] == ["nod/0", "nod/1", "nod/2", "nod/3", "nod/4", "nod/4.MP4"]
-    assert "Folders without a clip are no class: empty" in result.stderr
+    assert "Folders without a clip are not classes: empty" in result.stderr
     assert prepare(tmp_path, "folders", root, "--val-share", "0.3", "--seed", "5").exit_code == 0
     assert manifest_of(tmp_path).splitlines()[1:] == lines
 
@@ -409,7 +409,7 @@ def test_ucf101_reads_one_fold(tmp_path: Path) -> None:
     )
     assert classes_of(tmp_path) == "class_id,label\n0,YoYo\n1,Archery\n"
     assert "Archery/v_Archery_g01_c02: missing" in result.stderr
-    assert "train has 2 clips here, 9,586 as published" in result.stderr
+    assert "train has 2 clips, but 9,586 were published" in result.stderr
 
 
 def test_hmdb51_reads_one_fold_and_says_what_it_leaves_out(tmp_path: Path) -> None:
@@ -450,7 +450,7 @@ def test_prepare_prints_the_pairs_that_a_flip_swaps(name: str, pairs: list[tuple
     path = REPOSITORY / "pipeline" / "prepare" / "labels" / f"{name}.txt"
     labels = path.read_text(encoding="utf-8").splitlines()
     first, *lines = flip_policy(labels).splitlines()
-    assert first.startswith("Flip: --flip swap exchanges 3 pairs")
+    assert first.startswith("Flip: --flip swap swaps 3 pairs")
     assert lines == [f"  {a} {labels[a]} <-> {b} {labels[b]}" for a, b in pairs]
 
 
@@ -475,7 +475,7 @@ def test_packing_writes_one_file_goes_on_and_keeps_faulty_rows(tmp_path: Path) -
         "clip_id,path,label,split\nnod/1,frames.h5::nod/1,nod,train\nnod/2,frames.h5::nod/2,nod,train\n"
         "wave/1,frames.h5::wave/1,wave,train\nwave/2,frames.h5::wave/2,wave,train\n"
     )
-    assert "2 clips packed, 0 were there, 2 failed" in result.stderr
+    assert "2 clips packed, 0 already present, 2 failed" in result.stderr
     assert "wave/2: frame-gap" in result.stderr
     assert f"root {tmp_path / 'packs'}" in result.stdout
     manifest = read_manifest(tmp_path / "manifests" / "m.csv", tmp_path / "packs")
@@ -485,7 +485,7 @@ def test_packing_writes_one_file_goes_on_and_keeps_faulty_rows(tmp_path: Path) -
         open_clip(manifest.locate(manifest.clips[3]))
     (root / "wave" / "2" / "00003.jpg").rename(root / "wave" / "2" / "00002.jpg")
     result = prepare(tmp_path, "folders", root, "--pack", tmp_path / "packs" / "frames.h5", "--val-share", "0")
-    assert "1 clips packed, 2 were there, 1 failed" in result.stderr
+    assert "1 clips packed, 2 already present, 1 failed" in result.stderr
 
 
 def test_video_files_are_not_packed(tmp_path: Path) -> None:

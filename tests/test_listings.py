@@ -66,9 +66,9 @@ def test_system_folders_are_left_out_at_every_depth_and_counted(tmp_path: Path) 
     make(root, "down/a.srt", "down/b.srt", "down/cover.jpg", "up/._1.mp4", "stray.mp4")
     result = prepare(tmp_path, "folders", root, "--val-share", "0")
     assert [row[1] for row in rows(tmp_path)] == ["down/1.mp4", "up/1.mp4"]
-    assert "Left out, as no suffix of a clip or frame: 2 .srt, 1 .jpg, 1 .txt." in result.stderr
-    assert "Left out, as folders of systems and drives: 2 @eaDir." in result.stderr
-    assert "1 videos in ROOT itself, such as stray.mp4" in result.stderr
+    assert "Ignored because their suffix is not that of a clip or frame: 2 .srt, 1 .jpg, 1 .txt." in result.stderr
+    assert "Ignored folders of operating systems and drives: 2 @eaDir." in result.stderr
+    assert "1 videos in ROOT itself, without a class, such as stray.mp4" in result.stderr
 
 
 def test_clips_in_folders_within_the_classes_are_found(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_clips_in_folders_within_the_classes_are_found(tmp_path: Path) -> None:
         ("wave/anna/1", "wave"),
         ("wave/ben/day 1/1", "wave"),
     ]
-    assert "folders within the classes: anna, ben" in result.stderr
+    assert "Clips in subfolders of the classes are included: anna, ben" in result.stderr
     make(tmp_path / "splits", "train/wave/anna/1.mp4", "val/wave/ben/2.mp4")
     prepare(tmp_path, "folders", tmp_path / "splits")
     assert [row[2:] for row in rows(tmp_path)] == [["wave", "train"], ["wave", "val"]]
@@ -221,7 +221,7 @@ def test_labels_that_look_the_same_are_one_class(tmp_path: Path) -> None:
 def test_capitals_are_named_where_they_differ(tmp_path: Path) -> None:
     make(tmp_path / "data", "Up/1.MP4", "Up/2.mp4")
     result = csv(tmp_path, "Up/1.mp4,up,train", "Up/2.mp4,up,val")
-    assert "There is 1.MP4: capitals count" in result.stderr
+    assert "There is 1.MP4: paths are case-sensitive" in result.stderr
 
 
 def test_a_csv_names_a_file_with_the_mark_of_hdf5_clips(tmp_path: Path) -> None:

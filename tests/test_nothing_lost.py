@@ -304,7 +304,7 @@ def test_an_export_needs_room_and_no_clip(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10))
-        with pytest.raises(PipelineError, match="has room for 0 MB"):
+        with pytest.raises(PipelineError, match="has only 0 MB of free space"):
             export_hdf5(FeatureStore.open(location), tmp_path / "s.h5")
     assert not (tmp_path / "s.h5").exists()
     for clip in manifest.clips:

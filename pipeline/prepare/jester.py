@@ -117,8 +117,7 @@ def _rows_with_header(files: dict[str, Path], labels_file: Path | None) -> tuple
             where = f"{path}, line {number}"
             label, index = fields.get("label", ""), fields.get("label_id", "")
             if label and index_of.setdefault(label, index) != index:
-                raise
-                PipelineError(f"{where}: '{label}' has label_id {index}, but {index_of[label]} in an earlier row.")
+                raise PipelineError(f"{where}: '{label}' has label_id {index}, but had {index_of[label]} before.")
             rows.append(Row(fields[id_column], label, split, where))
     if labels_file is not None:
         return rows, read_labels(labels_file), str(labels_file)
