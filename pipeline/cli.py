@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.settings.extract import ExtractSettings
     from pipeline.settings.finetune import FinetuneSettings
     from pipeline.settings.fit_head import FitHeadSettings
+    from pipeline.settings.init import InitSettings
     from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
     from pipeline.settings.prepare import PrepareSettings
     from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings, StoreVerifySettings
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 def cli() -> None:
     """Compare spatiotemporal heads for video recognition on cached features.
 
+    `pipeline init ~/clips` writes a study for a folder of clips; `dvc repro` then runs all steps.
+
     \b
     Steps of an experiment:
       prepare    clips on disk -> manifest
@@ -38,8 +41,26 @@ def cli() -> None:
       finetune   fitted head -> backbone and head trained end to end
       compare    results -> one table of all heads
 
-    Options that are not given take their values from ./params.yaml. `dvc repro` runs all steps.
+    Options that are not given take their values from ./params.yaml.
     """
+
+
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.init:InitSettings")
+def init(settings: InitSettings) -> None:
+    """Write a study for a folder of clips: settings, DVC stages, manifest and README. `dvc repro` then runs it.
+
+    ROOT is the folder of the clips, LISTS are label files, as in `pipeline prepare`. Defaults come from the number of
+    clips and the speed of this machine; an estimate of time and disk space is printed. Nothing is overwritten.
+
+    \b
+    Examples:
+      pipeline init ~/clips
+      pipeline init /data/frames train.txt val.txt --data frame-lists --out studies/mine --head mlp,gru,fcn3d
+      pipeline init --demo --out demo
+    """
+    from pipeline.init.command import init as run
+
+    run(settings)
 
 
 @cli.command(cls=PipelineCommand, settings="pipeline.settings.prepare:PrepareSettings")

@@ -25,6 +25,7 @@ from pipeline.params import (
     same_subject,
     settings_text,
     value_text,
+    version_note,
 )
 from pipeline.registry import unknown_name
 from pipeline.settings.quantity import parse_quantity, quantity_text
@@ -175,6 +176,9 @@ class PipelineCommand(LoggedCommand):
         if ctx.params.pop("show_settings"):
             click.echo(self.settings_report(ctx))
             return None
+        note = version_note(ctx.obj or {})
+        if note:
+            logger.warning(note)
         taken = {
             parameter.name: ctx.params[parameter.name]
             for parameter in self.get_params(ctx)

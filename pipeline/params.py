@@ -10,12 +10,15 @@ import contextlib
 import os
 import string
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 
 PARAMS_FILE = Path("params.yaml")
+# The version of this package that a study is for; `pipeline init` writes it, and the study's stages depend on it.
+VERSION_KEY = "st-pipeline"
 
 
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
@@ -41,6 +44,20 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
             f"{path.absolute()} must hold blocks such as `extract:`, but holds {type(params).__name__}."
         )
     return params
+
+
+def version_note(params: Mapping[str, Any]) -> str | None:
+    """Return a sentence if the study is for another version of this package than the one installed."""
+    wanted = params.get(VERSION_KEY)
+    if wanted is None:
+        return None
+    installed = version("st-pipeline")
+    if str(wanted) == installed:
+        return None
+    return (
+        f"This study is for st-pipeline {wanted}, and {installed} is installed. To run its stages again with "
+        f"{installed}, set `{VERSION_KEY}: {installed}` in {PARAMS_FILE}; or install {wanted}."
+    )
 
 
 def command_params(params: Mapping[str, Any], command: str) -> dict[str, Any]:

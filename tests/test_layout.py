@@ -50,6 +50,7 @@ RANKS = {
     "pipeline.finetune": 5,
     "pipeline.bundled": 6,  # draws the hands of prepare.gestures
     "pipeline.compare": 6,
+    "pipeline.init": 6,
     "pipeline.predict": 6,
     "pipeline.store_command": 6,
     "stages": 7,

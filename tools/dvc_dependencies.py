@@ -1,7 +1,10 @@
-"""Write the code dependencies of every dvc.yaml from the imports of the stages.
+"""Write every dvc.yaml of the repository from the template of `pipeline init` and the imports of the stages.
 
-    python tools/dvc_dependencies.py            # rewrite dvc.yaml, ci/dvc.yaml and profiles/*/dvc.yaml
+    python tools/dvc_dependencies.py            # rewrite dvc.yaml, ci/dvc.yaml, profiles/*/dvc.yaml and two copies
     python tools/dvc_dependencies.py --check    # exit 1 where one is not up to date
+
+The stages stand in pipeline/init/templates/dvc.yaml. The template's folder also has copies of the demo's params.yaml
+and of the template of curves, because `pipeline init` writes them where there is no repository.
 
 A stage depends on the modules that it imports, directly or not (`pipeline.imports`), and on those that it finds by
 name: a head's file by the item of the matrix, and every backbone and data set. A folder is named where the stage uses
@@ -10,7 +13,6 @@ all of it.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -18,15 +20,33 @@ from pathlib import Path
 
 from pipeline import registry
 from pipeline.imports import ROOT, decides, deciding_modules, file_of
+from pipeline.init.render import StageFile, render_stages
 
-FILES = (
-    "dvc.yaml",
-    "ci/dvc.yaml",
-    "profiles/jester/dvc.yaml",
-    "profiles/something-v2/dvc.yaml",
-    "profiles/mine/dvc.yaml",
-)
-MARK = "${repository}/"
+PREPARE = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
+MADE = "tools/dvc_dependencies.py writes this file from pipeline/init/templates/dvc.yaml and the imports of the stages."
+DEMO_HEADER = f"""\
+# clips -> manifest -> feature store -> fitted heads -> finetuned model -> table. Values stand in params.yaml; the
+# commands are the lines that people type. `ci/dvc.yaml` is the same file, read with the settings of `ci/params.yaml`
+# (DVC cannot follow a link in an older revision).
+# {MADE}"""
+PROFILE_HEADER = f"""\
+# The stages for a data set, read with the settings of this folder (`cd profiles/jester && dvc repro`). They differ from
+# the root's dvc.yaml in one thing: the clips are neither an output nor a dependency, for DVC would read and hash
+# millions of files that it did not make. The manifest is what stages depend on; the store knows each clip's size and
+# digest itself, so `dvc repro -f` after a change on disk does what is due.
+# {MADE}"""
+# Whether the demo's clips are drawn there, by the path of the dvc.yaml.
+STAGE_FILES = {
+    "dvc.yaml": True,
+    "ci/dvc.yaml": True,
+    "profiles/jester/dvc.yaml": False,
+    "profiles/something-v2/dvc.yaml": False,
+    "profiles/mine/dvc.yaml": False,
+}
+COPIES = {
+    "pipeline/init/templates/demo.yaml": "params.yaml",
+    "pipeline/init/templates/seeds.json": ".dvc/plots/seeds.json",
+}
 BACKBONES = [registry.module_of(place) for place in registry.BACKBONES.values()]
 BACKBONES += ["pipeline.backbones.torchvision_models"]
 HEADS = [registry.module_of(place) for place in registry.HEADS.values()]
@@ -80,31 +100,37 @@ def _module(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def updated(text: str) -> str:
-    """Return the text of a dvc.yaml with the present dependencies of each stage."""
-    lines, stage, written = [], "", False
-    for line in text.splitlines(keepends=True):
-        name = re.match(r"  (\w+):\n", line)
-        if name:
-            stage, written = name[1], False
-        if line.strip().startswith(f"- {MARK}") and stage in FOUND_BY_NAME:
-            if not written:
-                lines += [f"      - {MARK}{path}\n" for path in dependencies(stage)]
-                written = True
-            continue
-        lines.append(line)
-    return "".join(lines)
+def wanted_texts() -> dict[str, str]:
+    """Return the text that each file must have."""
+    code = {stage: dependencies(stage) for stage in FOUND_BY_NAME}
+    texts = {
+        name: render_stages(
+            StageFile(
+                header=DEMO_HEADER if draws else PROFILE_HEADER,
+                prepare=PREPARE,
+                clips="drawn" if draws else "apart",
+                finetunes=True,
+                code=code,
+            )
+        )
+        for name, draws in STAGE_FILES.items()
+    }
+    return texts | {name: (ROOT / source).read_text() for name, source in COPIES.items()}
 
 
 def main() -> None:
     """Update the files, or check them."""
-    stale = [name for name in FILES if updated((ROOT / name).read_text()) != (ROOT / name).read_text()]
+    stale = {
+        name: text
+        for name, text in wanted_texts().items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text() != text
+    }
     if "--check" in sys.argv[1:]:
         if stale:
             raise SystemExit(f"Not up to date: {', '.join(stale)}. Run python tools/dvc_dependencies.py")
         return
-    for name in stale:
-        (ROOT / name).write_text(updated((ROOT / name).read_text()))
+    for name, text in stale.items():
+        (ROOT / name).write_text(text)
         print(f"wrote {name}")
 
 

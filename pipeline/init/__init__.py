@@ -1,0 +1,1 @@
+"""`pipeline init`: a study (settings, stages, manifest, README) from a folder of clips."""

@@ -1,0 +1,158 @@
+"""`pipeline init`: write a study for a folder of clips, and print what it will take."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import PipelineError
+from pipeline.init.folder import README, check_free, set_up_tools, write_files
+from pipeline.init.plan import Plan, estimate, make_plan
+from pipeline.init.rates import REFERENCE_BACKBONE, BackboneRate, head_scale, measure_backbone
+from pipeline.init.render import StageFile, render, render_stages, template_text
+from pipeline.init.summary import summary, time_text
+from pipeline.init.survey import Survey, list_clips, survey
+from pipeline.manifest import classes_path
+from pipeline.params import VERSION_KEY
+from pipeline.prepare.write_listing import write_listing
+from pipeline.registry import HEAD_NAMES, WEIGHTS_NAMES
+from pipeline.settings.init import InitSettings
+
+logger = logging.getLogger(__name__)
+
+PARAMS, STAGES = "params.yaml", "dvc.yaml"
+HEADER = """\
+# clips -> manifest -> feature store -> fitted heads -> table: `dvc repro` runs what is not done yet. Values stand in
+# params.yaml; the commands are the lines that people type. Written by `pipeline init`."""
+DEMO_MINUTES = "10 minutes on 2 cores that multiply bfloat16 fast, three times as long on others"
+
+
+def init(settings: InitSettings) -> None:
+    """Write a study and print its clips, an estimate of time and disk space, and the next commands.
+
+    Raises:
+        PipelineError: the clips cannot be listed, the study's files exist, or Git or DVC fail.
+    """
+    if settings.demo:
+        _write_demo(settings.out)
+        return
+    if settings.root is None:
+        raise PipelineError("Give the folder of your clips, as in `pipeline init ~/clips`, or --demo.")
+    folder, root = settings.out, settings.root
+    if folder.resolve() == root.resolve() or root.resolve() in folder.resolve().parents:
+        raise PipelineError(
+            f"The study would be written into the folder of the clips ({root}), where its results would be taken for "
+            "clips. Run `pipeline init` in another folder, or give one with --out."
+        )
+    name = safe_name(settings.name or root.resolve().name)
+    manifest = Path("data_manifests") / f"{name}.csv"
+    check_free(folder, [PARAMS, STAGES, manifest, classes_path(manifest)])
+    listing, request = list_clips(settings, root)
+    found = survey(listing, root, settings.num_segments)
+    logger.info("Measuring the speed of this machine for the estimate.")
+    rates = {backbone: measure_backbone(backbone, settings.device) for backbone in settings.backbone}
+    scale = head_scale(rates.get(REFERENCE_BACKBONE) or measure_backbone(REFERENCE_BACKBONE, "cpu"))
+    plan = make_plan(settings, found, rates, scale)
+    values = _values(settings, plan, found, rates, name, manifest)
+    stages = StageFile(
+        HEADER, "pipeline prepare", "read" if found.is_hashed else "apart", finetunes=settings.finetune is not None
+    )
+    texts = {PARAMS: render(PARAMS, **values), STAGES: render_stages(stages), README: render(README, **values)}
+    write_listing(listing, request, folder / manifest, None)
+    _print([*write_files(folder, texts), *set_up_tools(folder)])
+    click.echo(summary(found, plan, rates, estimate(plan, found, rates, settings.num_segments, scale)))
+    click.echo(f"\nNext: {_enter(folder)}dvc repro")
+
+
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file or folder.
+
+    >>> safe_name("My clips (new)"), safe_name("…")
+    ('My-clips-new', 'clips')
+    """
+    return re.sub(r"[^\w.]+", "-", text).strip("-._") or "clips"
+
+
+def place_in(folder: Path, path: Path) -> str:
+    """Return a path as a study names it: relative if it lies within the study, else absolute."""
+    path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _values(
+    settings: InitSettings, plan: Plan, found: Survey, rates: dict[str, BackboneRate], name: str, manifest: Path
+) -> dict[str, Any]:
+    """Return what the templates are filled in with."""
+    assert settings.root is not None
+    folder = settings.out
+    root = place_in(folder, settings.root)
+    weights = settings.weights if settings.weights in WEIGHTS_NAMES else place_in(folder, Path(settings.weights))
+    cache = f"cache/{safe_name(Path(weights).stem)}"
+    best = next((head for head in ("trn", "gru", "mlp") if head in plan.heads), plan.heads[0])
+    return {
+        "name": name,
+        "version": version("st-pipeline"),
+        "num_clips": f"{found.num_clips:,}",
+        "num_classes": f"{found.num_classes:,}",
+        "is_hashed": found.is_hashed,
+        "check": f"pipeline check {manifest.as_posix()} --root {shlex.quote(root)} --decode",
+        "backbone": settings.backbone[0],
+        "head": best,
+        "root_in_shell": shlex.quote(root),
+        "cache": cache,
+        "store": f"{cache}/{{backbone}}-{{num-segments}}seg.zarr",
+        "backbones": settings.backbone,
+        "all_heads": HEAD_NAMES,
+        "heads": plan.heads,
+        "left_out": {head: time_text(seconds) for head, seconds in plan.left_out.items()},
+        "data": settings.data,
+        "root": root,
+        "lists": tuple(place_in(folder, path) for path in settings.lists),
+        "manifest": manifest.as_posix(),
+        "classes": classes_path(manifest).as_posix(),
+        "columns": settings.columns,
+        "fold": settings.fold,
+        "val_share": settings.val_share,
+        "weights": weights,
+        "num_segments": settings.num_segments,
+        "views": plan.views,
+        "maps": plan.maps,
+        "spatial_factor": max(1 + rate.spatial_bytes // rate.pooled_bytes for rate in rates.values()),
+        "device": settings.device,
+        "seeds": plan.seeds,
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "finetune": settings.finetune,
+    }
+
+
+def _write_demo(folder: Path) -> None:
+    check_free(folder, [PARAMS, STAGES, "data_manifests", "data"])
+    # That of the repository, whose stages depend on modules of the repository instead of the version.
+    params = re.sub(
+        r"^repository: .*$",
+        f'{VERSION_KEY}: "{version("st-pipeline")}"',
+        template_text("demo.yaml"),
+        flags=re.MULTILINE,
+    )
+    prepare = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
+    stages = render_stages(StageFile(HEADER, prepare, "drawn", finetunes=True))
+    readme = render("demo_README.md", version=version("st-pipeline"))
+    _print([*write_files(folder, {PARAMS: params, STAGES: stages, README: readme}), *set_up_tools(folder)])
+    click.echo(f"The demo is written; it takes about {DEMO_MINUTES}.\n\nNext: {_enter(folder)}dvc repro")
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        logger.info(line)
+
+
+def _enter(folder: Path) -> str:
+    return "" if folder.resolve() == Path.cwd().resolve() else f"cd {shlex.quote(str(folder))} && "

@@ -1,0 +1,261 @@
+"""`pipeline init`: a study from a folder of clips, in every kind of folder, and what it chooses."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.cli import cli
+from pipeline.init import command as init_command
+from pipeline.init import plan as planning
+from pipeline.init.folder import set_up_tools
+from pipeline.init.plan import estimate, head_seconds, make_plan
+from pipeline.init.rates import HEAD_SECONDS, BackboneRate
+from pipeline.init.render import yaml_text
+from pipeline.init.survey import Survey
+from pipeline.registry import DATASET_NAMES, HEAD_NAMES
+from pipeline.settings.init import InitSettings
+from tests.conftest import REPOSITORY
+from tests.test_pages import write_class_folders
+
+RATE = BackboneRate(frames_per_second=100.0, pooled_bytes=1_000, spatial_bytes=60_000)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with 3 × 6 clips, with a space in their path."""
+    folder = tmp_path_factory.mktemp("data") / "my clips"
+    write_class_folders(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure no backbone, and run neither Git nor DVC, except in the tests that take `tools`."""
+    monkeypatch.setattr(init_command, "measure_backbone", lambda name, device: RATE)
+    monkeypatch.setattr(init_command, "set_up_tools", lambda folder: [])
+
+
+@pytest.fixture
+def tools(_quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run Git and DVC."""
+    monkeypatch.setattr(init_command, "set_up_tools", set_up_tools)
+
+
+def type_in(*arguments: object, cwd: Path, exit_code: int = 0) -> str:
+    """Run `pipeline` in a folder and return what it prints."""
+    with contextlib.chdir(cwd):
+        result = click.testing.CliRunner().invoke(cli, [*map(str, arguments)])
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def init(*arguments: object, cwd: Path, exit_code: int = 0) -> str:
+    return type_in("init", *arguments, cwd=cwd, exit_code=exit_code)
+
+
+def params_of(folder: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+
+
+def stages_of(folder: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("tools")
+def test_an_empty_folder_becomes_a_study(clips: Path, tmp_path: Path) -> None:
+    said = init(clips, "--weights", "bundled", cwd=tmp_path)
+    assert "18 clips (15 for training) of 3 classes" in said
+    params = params_of(tmp_path)
+    for command in cli.commands.values():
+        options = {parameter.name for parameter in command.params}
+        block = params.get((command.name or "").replace("-", "_"), {})
+        assert {key.replace("-", "_") for key in block} <= options, command.name
+    assert list(stages_of(tmp_path)) == ["prepare", "extract", "fit_head", "compare"]
+    # The manifest is the one that `pipeline prepare` writes with the same settings.
+    with open(tmp_path / "data_manifests" / "my-clips.csv", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    before = (tmp_path / "data_manifests" / "my-clips.csv").read_bytes()
+    type_in("prepare", cwd=tmp_path)
+    assert (tmp_path / "data_manifests" / "my-clips.csv").read_bytes() == before
+    assert len(written) == 18
+    assert git(tmp_path, "rev-parse", "--show-toplevel").strip() == str(tmp_path.resolve())
+    assert (tmp_path / ".dvc" / "plots" / "seeds.json").read_bytes() == (
+        REPOSITORY / ".dvc" / "plots" / "seeds.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "data_manifests/my-clips.csv"])
+def test_nothing_is_overwritten(clips: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("# mine\n")
+    said = init(clips, cwd=tmp_path, exit_code=1)
+    assert "overwrites nothing" in said
+    assert name in said
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "# mine\n"
+
+
+def test_files_of_the_folder_stay(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Mine\n")
+    (tmp_path / ".gitignore").write_text("/cache/\n*.log")
+    said = init(clips, cwd=tmp_path)
+    assert "README.md exists and stays as it is" in said
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    ignored = (tmp_path / ".gitignore").read_text().splitlines()
+    assert ignored[:2] == ["/cache/", "*.log"]
+    assert ignored.count("/cache/") == 1
+    assert "/results/**/timing.json" in ignored
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_folder_of_somebodys_repository(clips: Path, tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    init(clips, "--out", "studies/one", cwd=tmp_path)
+    study = tmp_path / "studies" / "one"
+    assert not (study / ".git").exists()
+    assert (study / ".dvc" / "config").is_file()
+    # Beside it, a second one has its own; below a folder that DVC manages, none is needed.
+    init(clips, "--out", "studies/one/deeper", cwd=tmp_path)
+    assert not (study / "deeper" / ".dvc").exists()
+    assert (study / "deeper" / "params.yaml").is_file()
+
+
+def test_the_folder_of_the_clips_is_refused(clips: Path, tmp_path: Path) -> None:
+    for folder in (clips, clips / "study"):
+        said = init(clips, "--out", folder, cwd=tmp_path, exit_code=1)
+        assert "into the folder of the clips" in said
+    assert sorted(path.name for path in clips.iterdir()) == ["lift", "push", "wave"]
+
+
+def test_without_clips_the_way_out_is_said(tmp_path: Path) -> None:
+    assert "as in `pipeline init ~/clips`, or --demo" in init(cwd=tmp_path, exit_code=1)
+    (tmp_path / "empty").mkdir()
+    assert "has no clips in folders of classes" in init("empty", "--out", "s", cwd=tmp_path, exit_code=1)
+    assert "--demo draws its own clips" in init("empty", "--demo", cwd=tmp_path, exit_code=1)
+
+
+def test_paths_and_names_of_any_kind(clips: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "my weights (v2).safetensors"
+    arguments = ("--weights", weights, "--backbone", "squeezenet,torchvision:resnet18", "--head", "fcn3d,tsn")
+    init(clips, *arguments, "--out", "s", "--name", "été/№ 1", cwd=tmp_path)
+    params = params_of(tmp_path / "s")
+    assert params["backbones"] == ["squeezenet", "torchvision:resnet18"]
+    assert params["extract"]["weights"] == str(weights)
+    assert params["extract"]["store"] == "cache/my-weights-v2/{backbone}-{num-segments}seg.zarr"
+    assert params["cache"] == "cache/my-weights-v2"
+    assert params["prepare"]["out"] == "data_manifests/été-1.csv"
+    assert params["heads-compared"] == ["tsn", "fcn3d"]
+    assert params["extract"]["maps"] == ["pooled", "spatial"]
+    assert params["prepare"]["root"] == str(clips)
+
+
+def test_clips_within_the_study_are_named_relative_to_it(clips: Path, tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "data" / "clips")
+    init("data/clips", cwd=tmp_path)
+    assert params_of(tmp_path)["prepare"]["root"] == "data/clips"
+
+
+def test_a_csv_with_its_columns(clips: Path, tmp_path: Path) -> None:
+    rows = [f"{path.relative_to(clips)},{path.parent.name},train" for path in sorted(clips.rglob("*.mp4"))]
+    (tmp_path / "list.csv").write_text("\n".join(["file,gesture,part", *rows]) + "\n")
+    columns = "path=file,label=gesture,split=part"
+    init(clips, tmp_path / "list.csv", "--data", "csv", "--columns", columns, "--out", "s", cwd=tmp_path)
+    prepare = params_of(tmp_path / "s")["prepare"]
+    assert (prepare["dataset"], prepare["columns"]) == ("csv", columns)
+    assert prepare["lists"] == [str(tmp_path / "list.csv")]
+
+
+def test_every_data_set_of_prepare_can_be_named() -> None:
+    choices = next(p.type.choices for p in cli.commands["init"].params if p.name == "data")  # type: ignore[attr-defined]
+    assert set(choices) == set(DATASET_NAMES) - {"gestures"}
+
+
+def test_finetuning_is_a_stage_on_request(clips: Path, tmp_path: Path) -> None:
+    init(clips, "--finetune", "gru", cwd=tmp_path)
+    assert list(stages_of(tmp_path)) == ["prepare", "extract", "fit_head", "finetune", "compare"]
+    assert params_of(tmp_path)["finetune"]["head"] == "gru"
+    assert "${results}/finetune" in stages_of(tmp_path)["compare"]["deps"]
+
+
+def test_the_demo_is_that_of_the_repository(tmp_path: Path) -> None:
+    init("--demo", "--out", "demo", cwd=tmp_path)
+    ours, its = params_of(REPOSITORY), params_of(tmp_path / "demo")
+    del ours["repository"], its["st-pipeline"]
+    assert its == ours
+    ours, its = stages_of(REPOSITORY), stages_of(tmp_path / "demo")
+    for name, stage in ours.items():
+        stage["deps"] = [dep for dep in stage["deps"] if not dep.startswith("${repository}")]
+        stage["params"] = ["st-pipeline", *stage["params"]]
+        if not stage["deps"]:
+            del stage["deps"]
+        assert its[name] == stage
+
+
+def test_another_version_of_the_package_is_said(clips: Path, tmp_path: Path) -> None:
+    init(clips, cwd=tmp_path)
+    assert "is for st-pipeline" not in type_in("prepare", cwd=tmp_path)
+    text = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    installed = yaml.safe_load(text)["st-pipeline"]
+    (tmp_path / "params.yaml").write_text(text.replace(f"st-pipeline: {installed}", 'st-pipeline: "0.0.9"'))
+    said = type_in("prepare", cwd=tmp_path)
+    assert f"This study is for st-pipeline 0.0.9, and {installed} is installed." in said
+
+
+@settings(max_examples=50, deadline=None)
+@example("\x85")
+@given(st.one_of(st.text(), st.integers(), st.lists(st.text())))
+def test_values_survive_yaml(value: object) -> None:
+    assert yaml.safe_load(f"key: {yaml_text(value)}\nnext: 1\n") == {"key": value, "next": 1}
+
+
+def chosen(num_train: int, monkeypatch: pytest.MonkeyPatch, **given_settings: Any) -> planning.Plan:
+    monkeypatch.setattr(planning, "num_cores", lambda: 2)
+    found = Survey(num_train=num_train, num_clips=num_train * 5 // 4, num_classes=4, decode_seconds=0.01)
+    return make_plan(InitSettings(root=Path("c"), **given_settings), found, {"squeezenet": RATE}, 1.0)
+
+
+def test_the_plan_follows_the_number_of_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = (chosen(count, monkeypatch) for count in (100, 100_000))
+    assert (small.seeds, small.epochs, small.batch_size, small.views) == (3, 30, 16, 4)
+    assert (large.epochs, large.batch_size, large.views) == (15, 64, 1)
+    assert {*planning.LEAST_HEADS} <= {*small.heads}
+    assert "convlstm" in small.left_out
+    assert small.maps == ("pooled",)
+    assert {*small.heads, *small.left_out} == {*HEAD_NAMES}
+    assert chosen(100, monkeypatch, minutes=100_000).heads == HEAD_NAMES
+    short = chosen(100, monkeypatch, minutes=0)
+    assert (short.seeds, set(short.heads)) == (1, set(planning.LEAST_HEADS))
+    named = chosen(100, monkeypatch, head=("convlstm",), seeds=2, epochs=7, views=0, batch_size=3)
+    assert (named.heads, named.seeds, named.epochs, named.views, named.batch_size) == (("convlstm",), 2, 7, 0, 3)
+
+
+def test_the_estimate_is_that_of_a_calculation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = chosen(100, monkeypatch, head=("mlp", "fcn3d"), epochs=10, seeds=3, views=1)
+    found = Survey(num_train=100, num_clips=125, num_classes=4, decode_seconds=0.02)
+    taken = estimate(plan, found, {"squeezenet": RATE}, 8, scale=2.0)
+    # 125 test views and 100 training views of 8 frames; 2 starts of 6 s, 2.5 core-seconds of decoding on two cores.
+    assert taken.extract_seconds == pytest.approx(12 + 1.25 + 1_800 / 100)
+    assert taken.store_bytes == 1_800 * 61_000
+    # 3 seeds x 10 epochs x 100 clips at twice the time; each with a start.
+    steps = 3_000 * 2.0 / 2
+    assert taken.fit_seconds == pytest.approx(12 + steps * (HEAD_SECONDS["mlp"] + HEAD_SECONDS["fcn3d"]))
+    # A single seed of a small head uses one core.
+    assert head_seconds("mlp", 1_000, 1, 1.0) == pytest.approx(6 + 1_000 * HEAD_SECONDS["mlp"])
+
+
+def test_every_head_has_a_rate() -> None:
+    assert tuple(sorted(HEAD_SECONDS)) == tuple(sorted(HEAD_NAMES))
