@@ -21,6 +21,7 @@ from pipeline.settings.describe import DescribeSettings
 from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.init import InitSettings
 from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.quantity import BYTES, PIXELS, parse_quantity, quantity_text
@@ -28,6 +29,7 @@ from pipeline.settings.settings import Settings, option_of, override_groups, req
 from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings, StoreVerifySettings
 
 COMMANDS: dict[str, type[Settings]] = {
+    "init": InitSettings,
     "prepare": PrepareSettings,
     "extract": ExtractSettings,
     "fit-head": FitHeadSettings,
@@ -45,6 +47,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "store import": StoreImportSettings,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
+    "init": {},
     "prepare": {"dataset": "csv", "out": "m.csv"},
     "extract": {"manifest": "m.csv", "store": "s.zarr"},
     "fit-head": {"store": "s.zarr", "out": "o"},
