@@ -51,10 +51,13 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
 
 
 def clear_left_over(root: Path) -> None:
-    """Delete the temporary folders whose process is gone. The caller holds the lock of `root`."""
+    """Delete the temporary folders whose process is gone. The caller holds the lock of `root`.
+
+    A folder without a lock was being deleted when its process was killed.
+    """
     for folder in root.iterdir():
         if folder.is_symlink() or not folder.is_dir():
             continue
-        with suppress(OSError), open(folder / LOCK) as lock:
+        with suppress(OSError), open(folder / LOCK, "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

@@ -20,6 +20,7 @@ RANKS = {
     "pipeline.devices": 0,
     "pipeline.errors": 0,
     "pipeline.files": 0,
+    "pipeline.hdf5_output": 0,
     "pipeline.clip_errors": 0,
     "pipeline.processes": 0,
     "pipeline.scratch": 0,

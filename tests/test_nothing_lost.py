@@ -295,8 +295,19 @@ def test_a_failed_import_leaves_nothing(location: Path, tmp_path: Path, monkeypa
             import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
     import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
     assert arrays_of(tmp_path / "again.zarr") == arrays_of(location)
-    with pytest.raises(PipelineError, match="Import into another --store, or delete it"):
-        import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
+
+
+def test_an_import_that_was_complete_can_be_run_again(location: Path, tmp_path: Path, manifest: Manifest) -> None:
+    export_hdf5(FeatureStore.open(location), tmp_path / "s.h5")
+    assert import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr")) == 5
+    before = files_of(tmp_path / "again.zarr")
+    assert import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr")) == 5
+    assert files_of(tmp_path / "again.zarr") == before
+    # With one more view it is another store.
+    run(manifest, tmp_path / "other.zarr", views=2)
+    export_hdf5(FeatureStore.open(tmp_path / "other.zarr"), tmp_path / "other.h5")
+    with pytest.raises(PipelineError, match=r"Another store .* Import into another --store, or delete it"):
+        import_hdf5(tmp_path / "other.h5", str(tmp_path / "again.zarr"))
 
 
 def test_an_export_needs_room_and_no_clip(

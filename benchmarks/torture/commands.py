@@ -9,6 +9,7 @@ A server process imports and forks; each command is the leader of a new session,
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -113,6 +114,9 @@ class Command:
         try:
             code = self._commands._read(seconds)
         except TimeoutError:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGUSR1)  # prints where each thread is
+            time.sleep(0.5)
             self.kill()
             self._commands._read(TIMEOUT_SECONDS)
             code = -signal.SIGALRM
@@ -166,6 +170,7 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(source, stream)
     os.closerange(3, 1024)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as in a new process
+    faulthandler.register(signal.SIGUSR1)
     sys.argv = ["pipeline", *request["arguments"]]
     for kind, limit in request["limits"]:
         own = limit + psutil.Process().memory_info().vms if kind == resource.RLIMIT_AS else limit

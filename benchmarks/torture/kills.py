@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.torture.commands import Commands
-from benchmarks.torture.study import STEPS, Step, contents, copy_inputs, make_study
+from benchmarks.torture.study import STEPS, Step, Undisturbed, copy_inputs, differences, make_study, run_undisturbed
 
 
 @dataclass
@@ -40,25 +40,19 @@ def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STE
     study.mkdir()
     with Commands() as commands:
         make_study(commands, study)
-        expected, seconds = {}, {}
-        for name in names:
-            copy_inputs(study, STEPS[name], place)
-            ended = commands.run(STEPS[name].arguments, place)
-            if ended.code:
-                raise RuntimeError(f"{name}, undisturbed: {ended.output}")
-            expected[name], seconds[name] = contents(place), ended.seconds
+        undisturbed = run_undisturbed(commands, study, place, names)
         for number in range(num_runs):
             name = names[number % len(names)]
-            after_seconds = rng.uniform(0, seconds[name])
+            after_seconds = rng.uniform(0, undisturbed[name].seconds)
             outcomes[name].num_runs += 1
             copy_inputs(study, STEPS[name], place)
-            wrong = _kill_and_run_again(commands, STEPS[name], place, after_seconds, outcomes[name], expected[name])
+            wrong = _kill_and_run_again(commands, STEPS[name], place, after_seconds, outcomes[name], undisturbed[name])
             outcomes[name].wrong += [f"{name}, killed after {after_seconds:.3f} s: {text}" for text in wrong]
     return outcomes
 
 
 def _kill_and_run_again(
-    commands: Commands, step: Step, place: Path, after_seconds: float, outcome: Outcome, expected: dict[str, bytes]
+    commands: Commands, step: Step, place: Path, after_seconds: float, outcome: Outcome, undisturbed: Undisturbed
 ) -> list[str]:
     command = commands.start(step.arguments, place)
     time.sleep(after_seconds)
@@ -68,11 +62,7 @@ def _kill_and_run_again(
     again = commands.run(step.arguments, place)
     if again.code or again.has_traceback:
         return [*wrong, f"run again, it ended with {again.code}: {again.output.strip()[-500:]}"]
-    found = contents(place)
-    wrong += [f"{name} is left over" for name in sorted(found.keys() - expected.keys())]
-    wrong += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    same = found.keys() & expected.keys()
-    return wrong + [f"{name} has other bytes" for name in sorted(same) if found[name] != expected[name]]
+    return wrong + differences(place, undisturbed)
 
 
 def as_table(outcomes: dict[str, Outcome]) -> str:

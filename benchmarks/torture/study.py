@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,12 +89,45 @@ def damage(store: Path) -> None:
 def copy_inputs(study: Path, step: Step, folder: Path) -> None:
     """Make `folder` anew with the clips, the manifest and the inputs of a step."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)  # a mounted disk stays
     for name in ("clips", MANIFEST, "small.classes.csv", *step.inputs):
         if (study / name).is_dir():
             shutil.copytree(study / name, folder / name)
         else:
             shutil.copy2(study / name, folder / name)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The end of a command that nothing disturbs: every file in its folder, those that it wrote, and its time."""
+
+    files: dict[str, bytes]
+    written: dict[str, bytes]
+    seconds: float
+
+
+def run_undisturbed(commands: Commands, study: Path, folder: Path, names: Iterable[str]) -> dict[str, Undisturbed]:
+    """Run steps by their names, each in a folder made anew."""
+    found = {}
+    for name in names:
+        copy_inputs(study, STEPS[name], folder)
+        before = contents(folder)
+        ended = commands.run(STEPS[name].arguments, folder)
+        if ended.code:
+            raise RuntimeError(f"{name}, undisturbed: {ended.output}")
+        files = contents(folder)
+        written = {key: data for key, data in files.items() if before.get(key) != data}
+        found[name] = Undisturbed(files, written, ended.seconds)
+    return found
+
+
+def differences(folder: Path, undisturbed: Undisturbed) -> list[str]:
+    """Say how the files in a folder differ from those after an undisturbed run."""
+    found, expected = contents(folder), undisturbed.files
+    wrong = [f"{name} is left over" for name in sorted(found.keys() - expected.keys())]
+    wrong += [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    same = found.keys() & expected.keys()
+    return wrong + [f"{name} has other bytes" for name in sorted(same) if found[name] != expected[name]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -128,7 +128,8 @@ class DaskEngine(Engine):
         with ExitStack() as stack:
             if self._scheduler is None:
                 folder = str(stack.enter_context(temporary_folder("dask")))
-                stack.enter_context(dask.config.set(LOCAL_CONFIG))
+                # The scheduler takes its folder from the configuration alone.
+                stack.enter_context(dask.config.set({**LOCAL_CONFIG, "temporary-directory": folder}))
                 cluster = LocalCluster(
                     n_workers=self._asked,
                     threads_per_worker=1,

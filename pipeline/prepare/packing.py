@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.errors import ClipError, PipelineError
 from pipeline.files import written_aside
+from pipeline.hdf5_output import hdf5_to_write
 from pipeline.video.frame_folder import FrameFolder
 from pipeline.video.packed import FRAME_SIZES
 
@@ -61,7 +62,7 @@ def pack(
         pending = _pending(clips, there, summary, on_clip)
         while batch := list(itertools.islice(pending, clips_a_part)):
             part = parts / f"{len(part_paths):06d}.h5"
-            with written_aside(part) as aside, h5py.File(aside, "w", libver=FILE_VERSIONS, locking=False) as file:
+            with written_aside(part) as aside, hdf5_to_write(aside, "w", libver=FILE_VERSIONS) as file:
                 for name, images in batch:
                     _add(file, name, images)
             part_paths.append(part)
@@ -115,7 +116,7 @@ def _put_together(path: Path, part_paths: Sequence[Path]) -> None:
     with written_aside(path) as aside:
         if path.exists():
             shutil.copyfile(path, aside)
-        with h5py.File(aside, "a" if path.exists() else "w", libver=FILE_VERSIONS, locking=False) as whole:
+        with hdf5_to_write(aside, "r+" if path.exists() else "w", libver=FILE_VERSIONS) as whole:
             for part_path in part_paths:
                 with h5py.File(part_path, "r") as part:
                     for name in _names([part_path]):

@@ -72,14 +72,19 @@ def import_hdf5(path: Path, location: str) -> int:
     The store becomes visible when it is complete. A killed import leaves no store; the next import deletes its files.
 
     Raises:
-        PipelineError: the file is not an export, is damaged, or the location already has a store.
+        PipelineError: the file is not an export, is damaged, or the location already has another store.
     """
     with opened_hdf5(path) as file:
         if file.attrs.get("format") not in FORMATS:
             raise PipelineError(f"{path} is not an exported feature store ({FORMAT}).")
         objects = open_object_store(location)
         if has_store(objects):
-            raise PipelineError(f"A store exists already at {location}. Import into another --store, or delete it.")
+            num_clips = _num_clips_imported(file, location)
+            if num_clips is not None:
+                return num_clips
+            raise PipelineError(
+                f"Another store exists already at {location}. Import into another --store, or delete it."
+            )
         check_location_is_free(objects)
         with writer_lock(objects):
             remove_store(objects)
@@ -104,6 +109,27 @@ def import_hdf5(path: Path, location: str) -> int:
                 # An incomplete store would look like that of a stopped extraction.
                 remove_store(objects)
                 raise
+
+
+def _num_clips_imported(file: h5py.File, location: str) -> int | None:
+    """Return the number of clips in the store at `location` if it was made from this export, else None.
+
+    An import that was killed when the store was complete is thus completed by the same command.
+    """
+    try:
+        store = FeatureStore.open(location)
+        if store.attributes != _attributes(file, location):
+            return None
+        clips, columns = store.table(), _read_columns(child(file, "clips"))
+        members = _members(store, file, len(clips))
+    except (PipelineError, KeyError, TypeError, ValueError):
+        return None
+    has_clips = all(values == [getattr(clip, name) for clip in clips] for name, values in columns.items())
+    has_views = set(store.views) <= {layout.TEST_VIEW, *members} and all(
+        set(places) == {index for index, clip in enumerate(clips) if view in clip.views}
+        for view, places in members.items()
+    )
+    return len(clips) if has_clips and has_views else None
 
 
 def _attributes(file: h5py.File, location: str) -> Attributes:

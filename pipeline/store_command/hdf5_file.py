@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
+from pipeline.hdf5_output import hdf5_to_write
 
 BLOCK_BYTES = 512
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -29,8 +30,7 @@ _HEADER = re.compile(rb"st-pipeline export sha256=([0-9a-f]{64}) bytes=(\d{1,20}
 def sealed_hdf5(path: Path) -> Iterator[h5py.File]:
     """Yield a new HDF5 file; if the block succeeds, write its digest and move it to `path`."""
     with written_aside(path) as aside:
-        # `written_aside` has locked the part file; HDF5's file locking would refuse to open it.
-        with h5py.File(aside, "w", userblock_size=BLOCK_BYTES, locking=False) as file:
+        with hdf5_to_write(aside, "w", userblock_size=BLOCK_BYTES) as file:
             yield file
         digest, num_bytes = _digest(aside)
         header = f"st-pipeline export sha256={digest} bytes={num_bytes}\n".encode()

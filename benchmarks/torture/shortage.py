@@ -1,0 +1,175 @@
+"""Question: does a command that runs short of something end with a sentence, and does it complete when run again?
+
+Each command of a tiny study runs once with little memory (`ulimit -v`), few open files (`ulimit -n`), small files
+(`ulimit -f`) or, where a tmpfs can be mounted, on a disk that is nearly full; then once more without the shortage. Exit
+code 1 where the first run ends with a traceback, a signal or a hang, or where the second does not end as an undisturbed
+run does, to the byte and without a file left over.
+
+    python -m benchmarks.torture.shortage --runs 72
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.torture.commands import Commands, Ended
+from benchmarks.torture.study import STEPS, Undisturbed, copy_inputs, differences, make_study, run_undisturbed
+
+MIB = 1 << 20
+SHORTAGES = ("memory", "open files", "file size", "disk")
+_LIMITS = {"memory": resource.RLIMIT_AS, "open files": resource.RLIMIT_NOFILE, "file size": resource.RLIMIT_FSIZE}
+_FILLER = "filler"
+
+
+@dataclass
+class Outcome:
+    """What became of the commands under one shortage: they were completed all the same, or ended with a sentence."""
+
+    num_completed: int = 0
+    num_ended: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STEPS)) -> dict[str, dict[str, Outcome]]:
+    """Run the commands in turn under each shortage and again without it; outcomes by shortage and command."""
+    rng = random.Random(seed)
+    kinds = [kind for kind in SHORTAGES if kind != "disk" or _can_mount(folder)]
+    outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in kinds}
+    study, place = folder / "study", folder / "run"
+    for path in (study, place):
+        path.mkdir()
+    with Commands() as commands:
+        make_study(commands, study)
+        undisturbed = run_undisturbed(commands, study, place, names)
+        for number in range(num_runs):
+            name, kind = names[number // len(kinds) % len(names)], kinds[number % len(kinds)]
+            amount = _amount(kind, undisturbed[name], rng)
+            outcome = outcomes[kind].setdefault(name, Outcome())
+            wrong = _run_short(commands, study, place, name, kind, amount, outcome, undisturbed[name])
+            outcome.wrong += [f"{name}, {kind} {amount:,}: {text}" for text in wrong]
+    return outcomes
+
+
+def _amount(kind: str, undisturbed: Undisturbed, rng: random.Random) -> int:
+    """Draw how much there is: bytes of memory beyond those of the start, open files, bytes of a file or of the disk."""
+    if kind == "memory":
+        return rng.randrange(MIB, 700 * MIB)
+    if kind == "open files":
+        return rng.choice([rng.randrange(8, 64), 64])
+    sizes = [len(data) for data in undisturbed.written.values()] or [MIB]
+    return rng.randrange(4096, max(4097, max(sizes) if kind == "file size" else sum(sizes)))
+
+
+def _run_short(
+    commands: Commands,
+    study: Path,
+    place: Path,
+    name: str,
+    kind: str,
+    amount: int,
+    outcome: Outcome,
+    undisturbed: Undisturbed,
+) -> list[str]:
+    arguments = STEPS[name].arguments
+    with _disk(place) if kind == "disk" else _nothing():
+        copy_inputs(study, STEPS[name], place)
+        if kind == "disk":
+            _fill(place, amount)
+        command = commands.start(arguments, place, {_LIMITS[kind]: amount} if kind in _LIMITS else {})
+        ended = command.wait()
+        wrong = [f"a process was left: {line}" for line in command.processes_left()]
+        (place / _FILLER).unlink(missing_ok=True)
+        wrong += _judge(ended)
+        outcome.num_completed += ended.code == 0
+        outcome.num_ended += ended.code != 0
+        again = commands.run(arguments, place)
+        if again.code or again.has_traceback:
+            return [*wrong, f"run again, it ended with {again.code}: {again.output.strip()[-500:]}"]
+        return wrong + differences(place, undisturbed)
+
+
+def _judge(ended: Ended) -> list[str]:
+    said = ended.output.strip()
+    if ended.code not in (0, 1) or ended.has_traceback:
+        return [f"it ended with {ended.code}: {said[-700:]}"]
+    if ended.code and "Error: " not in said:
+        return [f"it ended with {ended.code} and without a sentence: {said[-300:]}"]
+    return []
+
+
+@contextmanager
+def _disk(place: Path) -> Iterator[None]:
+    """Mount a disk of 256 MiB in memory on a folder."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", place], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _can_mount(folder: Path) -> bool:
+    try:
+        (folder / "disk").mkdir()
+        with _disk(folder / "disk"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def _fill(place: Path, num_left: int) -> None:
+    """Fill the disk but for some bytes."""
+    with open(place / _FILLER, "wb") as file:
+        try:
+            while file.write(bytes(MIB)):
+                file.flush()
+        except OSError:
+            pass
+    with open(place / _FILLER, "rb+") as file:
+        file.truncate(max(0, (place / _FILLER).stat().st_size - num_left))
+
+
+def as_table(outcomes: Mapping[str, Mapping[str, Outcome]]) -> str:
+    """Return the counts as a Markdown table: a row for each command, by shortage ended/completed."""
+    kinds = list(outcomes)
+    lines = [f"| command | {' | '.join(kinds)} | wrong |", f"|---|{'--:|' * (len(kinds) + 1)}"]
+    for name in dict.fromkeys(name for of_kind in outcomes.values() for name in of_kind):
+        found = [outcomes[kind].get(name, Outcome()) for kind in kinds]
+        cells = " | ".join(f"{item.num_ended} / {item.num_completed}" for item in found)
+        lines.append(f"| {name} | {cells} | {sum(len(item.wrong) for item in found)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table, and what went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=360, help="Number of runs under a shortage.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the amounts.")
+    parser.add_argument("--only", choices=tuple(STEPS), help="Try one command only.")
+    arguments = parser.parse_args()
+    names = (arguments.only,) if arguments.only else tuple(STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), names)
+    print(as_table(outcomes))
+    if "disk" not in outcomes:
+        print("A tmpfs cannot be mounted here (it takes root): no disk was filled.")
+    wrong = [line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong]
+    print(*wrong, sep="\n")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
