@@ -289,7 +289,7 @@ def test_frame_lists_count_classes_from_one_where_the_last_index_says_so(tmp_pat
     write(tmp_path / "train.txt", "a 1 1\nb 1 2\nc 1 2\n")
     result = prepare(tmp_path, "frame-lists", tmp_path / "f", tmp_path / "train.txt")
     assert "a,a,up,train,1\nb,b,down,train,1\n" in manifest_of(tmp_path)
-    assert "count from 1" in result.stderr
+    assert "start at 1" in result.stderr
     write(tmp_path / "train.txt", "a 1 1\nb 1 3\n")
     result = prepare(tmp_path, "frame-lists", tmp_path / "f", tmp_path / "train.txt")
     assert result.exit_code == 1
