@@ -146,4 +146,4 @@ def test_all_heads_are_those_that_the_store_has_maps_for(
 ) -> None:
     outcomes = fit_head(store=store, head="all", out=tmp_path, overrides={"epochs": 0}, jobs=1)
     assert len(outcomes) == 9
-    assert "no maps for them: convlstm, fcn3d" in capsys.readouterr().err
+    assert "does not have their maps: convlstm, fcn3d" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_another_number_of_segments_is_refused(tmp_path: Path) -> None:
 def test_other_weights_than_the_stores_are_refused() -> None:
     with pytest.raises(PipelineError, match=r"was made with the weights random \(sha256 abcd…\)"):
         backbone_of_store(settings(weights={"name": "random", "sha256": "abcd"}))
-    with pytest.raises(PipelineError, match=r"which is not here.*--weights PATH"):
+    with pytest.raises(PipelineError, match=r"which is missing.*--weights PATH"):
         backbone_of_store(settings(weights={"name": "mine.pth", "sha256": "abcd"}))
 
 

@@ -1,4 +1,4 @@
-"""What a store gives to training, loaded once for any number of fits."""
+"""Load the data of a store for training, once for any number of fits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class CachedData(StoredClips):
-    """The labelled clips of a store, by the kind of maps that a head reads; each kind is loaded at its first use."""
+    """Labelled clips of a store, by the kind of maps that a head reads; each kind is loaded at its first use."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class CachedData(StoredClips):
         """Load the data of a head that reads `maps` and is trained by `recipe`.
 
         Raises:
-            PipelineError: the store does not hold these maps, or has no labelled clips.
+            PipelineError: the store does not have these maps, or has no labelled clips.
         """
         self.check_maps(maps)
         plan = self.plan(recipe.training)
@@ -52,7 +52,7 @@ class CachedData(StoredClips):
         )
 
     def _part(self, part: str, maps: str, plan: SplitPlan, choices: SamplingConfig) -> FeatureDataset:
-        # Clips that are held out belong to the training clips alone: other parts are the same under every plan.
+        # Only training clips can be held out, so the other parts are equal under every plan.
         key = (part, maps, plan.dev_ids if part in (TRAIN, DEV) else frozenset())
         if key not in self._loaded:
             self._loaded[key] = self._load(part, maps, plan)
@@ -64,7 +64,7 @@ class CachedData(StoredClips):
         if self.has_all_frames:
             return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch)
         if part == TRAIN and rows.views != self.views:
-            logger.info(f"not every training clip has all views yet; used are {', '.join(rows.views)}")
+            logger.info(f"some training clips lack views; the views {', '.join(rows.views)} are used")
         if maps == "pooled":
             return load_pooled(self.source, rows, self._scratch)
         if self._cache is None:

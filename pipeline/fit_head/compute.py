@@ -1,4 +1,4 @@
-"""Where and in which precision a head is computed, chosen by measurement, and recorded."""
+"""Choose device, number type and threads of a head by measurement."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pipeline.heads import build_head
 from pipeline.runtime import Runtime
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-# Clips in a step that is measured: enough to fill two cores, few enough for a second.
+# Number of clips in a measured step: enough to use two cores, and few enough for a second.
 CALIBRATION_CLIPS = 4
-# Up to so many cores a head with convolutions takes them all; more may be slower.
+# Up to this number of cores, a head with convolutions uses all of them; more may be slower.
 MAX_UNMEASURED_CORES = 4
 
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """Sizes that decide how long a step of a head takes. map_size: 1 for pooled features."""
+    """Sizes that determine the time of a step. map_size: 1 for pooled features."""
 
     in_channels: int
     num_segments: int
@@ -49,16 +49,15 @@ def choose_compute(
     sizes: HeadSizes | None = None,
     calibration: Calibration | None = None,
 ) -> Runtime:
-    """What a head is computed with.
+    """Choose device, number type and threads of a head.
 
-    Heads with convolutions are bound by arithmetic: `auto` is the number type in which a training step of the head is
-    faster on this machine, bfloat16 only where it is much faster. Without `sizes` one convolution decides instead.
-    `threads` is by default the number of cores, or on a machine of many the fewest with which a step is about as fast
-    as it can be. The other heads are bound by overhead: float32, and one thread, since their matrices are too small to
-    share out.
+    Heads with convolutions are limited by arithmetic: `auto` selects bfloat16 if a training step is much faster in it
+    on this machine, else float32. Without `sizes`, a single convolution is measured. `threads` is by default the number
+    of cores, or on a machine with many cores the smallest number with about the maximum speed. Other heads are limited
+    by overhead: they use float32, and one thread, because their matrices are too small to divide.
 
     Raises:
-        PipelineError: an unknown head or precision, or a device that is not there.
+        PipelineError: the head, the precision or the device does not exist.
     """
     if precision not in PRECISIONS:
         raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
@@ -84,7 +83,7 @@ def choose_compute(
 
 
 def training_step(head_name: str, sizes: HeadSizes, compute: Runtime) -> Callable[[], None]:
-    """Return a step of training, forward and backward, of a head with fresh parameters on a few drawn clips."""
+    """Return a training step, forward and backward, of a new head on a few random clips."""
     with torch.random.fork_rng(devices=[]):
         head = build_head(
             head_name,
@@ -123,7 +122,7 @@ def _key(sizes: HeadSizes, device: torch.device, threads: int) -> dict[str, Any]
 
 
 def has_convolutions(head_name: str) -> bool:
-    """Whether a head's ST block convolves (the learned projection of spatial heads aside)."""
+    """Return whether a head's ST block has convolutions, apart from the learned projection of spatial heads."""
     with torch.device("meta"):
         head = build_head(head_name, in_channels=1, num_segments=8, num_classes=2)
     return any(isinstance(m, _ConvNd) for name, m in head.named_modules() if name != "projection")

@@ -1,9 +1,8 @@
-"""Cached features of one split, ready to be drawn from: pooled ones in RAM or memory-mapped.
+"""Cached features of one split, from which training batches are drawn; pooled ones in RAM or memory-mapped.
 
-An epoch is a `Draw`: the order of the clips and how each is seen, from seed and epoch alone, so that neither the
-number of loader threads nor what was fitted before changes it. Pooled features are loaded once and gathered in RAM.
-Feature maps (`map_features`) are read ahead of the training step by threads, a few batches at most, so memory stays
-flat.
+An epoch is a `SampleOrder`: the order of the clips and their views. It depends only on seed and epoch, not on the
+number of loader threads or on earlier fits. Pooled features are loaded once and gathered in RAM. Feature maps
+(`spatial_features`) are read ahead of the training step by threads, at most a few batches, so memory stays constant.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 logger = logging.getLogger(__name__)
 
 ROWS_PER_READ = 4_096
-RAM_SHARE = 0.5  # of the memory that is free: pooled features beyond it are memory-mapped
+RAM_SHARE = 0.5  # share of the free memory; larger pooled features are memory-mapped
 STATISTICS_CLIPS = {"pooled": 4_096, "spatial": 64}
 
 
 class SampleOrder(NamedTuple):
-    """Clips in the order in which they are seen, and how.
+    """Order of the clips of an epoch, with the view of each.
 
     Shape:
         clips: (N,), positions in the split; views: (N,), positions among the views;
@@ -53,7 +52,7 @@ class SampleOrder(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Shape: features: (B, T, C, H, W) float16, H = W = 1 for pooled ones; labels: (B,) int64."""
+    """A batch. Shape: features: (B, T, C, H, W) float16, H = W = 1 for pooled ones; labels: (B,) int64."""
 
     features: Tensor
     labels: Tensor
@@ -63,7 +62,7 @@ class FeatureDataset(ABC):
     """Features of the labelled clips of one split, from several views.
 
     Shape:
-        labels: (V, N), class indices; a view may differ in the label, where a flip swaps left and right.
+        labels: (V, N), class indices; the labels of views differ if a flip swaps left and right.
     """
 
     reads_ahead = False
@@ -81,13 +80,13 @@ class FeatureDataset(ABC):
         return len(self.labels)
 
     def shuffled_order(self, seed: int, epoch: int) -> SampleOrder:
-        """Return every clip once, in an order and with views that follow from seed and epoch alone."""
+        """Return every clip once, in an order and with views that depend only on seed and epoch."""
         generator = np.random.default_rng([seed, epoch])
         clips = generator.permutation(self.num_clips)
         return SampleOrder(clips, generator.integers(0, self.num_views, self.num_clips))
 
     def sequential_order(self) -> SampleOrder:
-        """Every clip once in the order of the manifest, by its first view."""
+        """Return every clip once in the order of the manifest, with its first view."""
         return SampleOrder(np.arange(self.num_clips), np.zeros(self.num_clips, dtype=np.int64))
 
     def batch(self, draw: SampleOrder) -> Batch:
@@ -95,10 +94,10 @@ class FeatureDataset(ABC):
 
     @abstractmethod
     def gather(self, draw: SampleOrder) -> Tensor:
-        """The features of a draw. Shape: (N, T, C, H, W)."""
+        """Gather the features of an order. Shape: (N, T, C, H, W)."""
 
     def channel_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel over clips that lie evenly among all, in their first view.
+        """Compute mean and standard deviation of each channel over evenly spaced clips, in their first view.
 
         Shape:
             returns: (C,) and (C,), float32.
@@ -133,10 +132,10 @@ class PooledFeatures(FeatureDataset):
 
 
 class FrameFeatures(FeatureDataset):
-    """Pooled features of every frame, so that each epoch draws frames anew, for any number of segments.
+    """Pooled features of every frame, from which each epoch draws frames for any number of segments.
 
     Shape:
-        table: (F, C), the frames of all clips one after another; starts: (N + 1,), where those of each clip begin.
+        table: (F, C), the concatenated frames of all clips; starts: (N + 1,), the first row of each clip.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class FrameFeatures(FeatureDataset):
         self._num_segments, self._choices = num_segments, choices
 
     def drawn_by(self, choices: SamplingConfig) -> FrameFeatures:
-        """The same features under other choices of frames; nothing is copied."""
+        """Return the same features with other sampling options, without copying."""
         other = copy.copy(self)
         other._choices = choices
         return other
@@ -191,7 +190,7 @@ class FrameFeatures(FeatureDataset):
 
 
 def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_loaders: int = 1) -> Iterator[Batch]:
-    """The batches of a draw in its order, the last one as long as what is left.
+    """Yield the batches of an order; the last one may be smaller.
 
     Feature maps are read by `num_loaders` threads, at most `num_loaders + 1` batches ahead.
     """
@@ -212,7 +211,7 @@ def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path) -> Poole
         for start in range(0, len(split.clips), ROWS_PER_READ):
             rows = split.rows[start : start + ROWS_PER_READ]
             read = source.read_pooled(view, rows)
-            # A row that is not there is NaN throughout.
+            # A missing row is NaN in all values.
             missing = np.isnan(read[:, 0, 0])
             if missing.any():
                 raise unreadable_row(view, int(rows[np.argmax(missing)]))
@@ -250,14 +249,14 @@ def _allocate(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float16]:
         f"GiB of free memory: they are memory-mapped in {scratch}"
     )
     scratch.mkdir(parents=True, exist_ok=True)
-    # Nameless: the file goes with the last use of the array, also when the process is killed.
+    # Unlinked: the kernel frees the file after the last use of the array, also if the process is killed.
     with tempfile.TemporaryFile(dir=scratch) as file:
         return np.memmap(file, dtype=np.float16, mode="w+", shape=shape)
 
 
 def unreadable_row(view: str, row: int) -> PipelineError:
-    """The error for features that the store's record promises and its arrays do not hold."""
+    """Return the error for features that are in the store's record but not in its arrays."""
     return PipelineError(
-        f"Row {row} of the store counts as done, but its features ({view}) are not there. "
-        "`pipeline store verify` finds damage, and with --repair mends it."
+        f"Row {row} of the store counts as done, but its features ({view}) are missing. "
+        "Run `pipeline store verify --repair`."
     )

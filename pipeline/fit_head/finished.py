@@ -14,14 +14,14 @@ from pipeline.imports import code_digest
 from pipeline.recipe import Recipe
 from pipeline.registry import HEADS, module_of
 
-# Its imports are all that a fit runs, but for the head.
+# Its imports are all code that a fit runs, except for the head.
 FIT_MODULE = "pipeline.fit_head.run"
 
 
 def find_finished(request: HeadRequest, clips: StoredClips) -> Mapping[str, Any] | None:
-    """Return the metrics of a finished run on the CPU that is what `request` asks for; None where there is none.
+    """Return the metrics of a finished run on the CPU that matches `request`, or None.
 
-    What the request leaves to the machine, number type and threads, stays as the run had it.
+    Number type and threads match if the request leaves them to the machine.
     """
     folder = request.folder(clips.source.settings.backbone)
     metrics = read_metrics(folder)
@@ -46,7 +46,7 @@ def run_digest(
     precision: str,
     threads: int,
 ) -> str:
-    """Digest everything that decides the metrics of a run, the code of the head and of `fit-head` among it."""
+    """Return a digest of everything that determines the metrics of a run, including the code."""
     values = {
         "head": head,
         "recipe": recipe.as_dict(),

@@ -42,10 +42,10 @@ from pipeline.training.state import TrainingState
 logger = logging.getLogger(__name__)
 
 STEPS_BETWEEN_CHECKS = 50
-# Training diverges when the mean loss of an epoch is this many times that of the first epoch, or of a uniform guess
-# where that is more. (TRN sums the scores of 247 tuples and may start at 30 times a guess, and still learn.)
+# Training has diverged if the mean loss of an epoch is this many times that of the first epoch, or that of a uniform
+# guess if it is larger. (TRN sums the scores of 247 tuples; it may start at 30 times a guess and still learn.)
 DIVERGENCE_FACTOR = 10.0
-# Before that many steps a loss may leap and come back.
+# Before this number of steps, a loss may rise sharply and fall again.
 GRACE_STEPS = 100
 CHECKPOINT_SECONDS = 10.0
 
@@ -55,7 +55,7 @@ class HeadDataset:
     """Features of the clips that train a head, and the sizes of a head that reads them.
 
     select: features of the clips that select the best epoch. report: features of the clips that are scored at that
-    epoch; the same object as `select` where one split is both.
+    epoch; the same object as `select` if one split is both.
     """
 
     train: FeatureDataset
@@ -95,13 +95,13 @@ def fit_head(
     digest: str = "",
     on_batch: OnBatch = _ignore_batch,
 ) -> FitResult:
-    """Fit a head. The arguments alone decide the result: not what was fitted before, nor `on_batch`.
+    """Fit a head. The result depends only on the arguments, not on earlier fits or on `on_batch`.
 
     With `checkpoint`, the state is saved there after an epoch, at most every `checkpoint_seconds`. A checkpoint with
     the same `digest` is resumed, with the same result as without the interruption.
 
     Raises:
-        PipelineError: a loss that is not finite or diverges, or a parameter that no optimiser group has.
+        PipelineError: the loss diverges or is not finite, or a parameter is in no optimiser group.
     """
     devices = [compute.device] if compute.device.type == "cuda" else []
     with fixed_threads(compute.threads), torch.random.fork_rng(devices=devices):
@@ -119,7 +119,7 @@ def fit_head(
 
 
 class _Fit:
-    """The state of one fit between epochs."""
+    """State of one fit between epochs."""
 
     def __init__(
         self, data: HeadDataset, head_name: str, recipe: Recipe, seed: int, compute: Runtime, on_batch: OnBatch
@@ -127,7 +127,7 @@ class _Fit:
         self.data, self.seed, self.compute, self.on_batch = data, seed, compute, on_batch
         self.choices: TrainConfig = recipe.training
         self.name = f"{head_name}, seed {seed}"
-        # Drawn on the CPU, so that every device starts from the same weights.
+        # Initialise on the CPU, so that every device starts from the same weights.
         head = build_head(
             head_name,
             in_channels=data.in_channels,
@@ -206,10 +206,10 @@ class _Fit:
         try:
             return score_features(self.head, features, self.compute)
         except PipelineError as error:
-            raise PipelineError(f"{self.name}, behind epoch {self.state.epoch}: {error}") from error
+            raise PipelineError(f"{self.name}, after epoch {self.state.epoch}: {error}") from error
 
     def _keep(self, scores: NDArray[np.float64], found: dict[str, float]) -> None:
-        """Keep the head as it is, with its scores of the selection clips, as the best epoch."""
+        """Store the current head and its scores of the selection clips as the best epoch."""
         self.best = {
             "epoch": self.state.epoch,
             "top1": found["top1"],
@@ -219,7 +219,7 @@ class _Fit:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the fit depends on, as tensors and plain values."""
+        """Return everything that the rest of the fit depends on, as tensors and plain values."""
         is_cuda = self.compute.device.type == "cuda"
         return {
             "training": self.state.state_dict(),
@@ -229,7 +229,7 @@ class _Fit:
         }
 
     def resume(self, checkpoint: Path, digest: str) -> None:
-        """Take up the state of a checkpoint, if there is one of the same settings."""
+        """Load the state of a checkpoint, if there is one of the same settings."""
         state = read_checkpoint(checkpoint, digest, self.compute.device)
         if state is None:
             return
@@ -239,7 +239,7 @@ class _Fit:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.compute.device)
         self.best = {**state["best"], "scores": state["best"]["scores"].cpu()}
         self.num_resumed_epochs = self.state.epoch
-        logger.info(f"{self.name}: goes on behind epoch {self.state.epoch}")
+        logger.info(f"{self.name}: resumed after epoch {self.state.epoch}")
         self.on_batch(self.state.epoch * self.data.train.num_clips, None)
 
     def result(self) -> FitResult:
@@ -252,7 +252,7 @@ class _Fit:
             self.state.record_start(found)
         self.head.load_state_dict(self.best["head"])
         self.head.requires_grad_(True).eval()
-        # The scores of the epoch itself where one split is both: a resumed fit computes nothing twice.
+        # If one split is both, use the scores of the epoch, so that a resumed fit computes nothing twice.
         scores = self.best["scores"].numpy() if report is select else self._scores(report)
         return FitResult(
             seed=self.seed,
@@ -272,7 +272,7 @@ class _Fit:
 
 
 def _num_norms(data: HeadDataset, choices: TrainConfig) -> int:
-    """The number of the backbone's batch norms, looked up only where it decides what is trained."""
+    """Return the number of the backbone's batch norms, looked up only if it determines what is trained."""
     return backbone_contract(data.backbone).num_norms if choices.partial_bn == "backbone_and_head" else 0
 
 

@@ -1,4 +1,4 @@
-"""Fit the heads that are not finished: those of one thread side by side, the others one after another."""
+"""Fit the heads that are not finished: single-threaded ones in parallel, the others one after another."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ logger = logging.getLogger(__name__)
 def fit_all(
     settings: FitHeadSettings, requests: Sequence[HeadRequest], source: FeatureStore
 ) -> Iterator[RequestResult]:
-    """Fit heads and yield the result of each as soon as it is done; one that fails keeps no other from being fitted.
+    """Fit heads and yield the result of each as soon as it is done; a failed head does not stop the others.
 
     Raises:
-        PipelineError: a head that the store cannot serve, or a device that is not there, before the first fit.
+        PipelineError: before the first fit: the store does not have the features of a head, or the device does not
+            exist.
     """
     data = CachedData(source, settings.out, settings.num_segments, settings.views)
     runs = {request: _planned(request, settings, data) for request in requests}
@@ -62,7 +63,7 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     store = data.source.settings
     map_size = store.map_size if reads == "spatial" else 1
     sizes = HeadSizes(store.channels, data.num_segments, len(data.source.classes), map_size)
-    # An unfinished fit goes on as it began, whatever would be measured now.
+    # An unfinished fit is resumed with its number type and threads, whatever would be measured now.
     begun = begun_compute(request.folder(store.backbone))
     precision = begun.get("precision", AUTO) if request.precision == AUTO else request.precision
     threads = begun.get("threads") if request.threads is None else request.threads
@@ -71,7 +72,7 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     if compute.measured:
         seconds = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in compute.measured)
         logger.info(
-            f"{request.head}: {compute.precision}, since a step takes {seconds} on this machine ({calibration.path})"
+            f"{request.head}: {compute.precision}, because a step takes {seconds} on this machine ({calibration.path})"
         )
     run = HeadRun(request.head, request.recipe, request.seeds, compute)
     return plan_run(run, data, request.out, settings.force)

@@ -1,4 +1,4 @@
-"""What becomes of a head that `fit-head` was asked for."""
+"""Outcome of a request to `fit-head`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.fit_head.plan import HeadRequest
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The metrics of a run, and whether it was there already."""
+    """Metrics of a run, and whether it was finished before."""
 
     metrics: Mapping[str, Any]
     folder: Path
@@ -21,7 +21,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class RequestResult:
-    """The result of a request: an outcome or an error."""
+    """Result of a request: an outcome or an error."""
 
     request: HeadRequest
     outcome: RunOutcome | None

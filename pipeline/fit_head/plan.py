@@ -1,4 +1,4 @@
-"""Decide what `fit-head` fits: which heads, under which recipes and settings. Nothing here imports torch."""
+"""Plan the fits of `fit-head`: heads, recipes and settings. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 ALL = "all"
 AUTO = "auto"
-# Settings of a block `heads.NAME` that are no choices of the recipe.
+# Settings of a block `heads.NAME` that are not options of the recipe.
 OWN_SETTINGS = ("seeds", "seed", "precision", "threads")
 
 
 @dataclass(frozen=True)
 class HeadRequest:
-    """One head to fit, with its results below `out`; precision `auto` and threads None are left to the machine."""
+    """One head to fit, with results below `out`; for precision `auto` and threads None, the machine decides."""
 
     head: str
     recipe: Recipe
@@ -45,11 +45,11 @@ def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadReq
     """List the heads to fit, by recipe and name.
 
     Raises:
-        PipelineError: a recipe that the store cannot serve, or a setting out of its range.
+        PipelineError: the store does not fit a recipe, or a setting is out of range.
     """
     names = _served(list(dict.fromkeys(settings.head)), clips)
     if clips.views == (TEST_VIEW,):
-        logger.info("training on the test view: the store has no training views, or `views` is 0")
+        logger.info("training uses the test view, because the store has no training views or `views` is 0")
     common = {name: getattr(settings, name) for name in OWN_SETTINGS}
     requests: list[HeadRequest] = []
     for chosen in settings.recipe:
@@ -64,17 +64,17 @@ def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadReq
 
 
 def _served(names: list[str], clips: StoredClips) -> list[str]:
-    """The named heads; `all` are all that the store has the maps for."""
+    """Return the named heads; `all` selects the heads whose maps the store has."""
     if ALL not in names:
         return names
     if clips.serves("pooled") and clips.serves("spatial"):
         return list(HEAD_NAMES)
-    from pipeline.heads import HEADS  # with torch
+    from pipeline.heads import HEADS  # imports torch
 
     served = [name for name in HEAD_NAMES if clips.serves(HEADS[name].reads)]
     left_out = [name for name in HEAD_NAMES if name not in served]
     if left_out:
-        logger.info(f"left out, since the store has no maps for them: {', '.join(left_out)}")
+        logger.info(f"skipped, because the store does not have their maps: {', '.join(left_out)}")
     return served
 
 

@@ -1,4 +1,4 @@
-"""A run: one head under one recipe, fitted from one or several seeds, written as a result folder with its model."""
+"""Run: fit one head under one recipe from one or several seeds, and write a result folder with its model."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ CHECKPOINT_FOLDER = ".unfinished"
 BEGUN_FILE = "compute.json"
 
 ProgressMaker = Callable[[str, int], Progress]
-"""Makes the progress of a fit from a label and a number of clips."""
+"""Callable that creates the progress of a fit from a label and a number of clips."""
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """What is fitted."""
+    """Head, recipe and settings of a run."""
 
     head: str
     recipe: Recipe
@@ -47,7 +47,7 @@ class HeadRun:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run on a store: where its results go, and those that were finished there with the same settings."""
+    """A run on a store: its result folder, and finished results there with the same settings."""
 
     run: HeadRun
     folder: Path
@@ -58,7 +58,7 @@ class PlannedRun:
         return self.folder / CHECKPOINT_FOLDER / f"seed-{seed}.pt"
 
     def write_begun(self) -> None:
-        """Write down what the machine has chosen, so that a fit that is killed goes on with it."""
+        """Write the chosen number type and threads, so that a killed fit is resumed with them."""
         compute = self.run.compute
         values = {"precision": compute.precision, "threads": compute.threads}
         write_json(self.folder / CHECKPOINT_FOLDER / BEGUN_FILE, values)
@@ -74,14 +74,14 @@ def fit_run(
     """Fit the seeds of a run one after another and write its folder; the model is the head of the first seed.
 
     Raises:
-        PipelineError: the store cannot serve this head, or training diverges.
+        PipelineError: the store does not fit this head, or training diverges.
     """
     results = [fit_seed(planned, seed, data, progress_of, checkpoint_seconds) for seed in planned.run.seeds]
     return write_run(planned, data, backbone, results, results[0].head)
 
 
 def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedRun:
-    """Settle the recipe of a run on a store, and look for its finished results below `out`.
+    """Choose the recipe of a run on a store, and look for its finished results below `out`.
 
     Raises:
         PipelineError: the recipe's frames differ from the store's.
@@ -94,7 +94,7 @@ def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedR
 
 
 def begun_compute(folder: Path) -> dict[str, Any]:
-    """Return precision and threads of an unfinished fit in a result folder; empty where there is none."""
+    """Return precision and threads of an unfinished fit in a result folder; empty if there is none."""
     try:
         values = json.loads((folder / CHECKPOINT_FOLDER / BEGUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ def fit_seed(
     """Fit one seed of a run, from its checkpoint if there is one.
 
     Raises:
-        PipelineError: the store cannot serve this head, or training diverges.
+        PipelineError: the store does not fit this head, or training diverges.
     """
     run = planned.run
     head_data = data.of(HEADS[run.head].reads, run.recipe)
@@ -134,7 +134,7 @@ def fit_seed(
 def write_run(
     planned: PlannedRun, data: CachedData, backbone: nn.Module, results: Sequence[SeedResult], head: nn.Module
 ) -> RunOutcome:
-    """Write the results of a run and the model of `head`, that of its first seed, and remove the checkpoints."""
+    """Write the results of a run and the model of `head` (of the first seed), and remove the checkpoints."""
     run, settings = planned.run, data.source.settings
     plan = data.plan(run.recipe.training)
     num_train, num_views = data.num_training_clips_and_views(plan)
@@ -174,7 +174,7 @@ def write_run(
 
 
 def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module:
-    """Build the backbone that made a store, for the model file. `weights`: path of the weights if they have moved.
+    """Build the backbone of a store, for the model file. `weights`: path of the weights if they have moved.
 
     Raises:
         PipelineError: the weights are missing, or are not those of the store.
@@ -182,8 +182,8 @@ def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn
     name = settings.weights["name"] if weights is None else weights
     if name not in WEIGHTS_NAMES and not Path(name).is_file():
         raise PipelineError(
-            f"The store was made with the weight file '{name}', which is not here, and the model file needs it. "
-            "Say where it lies with --weights PATH."
+            f"The store was made with the weight file '{name}', which is missing, and the model file needs it. "
+            "Give its path with --weights PATH."
         )
     backbone, record = build_backbone(settings.backbone, name, settings.seed, allow_squeezenet_weights=True)
     if record.sha256 != settings.weights["sha256"]:
@@ -194,7 +194,7 @@ def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn
 def _other_weights(settings: StoreSettings, record: WeightsRecord) -> str:
     return (
         f"The store was made with the weights {settings.weights['name']} (sha256 {settings.weights['sha256'][:8]}…), "
-        f"but {record.name} here has the sha256 {record.sha256[:8]}…. Give those of the store with --weights PATH."
+        f"but {record.name} has the sha256 {record.sha256[:8]}…. Give the weights of the store with --weights PATH."
     )
 
 

@@ -26,10 +26,10 @@ def score_features(
     draw: SampleOrder | None = None,
     change: Change | None = None,
 ) -> NDArray[np.float64]:
-    """The scores of every clip, in the order of the manifest or of `draw`, rounded to four decimals.
+    """Score every clip, in the order of the manifest or of `draw`, rounded to four decimals.
 
     Raises:
-        PipelineError: a score that is not a finite number.
+        PipelineError: a score is not finite.
 
     Shape:
         returns: (N, K).

@@ -1,4 +1,4 @@
-"""Feature maps of one split, streamed from the store; what fits a stated budget stays in RAM once it was read."""
+"""Feature maps of one split, streamed from the store and cached in RAM up to a budget."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from pipeline.fit_head.features import FeatureDataset, SampleOrder, unreadable_row
 from pipeline.fit_head.stored_clips import FeatureSource, Integers, SplitRows
 
-MAP_CACHE_BYTES = 4 << 30  # at most
-MAP_CACHE_SHARE = 0.25  # and at most this share of the memory that is free
+MAP_CACHE_BYTES = 4 << 30  # maximum
+MAP_CACHE_SHARE = 0.25  # and maximum share of the free memory
 
 
 class SpatialFeatures(FeatureDataset):
-    """Feature maps, read from the store by whichever thread gathers; what fits a budget stays in RAM."""
+    """Feature maps, read from the store by the thread that gathers a batch, and cached in RAM up to a budget."""
 
     reads_ahead = True
 
@@ -34,14 +34,14 @@ class SpatialFeatures(FeatureDataset):
                 maps = torch.empty((len(draw.clips), *clip_maps.shape), dtype=torch.float16)  # (B, T, H, W, C)
             maps[place] = torch.from_numpy(clip_maps)
         assert maps is not None
-        return maps.permute(0, 1, 4, 2, 3)  # a view: the storage stays channels last, as the heads like it
+        return maps.permute(0, 1, 4, 2, 3)  # a view: the memory stays channels last, which is fast for the heads
 
 
 class MapCache:
-    """Feature maps that were read already, up to a number of bytes; beyond it every reading goes to the store.
+    """Cache of feature maps up to a number of bytes; other maps are read from the store each time.
 
-    It holds what comes first and gives nothing up: with a shuffled order, throwing out the oldest would keep just
-    what is asked for last. Several threads may use it, and several fits on one store share it.
+    No eviction: with a shuffled order, LRU would evict exactly the maps that the next epoch needs. The cache may be
+    used by several threads, and is shared by several fits on one store.
     """
 
     def __init__(self, num_bytes: int) -> None:
@@ -50,7 +50,7 @@ class MapCache:
         self._lock = threading.Lock()
 
     def get(self, source: FeatureSource, view: str, row: int) -> NDArray[np.float16]:
-        """The maps of one clip. Shape: (T, H, W, C)."""
+        """Return the maps of one clip. Shape: (T, H, W, C)."""
         known = self._maps.get((view, row))
         if known is not None:
             return known
@@ -65,11 +65,11 @@ class MapCache:
 
 
 def default_map_cache() -> MapCache:
-    """A cache of the stated budget, or of a quarter of the free memory where that is less."""
+    """Create a cache of the default budget, or of a quarter of the free memory if that is less."""
     return MapCache(min(MAP_CACHE_BYTES, int(MAP_CACHE_SHARE * psutil.virtual_memory().available)))
 
 
 def open_spatial(source: FeatureSource, split: SplitRows, cache: MapCache) -> SpatialFeatures:
-    """The feature maps of a split; nothing but labels is read yet."""
+    """Open the feature maps of a split; only labels are read."""
     labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
     return SpatialFeatures(source, split, labels, cache)

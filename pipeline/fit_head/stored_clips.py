@@ -1,6 +1,6 @@
-"""The labelled clips of a store as `fit-head` uses them: which train, which views they have, and whether a recipe fits.
+"""Labelled clips of a store for `fit-head`: training clips, their views, and the recipes that the store supports.
 
-Nothing here imports torch, so that a command which finds its work done answers at once.
+This module does not import torch, so that a command without work to do returns at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Integers = NDArray[np.int64]
 
 
 class FeatureSource(Protocol):
-    """What training asks of a feature store (`pipeline.store.FeatureStore` has it)."""
+    """Interface of a feature store for training, implemented by `pipeline.store.FeatureStore`."""
 
     @property
     def settings(self) -> StoreSettings: ...
@@ -44,7 +44,7 @@ class FeatureSource(Protocol):
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The labelled clips of one split that are done, and the views that all of them have."""
+    """Finished labelled clips of one split, and the views that all of them have."""
 
     clips: tuple[ClipRow, ...]
     views: tuple[str, ...]
@@ -55,13 +55,13 @@ class SplitRows:
 
 
 class StoredClips:
-    """The labelled clips of a store, without their features.
+    """Labelled clips of a store, without their features.
 
-    num_views: how many training draws are used, the first ones; None takes all. A store without draws trains on the
-    test view. num_segments: for stores of all frames; the others have their own.
+    num_views: number of training draws to use, starting with the first; None uses all. A store without draws trains on
+        the test view. num_segments: only for stores of all frames.
 
     Raises:
-        PipelineError: more views or another number of segments than the store holds.
+        PipelineError: the store has fewer views or another number of segments.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class StoredClips:
         self._plans: dict[tuple[str, float, int], SplitPlan] = {}
 
     def plan(self, choices: TrainConfig) -> SplitPlan:
-        """Return which clips train, select and are reported under a recipe; every head asks, it is drawn once.
+        """Plan the clips that train, select and are reported under a recipe; the draw is cached for all heads.
 
         Raises:
-            PipelineError: the store lacks labelled clips for it.
+            PipelineError: the store has too few labelled clips.
         """
         key = (choices.select_on, choices.dev_share, choices.dev_seed)
         if key not in self._plans:
@@ -88,9 +88,9 @@ class StoredClips:
         return self._plans[key]
 
     def check_recipe(self, recipe: Recipe) -> Recipe:
-        """The recipe as it can be followed on this store: its choices of frames must be those of the store.
+        """Return the recipe for this store, whose sampling options must be those of the recipe.
 
-        A store of all frames has centre crops without flips, and its frames are drawn here, by the recipe's sampler.
+        A store of all frames has centre crops without flips; the recipe's sampler draws its frames during training.
 
         Raises:
             PipelineError: the recipe's frames differ from the store's; the message names the field.
@@ -109,7 +109,7 @@ class StoredClips:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the store's settings and clips, as far as they decide a fit."""
+        """Return a digest of the store's settings and clips that determine a fit."""
         settings = self.source.settings
         digest = hashlib.sha256(repr((settings.as_dict(), self.num_segments, self.views)).encode())
         for clip in self.source.table():
@@ -122,8 +122,8 @@ class StoredClips:
         held = self.source.settings.num_segments
         if num_segments not in (None, held):
             raise PipelineError(
-                f"The store holds {held} segments of each clip, not {num_segments}. Extract another --store with "
-                f"--num-segments {num_segments}, or one with --frames all, which serves any number."
+                f"The store has {held} segments of each clip, not {num_segments}. Extract another --store with "
+                f"--num-segments {num_segments}, or one with --frames all, which supports any number."
             )
         return held
 
@@ -138,30 +138,30 @@ class StoredClips:
         if num_views is not None and num_views > len(draws):
             raise PipelineError(
                 f"The store has {len(draws)} training views, fewer than `views` (={num_views}). Run `pipeline extract` "
-                f"again with --views {num_views}: it adds what is missing."
+                f"again with --views {num_views} to add the missing ones."
             )
         return tuple(draws[:num_views]) or (TEST_VIEW,)
 
     def serves(self, maps: str) -> bool:
-        """Whether the store holds these maps."""
+        """Return whether the store has these maps."""
         return maps == "pooled" if self.has_all_frames else maps in self.source.settings.maps
 
     def check_maps(self, maps: str, head: str = "this head") -> None:
-        """Refuse maps that the store does not hold.
+        """Check that the store has the maps of a head.
 
         Raises:
-            PipelineError: the message says how to get them.
+            PipelineError: it does not; the message tells how to extract them.
         """
         if self.serves(maps):
             return
         settings = self.source.settings
         if self.has_all_frames:
             raise PipelineError(
-                f"{head} reads {maps} maps, but the store was made with --frames all, which keeps pooled features "
-                "alone. Extract another --store with --maps pooled,spatial."
+                f"{head} reads {maps} maps, but the store was made with --frames all, which stores only "
+                "pooled features. Extract another --store with --maps pooled,spatial."
             )
         raise PipelineError(
-            f"{head} reads {maps} maps, but the store holds {' and '.join(settings.maps)} alone. Extract with "
+            f"{head} reads {maps} maps, but the store has only {' and '.join(settings.maps)}. Extract with "
             "--maps pooled,spatial into another --store."
         )
 
@@ -178,12 +178,12 @@ class StoredClips:
 
 
 def labelled_rows(source: FeatureSource, split: str, views: Sequence[str] | None) -> SplitRows:
-    """The labelled clips of a split that are done, with those of `views` that every one of them has.
+    """Return the finished labelled clips of a split, and those of `views` that all of them have.
 
-    `views` is None for a store of all frames, which has none.
+    views: None for a store of all frames, which has no views.
 
     Raises:
-        PipelineError: there is no such clip, or they have no view in common.
+        PipelineError: there is no clip, or the clips have no view in common.
     """
     of_split = [clip for clip in source.table() if clip.split == split]
     if not any(clip.label for clip in of_split):
@@ -196,16 +196,16 @@ def labelled_rows(source: FeatureSource, split: str, views: Sequence[str] | None
 
 
 def done_rows(wanted: Sequence[ClipRow], split: str, views: Sequence[str] | None) -> SplitRows:
-    """Return those of the wanted clips that are extracted, with those of `views` that every one of them has.
+    """Return the wanted clips that are extracted, and those of `views` that all of them have.
 
     Raises:
-        PipelineError: no clip is extracted, or they have no view in common.
+        PipelineError: no clip is extracted, or the clips have no view in common.
     """
     clips = tuple(clip for clip in wanted if clip.status == "done")
     if not clips:
         raise PipelineError(
             f"None of the {len(wanted)} labelled clips of split '{split}' is extracted. `pipeline store info` gives "
-            "the reasons of those that failed; `pipeline extract` goes on with the others."
+            "the reasons of failed clips; `pipeline extract` computes the others."
         )
     if views is None:
         return SplitRows(clips, ())
@@ -213,6 +213,6 @@ def done_rows(wanted: Sequence[ClipRow], split: str, views: Sequence[str] | None
     if not common:
         raise PipelineError(
             f"The {len(clips)} clips of split '{split}' have none of the views {', '.join(views)} in common. "
-            "Run `pipeline extract` again: it goes on where it was."
+            "Run `pipeline extract` again to complete them."
         )
     return SplitRows(clips, tuple(view for view in views if view in common))

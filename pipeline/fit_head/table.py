@@ -1,4 +1,4 @@
-"""The table that `fit-head` prints."""
+"""Format the table that `fit-head` prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.tables import table_lines
 
 
 def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The table of some cells, shares in percent."""
+    """Return a table of runs, with accuracies in percent."""
     header = [
         "backbone",
         "head",

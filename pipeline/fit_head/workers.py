@@ -1,6 +1,6 @@
-"""Fit the seeds of heads in parallel, each in its own process: their matrices are too small to share among cores.
+"""Fit the seeds of heads in parallel processes, because their matrices are too small to use several cores.
 
-A process opens the store and loads its features itself. Where a seed is fitted does not change its result.
+Each process opens the store and loads the features. The result of a seed does not depend on the process.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
-# From this many fits for each process on, an uneven last round costs little.
+# With at least this number of fits per process, an uneven last round costs little.
 ROUNDS_THAT_EVEN_OUT = 4
 
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """How a process finds the features."""
+    """Location and selection of the features, for a worker process."""
 
     location: str
     scratch: Path
@@ -52,7 +52,7 @@ class StoreRequest:
 
 @dataclass(frozen=True)
 class SeedOutcome:
-    """What a process sends back: the result of a seed and the weights of its head, or an error."""
+    """Result of a worker process: the result of a seed and the weights of its head, or an error."""
 
     result: SeedResult | None
     weights: Mapping[str, NDArray[Any]]
@@ -60,7 +60,7 @@ class SeedOutcome:
 
 
 def choose_num_processes(num_fits: int, num_cores: int) -> int:
-    """Choose how many processes keep every core busy until the last of `num_fits` fits of about equal length ends.
+    """Choose the number of processes that keeps every core busy until the last of `num_fits` equally long fits ends.
 
     Three fits on two cores run at once and share the cores, which takes 1.5 times as long as one fit; two and then one
     would take 2 times.
@@ -109,8 +109,8 @@ def fit_in_parallel(
                     yield _request_result(request, runs[request], in_order, data, backbone)
         except BrokenProcessPool as error:
             raise PipelineError(
-                "A process that fitted heads was ended from outside, perhaps for want of memory. Runs that were "
-                "finished are kept; run the command again with --jobs 1."
+                "A process that fitted heads was killed, perhaps for lack of memory. Finished runs are kept; run "
+                "the command again with --jobs 1."
             ) from error
         finally:
             for future in futures:
@@ -118,12 +118,12 @@ def fit_in_parallel(
 
 
 def fit_here(request: StoreRequest, planned: PlannedRun, seed: int) -> SeedOutcome:
-    """Fit one seed in this process, whose messages and progress the main process shows."""
+    """Fit one seed in this process; the main process shows its messages and progress."""
     try:
         result = fit_seed(planned, seed, _data_of_process(request), RelayedProgress)
     except PipelineError as error:
         return SeedOutcome(None, {}, str(error))
-    # As arrays: torch would send its tensors through files that go with the process.
+    # As arrays, because torch sends tensors through files that disappear with the process.
     weights = {name: tensor.numpy() for name, tensor in result.head.state_dict().items()}
     return SeedOutcome(_without_head(result), weights if seed == planned.run.seeds[0] else {})
 
@@ -158,7 +158,7 @@ def _start_process(queue: Any, level: int) -> None:
 
 
 def _process_context() -> BaseContext:
-    """Fork from a server that has imported torch and started no thread; spawn where there is no such server.
+    """Fork from a server that has imported torch and started no thread; spawn if there is no such server.
 
     Forks of this process would lack the threads of torch and of the store.
     """
