@@ -1,8 +1,8 @@
-"""Choices of speed, made by a short measurement on this machine and kept in the user's cache.
+"""Choose the fastest number type or thread count by a short measurement, which is cached for this machine.
 
-Flags of a processor do not tell which number type is fast on it: of two with the same flag one multiplied bfloat16
-twice as fast as float32, the other half as fast. A measurement is made once for a processor, a version of torch and the
-shapes at hand; later runs read it, so that the same choice is made again.
+Processor flags do not tell which number type is fast: of two processors with the same flag, one multiplied bfloat16
+twice as fast as float32, the other half as fast. A measurement is made once per processor, version of torch and shapes;
+later runs read it, so that they make the same choice.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 from pipeline.devices import num_cores
 from pipeline.files import UnwritableError, write_json
 
-# bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could turn it over.
+# bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could reverse it.
 MIN_GAIN = 1.3
-# A candidate that takes this many times as long as another one is not measured further.
+# A candidate that takes this many times as long as another is not measured further.
 HOPELESS = 3.0
 NUM_ROUNDS = 5
-MAX_SECONDS = 1.5  # of all rounds together; the first round is always finished
+MAX_SECONDS = 1.5  # of all rounds; the first round is always completed
 
 Step = Callable[[], object]
 
@@ -43,7 +43,7 @@ class Measurement:
 
 
 class Calibration:
-    """The measurements of this machine, in one JSON file.
+    """Measurements of this machine, in one JSON file.
 
     path: by default `~/.cache/st-pipeline/calibration.json`, or the same under `$XDG_CACHE_HOME`.
     """
@@ -52,10 +52,10 @@ class Calibration:
         self.path = default_path() if path is None else path
 
     def measure(self, what: str, sizes: Mapping[str, Any], candidates: Mapping[str, Callable[[], Step]]) -> Measurement:
-        """Return the seconds of each candidate, from the file where they are there.
+        """Return the seconds of each candidate, from the file if they are in it.
 
-        what: what is measured, such as the name of a head. sizes: whatever else its time depends on. candidates: for
-        each name a function that prepares it and returns one step of it.
+        what: name of the measurement, such as that of a head. sizes: other values that affect the time. candidates: for
+            each name a function that prepares it and returns one step.
         """
         key = _key(what, sizes)
         known = self._read().get(key)
@@ -66,7 +66,7 @@ class Calibration:
         return Measurement(seconds, is_new=True)
 
     def note(self, what: str, sizes: Mapping[str, Any], seconds: float | None) -> float:
-        """Keep seconds that were measured elsewhere, or return those kept; 0 where there are none."""
+        """Store seconds that were measured elsewhere, or return the stored ones; 0 if there are none."""
         key = _key(what, sizes)
         if seconds is None:
             return float(self._read().get(key, {}).get("once", 0.0))
@@ -74,9 +74,9 @@ class Calibration:
         return seconds
 
     def _keep(self, key: str, seconds: Mapping[str, float]) -> None:
-        # Where a home cannot be written to, it is measured again next time.
+        # If the cache folder is not writable, the next run measures again.
         with contextlib.suppress(OSError, UnwritableError):
-            # Read again: another process may have added its own.
+            # Read again, because another process may have added measurements.
             write_json(self.path, {**self._read(), key: dict(seconds)})
 
     def _read(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def default_path() -> Path:
 
 
 def choose_dtype(seconds: Mapping[str, float]) -> str:
-    """Choose `bfloat16` where it is at least `MIN_GAIN` times as fast as `float32`.
+    """Choose `bfloat16` if it is at least `MIN_GAIN` times as fast as `float32`.
 
     >>> choose_dtype({"float32": 1.31, "bfloat16": 1.0}), choose_dtype({"float32": 1.29, "bfloat16": 1.0})
     ('bfloat16', 'float32')
@@ -103,7 +103,7 @@ def choose_dtype(seconds: Mapping[str, float]) -> str:
 
 
 def choose_threads(seconds: Mapping[int, float], tolerance: float = 0.1) -> int:
-    """Choose the fewest threads whose time is within `tolerance` of the shortest.
+    """Choose the smallest number of threads whose time is within `tolerance` of the shortest.
 
     >>> choose_threads({1: 4.0, 2: 2.2, 4: 1.5, 8: 1.45})
     4
@@ -113,7 +113,7 @@ def choose_threads(seconds: Mapping[int, float], tolerance: float = 0.1) -> int:
 
 
 def measured_seconds(steps: Mapping[str, Step]) -> dict[str, float]:
-    """Measure steps in turn, round by round, and return the median seconds of each, without those of its first run."""
+    """Measure steps in turn, round by round, and return the median seconds of each, without its first run."""
     for step in steps.values():
         step()
     found: dict[str, list[float]] = {name: [] for name in steps}
@@ -134,7 +134,7 @@ def measured_seconds(steps: Mapping[str, Step]) -> dict[str, float]:
 def multiplies_bfloat16_fast(device: str) -> bool:
     """Return whether a convolution in bfloat16 is at least `MIN_GAIN` times as fast as in float32 on a device.
 
-    It takes some milliseconds, and decides where no model is at hand to be measured.
+    It takes some milliseconds, and is used if no model is available to measure.
     """
     sizes = {"device": device_name(device), "threads": torch.get_num_threads()}
     names = ("float32", "bfloat16")
@@ -148,7 +148,7 @@ def device_name(device: str) -> str:
 
 
 def finish(device: str) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""The boundary around the reading of one clip: a shortage there is no verdict on the clip."""
+"""Distinguish errors of a clip from shortages of memory, file descriptors or I/O while it is read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def clip_errors(subject: str) -> Iterator[None]:
     """Raise memory shortage, exhausted file descriptors and I/O errors of the block as transient `ClipError`s.
 
     Raises:
-        ClipError: the clip cannot be used; of a transient kind where that may not be the clip's fault.
+        ClipError: the clip cannot be used; its kind is transient if the clip may not be the cause.
     """
     try:
         yield
     except ClipError as error:
         if error.kind in DECODER_KINDS and not can_allocate(SPARE_BYTES):
             raise ClipError(
-                "no-memory", f"{error} Memory was short at that moment, so this may not be the clip's fault."
+                "no-memory", f"{error} Memory was short at that moment, so the clip may not be the cause."
             ) from None
         raise
     except (MemoryError, OSError, RuntimeError) as error:
@@ -36,7 +36,7 @@ def clip_errors(subject: str) -> Iterator[None]:
 
 
 def can_allocate(num_bytes: int) -> bool:
-    """Return whether this process may have that much more memory; nothing of it is touched."""
+    """Return whether this process can allocate that much more memory, without touching it."""
     try:
         mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except (OSError, MemoryError):

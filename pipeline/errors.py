@@ -72,7 +72,7 @@ class ClipError(PipelineError):
 
     @property
     def kind(self) -> str:
-        """The kind of the failure: a transient one where a cause of this error is a shortage or an I/O error."""
+        """Kind of the failure; transient if a cause of this error is a shortage or an I/O error."""
         context = None if self.__suppress_context__ else self.__context__
         return transient_kind(self.__cause__ or context) or self._kind
 
@@ -81,12 +81,12 @@ class ClipError(PipelineError):
         return ClipFailure(clip_id, self.kind, str(self))
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[str, str]]:
-        # Exceptions with two arguments need this to travel between processes; causes do not travel.
+        # Exceptions with two arguments need this to be sent between processes; causes are not sent.
         return type(self), (self.kind, str(self))
 
 
 def transient_kind(error: BaseException | None) -> str:
-    """Return the transient kind that an error or one of its causes shows; an empty text where none does."""
+    """Return the transient kind of an error or of one of its causes; an empty string if there is none."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -105,6 +105,6 @@ def _errno_of(error: BaseException) -> int:
     number = getattr(error, "errno", None)
     if isinstance(number, int) and number:
         return number
-    # HDF5 gives the number in its text alone.
+    # HDF5 gives the number only in its message.
     stated = re.search(r"\berrno = (\d+)", str(error)) if isinstance(error, OSError) else None
     return int(stated[1]) if stated else 0

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, flushed to disk and moved into place."""
+"""Write files atomically: to a temporary file, flushed to disk and moved to the destination."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
 
 @contextmanager
 def written_aside(path: Path, *, clears: bool = True) -> Iterator[Path]:
-    """Yield a path beside `path`; when the block ends well, what was written there is moved onto `path`.
+    """Yield a temporary path in the folder of `path`; if the block succeeds, move the file to `path`.
 
-    A kill at any moment leaves the old file or the new one, never half of either; what was written aside is cleared by
-    the next process that writes into the same folder. A link in the place of either file is replaced, never followed.
+    If the process is killed, either the old or the new file remains, never a part; the next process that writes to the
+    same folder deletes the temporary file. A link at either path is replaced, not followed.
     """
     path = Path(path)
     try:
@@ -47,7 +47,7 @@ def written_aside(path: Path, *, clears: bool = True) -> Iterator[Path]:
     except PipelineError:
         raise
     except Exception as error:
-        # Libraries say in their own ways that there was no room.
+        # Libraries report a full disk with various exceptions.
         cause = error if getattr(error, "errno", None) in FULL else _error_of_more(aside)
         if not isinstance(cause, OSError):
             raise
@@ -63,13 +63,13 @@ class UnwritableError(PipelineError):
     def __init__(self, path: Path, cause: OSError) -> None:
         self.is_full = cause.errno in FULL
         way_out = "Make room" if self.is_full else "Choose another place, or change its permissions"
-        # HDF5 puts a paragraph in the place of the system's words.
+        # HDF5 replaces the system's message by a paragraph.
         self.strerror = os.strerror(cause.errno or errno.EIO)
         super().__init__(f"{path} could not be written: {self.strerror}. {way_out}, and run the same command again.")
 
 
 def _error_of_more(path: Path) -> OSError | None:
-    """Return the error that writing somewhat more to a file gives, if any."""
+    """Return the error of writing some more bytes to a file, if any."""
     try:
         with open(path, "ab") as file:
             file.write(bytes(_MORE_BYTES))
@@ -83,7 +83,7 @@ def _error_of_more(path: Path) -> OSError | None:
 def _locked_part(path: Path) -> tuple[int, Path]:
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system has no locks
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have cleared the file before it was locked.
         if os.path.exists(name):
@@ -93,9 +93,9 @@ def _locked_part(path: Path) -> tuple[int, Path]:
 
 @lru_cache(maxsize=1024)
 def clear_parts(folder: Path) -> None:
-    """Remove the files that killed processes were writing aside in a folder; looked for once a process.
+    """Delete the temporary files of killed processes in a folder; searched once per process.
 
-    A file belongs to a living process while that holds its lock, which ends with the process.
+    A running process holds a lock on its file, which the kernel releases when the process ends.
     """
     parts = []
     with suppress(OSError), os.scandir(folder) as entries:
@@ -113,13 +113,13 @@ def clear_parts(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -130,7 +130,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def _umask() -> int:
-    # There is no call that reads the mask without setting it.
+    # The mask can only be read by setting it.
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -1,8 +1,8 @@
-"""Find which modules of this project a module uses, and digest their sources.
+"""Find the modules of this project that a module uses, and hash their sources.
 
-DVC and the reuse of finished heads both ask which code decides a result. The answer is read from the sources: imports
-in functions count, imports for type checking alone do not. Names in the lazy tables of `registry` are no imports: a
-head's module is asked for by its name.
+DVC and the reuse of finished heads depend on the code that affects a result. It is found in the sources: imports in
+functions count, imports only for type checking do not. Names in the lazy tables of `registry` are not imports; a head's
+module is given by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages")
-# These decide no result, so a change of them makes nothing anew: names, messages, progress, and this module.
+# These modules do not affect results, so a change in them reruns nothing: names, messages, progress, this module.
 DECIDES_NOTHING = frozenset(
     {
         "pipeline",
@@ -30,7 +30,7 @@ DECIDES_NOTHING = frozenset(
 
 
 def import_closure(modules: Iterable[str]) -> dict[str, Path]:
-    """Return the given modules and all that they import, directly or not, with their files."""
+    """Return the given modules and all their direct and indirect imports, with their files."""
     found: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
@@ -46,20 +46,20 @@ def import_closure(modules: Iterable[str]) -> dict[str, Path]:
 
 
 def deciding_modules(modules: Iterable[str]) -> dict[str, Path]:
-    """Return the import closure of some modules without those that decide no result, and without empty packages."""
+    """Return the import closure of some modules, without modules that do not affect results and empty packages."""
     return {module: path for module, path in import_closure(modules).items() if decides(module)}
 
 
 @cache
 def decides(module: str) -> bool:
-    """Return whether the source of a module can decide a result: neither a known exception nor an empty package."""
+    """Return whether a module can affect a result: it is neither a known exception nor an empty package."""
     path = file_of(module)
     assert path is not None
     return module not in DECIDES_NOTHING and not _is_docstring_only(path.read_text(encoding="utf-8"))
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return a SHA-256 over the sources of the given modules and all that they import."""
+    """Return a SHA-256 over the sources of the given modules and of all their imports."""
     digest = hashlib.sha256()
     for module, path in deciding_modules(modules).items():
         digest.update(module.encode() + b"\0" + path.read_bytes())
@@ -87,7 +87,7 @@ def imported_modules(module: str) -> tuple[str, ...]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            # `from package import name` imports a module of that name where there is one.
+            # `from package import name` imports a module of that name if it exists.
             parts = [f"{node.module}.{alias.name}" for alias in node.names]
             found.update(part if file_of(part) is not None else node.module for part in parts)
     return tuple(sorted(name for name in found if file_of(name) is not None))
@@ -99,7 +99,7 @@ def _is_docstring_only(source: str) -> bool:
 
 
 def _running_nodes(tree: ast.AST) -> Iterable[ast.AST]:
-    """Yield the nodes of a tree but those under `if TYPE_CHECKING`."""
+    """Yield the nodes of a tree except those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         is_for_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         if not is_for_types:

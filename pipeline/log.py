@@ -1,7 +1,7 @@
-"""Set up the messages of a command: what it does goes to stderr through `logging`, its results to stdout.
+"""Set up the messages of a command: messages go to stderr through `logging`, results to stdout.
 
-Every module has a module logger (`logger = logging.getLogger(__name__)`). Nothing is shown until a command calls
-`configure`, so that a program which imports the package decides about its messages itself.
+Every module has a logger (`logger = logging.getLogger(__name__)`). Nothing is shown until a command calls `configure`,
+so that a program that imports the package controls its messages.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def is_terminal() -> bool:
 
 @functools.cache
 def console() -> Console:
-    """Return the console that messages and progress bars share. It writes to the present `sys.stderr`."""
+    """Return the console that messages and progress bars share. It writes to the current `sys.stderr`."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _StderrHandler(logging.Handler):
-    """Write a line to the present `sys.stderr`, which tests and notebooks replace."""
+    """Write a line to the current `sys.stderr`, which tests and notebooks replace."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(self.format(record) + "\n")

@@ -53,7 +53,7 @@ SOURCES = {
 
 
 OUT_OF_MEMORY = (
-    "The process ran out of memory. What is done is kept: stop other programs, or lower --workers, --jobs, --views or "
+    "The process ran out of memory. Finished work is kept: stop other programs, or lower --workers, --jobs, --views or "
     "--batch-size, and run the same command again."
 )
 

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, however that ends."""
+"""End worker processes with their parent, also if the parent is killed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this worker process as soon as its parent is gone. Every pool of processes calls it in its initializer.
+    """End this worker process when its parent ends. Every process pool calls it in its initializer.
 
-    A parent that was killed closes no queue, and its workers would wait for work for ever.
+    A killed parent does not close its queues, so its workers would wait for work forever.
     """
     threading.Thread(target=_wait_for_end_of_parent, name="end-with-parent", daemon=True).start()
 

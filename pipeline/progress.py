@@ -24,7 +24,7 @@ class Progress:
     """Count units of work. Use it as a context manager.
 
     On a terminal it is a bar of rich; elsewhere a line at most every `SECONDS_BETWEEN_LINES` and one at the end. `note`
-    is a short text behind the figures (failed clips, a loss).
+    is a short text after the figures (failed clips, a loss).
     """
 
     def __init__(self, label: str, total: int, unit: str = "clips", done: int = 0) -> None:

@@ -24,7 +24,7 @@ class SamplingConfig:
         used (published code).
     short_clip: Test frames of a clip with at most N frames. `formula`: frame int(L/2N + k L/N) of segment k, as for
         longer clips; `first`: the first frame for every segment (published code).
-    test_frames: Arithmetic of the formula for test frames. `exact`: whole numbers; `float`: floating point
+    test_frames: Arithmetic of the formula for test frames. `exact`: integers; `float`: floating point
         (published code), which gives a frame one too early in some clips if N is not a power of two.
     crops: Crops of the training views. `multiscale`: one of 50 random crops with exact sizes (Sec. 3.5); `published`:
         one of the 50 random crops of the published code, rounded to whole pixels; `centre`: the test crop.

@@ -1,4 +1,4 @@
-"""Where a computation runs: device, number type, threads."""
+"""Device, number type and threads of a computation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Runtime:
     """Device and number type of a computation.
 
     precision: `float32`, or `bfloat16` or `float16` by autocast. threads: torch's threads; num_loaders: threads that
-        read features ahead. measured: seconds of a step in each precision, where they were measured to choose one.
+        read features ahead. measured: seconds of a step in each precision, if they were measured.
     """
 
     device: torch.device
@@ -25,7 +25,7 @@ class Runtime:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which features reach a head."""
+        """Data type of the features that a head reads."""
         found: torch.dtype = getattr(torch, self.precision)
         return found
 

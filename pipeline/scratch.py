@@ -1,4 +1,4 @@
-"""Temporary folders in one known place, `<tmp>/st-pipeline-<user id>`; those of killed processes are cleared."""
+"""Temporary folders below `<tmp>/st-pipeline-<user id>`; those of killed processes are deleted."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOCK = ".lock"
 
 
 def scratch_root() -> Path:
-    """Return the folder of this user's temporary folders and locks, made if need be.
+    """Return the folder of this user's temporary folders and locks; create it if necessary.
 
     Raises:
-        PipelineError: it belongs to another user, or is no folder.
+        PipelineError: it belongs to another user, or is not a folder.
     """
     root = Path(tempfile.gettempdir()) / f"st-pipeline-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def scratch_root() -> Path:
 
 @contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
-    """Yield a folder that is deleted at the end; after a kill, by the next process that asks for one.
+    """Yield a folder that is deleted at the end; if the process is killed, the next process deletes it.
 
-    A folder belongs to a living process while that holds the lock in it.
+    A running process holds a lock in its folder.
     """
     root = scratch_root()
     with open(root / LOCK, "w") as shared:

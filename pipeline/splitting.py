@@ -1,4 +1,4 @@
-"""Draw a share of clips to hold out: stratified by label, by whole groups where clips have one."""
+"""Draw a share of clips to hold out: stratified by label, and by whole groups if clips have them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class LabelledId(NamedTuple):
-    """A clip to draw from. `group` names clips that belong together, such as those of one person; "" is no group."""
+    """A clip to draw from. `group` names clips that belong together, such as those of one person; "" is none."""
 
     clip_id: str
     label: str
@@ -26,10 +26,10 @@ def stratified_split(clips: Iterable[LabelledId], val_share: float, seed: int) -
 def draw_held_out(clips: Sequence[LabelledId], share: float, seed: int, purpose: str) -> frozenset[str]:
     """Draw the ids of a share of the clips of each label.
 
-    Without groups, that is the rounded share of each label, with at least one clip on either side where there are two.
+    Without groups, that is the rounded share of each label, with at least one clip on either side if there are two.
     With groups, whole groups are drawn, so the shares hold approximately, and no label loses its last clip.
 
-    The place of a clip or group in the draw follows from `seed`, `purpose` and its name alone, so clips that are added
+    The rank of a clip or group in the draw depends only on `seed`, `purpose` and its name, so clips that are added
     later move others only at the border between the two sides.
     """
     if any(clip.group for clip in clips):
@@ -66,7 +66,7 @@ def _draw_groups(clips: Sequence[LabelledId], share: float, key: str) -> frozens
 
 
 def _comes_closer(counts: Mapping[str, int], taken: Mapping[str, int], wanted: Mapping[str, float]) -> bool:
-    """Whether taking `counts` more clips lowers the squared distance to the wanted number of each label."""
+    """Return whether taking `counts` more clips lowers the squared distance to the wanted number of each label."""
     before = sum((wanted[label] - taken[label]) ** 2 for label in counts)
     after = sum((wanted[label] - taken[label] - count) ** 2 for label, count in counts.items())
     return after < before

@@ -32,17 +32,17 @@ def run(settings: CompareSettings) -> Comparison:
     """Compare result folders and print the table; with `out`, write it with plots and the report.
 
     Raises:
-        UnknownRevisionError: Git knows no revision `against`.
+        UnknownRevisionError: Git does not have the revision `against`.
         GateError: a row lost more than `max_drop` against it, or vanished.
-        PipelineError: no results, results that contradict themselves, an unknown pair, a drop without a revision.
+        PipelineError: there are no results, results are inconsistent, a pair is unknown, or `max_drop` has no revision.
     """
     against, max_drop = settings.against, settings.max_drop
     if max_drop is not None and against is None:
-        raise PipelineError("A drop is against a revision: `--max-drop` needs `--against`, such as `--against main`.")
+        raise PipelineError("`--max-drop` needs a revision to compare with, such as `--against main`.")
     if max_drop is not None and not max_drop >= 0:
         raise PipelineError(f"`--max-drop` (={max_drop:g}) must be zero or more points of top-1.")
     places = [Path(place) for place in settings.dirs]
-    # Results that are gone altogether are for the gate to name, where there is one.
+    # If all results are missing, the gate reports them.
     present = [place for place in places if place.is_dir()] if against is not None else places
     folders = find_runs(present) if present or against is None else []
     runs = [read_run(folder) for folder in folders]
@@ -77,7 +77,7 @@ def _known_pairs(texts: Sequence[str], labels: set[str]) -> list[tuple[str, str]
     if len(known) < len(pairs):
         absent = sorted({label for pair in pairs for label in pair} - labels)
         logger.info(
-            f"{len(pairs) - len(known)} of {len(pairs)} pairs are left out, because these results have no class "
+            f"{len(pairs) - len(known)} of {len(pairs)} pairs are ignored, because the results have no class "
             f"{', '.join(repr(label) for label in absent)}."
         )
     return known

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 def run(settings: FitHeadSettings) -> list[RunOutcome]:
     """Fit heads on a store and print their table; with several recipes, each gets a folder in `out`.
 
-    Seeds of heads that are fitted with one thread are fitted side by side in as many processes as keep the cores busy,
-    or in `jobs`; the other heads follow one by one. A run that diverges does not keep the others from being fitted; it
-    is named at the end. Neither order nor `jobs` changes a result.
+    Seeds of single-threaded heads are fitted in parallel, in `jobs` processes (by default as many as keep the cores
+    busy); the other heads follow one by one. A diverging run does not stop the others; it is reported at the end.
+    Neither the order nor `jobs` affects a result.
 
     Raises:
         PipelineError: data or settings are wrong.
@@ -33,7 +33,7 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     source = FeatureStore.open(settings.store)
     if source.num_pending:
         logger.info(
-            f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet; going on without."
+            f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet and are not used."
         )
     clips = StoredClips(source, settings.num_segments, settings.views)
     requests = plan_requests(settings, clips)
@@ -41,7 +41,7 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     for result in _results(settings, requests, source, clips):
         _report(result)
         results.append(result)
-    # In the order in which the heads were named, whichever was done first.
+    # In the order of the request, not of completion.
     results.sort(key=lambda result: requests.index(result.request))
     outcomes = [result.outcome for result in results if result.outcome is not None]
     if outcomes:
@@ -68,7 +68,7 @@ def _results(
             yield RequestResult(request, outcome)
     left = [request for request, metrics in found.items() if metrics is None]
     if left:
-        from pipeline.fit_head.fit_all import fit_all  # with torch
+        from pipeline.fit_head.fit_all import fit_all  # imports torch
 
         yield from fit_all(settings, left, source)
 

@@ -32,7 +32,7 @@ def run(settings: PrepareSettings) -> Manifest:
     their root.
 
     Raises:
-        PipelineError: a missing or superfluous argument, or a manifest that is not valid.
+        PipelineError: an argument is missing or superfluous, or the manifest is not valid.
     """
     out = settings.out
     if settings.classes is not None and settings.classes != classes_path(out):
@@ -76,9 +76,11 @@ def _draw_gestures(settings: PrepareSettings) -> Path:
             "`prepare gestures` needs a folder to draw into: `pipeline prepare gestures data/gestures`."
         )
     if settings.lists:
-        raise PipelineError(f"`prepare gestures` draws its clips and takes no list, but was given {settings.lists[0]}.")
+        raise PipelineError(
+            f"`prepare gestures` draws its clips and accepts no list, but was given {settings.lists[0]}."
+        )
     if settings.pack is not None:
-        raise PipelineError("`prepare gestures` draws its clips where they stay, so it takes no --pack.")
+        raise PipelineError("`prepare gestures` cannot pack its clips: omit --pack.")
     names = [field.name for field in dataclasses.fields(GestureSettings)]
     gestures = GestureSettings(**{name: getattr(settings, name) for name in names})
     write_gestures(settings.out, settings.root, gestures, settings.workers)

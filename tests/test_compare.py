@@ -63,4 +63,4 @@ def test_missing_results_are_a_sentence(results: Path) -> None:
 def test_pairs_of_other_classes_are_left_out_by_name(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     comparison = compare([results / "fit_head"], pairs=["up:down"], latency=False)
     assert comparison.rows
-    assert "1 of 1 pairs are left out, because these results have no class 'down', 'up'." in capsys.readouterr().err
+    assert "1 of 1 pairs are ignored, because the results have no class 'down', 'up'." in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_passing_is_said(project: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.parametrize(
     ("against", "max_drop", "message"),
-    [(None, 1.0, "needs `--against`"), ("main", -1.0, "zero or more"), ("main", float("nan"), "zero or more")],
+    [(None, 1.0, "needs a revision"), ("main", -1.0, "zero or more"), ("main", float("nan"), "zero or more")],
 )
 def test_a_gate_that_could_not_judge_is_refused(
     project: Path, against: str | None, max_drop: float, message: str

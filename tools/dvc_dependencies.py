@@ -1,14 +1,13 @@
 """Write every dvc.yaml of the repository from the template of `pipeline init` and the imports of the stages.
 
     python tools/dvc_dependencies.py            # rewrite dvc.yaml, ci/dvc.yaml, profiles/*/dvc.yaml and two copies
-    python tools/dvc_dependencies.py --check    # exit 1 where one is not up to date
+    python tools/dvc_dependencies.py --check    # exit 1 if one is not up to date
 
-The stages stand in pipeline/init/templates/dvc.yaml. The template's folder also has copies of the demo's params.yaml
-and of the template of curves, because `pipeline init` writes them where there is no repository.
+The template of the stages is pipeline/init/templates/dvc.yaml. The template's folder also has copies of the demo's params.yaml
+and of the template of curves, because `pipeline init` writes them outside a repository.
 
-A stage depends on the modules that it imports, directly or not (`pipeline.imports`), and on those that it finds by
-name: a head's file by the item of the matrix, and every backbone and data set. A folder is named where the stage uses
-all of it.
+A stage depends on its direct and indirect imports (`pipeline.imports`), and on modules that it finds by name: a head's
+file by the item of the matrix, and every backbone and data set. A folder is listed if the stage uses all of it.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ BACKBONES = [registry.module_of(place) for place in registry.BACKBONES.values()]
 BACKBONES += ["pipeline.backbones.torchvision_models"]
 HEADS = [registry.module_of(place) for place in registry.HEADS.values()]
 DATA_SETS = [registry.module_of(place) for place in registry.DATA_SETS.values()]
-# Modules that a stage finds by name, and the head whose file alone it uses.
+# Modules that a stage finds by name, and the head whose file it uses.
 FOUND_BY_NAME = {
     "prepare": DATA_SETS,
     "extract": BACKBONES,
@@ -64,10 +63,10 @@ HEAD_OF_STAGE = {"fit_head": "${item.head}", "finetune": "${finetune.head}"}
 
 @cache
 def dependencies(stage: str) -> list[str]:
-    """Return the paths of the code that a stage depends on, folders where all of their modules count."""
+    """Return the paths of the code that a stage depends on; a folder if all of its modules count."""
     modules = set(deciding_modules([f"stages.{stage}", *FOUND_BY_NAME[stage]]))
     if stage in HEAD_OF_STAGE:
-        # What all heads share, but not their files.
+        # The code that all heads share, without their files.
         modules |= set(deciding_modules(HEADS)) - set(HEADS)
     paths = set(_paths(modules))
     if stage in HEAD_OF_STAGE:
@@ -90,7 +89,7 @@ def _paths(modules: set[str]) -> Iterable[str]:
             continue
         yield from (path.relative_to(ROOT).as_posix() for path in used)
         if is_package:
-            # Data beside the modules: they may be read by any of them.
+            # Data files next to the modules may be read by any of them.
             data = (path for path in folder.iterdir() if path.suffix != ".py" and path.name != "__pycache__")
             yield from (path.relative_to(ROOT).as_posix() for path in data if path not in inner)
 

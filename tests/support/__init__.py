@@ -1,1 +1,1 @@
-"""What several test files share: data, models, results, and the stages as functions."""
+"""Helpers of several test files: data, models, results, and the stages as functions."""

@@ -1,9 +1,9 @@
-"""An extraction in a process of its own, which a test can kill: `extraction_child.py MANIFEST STORE JSON`.
+"""Run an extraction in a separate process that a test can kill: `extraction_child.py MANIFEST STORE JSON`.
 
-The JSON has fields of `ExtractSettings`, and `kill`: {"phase", "number"} to die by SIGKILL when a phase begins for
-the number-th time, {"phase", "subject"} to die whenever it is about that clip, with "once": a file that is made first,
-so that only one process dies. Afterwards the path of a marker file tells that the kill landed. `ballast`: {"subject",
-"bytes", "limit_bytes"} takes that much memory whenever the clip is decoded, where all workers may have `limit_bytes`.
+The JSON has fields of `ExtractSettings`, and `kill`: {"phase", "number"}: SIGKILL at the start of the number-th
+occurrence of a phase; {"phase", "subject"}: SIGKILL at each occurrence for that clip, with "once": a file that is
+created first, so that only one process is killed. A marker file shows that the kill happened. `ballast`: {"subject",
+"bytes", "limit_bytes"}: allocate that much memory when the clip is decoded, with a limit of `limit_bytes` per worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stages.extract import summary_text
 
 
 class Killer:
-    """A listener to phases that kills its own process at a chosen moment."""
+    """Callback for phases that kills the process at a chosen moment."""
 
     def __init__(self, kill: dict[str, Any]) -> None:
         self.kill, self.count = kill, 0
@@ -45,7 +45,7 @@ class Killer:
 
 
 class Ballast:
-    """A listener to phases that takes more memory than its process may have, and waits to be ended for it."""
+    """Callback for phases that exceeds the memory limit of its process and waits to be killed."""
 
     def __init__(self, subject: str, num_bytes: int) -> None:
         self.subject, self.num_bytes = subject, num_bytes
@@ -66,7 +66,7 @@ def main() -> None:
     kill, ballast = options.pop("kill", None), options.pop("ballast", None)
     on_phase = Killer(kill) if kill else listens_to_nothing
     if ballast:
-        # Linux does not enforce this limit, but Dask takes it for the machine's memory.
+        # Linux does not enforce this limit, but Dask uses it as the machine's memory.
         resource.setrlimit(resource.RLIMIT_RSS, (ballast["limit_bytes"], ballast["limit_bytes"]))
         on_phase = Ballast(ballast["subject"], ballast["bytes"])
     request = ExtractSettings(manifest=manifest, store=store, **options)

@@ -1,4 +1,4 @@
-"""Run the stage `finetune` in a process of its own, to be killed, or as one of several. Arguments: settings as JSON."""
+"""Run the stage `finetune` in a separate process, to kill it, or as one of several. Argument: settings as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny store and heads fitted on it: what the tests of predict, evaluate and the notebook share."""
+"""A tiny store and heads fitted on it, for the tests of predict, evaluate and the notebook."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fitted:
 
 
 def fitted_in(folder: Path, dtype: str = "float32", heads: tuple[str, ...] = HEADS, frames: str = "segments") -> Fitted:
-    """Extract and fit for two epochs, in seconds."""
+    """Extract features and fit heads for two epochs, in seconds."""
     manifest = read_manifest(write_clips(folder))
     request = extract_settings(
         weights="random",

@@ -1,4 +1,4 @@
-"""One head fitted into its result folder, without the command around it."""
+"""Fit one head and write its result folder, without the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.fit_head.run import HeadRun, fit_run, plan_run
 
 
 def run_head(run: HeadRun, data: CachedData, backbone: nn.Module, out: Path, **options: Any) -> RunOutcome:
-    """Fit a run below `out`, unless the same was finished there before; `options` are those of `fit_run`."""
+    """Fit a run below `out`, unless it was finished there before; `options` are those of `fit_run`."""
     planned = plan_run(run, data, out, force=False)
     if planned.finished is not None:
         return RunOutcome(planned.finished, planned.folder, was_finished=True)

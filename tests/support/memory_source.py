@@ -1,4 +1,4 @@
-"""A feature source in memory: clips whose label lies in the order of their segments alone."""
+"""A feature source in memory, with clips whose label depends only on the order of their segments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def settings(**changes: Any) -> StoreSettings:
 
 @dataclass
 class MemorySource:
-    """Has what `FeatureSource` asks for; counts what was read."""
+    """Implement `FeatureSource` in memory, and count the reads."""
 
     settings: StoreSettings
     rows: list[ClipRow]
@@ -74,9 +74,9 @@ def make_source(
     seed: int = 0,
     **changes: Any,
 ) -> MemorySource:
-    """A ramp along a direction, forwards or backwards, or its values in a random order; noise on top.
+    """Create clips with a ramp along a direction, forwards, backwards or in random order, with noise.
 
-    Every class has the same multiset of segments, so their mean says nothing. Unlabelled clips are in both splits.
+    All classes have the same multiset of segments, so the mean has no information. Both splits have unlabelled clips.
     """
     generator = np.random.default_rng(seed)
     direction = generator.normal(size=C)

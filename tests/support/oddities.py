@@ -1,4 +1,4 @@
-"""Clips that are odd and sound, or odd and damaged, in every container and codec that can be written here."""
+"""Unusual clips, valid and damaged, in every container and codec that this machine can write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ X265 = {
 PLAIN = {"g": str(GROUP)}
 VP8 = {**PLAIN, "deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0"}
 AV1 = {**PLAIN, "preset": "12", "svtav1-params": "lp=1"}
-# FFmpeg's encoder, its options and its pixels.
+# FFmpeg's encoder, its options and its pixel format.
 CODECS: dict[str, tuple[str, dict[str, str], str]] = {
     "h264": ("libx264", X264, "yuv420p"),
     "hevc": ("libx265", X265, "yuv420p"),
@@ -64,7 +64,7 @@ FORMAT_OF_SUFFIX = {"ts": "mpegts", "mkv": "matroska", "ogv": "ogg", "mpg": "mpe
 
 
 def pictures(count: int = NUM_FRAMES) -> np.ndarray:
-    """Frames that all differ: (count, H, W, 3)."""
+    """Draw frames that all differ: (count, H, W, 3)."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     frames = np.zeros((count, HEIGHT, WIDTH, 3), np.uint8)
     for i in range(count):
@@ -92,7 +92,7 @@ def write_clip(path: Path, codec: str, frames: np.ndarray | None = None, **more:
 
 
 def copy_packets(source: Path, target: Path, change: Change, later_by: int = 0) -> Path:
-    """Put the packets of a clip, changed, into another file without encoding; times start at `later_by` seconds."""
+    """Copy the packets of a clip, modified, to another file without encoding; times start at `later_by` seconds."""
     suffix = target.suffix[1:]
     with (
         av.open(str(source)) as old,
@@ -121,7 +121,7 @@ def without_packet(number: int) -> Change:
 
 
 def plain_decode(path: Path, container_format: str | None = None) -> np.ndarray | None:
-    """What FFmpeg shows by itself; None where it stops with an error or shows nothing."""
+    """Decode a clip with plain FFmpeg; return None if it stops with an error or decodes no frame."""
     try:
         with av.open(str(path), format=container_format) as container:
             container.streams.video[0].thread_type = "NONE"

@@ -1,7 +1,7 @@
-"""The heads written out as their definitions say, without any of the project's shortcuts: slow and easy to check.
+"""Reference implementations of the heads by their definitions, without optimisations: slow and easy to check.
 
-Each function takes the weights of a head of the project and computes its scores in its own way. The tests compare
-the two; `benchmarks/heads.py` measures how much the shortcuts save.
+Each function takes the weights of a head of the project and computes its scores independently. The tests compare the
+two; `benchmarks/heads.py` measures how much the optimisations save.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def all_tuples(num_segments: int) -> Tuples:
 
 
 def trn(head: nn.Module, features: Tensor, tuples: Tuples | None = None) -> Tensor:
-    """Sum over scales and tuples of MLP(concatenated features), tuple by tuple."""
+    """Sum MLP(concatenated features) over scales and tuples, tuple by tuple."""
     vectors = head.projection(head.dropout(features.flatten(2)))
     tuples = all_tuples(features.shape[1]) if tuples is None else tuples
     layers = {d: (a, b) for d, a, b in zip(head.scales, head.relations, head.classifiers, strict=True)}
@@ -35,7 +35,7 @@ def trn(head: nn.Module, features: Tensor, tuples: Tuples | None = None) -> Tens
 
 
 def convlstm(head: nn.Module, features: Tensor) -> Tensor:
-    """Step by step, input and hidden state concatenated into one convolution, from a state of zeros."""
+    """Compute ConvLSTM step by step, with one convolution of input and hidden state, from a zero state."""
     weight = torch.cat((head.input_convolution.weight, head.hidden_convolution.weight), dim=1)
     batch, num_segments, _, height, width = features.shape
     hidden = cell = features.new_zeros(batch, 256, height, width)
@@ -79,7 +79,7 @@ def lstm(head: nn.Module, features: Tensor) -> Tensor:
 
 
 def blstm(head: nn.Module, features: Tensor) -> Tensor:
-    """The forward state after the last segment and the backward state after the first."""
+    """Compute BLSTM from the forward state after the last segment and the backward state after the first."""
     inputs = head.projection(features.flatten(2)).unbind(1)
     forwards = _lstm_states(_layer(head.lstm), inputs)
     backwards = _lstm_states(_layer(head.lstm, "_reverse"), inputs[::-1])
@@ -111,7 +111,7 @@ def mlp(head: nn.Module, features: Tensor) -> Tensor:
 def _fcn_block(
     plane: Tensor, layers: nn.Sequential, convolve: Callable[..., Tensor], stride: tuple[int, ...]
 ) -> Tensor:
-    """Convolution, batch norm by its running statistics, ReLU; then the scores."""
+    """Compute convolution, batch norm with running statistics and ReLU, then the scores."""
     rest = [layer for layer in layers if hasattr(layer, "weight")]
     spread = (1, -1, *(1 for _ in stride))
     while len(rest) > 1:

@@ -1,4 +1,4 @@
-"""The temporal blocks and the training step of the published code, written out in plain torch.
+"""Temporal blocks and training step of the published code in plain torch.
 
 The project's heads and loops are compared with these: initial weights with `Network`, training with `train_steps`.
 """
@@ -22,7 +22,7 @@ class MLP(nn.Module):
     def __init__(self, num_segments: int, num_classes: int) -> None:
         super().__init__()
         hidden = nn.Linear(num_segments * NUM_FEATURES, 512)
-        # Same indices as in the project's head; the dropout in between has the ratio 0 in these tests.
+        # Same indices as in the project's head; its dropout has the ratio 0 in these tests.
         self.layers = nn.Sequential(nn.ReLU(), hidden, nn.ReLU(), nn.Identity(), nn.Linear(512, num_classes))
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class TRN(nn.Module):
 
 
 class LastState(nn.Module):
-    """A recurrent layer and a linear layer on its last state."""
+    """Recurrent layer, and a linear layer on its last state."""
 
     def __init__(self, name: str, layer: nn.RNNBase, num_classes: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class LastState(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """One convolution of input and hidden state side by side gives all four gates."""
+    """ConvLSTM with one convolution of concatenated input and hidden state for all four gates."""
 
     def __init__(self, num_segments: int, num_classes: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Network(nn.Module):
         self.block = BLOCKS[name](num_segments, num_classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores of cached features (B, T, C, h, w), or of frames (B, T, 3, S, S) where there is a backbone."""
+        """Score cached features (B, T, C, h, w), or frames (B, T, 3, S, S) if there is a backbone."""
         features = inputs.flatten(0, 1)
         if self.backbone is not None:
             features = self.backbone(features)
@@ -163,7 +163,7 @@ class Network(nn.Module):
         return self.block(self.projection(features).unflatten(0, inputs.shape[:2]))
 
     def train_as_published(self) -> None:
-        """Training mode; in the backbone, each 2D batch norm but the first uses and keeps its running statistics."""
+        """Set training mode; in the backbone, only the first 2D batch norm updates its running statistics."""
         self.train()
         if self.backbone is not None:
             norms = [layer for layer in self.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -172,7 +172,7 @@ class Network(nn.Module):
                 layer.requires_grad_(False)
 
     def load_head(self, state: dict[str, Tensor]) -> None:
-        """Take over the tensors of a head of the project."""
+        """Load the tensors of a head of the project."""
         tensors = dict(state)
         if isinstance(self.block, ConvLSTM):
             parts = [tensors.pop(f"{part}_convolution.weight") for part in ("input", "hidden")]
@@ -184,7 +184,7 @@ class Network(nn.Module):
         assert all(key.startswith("backbone.") for key in missing)
 
     def head_state(self) -> dict[str, Tensor]:
-        """The tensors under the names of the project's head."""
+        """Return the tensors under the names of the project's head."""
         state = {key: value for key, value in self.state_dict().items() if not key.startswith("backbone.")}
         tensors = {key.removeprefix("block."): value for key, value in state.items()}
         if isinstance(self.block, ConvLSTM):
@@ -195,7 +195,7 @@ class Network(nn.Module):
 
 
 class Trained(NamedTuple):
-    """A parameter that the optimiser has, with its learning rate and weight decay as factors on the recipe's."""
+    """A parameter of the optimiser, with factors on the recipe's learning rate and weight decay."""
 
     parameter: nn.Parameter
     lr_factor: float
@@ -203,7 +203,7 @@ class Trained(NamedTuple):
 
 
 def trained_parameters(network: Network, num_norms: int = 0) -> list[Trained]:
-    """What the published optimiser gets. `num_norms` counts the 2D batch norms that come before the network's."""
+    """List the parameters of the published optimiser. `num_norms`: number of 2D batch norms before the network."""
     trained: list[Trained] = []
     for layer in network.modules():
         own = list(layer.parameters(recurse=False))
@@ -232,9 +232,9 @@ def train_steps(
     weight_decay: float,
     clip_norm: float,
 ) -> list[float]:
-    """SGD with momentum on `epochs`, each a learning rate and batches; returns the gradient norm of each step.
+    """Train by SGD with momentum on `epochs`, each a learning rate and batches; return the gradient norm of each step.
 
-    Only the gradients of trained parameters are cleared before a step; the norm is over all that have a gradient.
+    Only the gradients of trained parameters are cleared before a step; the norm includes all gradients.
     """
     velocities = [torch.zeros_like(one.parameter) for one in trained]
     norms = []

@@ -1,4 +1,4 @@
-"""A copy of the repository's files, for tests that run its commands in a folder of their own."""
+"""Copy the repository's files, for tests that run its commands in a separate folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import REPOSITORY
 
 
 def copy_repository(folder: Path, leave_out: tuple[str, ...] = ()) -> Path:
-    """Copy the files that Git tracks or would track, but those whose path begins with a text in `leave_out`."""
+    """Copy the files that Git tracks or would track, except those whose path begins with a text in `leave_out`."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""Result folders as `fit-head` writes them, drawn by hand: the fixtures of the tests of comparison, gate and report."""
+"""Result folders in the format of `fit-head` with drawn scores, for the tests of comparison, gate and report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_cell(
     seconds: float | None = 3.0,
     **metrics: Any,
 ) -> Path:
-    """A cell that has about `accuracy` of its clips right: the same clips are hard for every head."""
+    """Write a result with about `accuracy` correct clips; the same clips are hard for every head."""
     generator = np.random.default_rng(seed)
     difficulty = np.linspace(0, 1, num_clips, endpoint=False)
     np.random.default_rng(99).shuffle(difficulty)
@@ -89,7 +89,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1, top-5 and mean class accuracy, written apart from the pipeline's own."""
+    """Compute top-1, top-5 and mean class accuracy, independently of the pipeline."""
     ranked = np.argsort(-scores, axis=1)
     right = ranked[:, 0] == labels
     among_five = (ranked[:, :5] == labels[:, None]).any(axis=1)

@@ -1,4 +1,4 @@
-"""The stages as functions of keywords, which make the settings and show messages as the command line does."""
+"""Run the stages with keyword arguments, with settings and messages as on the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prepare(dataset: str, root: Any = None, **values: Any) -> Manifest:
 
 
 def extract_settings(**values: Any) -> ExtractSettings:
-    """Settings for `extract_features`, which gets manifest and place of the store apart."""
+    """Create settings for `extract_features`, which gets manifest and location of the store separately."""
     return ExtractSettings(**{"manifest": "unused.csv", "store": "unused.zarr", **values})
 
 

@@ -1,4 +1,4 @@
-"""A tiny data set of frame folders, and models to start from: what the tests of training end to end share."""
+"""A tiny data set of frame folders and initial models, for the tests of training end to end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.recipe import named_recipe
 
 CLASSES = ("swipe_left", "swipe_right", "still")
 T = 2
-# Without dropout a batch gives the same gradient however it is divided.
+# Without dropout, the gradient of a batch does not depend on how it is split.
 PLAIN: dict[str, Any] = {"dropout": 0.0, "mlp_dropout": 0.0}
 
 
 def write_clips(folder: Path, num_train: int = 7, num_val: int = 5) -> Path:
-    """Noise frames whose brightness tells the class, of different lengths; the path of their manifest."""
+    """Write clips of noise frames of different lengths whose brightness is the class; return their manifest."""
     generator = np.random.default_rng(5)
     clips = []
     for number in range(num_train + num_val):
@@ -39,7 +39,7 @@ def write_clips(folder: Path, num_train: int = 7, num_val: int = 5) -> Path:
 def write_model(
     path: Path, head: str = "mlp", backbone: str = "squeezenet", selected_on: str = "none", **switches: Any
 ) -> Path:
-    """A model file with random weights."""
+    """Write a model file with random weights."""
     recipe = named_recipe("paper").with_overrides(**{**PLAIN, **switches})
     classifier = fresh_classifier(head, backbone, "random", CLASSES, T, recipe, seed=3)
     spec = dataclasses.replace(classifier.spec, selected_on=selected_on)

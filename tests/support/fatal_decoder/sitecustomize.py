@@ -1,4 +1,4 @@
-"""Python that starts with this folder on its path has a decoder that some clips crash, hold up or starve, by name."""
+"""Replace the decoder by one that clips with certain names crash, block or starve, if this folder is on the path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNALS = {"crash": signal.SIGSEGV, "starve": signal.SIGKILL}
 
 
 def open_clip(location: str | Path, *arguments: Any) -> Any:
-    """Open a clip whose name is harmless."""
+    """Open a clip with any other name."""
     name = Path(location).name
     if name in SIGNALS:
         os.kill(os.getpid(), SIGNALS[name])
