@@ -1,11 +1,11 @@
-"""Every figure of speed in one run on one machine, each with its bound and its ratio to it.
+"""Measure all figures of speed in one run on one machine, each with its bound and its ratio to the bound.
 
     python -m benchmarks.all                # some minutes: machine, heads, views, start-up, cores
     python -m benchmarks.all --long         # and the programs that take longer: extraction, decoding, backbones, store
 
-Steps that are compared take turns within every round, and processor time is taken where one thread works, so that
-other programs on the machine count little. The cores used are found in wall time: on a machine with nothing else to do.
-They use the demo's store, models and clips; a figure without its data is printed as "not measured".
+Compared steps run in turn within every round, and single-threaded steps are measured in processor time, so that other
+programs have little effect. The number of used cores is measured in wall time, which needs an idle machine. The data
+are the demo's store, models and clips; a figure without its data is printed as "not measured".
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NUM_VIEWS = 5
 
 
 class Figure(NamedTuple):
-    """A measured value, and what it is held against: a bound that the machine sets, or a goal."""
+    """A measured value, and its reference: a bound of the machine, or a goal."""
 
     name: str
     value: float
@@ -76,7 +76,7 @@ def cpu_seconds(step: Callable[[], object]) -> float:
 
 
 def command_seconds(command: list[str]) -> float:
-    """Processor seconds of a command that starts no other one. What other programs do counts less than in wall time.
+    """Measure the processor seconds of a command without child processes, which other programs hardly affect.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -88,7 +88,7 @@ def command_seconds(command: list[str]) -> float:
 
 
 def heads(rounds: int) -> Iterator[Figure]:
-    """Arithmetic of a training step of the heads with convolutions, against that of a convolution alone, one core."""
+    """Compare the speed of a training step of heads with convolutions to that of a convolution, on one core."""
     values = torch.ones(32, 256, 13, 13).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.ones(1024, 256, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
     giga = 3 * 2 * values[:, 0].numel() * 9 * 256 * 1024 / 1e9  # forward, and backward for values and weight
@@ -108,7 +108,7 @@ def heads(rounds: int) -> Iterator[Figure]:
 
 
 def views(rounds: int) -> Iterator[Figure]:
-    """A view of an exact fractional box, against one of whole pixels as before."""
+    """Compare rendering a view of an exact fractional box to one of whole pixels."""
     for height, width in ((100, 176), (240, 320), (1080, 1920)):
         frames = np.random.default_rng(0).integers(0, 256, (NUM_DECODED, height, width, 3), np.uint8)
         crop = centre_crop(height, width)
@@ -126,9 +126,9 @@ def _several(way: Callable[..., object], frames: np.ndarray, crop: CropBox) -> N
 
 
 def start_up(rounds: int) -> Iterator[Figure]:
-    """Processor seconds of commands, against those of importing torch, which a command that computes cannot do without.
+    """Compare the processor seconds of commands to those of importing torch.
 
-    On a quiet machine `import torch` takes about a second, so that the ratios are seconds.
+    On an idle machine `import torch` takes about a second, so the ratios are about seconds.
     """
     pipeline = [sys.executable, "-m", "pipeline"]
     commands = {"pipeline --help": [*pipeline, "--help"]}
@@ -144,7 +144,7 @@ def start_up(rounds: int) -> Iterator[Figure]:
             commands["compare, with report"] = [*pipeline, "compare", *places, "--out", folder]
         for name, command in commands.items():
             try:
-                command_seconds(command)  # what there is to do, and files into the cache
+                command_seconds(command)  # warm-up: also loads files into the cache
                 torch_alone = [sys.executable, "-c", "import torch"]
                 pairs = [(command_seconds(command), command_seconds(torch_alone)) for _ in range(rounds)]
             except subprocess.CalledProcessError as error:
@@ -155,7 +155,7 @@ def start_up(rounds: int) -> Iterator[Figure]:
 
 
 def cores() -> Iterator[Figure]:
-    """Three seeds of a head: processor time over wall time, and wall time against one after another."""
+    """Measure three parallel seeds of a head: processor time by wall time, and wall time by that of sequential fits."""
     if not STORE.is_dir():
         return
     seconds: dict[str, float] = {}
@@ -168,7 +168,7 @@ def cores() -> Iterator[Figure]:
             spent: dict[int, float] = {}
             while process.poll() is None:
                 for each in (process, *process.children(recursive=True)):
-                    with contextlib.suppress(psutil.Error):  # it has ended
+                    with contextlib.suppress(psutil.Error):  # the process has ended
                         times = each.cpu_times()
                         spent[each.pid] = times.user + times.system
                 time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Results of a fit for several studies: top-1 on the selection clips, and the reported clips that are correct."""
+"""Read results of a fit for several studies: top-1 on the selection clips, and the correct reported clips."""
 
 from __future__ import annotations
 

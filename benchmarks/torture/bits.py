@@ -1,7 +1,8 @@
-"""Question: is each flipped bit named, or without effect on what a reader gets?
+"""Question: is each flipped bit reported, or without effect on the values that are read?
 
 One random bit of a random file of a small store, of an HDF5 export and of a model file is flipped; then the file is
-read as `fit-head`, `import` and `predict` read it. Exit code 1 where anything but a sentence or the true values comes.
+read as `fit-head`, `import` and `predict` read it. The exit code is 1 if a flip gives neither an error message nor the
+true values.
 
     python -m benchmarks.torture.bits --runs 5000
 """
@@ -34,7 +35,7 @@ EXPORT_SHARE, MODEL_SHARE = 0.1, 0.05
 
 @dataclass
 class Outcome:
-    """What became of the flips in one kind of file."""
+    """Outcomes of the flips in one kind of file."""
 
     num_named: int = 0
     num_harmless: int = 0
@@ -116,7 +117,7 @@ def _make(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def _read_store(location: Path) -> str:
-    """Digest all that training, tables and exports take from a store."""
+    """Hash everything that training, tables and exports read from a store."""
     store = FeatureStore.open(location)
     digest = hashlib.sha256(repr((store.settings, store.classes, store.provenance, store.table())).encode())
     for view in store.views:
@@ -129,7 +130,7 @@ def _read_store(location: Path) -> str:
 
 def _read_export(path: Path) -> str:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # At the depth of the first store, from which the paths in it are seen.
+        # At the same depth as the first store, because the store has relative paths.
         import_hdf5(path, f"{folder}.zarr")
         try:
             return _read_store(Path(f"{folder}.zarr"))
@@ -154,7 +155,7 @@ def _kind(key: str) -> str:
 
 
 def main() -> None:
-    """Print the table, and what went wrong."""
+    """Print the table and the failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5000, help="Number of flips.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the flips.")

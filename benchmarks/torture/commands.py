@@ -1,10 +1,10 @@
-"""Run `pipeline` commands in forked processes, which have imported all packages already: hundreds take minutes.
+"""Run `pipeline` commands in forked processes that have already imported all packages: hundreds take minutes.
 
     with Commands() as commands:
         command = commands.start(["store", "info", "s.zarr"], folder)
         ended = command.wait()
 
-A server process imports and forks; each command is the leader of a new session, so its descendants are known by it.
+A server process imports and forks; each command leads a new session, which identifies its descendants.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ class Commands:
 
 
 class Command:
-    """A command that runs."""
+    """A running command."""
 
     def __init__(self, commands: Commands, folder: Path, pid: int) -> None:
         self._commands, self._folder, self.pid = commands, folder, pid
         self._started_at_seconds = time.monotonic()
 
     def kill(self) -> None:
-        """Kill the command by SIGKILL, not the processes that it has started."""
+        """Kill the command by SIGKILL, but not its child processes."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
@@ -124,7 +124,7 @@ class Command:
         return Ended(code, output, time.monotonic() - self._started_at_seconds)
 
     def processes_left(self, seconds: float = 20.0) -> list[str]:
-        """Return the command lines of its processes that still live after some seconds, and end them."""
+        """Return the command lines of its processes that still run after some seconds, and end them."""
         end_seconds = time.monotonic() + seconds
         while (left := self._alive()) and time.monotonic() < end_seconds:
             time.sleep(0.05)

@@ -1,8 +1,8 @@
 """Question: does a command that was killed at any moment, and then run again, end as if nothing had happened?
 
-Each command of a tiny study is started, killed by SIGKILL at a random moment, and started again. Exit code 1 where a
-process outlives the kill by 20 s, where the second run fails, or where any file in the folder afterwards (hidden and
-temporary ones among them) differs from that of an undisturbed run. Times, process ids and training states are excluded.
+Each command of a tiny study is started, killed by SIGKILL at a random moment, and started again. The exit code is 1 if
+a process is still running 20 s after the kill, if the second run fails, or if any file in the folder (including hidden
+and temporary ones) differs from that of an undisturbed run. Times, process ids and training states are excluded.
 
     python -m benchmarks.torture.kills --runs 60
 """
@@ -25,7 +25,7 @@ from benchmarks.torture.study import STEPS, Step, Undisturbed, copy_inputs, diff
 
 @dataclass
 class Outcome:
-    """What became of the kills of one command; `num_landed` of them hit it before it had ended."""
+    """Outcomes of the kills of one command; `num_landed` of them came before its end."""
 
     num_runs: int = 0
     num_landed: int = 0
@@ -74,7 +74,7 @@ def as_table(outcomes: dict[str, Outcome]) -> str:
 
 
 def main() -> None:
-    """Print the table, and what went wrong."""
+    """Print the table and the failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=500, help="Number of kills.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the moments.")

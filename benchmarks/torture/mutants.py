@@ -1,12 +1,12 @@
-"""Question: does one extraction over thousands of damaged clips end, count each, and keep none that is read wrongly?
+"""Question: does an extraction of thousands of damaged clips end, count each, and keep none with wrong frames?
 
-Small clips of every container, codec and image format that is read are cut, flipped, overwritten, shortened,
-lengthened, spliced with others and given the head of others. One `pipeline extract` gets them all. Afterwards each
-clip that it kept is decoded once more by PyAV or Pillow alone: its frames must be the same to the bit, in the number
-that the store records. Exit code 1 where one is not, or where a clip is counted nowhere.
+Small clips of every supported container, codec and image format are cut, flipped, overwritten, shortened, lengthened,
+spliced with others and given the headers of others, and extracted by one `pipeline extract`. Afterwards each finished
+clip is decoded again by PyAV or Pillow: number and bits of its frames must be those of the store. The exit code is 1 if
+a clip differs or is not counted.
 
-A decoder may leave parts of a damaged frame unwritten and say nothing. Such frames show what the memory held before, so
-two decodes by PyAV alone differ too; they are counted as undefined.
+A decoder may leave parts of a damaged frame uninitialised without an error. Two decodes of such a frame by PyAV differ
+too; they are counted as undefined.
 
     python -m benchmarks.torture.mutants --runs 5000
     python -m benchmarks.torture.mutants --runs 200 --seed 3 --folder /tmp/mutants
@@ -44,14 +44,14 @@ from tests.support.oddities import PAIRS, pictures, write_clip
 NUM_IMAGES = 5
 IMAGE_SUFFIXES = ("jpg", "png", "bmp", "tif", "webp")
 MOVING_SUFFIXES = ("png", "webp", "tif")
-# What PyAV and Pillow raise for damaged files.
+# Raised by PyAV and Pillow for damaged files.
 PLAIN_ERRORS = (av.FFmpegError, OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError)
 UNDEFINED = "undefined"
 
 
 @dataclass
 class Outcome:
-    """What became of the mutants of one kind of clip."""
+    """Outcomes of the mutants of one kind of clip."""
 
     num_mutants: int = 0
     num_kept: int = 0
@@ -62,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run over all mutants came to."""
+    """Result of one run over all mutants."""
 
     outcomes: dict[str, Outcome]
     seconds: float
@@ -71,12 +71,12 @@ class Result:
 
     @property
     def wrong(self) -> list[str]:
-        """Every mutant that is counted nowhere or read otherwise than by itself."""
+        """All mutants that are not counted, or whose frames differ from those of an independent decoder."""
         return [text for outcome in self.outcomes.values() for text in outcome.wrong]
 
 
 def write_seeds(folder: Path) -> dict[str, Path]:
-    """Write one sound clip of each kind; returns their files by the names of their kinds."""
+    """Write one valid clip of each kind, and return the files by the names of their kinds."""
     folder.mkdir(parents=True)
     seeds = {f"{codec}.{container}": write_clip(folder / f"{codec}.{container}", codec) for container, codec in PAIRS}
     images = [Image.fromarray(frame) for frame in pictures(NUM_IMAGES)]
@@ -95,7 +95,7 @@ def write_seeds(folder: Path) -> dict[str, Path]:
 
 
 def mutated(data: bytes, other: bytes, draw: random.Random) -> bytes:
-    """Return a copy of a file that is damaged in one of nine ways; `other` lends bytes."""
+    """Return a copy of a file, damaged in one of nine ways, possibly with bytes of `other`."""
     place, stretch = draw.randrange(1, len(data)), draw.randrange(1, 60)
     head = draw.randrange(1, min(len(data), len(other), 400))
     flipped = bytearray(data)
@@ -116,7 +116,7 @@ def mutated(data: bytes, other: bytes, draw: random.Random) -> bytes:
 
 
 def write_mutants(seeds: dict[str, Path], folder: Path, num_mutants: int, seed: int) -> Path:
-    """Write mutants of all kinds, in turns, and their manifest; returns the manifest."""
+    """Write mutants of all kinds in turn, and return their manifest."""
     draw = random.Random(seed)
     contents = {kind: path.read_bytes() for kind, path in seeds.items()}
     kinds = list(contents)
@@ -160,7 +160,7 @@ def extract(manifest: Path, store: Path, max_seconds: float) -> tuple[int, float
 
 
 def plain_readings(location: str) -> Iterator[np.ndarray]:
-    """Yield what PyAV and Pillow alone make of a clip, each way that a player may take."""
+    """Yield the frames of a clip by PyAV and Pillow, for each way in which a player may decode it."""
     file, separator, member = location.partition("::")
     path = Path(file)
     if separator:
@@ -178,7 +178,7 @@ def plain_readings(location: str) -> Iterator[np.ndarray]:
             frames = _by_pyav(path, container_format, num_held)
         except PLAIN_ERRORS:
             continue
-        # Damage may make up an orientation: any of the eight will do.
+        # Damage may change the orientation: any of the eight is accepted.
         for side in (frames, frames[:, :, ::-1]):
             yield from (np.rot90(side, turns, axes=(1, 2)) for turns in range(4))
     try:
@@ -191,7 +191,7 @@ def plain_readings(location: str) -> Iterator[np.ndarray]:
 
 
 def judge(manifest: Manifest, store: FeatureStore, exit_code: int) -> dict[str, Outcome]:
-    """Count what became of each mutant, and decode again those that were kept."""
+    """Count the outcomes of the mutants, and decode the finished ones again."""
     outcomes: dict[str, Outcome] = defaultdict(Outcome)
     rows = {row.clip_id: row for row in store.table()}
     for clip in manifest.clips:
@@ -214,7 +214,7 @@ def judge(manifest: Manifest, store: FeatureStore, exit_code: int) -> dict[str, 
 
 
 def difference(location: str, shape: tuple[int, int, int]) -> str:
-    """Say how a kept clip differs from all independent readings of it; an empty text where it equals one."""
+    """Describe how a finished clip differs from all independent decodes; return an empty text if it equals one."""
     try:
         with open_clip(location) as reader:
             frames = reader.read(range(reader.num_frames))
@@ -229,7 +229,7 @@ def difference(location: str, shape: tuple[int, int, int]) -> str:
 
 
 def is_undefined(path: Path) -> bool:
-    """Whether two decodes by PyAV alone differ, which differ only in the memory that frames get."""
+    """Return whether two decodes by PyAV differ, which can only be due to uninitialised memory."""
     try:
         dropped, held = (_by_pyav(path, None, num_held) for num_held in (0, 1 << 20))
     except PLAIN_ERRORS:
@@ -238,7 +238,7 @@ def is_undefined(path: Path) -> bool:
 
 
 def run(num_mutants: int, seed: int, folder: Path, max_seconds: float = 3600.0) -> Result:
-    """Make mutants, extract them all at once, and judge what the store has."""
+    """Write mutants, extract them in one run, and check the store."""
     (folder / "mutants").mkdir(parents=True)
     manifest = write_mutants(write_seeds(folder / "seeds"), folder / "mutants", num_mutants, seed)
     exit_code, seconds, peak_bytes = extract(manifest, folder / "s.zarr", max_seconds)
@@ -269,7 +269,7 @@ def _row(kind: str, outcome: Outcome) -> str:
 
 
 def _by_pyav(path: Path, container_format: str | None, num_held: int) -> np.ndarray:
-    """Decode by PyAV alone, while the first `num_held` frames stay in memory, so that others get other memory."""
+    """Decode by PyAV, while the first `num_held` frames stay in memory, so that others get other memory."""
     held, pixels = [], []
     with av.open(str(path), format=container_format, metadata_errors="ignore") as container:
         stream = container.streams.video[0]
