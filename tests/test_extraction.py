@@ -261,9 +261,9 @@ def test_more_failures_than_allowed_stop_the_run_with_a_sentence(manifest: Manif
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"seed": 5}, "seed=0.*asked for.*seed=5"),
+        ({"seed": 5}, "seed=0.*but the request has.*seed=5"),
         ({"num_segments": 3}, "num_segments=2"),
-        ({"overrides": {"crops": "centre"}}, "crops=multiscale.*asked for crops=centre"),
+        ({"overrides": {"crops": "centre"}}, "crops=multiscale.*but the request has crops=centre"),
         ({"compile": "jit"}, "compile_mode=eager"),
     ],
 )
@@ -273,7 +273,7 @@ def test_other_settings_are_refused_by_name(
     run(manifest, tmp_path / "s.zarr", maps=("pooled",))
     with pytest.raises(PipelineError, match=field):
         run(manifest, tmp_path / "s.zarr", maps=("pooled",), **change)
-    with pytest.raises(PipelineError, match="maps=pooled, asked for maps=pooled,spatial"):
+    with pytest.raises(PipelineError, match="maps=pooled, but the request has maps=pooled,spatial"):
         run(manifest, tmp_path / "s.zarr")
 
 
