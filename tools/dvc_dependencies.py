@@ -3,8 +3,8 @@
     python tools/dvc_dependencies.py            # rewrite dvc.yaml, ci/dvc.yaml, profiles/*/dvc.yaml and two copies
     python tools/dvc_dependencies.py --check    # exit 1 if one is not up to date
 
-The template of the stages is pipeline/init/templates/dvc.yaml. The template's folder also has copies of the demo's params.yaml
-and of the template of curves, because `pipeline init` writes them outside a repository.
+The template of the stages is pipeline/init/templates/dvc.yaml. The template's folder also has copies of the demo's
+params.yaml and of the template of curves, because `pipeline init` writes them outside a repository.
 
 A stage depends on its direct and indirect imports (`pipeline.imports`), and on modules that it finds by name: a head's
 file by the item of the matrix, and every backbone and data set. A folder is listed if the stage uses all of it.
