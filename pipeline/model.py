@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.backbones import build_backbone
-from pipeline.backbones.backbone import Backbone, pooled
+from pipeline.backbones.backbone import Backbone, pooled, reduce_maps
 from pipeline.errors import PipelineError
 from pipeline.files import written_aside
 from pipeline.heads import build_head
@@ -103,6 +103,8 @@ class Classifier(nn.Module):
         maps = self.backbone(frames.flatten(0, 1))  # (N, C, h, w)
         if self.head.reads == "pooled":
             maps = pooled(maps)[:, :, None, None]  # (N, C, 1, 1)
+        else:
+            maps = reduce_maps(maps, self.spec.map_size)
         features: Tensor = maps.unflatten(0, (sizes["B"], sizes["T"]))
         return features
 

@@ -136,6 +136,18 @@ def pooled(maps: Tensor) -> Tensor:
     return maps.mean(dim=(2, 3), dtype=torch.float32)
 
 
+def reduce_maps(maps: Tensor, size: int) -> Tensor:
+    """Average feature maps to `size` × `size`, in float32; maps of that size are returned unchanged.
+
+    Shape:
+        maps:    (N, C, h, w).
+        returns: (N, C, size, size).
+    """
+    if maps.shape[2:] == (size, size):
+        return maps
+    return nn.functional.adaptive_avg_pool2d(maps.float(), size)
+
+
 def _affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
     # (x * scale - mean) / std as one multiplication and one addition, computed in float64.
     std = torch.tensor(preprocessing.std, dtype=torch.float64)

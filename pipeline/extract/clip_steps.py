@@ -91,7 +91,7 @@ class FeatureExtractor:
         self.setup, self.settings = setup, settings
         self._on_phase = on_phase
         self._preprocessing = Preprocessing.from_dict(settings.preprocessing)
-        self._forward = BackboneRunner(backbone, setup.compute)
+        self._forward = BackboneRunner(backbone, setup.compute, settings.map_size)
         self._is_cuda = setup.compute.device.startswith("cuda")
         self._class_index = {label: index for index, label in enumerate(setup.classes)}
         # Batches longer than a view hold all views of a clip.

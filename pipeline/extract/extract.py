@@ -208,7 +208,7 @@ def resolve_settings(
         seed=request.seed,
         maps=("pooled",) if is_all else maps,
         channels=backbone.channels,
-        map_size=backbone.map_size,
+        map_size=_map_size(backbone, request.map_size),
         preprocessing=backbone.preprocessing.as_dict(),
         frames="all" if is_all else "segments",
     )
@@ -233,6 +233,14 @@ def resolve_settings(
     for sentence in filter(None, (about_weights, about_dtype, about_compile)):
         logger.info(sentence)
     return setup
+
+
+def _map_size(backbone: Backbone, asked: int | None) -> int:
+    if asked is not None and asked > backbone.map_size:
+        raise PipelineError(
+            f"`map_size` (={asked}) must be at most {backbone.map_size}, the size of the maps of {backbone.name}."
+        )
+    return backbone.map_size if asked is None else asked
 
 
 def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbones import Backbone, pooled
+from pipeline.backbones import Backbone, pooled, reduce_maps
 from pipeline.errors import ClipError
 from pipeline.extract.compute import RunnerConfig
 
@@ -67,10 +67,14 @@ class BackboneRunner:
 
     The frames are divided into batches of one size, the last one padded, so that the features of a clip do not depend
     on the other clips. The given backbone is modified (frozen, converted).
+
+    Maps are averaged to `map_size`, by default the size of the backbone's maps; pooled features are always the mean of
+    the backbone's maps.
     """
 
-    def __init__(self, backbone: Backbone, compute: RunnerConfig) -> None:
+    def __init__(self, backbone: Backbone, compute: RunnerConfig, map_size: int | None = None) -> None:
         self.compute = compute
+        self._map_size = backbone.map_size if map_size is None else map_size
         self._dtype = getattr(torch, compute.dtype)
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
@@ -108,7 +112,7 @@ class BackboneRunner:
                 found = self._padded(batch)[: len(batch)]  # (n, C, h, w)
                 vectors.append(pooled(found).to(torch.float16))
                 if keep_maps:
-                    maps.append(found.permute(0, 2, 3, 1).to(torch.float16))
+                    maps.append(reduce_maps(found, self._map_size).permute(0, 2, 3, 1).to(torch.float16))
             features = torch.cat(vectors)
             spatial = torch.cat(maps).contiguous() if keep_maps else None
             if not features.is_cuda:

@@ -61,7 +61,7 @@ class Scorer:
             capability = extraction_compute.capability_of(device)
             batch_frames = extraction_compute.batch_frames_of(self.spec.num_segments)
             how = extraction_compute.RunnerConfig(self.dtype, mode, capability, batch_frames, device)
-            self._forward = BackboneRunner(backbone, how)
+            self._forward = BackboneRunner(backbone, how, self.spec.map_size)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -33,6 +33,12 @@ class ExtractSettings(Settings):
     maps: tuple[str, ...] = option(
         ("pooled", "spatial"), "Features to store: pooled, spatial, or pooled,spatial.", choices=("pooled", "spatial")
     )
+    map_size: int | None = option(
+        None,
+        "Average spatial maps to this height and width, so that spatial heads fit faster; pooled features do not "
+        "change.  [default: the size of the backbone's maps]",
+        minimum=1,
+    )
     recipe: str = option("cached", "Recipe that sets frames and crops.", choices=RECIPE_NAMES)
     overrides: Mapping[str, Any] = overrides(SamplingConfig)
     seed: int = option(0, "Seed of the training views, and of random weights.")

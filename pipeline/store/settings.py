@@ -32,7 +32,7 @@ class StoreSettings:
     frame_choices: sampler, short clips, crops and flip of the views.
     seed: seed of the training draws.
     maps: stored features, `pooled` or `spatial` or both.
-    map_size: height and width of the backbone's maps.
+    map_size: height and width of the stored maps, at most those of the backbone's maps.
     frames: `segments` stores T frames of each view; `all` stores pooled features of every frame of the centre crop,
         with num_segments=0.
     """
