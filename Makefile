@@ -11,7 +11,7 @@ setup:
 	@tools/environment.sh "$(PYTHON)"
 
 repro: setup
-	dvc repro
+	dvc repro compare
 
 test: setup lint
 	pytest -n logical --dist loadfile

@@ -101,10 +101,8 @@ class Classifier(nn.Module):
         """
         sizes = check_shape("frames", frames, "B T 3 H W")
         maps = self.backbone(frames.flatten(0, 1))  # (N, C, h, w)
-        if self.head.reads == "pooled":
-            maps = pooled(maps)[:, :, None, None]  # (N, C, 1, 1)
-        else:
-            maps = reduce_maps(maps, self.spec.map_size)
+        is_pooled = self.head.reads == "pooled"
+        maps = pooled(maps)[:, :, None, None] if is_pooled else reduce_maps(maps, self.spec.map_size)
         features: Tensor = maps.unflatten(0, (sizes["B"], sizes["T"]))
         return features
 

@@ -105,11 +105,11 @@ def expand_template(template: str, *sources: Mapping[str, Any]) -> str:
 
 
 def same_subject(typed: Any, in_block: Any, sources: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether two values name the same files or the same data set.
+    """Return whether a typed value names the files or the data set of a block; a list may name further ones.
 
     typed, in_block: a name, path or URL, or a list of them; ``{name}`` is filled in from `sources`.
     """
-    return _resolved(typed, sources) == _resolved(in_block, sources)
+    return _resolved(typed, sources) >= _resolved(in_block, sources)
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

@@ -105,6 +105,7 @@ SUBJECTS = [
         ["--store", "c/squeezenet-8.zarr", "--num-segments", "4"],
     ),
     ("compare", {"dirs": ["a", "b"], "out": "o"}, ["b", "a/"], ["a"]),
+    ("compare", {"dirs": ["a"], "out": "o"}, ["a", "b"], ["b"]),  # further results beside those of the block
     ("prepare", {"dataset": "csv", "root": "r", "out": "m.csv"}, ["csv", "--out", "m.csv"], ["folders"]),
     ("prepare", {"dataset": "csv", "root": "r", "out": "m.csv"}, ["csv"], ["csv", "--out", "n.csv"]),
 ]

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from tests.support.repository_copy import copy_repository
 
 FAST_HEADS = ["mlp", "tsn"]
+TABLES = ("compare", "compare_finetuned")
 
 
 def sh(project: Path, *command: str) -> str:
@@ -86,18 +88,20 @@ class TestDVC:
         for cell in ("fit_head/squeezenet-mlp", "fit_head/squeezenet-tsn", "finetune/squeezenet-tsn"):
             for name in ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors"):
                 assert (project / "results" / cell / name).is_file(), f"{cell}/{name}"
-        assert (project / "results" / "compare" / "table.md").is_file()
+        tables = [pd.read_csv(project / "results" / name / "table.csv") for name in TABLES]
+        assert [sorted(table["trained"]) for table in tables] == [["head"] * 2, ["end to end", "head", "head"]]
+        assert all(table["pairs"].notna().all() for table in tables)  # the block's pairs, with finetuned results too
 
     def test_commands_work_in_the_very_words_of_the_readme(self, project: Path) -> None:
         assert "0 failed" in sh(project, "pipeline", "extract", "--backbone", "squeezenet")
         output = sh(project, "pipeline", "fit-head", "--head", ",".join(FAST_HEADS))
         assert output.count("was finished with these settings") == len(FAST_HEADS)
         sh(project, "pipeline", "finetune")
-        assert stages_run(sh(project, "dvc", "repro")) in ([], ["compare"])
+        assert stages_run(sh(project, "dvc", "repro")) in ([], [*TABLES])
 
     def test_one_heads_setting_refits_that_head_alone(self, project: Path) -> None:
         change(project, "heads", "mlp", "lr", to=0.002)
-        assert stages_run(sh(project, "dvc", "repro")) == ["fit_head@squeezenet-mlp", "compare"]
+        assert stages_run(sh(project, "dvc", "repro")) == ["fit_head@squeezenet-mlp", *TABLES]
 
     def test_more_views_extend_the_store(self, project: Path) -> None:
         store = project / "cache" / "gestures" / "squeezenet-8seg.zarr"
@@ -119,5 +123,5 @@ class TestDVC:
         sh(project, "git", "add", "--all")
         sh(project, "git", "commit", "--quiet", "--message", "results")
         output = sh(project, "dvc", "exp", "run", "-S", "heads.mlp.lr=0.02")
-        assert stages_run(output) == ["fit_head@squeezenet-mlp", "compare"]
+        assert stages_run(output) == ["fit_head@squeezenet-mlp", *TABLES]
         assert "heads.mlp.lr" in sh(project, "dvc", "params", "diff")

@@ -57,14 +57,16 @@ FOUND_BY_NAME = {
     "fit_head": BACKBONES,
     "finetune": BACKBONES,
     "compare": [*BACKBONES, *HEADS],
+    "compare_finetuned": [*BACKBONES, *HEADS],
 }
+ENTRY_OF_STAGE = {"compare_finetuned": "compare"}
 HEAD_OF_STAGE = {"fit_head": "${item.head}", "finetune": "${finetune.head}"}
 
 
 @cache
 def dependencies(stage: str) -> list[str]:
     """Return the paths of the code that a stage depends on; a folder if all of its modules count."""
-    modules = set(deciding_modules([f"stages.{stage}", *FOUND_BY_NAME[stage]]))
+    modules = set(deciding_modules([f"stages.{ENTRY_OF_STAGE.get(stage, stage)}", *FOUND_BY_NAME[stage]]))
     if stage in HEAD_OF_STAGE:
         # The code that all heads share, without their files.
         modules |= set(deciding_modules(HEADS)) - set(HEADS)
