@@ -186,9 +186,9 @@ def test_every_data_set_of_prepare_can_be_named() -> None:
 
 def test_finetuning_is_a_stage_on_request(clips: Path, tmp_path: Path) -> None:
     init(clips, "--finetune", "gru", cwd=tmp_path)
-    assert list(stages_of(tmp_path)) == ["prepare", "extract", "fit_head", "finetune", "compare"]
+    assert list(stages_of(tmp_path)) == ["prepare", "extract", "fit_head", "compare", "finetune", "compare_finetuned"]
     assert params_of(tmp_path)["finetune"]["head"] == "gru"
-    assert "${results}/finetune" in stages_of(tmp_path)["compare"]["deps"]
+    assert "${results}/finetune" in stages_of(tmp_path)["compare_finetuned"]["deps"]
 
 
 def test_the_demo_is_that_of_the_repository(tmp_path: Path) -> None:
