@@ -135,3 +135,9 @@ def test_a_heads_digest_follows_its_own_file_alone() -> None:
     assert modules["mlp"] in closure
     assert not {modules[name] for name in modules if name != "mlp"} & set(closure)
     assert code_digest([modules["mlp"]]) != code_digest([modules["gru"]])
+
+
+def test_dvc_can_read_every_dvc_yaml_of_the_repository() -> None:
+    # DVC loads every file of this name, a template too.
+    listed = subprocess.run(["git", "ls-files", "*dvc.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert {REPOSITORY / path for path in listed.stdout.split()} == set(DVC_FILES)

@@ -3,7 +3,7 @@
     python tools/dvc_dependencies.py            # rewrite dvc.yaml, ci/dvc.yaml, profiles/*/dvc.yaml and two copies
     python tools/dvc_dependencies.py --check    # exit 1 if one is not up to date
 
-The template of the stages is pipeline/init/templates/dvc.yaml. The template's folder also has copies of the demo's
+The template of the stages is pipeline/init/templates/stages.yaml. The template's folder also has copies of the demo's
 params.yaml and of the template of curves, because `pipeline init` writes them outside a repository.
 
 A stage depends on its direct and indirect imports (`pipeline.imports`), and on modules that it finds by name: a head's
@@ -22,7 +22,7 @@ from pipeline.imports import ROOT, decides, deciding_modules, file_of
 from pipeline.init.render import StageFile, render_stages
 
 PREPARE = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
-MADE = "tools/dvc_dependencies.py writes this file from pipeline/init/templates/dvc.yaml and the imports of the stages."
+MADE = "tools/dvc_dependencies.py writes this file from pipeline/init/templates/stages.yaml and the imports of the stages."
 DEMO_HEADER = f"""\
 # clips -> manifest -> feature store -> fitted heads -> finetuned model -> table. Values stand in params.yaml; the
 # commands are the lines that people type. `ci/dvc.yaml` is the same file, read with the settings of `ci/params.yaml`

@@ -41,7 +41,7 @@ def render_stages(file: StageFile) -> str:
         return "".join(f"      - ${{repository}}/{path}\n" for path in file.code.get(stage, ()))
 
     return render(
-        "dvc.yaml",
+        "stages.yaml",
         header=file.header,
         prepare=file.prepare,
         prepare_says=DRAWN_SAYS if file.clips == "drawn" else LISTED_SAYS,
