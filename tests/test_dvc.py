@@ -86,8 +86,9 @@ class TestDVC:
 
     def test_every_stage_left_its_results(self, project: Path) -> None:
         for cell in ("fit_head/squeezenet-mlp", "fit_head/squeezenet-tsn", "finetune/squeezenet-tsn"):
-            for name in ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors"):
+            for name in ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "SHA256SUMS"):
                 assert (project / "results" / cell / name).is_file(), f"{cell}/{name}"
+            assert (project / "results" / cell / "model.safetensors").is_file()
         tables = [pd.read_csv(project / "results" / name / "table.csv") for name in TABLES]
         assert [sorted(table["trained"]) for table in tables] == [["head"] * 2, ["end to end", "head", "head"]]
         assert all(table["pairs"].notna().all() for table in tables)  # the block's pairs, with finetuned results too

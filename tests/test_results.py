@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import nn
 
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import cell_name
+from pipeline.evaluation.result_reader import read_run
+from pipeline.evaluation.result_writer import cell_name, read_finished
 from pipeline.fit_head import finished
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.outcome import RunOutcome
@@ -31,7 +33,8 @@ from tests.support.memory_source import CLASSES, MemorySource, make_source, sett
 
 CPU = Runtime(torch.device("cpu"), "float32", threads=1)
 RECIPE = named_recipe("cached").with_overrides(epochs=3, lr=3e-3, batch_size=16)
-FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "model.safetensors")
+RESULT_FILES = ("metrics.json", "history.csv", "predictions.csv", "confusion.csv", "SHA256SUMS")
+FILES = (*RESULT_FILES, "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +255,25 @@ def test_load_model_reads_what_a_cell_of_real_settings_wrote(tmp_path: Path, bac
     source = make_source(preprocessing=backbone.preprocessing.as_dict())
     outcome = fitted(tmp_path, backbone, source, seeds=(0,), epochs=1)
     assert load_model(outcome.folder / "model.safetensors").spec.in_channels == 12
+
+
+def test_any_flipped_bit_of_a_result_is_named(tmp_path: Path, backbone: nn.Module) -> None:
+    folder = fitted(tmp_path, backbone).folder
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    assert read_run(folder).metrics["head"] == "lstm"
+    rng = np.random.default_rng(0)
+    for name in RESULT_FILES:
+        whole = (folder / name).read_bytes()
+        for bit in rng.choice(8 * len(whole), 60, replace=False):
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            (folder / name).write_bytes(changed)
+            with pytest.raises(PipelineError, match=r"does not match its SHA-256|SHA256SUMS is damaged"):
+                read_run(folder)
+        digest = json.loads((folder / "timing.json").read_text())["settings_digest"]
+        assert read_finished(folder, digest) is None
+        (folder / name).write_bytes(whole)
+    assert read_finished(folder, digest) is not None
+    # Results of older versions have no checksums.
+    (folder / "SHA256SUMS").unlink()
+    assert read_run(folder).metrics["head"] == "lstm"

@@ -1,8 +1,8 @@
 """Question: is each flipped bit reported, or without effect on the values that are read?
 
-One random bit of a random file of a small store, of an HDF5 export and of a model file is flipped; then the file is
-read as `fit-head`, `import` and `predict` read it. The exit code is 1 if a flip gives neither an error message nor the
-true values.
+One random bit of a random file of a small store, of an HDF5 export, of a model file and of a result folder is flipped;
+then the file is read as `fit-head`, `import`, `predict` and `compare` read it. The exit code is 1 if a flip gives
+neither an error message nor the true values.
 
     python -m benchmarks.torture.bits --runs 5000
 """
@@ -21,8 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import round_scores
+from pipeline.evaluation.result_reader import read_run
+from pipeline.evaluation.result_writer import TIMING_FILE, EpochRecord, SeedResult, write_results
 from pipeline.model import ModelSpec, head_of_spec, load_model, save_model
 from pipeline.recipe import Recipe
 from pipeline.store import FeatureStore
@@ -30,7 +35,8 @@ from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from tests.test_extraction import run as extract
 from tests.test_extraction import write_data
 
-EXPORT_SHARE, MODEL_SHARE = 0.1, 0.05
+EXPORT_SHARE, MODEL_SHARE, RESULT_SHARE = 0.1, 0.05, 0.15
+NUM_RESULT_CLIPS = 12
 
 
 @dataclass
@@ -46,8 +52,12 @@ def run(num_runs: int, seed: int, folder: Path) -> dict[str, Outcome]:
     """Flip bits one after another and count what readers say, by kind of file."""
     rng = random.Random(seed)
     store, export, model = _make(folder)
+    results = _make_results(folder / "fit_head" / "squeezenet-tsn")
     files = [path for path in sorted(store.rglob("*")) if path.is_file() and "/." not in str(path.relative_to(folder))]
-    expected = {read: read(path) for read, path in ((_read_store, store), (_read_export, export), (_read_model, model))}
+    subjects = ((_read_store, store), (_read_export, export), (_read_model, model), (_read_results, results))
+    expected = {read: read(path) for read, path in subjects}
+    # Times are no results, and differ from run to run.
+    result_files = [path for path in sorted(results.iterdir()) if path.name != TIMING_FILE]
     outcomes: dict[str, Outcome] = {}
     for _ in range(num_runs):
         draw = rng.random()
@@ -55,6 +65,9 @@ def run(num_runs: int, seed: int, folder: Path) -> dict[str, Outcome]:
             path, kind, read, subject = export, "export", _read_export, export
         elif draw < EXPORT_SHARE + MODEL_SHARE:
             path, kind, read, subject = model, "model", _read_model, model
+        elif draw < EXPORT_SHARE + MODEL_SHARE + RESULT_SHARE:
+            path, read, subject = rng.choice(result_files), _read_results, results
+            kind = f"results: {path.name}"
         else:
             path, read, subject = rng.choice(files), _read_store, store
             kind = _kind(str(path.relative_to(store)))
@@ -114,6 +127,41 @@ def _make(folder: Path) -> tuple[Path, Path, Path]:
     )
     save_model(folder / "model.safetensors", spec, head_of_spec(spec), backbone)
     return folder / "s.zarr", folder / "s.h5", folder / "model.safetensors"
+
+
+def _make_results(folder: Path) -> Path:
+    """Write the result folder of two seeds with random scores."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, NUM_RESULT_CLIPS)
+    seeds = [
+        SeedResult(
+            seed=seed,
+            history=tuple(EpochRecord(epoch, 0.01, 0.5 / epoch, 60.0, 0.6 / epoch, 50.0) for epoch in range(1, 6)),
+            best_epoch=5,
+            clip_ids=tuple(f"clip{number}" for number in range(NUM_RESULT_CLIPS)),
+            labels=labels,
+            scores=round_scores(rng.normal(size=(NUM_RESULT_CLIPS, 2))),
+            order_tests={"reversed": round_scores(rng.normal(size=(NUM_RESULT_CLIPS, 2)))},
+            seconds=1.0,
+        )
+        for seed in (0, 1)
+    ]
+    about = {
+        "head": "tsn", "backbone": "squeezenet", "weights": {"name": "random", "sha256": ""}, "recipe": "cached",
+        "num_segments": 2, "selected_on": "val", "reported_on": "val",
+    }  # fmt: skip
+    write_results(folder, about, ("swipe left", "swipe right"), seeds, {})
+    return folder
+
+
+def _read_results(folder: Path) -> str:
+    """Hash everything that tables, plots and gates read from a result folder."""
+    run = read_run(folder)
+    digest = hashlib.sha256(repr((run.metrics, run.predictions.classes, run.predictions.clip_ids)).encode())
+    for array in (run.predictions.labels, run.predictions.scores, run.predictions.predicted):
+        digest.update(array.tobytes())
+    digest.update(repr(None if run.history is None else run.history.to_csv()).encode())
+    return digest.hexdigest()
 
 
 def _read_store(location: Path) -> str:

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.checksums import check_checksums
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.result_writer import HISTORY_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, TIMING_FILE
 from pipeline.evaluation.selection import VAL, is_marked
@@ -170,11 +171,12 @@ def find_runs(places: Iterable[Path | str]) -> list[Path]:
 
 
 def read_run(folder: Path) -> RunResult:
-    """Read one result folder and check its metrics against its predictions.
+    """Read one result folder; check its files against their checksums, and its metrics against its predictions.
 
     Raises:
         PipelineError: a file is missing or malformed, or metrics.json has another accuracy than predictions.csv.
     """
+    check_checksums(folder)
     metrics = with_splits(_read_json(folder / METRICS_FILE))
     missing = [key for key in REQUIRED_KEYS if key not in metrics]
     if missing:

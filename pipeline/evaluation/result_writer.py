@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics
+from pipeline.evaluation.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from pipeline.evaluation.metrics import SCORE_DECIMALS, compute_metrics
 from pipeline.evaluation.statistics import accuracy_interval
 from pipeline.files import sha256_of_file, write_json, write_text
@@ -114,7 +116,7 @@ def write_results(
     results: Sequence[SeedResult],
     timing: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the files of a run except its model, with `metrics.json` as the last of those in Git; return the metrics.
+    """Write the files of a run except its model, with their checksums as the last of those in Git; return the metrics.
 
     The metrics start with `about`: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
     num_train, num_failed, ….
@@ -132,6 +134,7 @@ def write_results(
     write_text(folder / PREDICTIONS_FILE, _predictions_text(classes, results))
     write_text(folder / CONFUSION_FILE, _confusion_text(classes, results))
     write_json(folder / METRICS_FILE, values)
+    write_checksums(folder, (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE))
     seconds = {str(result.seed): round(result.seconds, 3) for result in results}
     written = sha256_of_file(folder / METRICS_FILE)
     write_json(folder / TIMING_FILE, {**timing, "seconds_of_seeds": seconds, "metrics_sha256": written})
@@ -139,10 +142,14 @@ def write_results(
 
 
 def read_finished(folder: Path, digest: str) -> dict[str, Any] | None:
-    """Return the metrics of a complete run with the same digest of settings, else None."""
-    names = (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE, TIMING_FILE, MODEL_FILE)
+    """Return the metrics of a complete, undamaged run with the same digest of settings, else None."""
+    names = (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE, CHECKSUMS_FILE, TIMING_FILE, MODEL_FILE)
     if not all((folder / name).is_file() for name in names):
         return None
+    try:
+        check_checksums(folder)
+    except PipelineError:
+        return None  # fitted and written again
     timing = _read_json(folder / TIMING_FILE)
     is_same = timing.get("settings_digest") == digest
     if not is_same or timing.get("metrics_sha256") != sha256_of_file(folder / METRICS_FILE):
