@@ -145,7 +145,7 @@ def test_an_error_while_reading_ahead_reaches_the_reader() -> None:
     source = make_source(num_train=10, num_val=3)
     source.maps["train-0"][4] = np.nan
     features = open_spatial(source, labelled_rows(source, "train", ["train-0"]), MapCache(0))
-    with pytest.raises(PipelineError, match=r"Row 4 of the store .* not there"):
+    with pytest.raises(PipelineError, match=r"Row 4 of the store .* are missing"):
         list(batches(features, features.sequential_order(), 2, num_loaders=2))
 
 
@@ -184,7 +184,7 @@ def test_a_store_without_training_views_trains_on_the_test_view(
     clips = StoredClips(make_source(num_views=0))
     assert clips.views == ("test",)
     plan_requests(FitHeadSettings(store="s.zarr", out=tmp_path, head=("tsn",)), clips)
-    assert "training on the test view" in caplog.messages[0]
+    assert "training uses the test view" in caplog.messages[0]
 
 
 def test_fewer_views_take_the_first_ones(tmp_path: Path) -> None:

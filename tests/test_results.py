@@ -217,7 +217,7 @@ def test_a_recipe_of_other_frames_is_refused_by_the_field(tmp_path: Path) -> Non
 
 def test_maps_that_the_store_lacks_are_refused_with_the_way_out(tmp_path: Path) -> None:
     data = CachedData(make_source(maps=("pooled",)), tmp_path)
-    with pytest.raises(PipelineError, match=r"holds pooled alone.*--maps pooled,spatial"):
+    with pytest.raises(PipelineError, match=r"has only pooled.*--maps pooled,spatial"):
         data.check_maps("spatial")
 
 
@@ -227,7 +227,7 @@ def test_more_views_than_the_store_has_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_number_of_segments_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"holds 8 segments of each clip, not 16"):
+    with pytest.raises(PipelineError, match=r"has 8 segments of each clip, not 16"):
         CachedData(make_source(), tmp_path, num_segments=16)
 
 
