@@ -24,7 +24,7 @@ _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
 
 
 @contextmanager
-def written_aside(path: Path, *, clears: bool = True) -> Iterator[Path]:
+def atomic_path(path: Path, *, clears: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; if the block succeeds, move the file to `path`.
 
     If the process is killed, either the old or the new file remains, never a part; the next process that writes to the
@@ -114,7 +114,7 @@ def clear_parts(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pipeline.backbones import build_backbone
 from pipeline.backbones.backbone import Backbone, pooled, reduce_maps
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import recipe_from_dict
@@ -132,7 +132,7 @@ def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.
     values = {**json.loads(spec.as_json()), TENSORS_DIGEST: _digest_of_tensors(tensors)}
     # One entry: safetensors does not keep the order of several, and the same model is to have the same bytes.
     header = json.dumps({**values, HEADER_DIGEST: _digest_of_header(values)}, sort_keys=True)
-    with written_aside(Path(path)) as aside:
+    with atomic_path(Path(path)) as aside:
         save_file(tensors, aside, metadata={HEADER_KEY: header})
 
 

@@ -53,7 +53,7 @@ def test_a_sound_data_set_has_no_findings(tmp_path: Path, workers: str) -> None:
     assert "Decoded 3 clips, 17 frames." in result.stdout
     assert "Frames per clip: 5 to 7, median 5." in result.stdout
     assert "48×32 (3)" in result.stdout
-    assert "not said (2), 12 (1)" in result.stdout
+    assert "unknown (2), 12 (1)" in result.stdout
     assert "No problem was found." in result.stdout
     assert result.stdout.splitlines()[2:6] == [
         "class       train  val  test",

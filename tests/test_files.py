@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ClipError, PipelineError, ShapeError
-from pipeline.files import clear_parts, sha256_of_file, write_json, written_aside
+from pipeline.files import atomic_path, clear_parts, sha256_of_file, write_json
 from pipeline.registry import look_up
 from pipeline.scratch import temporary_folder
 from pipeline.shapes import check_shape
@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path
     before = path.read_bytes()
 
     def fail_half_way() -> None:
-        with written_aside(path) as aside:
+        with atomic_path(path) as aside:
             aside.write_text("half")
             raise RuntimeError("killed")
 
@@ -72,7 +72,7 @@ from pathlib import Path
 import h5py, numpy as np, safetensors.torch, torch
 from PIL import Image
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 values = torch.rand(100_000)
@@ -90,7 +90,7 @@ writers = {
 }
 target = Path(sys.argv[2])
 try:
-    with written_aside(target) as aside:
+    with atomic_path(target) as aside:
         writers[sys.argv[1]](aside)
         aside.write_bytes(bytes(100_001))
 except PipelineError as error:
@@ -123,8 +123,8 @@ def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.files import written_aside
-with written_aside(Path(sys.argv[1])) as aside:
+from pipeline.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as aside:
     aside.write_bytes(b"half")
     print("writing", flush=True)
     if sys.argv[2] == "kill":

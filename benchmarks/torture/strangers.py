@@ -1,4 +1,4 @@
-"""Question: can a store, an export or a model from a stranger do anything but be read or refused?
+"""Question: can an untrusted store, export or model do anything except be read or refused?
 
 Stores of a tiny study are changed as an attacker would: links out of the folder, keys that are paths, numbers and texts
 that no writer writes, under digests that are right again, chunks that unpack to gigabytes, pickles as weights. Every
@@ -66,7 +66,7 @@ COMMANDS = {
 
 @dataclass
 class Outcome:
-    """What a command did with the strangers."""
+    """Outcomes of a command with untrusted files."""
 
     num_done: int = 0
     num_refused: int = 0
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def link_file(run: Path, rng: random.Random) -> None:
-    """Put a link to a file outside in the place of a file, or of one that is to be written."""
+    """Replace a file, or one that will be written, by a link to a file outside."""
     path = rng.choice([*_files(run / STORE), *(run / STORE / key for key in layout.LOCK_KEYS)])
     path.unlink(missing_ok=True)
     path.symlink_to(os.path.relpath(run / OUTSIDE / rng.choice(["victim.txt", "new.txt"]), path.parent))
@@ -88,7 +88,7 @@ def link_folder(run: Path, rng: random.Random) -> None:
 
 
 def no_file(run: Path, rng: random.Random) -> None:
-    """Put a pipe, a folder or a loop of links in the place of a file."""
+    """Replace a file by a pipe, a folder or a loop of links."""
     path = rng.choice([*_files(run / STORE), *(run / STORE / key for key in layout.LOCK_KEYS)])
     path.unlink(missing_ok=True)
     rng.choice([os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)])(path)
@@ -120,7 +120,7 @@ def strange_values(run: Path, rng: random.Random) -> None:
 
 
 def strange_chunk(run: Path, rng: random.Random) -> None:
-    """Put a chunk of other contents in place, with its checksum in the record: a bomb, or one of another size."""
+    """Replace a chunk by a decompression bomb or one of another size, with its checksum in the record."""
     key, path = layout.record_key(0), run / STORE / layout.record_key(0)
     record = unseal(path.read_bytes(), "record", key)
     name = rng.choice(sorted(record["objects"]))
@@ -146,7 +146,7 @@ def strange_provenance(run: Path, rng: random.Random) -> None:
 
 
 def foreign_files(run: Path, rng: random.Random) -> None:
-    """Put files that are no store's into the folder, and damage an object so that there is something to repair."""
+    """Add files that do not belong to a store, and damage an object so that there is something to repair."""
     for name in ("holiday.jpg", "records/notes.txt", "views/test/mine.txt", "records/.local/own", ".hidden", "a.part"):
         (run / STORE / name).parent.mkdir(parents=True, exist_ok=True)
         (run / STORE / name).write_text("precious")
@@ -224,7 +224,7 @@ def commands_for(kind: str) -> tuple[str, ...]:
 
 
 def run(num_runs: int, seed: int, folder: Path) -> dict[str, dict[str, Outcome]]:
-    """Make strangers of each kind in turn, and give each to the commands; outcomes by kind and command."""
+    """Create untrusted files of each kind in turn, run the commands on each, and return outcomes by kind and command."""
     outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in STRANGERS}
     study, place = folder / "study", folder / "run"
     study.mkdir()
@@ -233,7 +233,7 @@ def run(num_runs: int, seed: int, folder: Path) -> dict[str, dict[str, Outcome]]
         for number in range(num_runs):
             kind = list(STRANGERS)[number % len(STRANGERS)]
             for name in commands_for(kind):
-                # The same stranger for each command: what one has changed is none of the next.
+                # Each command gets the same unchanged copy.
                 _make(study, place, kind, random.Random(f"{seed}-{number}"))
                 outcome = outcomes[kind].setdefault(name, Outcome())
                 wrong = _judge(commands, name, place, outcome)
@@ -276,12 +276,12 @@ def _watched(place: Path) -> dict[str, Any]:
         state = path.lstat()
         is_file = path.is_file() and not path.is_symlink()
         found[str(path)] = (state.st_mode, path.read_bytes() if is_file else b"")
-        # Not below links: what is there is listed where it lies.
+        # Links are not followed, because their targets are listed at their own paths.
     return found
 
 
 def _is_of_layout(key: str) -> bool:
-    """Whether a key can be an object, a lock or a folder of a store."""
+    """Return whether a key can be an object, a lock or a folder of a store."""
     names = {ROOT_KEY, layout.TABLE_KEY, layout.COPY_KEY, *layout.LOCK_KEYS, f"{layout.RECORDS_FOLDER}/zarr.json"}
     if key in names or layout.block_of_record(key) >= 0:
         return True
@@ -337,7 +337,7 @@ def as_table(outcomes: dict[str, dict[str, Outcome]]) -> str:
 def main() -> None:
     """Print the table, and what went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="Number of strangers.")
+    parser.add_argument("--runs", type=int, default=1000, help="Number of untrusted files.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the changes.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -27,7 +27,7 @@ from pipeline.bundled.still_pools import StillPools, images_of, resized, varied_
 from pipeline.bundled.stills import MASK_STRIDE, Stills, draw_stills
 from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.prepare.gestures.seeding import generator_for
 from pipeline.progress import Progress
 
@@ -274,7 +274,7 @@ def _save(
         "averaged": averaged,
         "optimiser": optimiser.state_dict(),
     }
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         torch.save(state, aside)
 
 
@@ -315,5 +315,5 @@ def _write_weights(out: Path, averaged: dict[str, Tensor], settings: BundledSett
         "steps": f"{done} of {settings.num_steps}",
         "input_size": str(settings.phases[-1].input_size),
     }
-    with written_aside(out) as aside:
+    with atomic_path(out) as aside:
         save_file(tensors, aside, metadata)

@@ -26,7 +26,7 @@ from pipeline.compare.labels import place_labels
 from pipeline.compare.paper import RankAgreement
 from pipeline.compare.table import count_text
 from pipeline.evaluation.result_reader import RunResult
-from pipeline.files import write_text, written_aside
+from pipeline.files import atomic_path, write_text
 
 WIDTH_INCHES = 4.1
 SMALL_WIDTH_INCHES = 3.1
@@ -250,7 +250,7 @@ def write_plots(folder: Path, comparison: Comparison) -> list[Path]:
         if figure is not None:
             written += [folder / f"{name}.svg", folder / f"{name}.png"]
             write_text(written[-2], svg_text(figure, name))
-            with written_aside(written[-1]) as aside:
+            with atomic_path(written[-1]) as aside:
                 figure.savefig(aside, format="png", dpi=PNG_DPI, metadata={"Software": None}, **_TIGHT)
     return written
 

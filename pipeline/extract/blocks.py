@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import TRANSIENT_KINDS, ClipError, ClipFailure
-from pipeline.extract.provenance import ABSENT, FileState, digest_of, is_there, state_of
+from pipeline.extract.provenance import ABSENT, FileState, clip_exists, digest_of, state_of
 from pipeline.manifest import Manifest
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
@@ -41,14 +41,14 @@ class ClipJob:
 class BlockJob:
     """A block to write: clips to compute, and clips whose record and rows are kept.
 
-    views: views that get new objects. is_anew: whether the earlier record of the block is ignored.
+    views: views that get new objects. ignores_record: whether the earlier record of the block is ignored.
     """
 
     block: int
     views: tuple[str, ...]
     clips: tuple[ClipJob, ...]
     kept: tuple[ClipRecord, ...]
-    is_anew: bool = False
+    ignores_record: bool = False
 
     @property
     def num_clips(self) -> int:
@@ -88,7 +88,9 @@ def _plan_block(
     record = store.records.get(block)
     wanted = views_of(rows[0].split, 0 if store.settings.frames == "all" else num_draws)
     if record is None:
-        return BlockJob(block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), (), is_anew=True)
+        return BlockJob(
+            block, wanted, tuple(_job(store, row, location_of, wanted) for row in rows), (), ignores_record=True
+        )
     times = read_times(store.objects.get(layout.times_key(block)))
     known = {clip.offset: clip._replace(modified_ns=times.get(clip.offset, clip.modified_ns)) for clip in record.clips}
     every = (*record.views, *(view for view in wanted if view not in record.views))
@@ -149,7 +151,7 @@ def absent_clips(store: FeatureStore, manifest: Manifest) -> list[str]:
     """Return the ids of finished clips whose files are missing."""
     location_of = {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}
     done = (clip.clip_id for clip in store.table() if clip.status == DONE)
-    return [clip_id for clip_id in done if clip_id in location_of and not is_there(location_of[clip_id])]
+    return [clip_id for clip_id in done if clip_id in location_of and not clip_exists(location_of[clip_id])]
 
 
 def sample_of_done(store: FeatureStore, jobs: Iterable[BlockJob], num_clips: int) -> list[BlockJob]:

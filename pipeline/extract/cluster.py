@@ -196,7 +196,7 @@ class DaskEngine(Engine):
         agree = self.client.gather(futures)
         return [job.clips[0].clip_id for job, same in zip(samples, agree, strict=True) if not same]
 
-    def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
+    def run(self, jobs: Sequence[BlockJob], progress: ExtractionProgress) -> None:
         waiting = iter(jobs)
         job_of: dict[Future[Any], BlockJob] = {}
         self._workers_seen_at_seconds = time.monotonic()
@@ -204,7 +204,7 @@ class DaskEngine(Engine):
             self._fill_workers(waiting, job_of)
             while job_of:
                 for future in self._finished(list(job_of)):
-                    again = self._count(future, job_of.pop(future), tally)
+                    again = self._count(future, job_of.pop(future), progress)
                     waiting = chain([again] if again else [], waiting)
                 self._fill_workers(waiting, job_of)
         except (CancelledError, CommClosedError) as error:
@@ -268,7 +268,7 @@ class DaskEngine(Engine):
         except TimeoutError:
             return []
 
-    def _count(self, future: Future[Any], job: BlockJob, tally: ExtractionProgress) -> BlockJob | None:
+    def _count(self, future: Future[Any], job: BlockJob, progress: ExtractionProgress) -> BlockJob | None:
         """Count a finished block; if it killed its workers, return it with the fatal clips marked, to run it again."""
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
@@ -285,8 +285,8 @@ class DaskEngine(Engine):
         else:
             result = future.result()
         for clip in result.clips:
-            tally.add_clip(clip)
-        tally.add_block(result)
+            progress.add_clip(clip)
+        progress.add_block(result)
         return None
 
     def _wait_for_a_worker(self) -> None:

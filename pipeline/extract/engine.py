@@ -24,7 +24,7 @@ from pipeline.store.record import FAILED, ClipRecord
 class ExtractionProgress:
     """Progress of an extraction, and its limit on failed clips."""
 
-    progress: Progress
+    bar: Progress
     max_failed: int | None
     num_failed_before: int
     num_frames: int = 0
@@ -37,7 +37,7 @@ class ExtractionProgress:
         self.num_frames += clip.num_frames
         if clip.record.status == FAILED:
             self.failed.append(clip.record)
-        self.progress.advance(1, self.note())
+        self.bar.advance(1, self.note())
 
     def add_block(self, result: BlockResult) -> None:
         """Count the results of a finished block.
@@ -79,7 +79,7 @@ class Engine(ABC):
         """Compute finished clips again, one per job, and return the ids of those that differ from the store."""
 
     @abstractmethod
-    def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
+    def run(self, jobs: Sequence[BlockJob], progress: ExtractionProgress) -> None:
         """Compute these blocks and write them with their records.
 
         Raises:
@@ -109,8 +109,8 @@ class LocalEngine(Engine):
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
         return [job.clips[0].clip_id for job in samples if not self._worker.matches_store(job)]
 
-    def run(self, jobs: Sequence[BlockJob], tally: ExtractionProgress) -> None:
+    def run(self, jobs: Sequence[BlockJob], progress: ExtractionProgress) -> None:
         # Close the generator immediately, also after an error, to end the threads that decode ahead.
-        with worker_lock(self._worker.objects), closing(self._worker.run_all(jobs, tally.add_clip)) as results:
+        with worker_lock(self._worker.objects), closing(self._worker.run_all(jobs, progress.add_clip)) as results:
             for result in results:
-                tally.add_block(result)
+                progress.add_block(result)

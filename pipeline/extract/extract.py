@@ -21,7 +21,7 @@ from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
-from pipeline.extract.provenance import is_there
+from pipeline.extract.provenance import clip_exists
 from pipeline.extract.speeds import BackboneSpeeds
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
@@ -32,8 +32,8 @@ from pipeline.store.attributes import OldFormatError, has_store
 from pipeline.store.clearing import check_location_is_free, remove_store
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
-from pipeline.store.mending import mend
 from pipeline.store.object_store import ObjectStore, Phase, no_phase, open_object_store, path_from
+from pipeline.store.repair import repair_metadata
 from pipeline.store.settings import MAP_KINDS, StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.upgrade import remove_leftovers, upgrade
@@ -92,14 +92,14 @@ def extract_features(
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
-        is_there = has_store(objects)
-        if not is_there:
+        clip_exists = has_store(objects)
+        if not clip_exists:
             check_location_is_free(objects)
         objects.remove_parts()
-        store = _opened(objects) if is_there and not request.rebuild else None
+        store = _opened(objects) if clip_exists and not request.rebuild else None
         setup = resolve_settings(manifest, location, request, backbone, weights, store)
         if store is not None:
-            for sentence in mend(store, manifest.clips):
+            for sentence in repair_metadata(store, manifest.clips):
                 logger.warning(sentence)
             store.forget(item.block for item in damage if item.block >= 0)
         else:
@@ -122,10 +122,10 @@ def extract_features(
         jobs = plan_blocks(store, manifest, num_draws)
         jobs, samples = _with_samples(store, manifest, jobs, num_draws)
         num_workers = choose_num_workers(request, setup.settings, jobs) if jobs else 0
-        tally = _tally_of(store, jobs, request.max_failed)
-        tally.check()
+        progress = _progress_of(store, jobs, request.max_failed)
+        progress.check()
         if jobs:
-            num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, tally)
+            num_workers = _run(_engine(setup, request, num_workers, on_phase), store, jobs, samples, progress)
             # Remove incomplete files of killed workers; a finished store has none.
             objects.remove_parts()
         for block in store.forgotten - {job.block for job in jobs}:
@@ -139,8 +139,8 @@ def extract_features(
         num_computed=sum(job.num_clips for job in jobs),
         num_checked_again=len(samples),
         num_workers=num_workers,
-        num_frames=tally.num_frames,
-        num_bytes=tally.num_bytes,
+        num_frames=progress.num_frames,
+        num_bytes=progress.num_bytes,
         seconds=time.monotonic() - started_at_seconds,
         failed=tuple(clip for clip in store.table() if clip.status == "failed"),
         views=store.views,
@@ -213,7 +213,7 @@ def resolve_settings(
         frames="all" if is_all else "segments",
     )
     if store is not None:
-        refuse_differences(store, settings, manifest.classes)
+        check_settings_match(store, settings, manifest.classes)
         settings = store.settings
     swaps = settings.frame_choices.flip == "swap"
     setup = WorkerConfig(
@@ -243,7 +243,7 @@ def _map_size(backbone: Backbone, asked: int | None) -> int:
     return backbone.map_size if asked is None else asked
 
 
-def refuse_differences(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
+def check_settings_match(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
     """Check that the settings equal those of an existing store; the message names each difference.
 
     Raises:
@@ -290,7 +290,7 @@ def _engine(setup: WorkerConfig, request: ExtractSettings, num_workers: int, on_
     return DaskEngine(setup, num_workers, request.scheduler, on_phase)
 
 
-def _tally_of(store: FeatureStore, jobs: Sequence[BlockJob], max_failed: int | None) -> ExtractionProgress:
+def _progress_of(store: FeatureStore, jobs: Sequence[BlockJob], max_failed: int | None) -> ExtractionProgress:
     due = {job.block * store.block_clips + clip.offset for job in jobs for clip in job.clips}
     failed_before = sum(clip.status == "failed" and clip.row not in due for clip in store.table())
     return ExtractionProgress(
@@ -303,11 +303,11 @@ def _run(
     store: FeatureStore,
     jobs: Sequence[BlockJob],
     samples: Sequence[BlockJob],
-    tally: ExtractionProgress,
+    progress: ExtractionProgress,
 ) -> int:
     """Check the samples, run the jobs, and return the number of worker processes."""
     try:
-        with engine, tally.progress:
+        with engine, progress.bar:
             others = engine.differing(samples)
             if others:
                 raise PipelineError(
@@ -315,11 +315,11 @@ def _run(
                     "computed again: decoder, torch or transform have changed since. Extract into another --store, or "
                     "pass --rebuild."
                 )
-            engine.run(jobs, tally)
+            engine.run(jobs, progress)
             return engine.num_workers
     except KeyboardInterrupt:
         raise PipelineError(
-            f"Stopped at {tally.progress.done:,} of {tally.progress.total:,} clips. Finished blocks are in "
+            f"Stopped at {progress.bar.done:,} of {progress.bar.total:,} clips. Finished blocks are in "
             f"{store.objects.location}; run the same command again to resume."
         ) from None
 
@@ -331,7 +331,7 @@ def _with_samples(
     if not jobs or not store.records:
         return jobs, []
     known = [located(job, manifest) for job in sample_of_done(store, jobs, NUM_CHECKED_AGAIN)]
-    samples = [job for job in known if is_there(job.clips[0].location)]
+    samples = [job for job in known if clip_exists(job.clips[0].location)]
     damaged = {job.block for job in samples if find_corruption(store, [job.block])}
     if damaged:
         store.forget(damaged)

@@ -124,7 +124,7 @@ class BackboneRunner:
 
     @contextmanager
     def _exact(self) -> Iterator[None]:
-        """On a GPU, use deterministic convolutions in float32 without TF32."""
+        """Use deterministic convolutions in float32 without TF32 on a GPU."""
         if not self.compute.device.startswith("cuda"):
             yield
             return

@@ -50,7 +50,7 @@ def state_of(location: str) -> FileState:
         return ABSENT
 
 
-def is_there(location: str) -> bool:
+def clip_exists(location: str) -> bool:
     """Return whether the file or folder of a clip exists; faster than `state_of`, which scans folders."""
     return os.path.exists(location.partition(HDF5_SEPARATOR)[0])
 

@@ -37,12 +37,12 @@ class BackboneSpeeds:
         return dict(self.calibration.measure("backbone, types", self._sizes(), steps).seconds)
 
     def of_jit(self, dtype: str) -> float:
-        """Seconds per batch, frozen but not compiled."""
+        """Measure the seconds per batch, frozen but not compiled."""
         steps = {"jit": partial(self._step, dtype, "jit")}
         return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps).seconds["jit"]
 
     def of_compiling(self, dtype: str) -> tuple[float, float]:
-        """Seconds to compile, and seconds per compiled batch; the first measurement compiles."""
+        """Measure the seconds to compile and per compiled batch; the first measurement compiles."""
         spent: list[float] = []
         key = {**self._sizes(), "dtype": dtype}
 

@@ -103,7 +103,7 @@ class Worker:
         executor: Executor,
         on_clip: Callable[[ComputedClip], None],
     ) -> ComputedBlock:
-        before = None if job.is_anew else current_record(self.objects, job.block)
+        before = None if job.ignores_record else current_record(self.objects, job.block)
         builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views)
         if before is not None:
             computed = {clip.offset: clip.views for clip in job.clips}
@@ -167,7 +167,7 @@ class Worker:
 def record_block_failure(setup: WorkerConfig, job: BlockJob, reason: str) -> BlockResult:
     """Record the clips of a block as failed, because no worker could compute it; finished clips are kept."""
     objects = open_object_store(setup.location)
-    before = None if job.is_anew else current_record(objects, job.block)
+    before = None if job.ignores_record else current_record(objects, job.block)
     computed = []
     for clip in job.clips:
         state = state_of(clip.location)

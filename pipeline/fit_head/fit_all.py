@@ -15,7 +15,7 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import HeadSizes, choose_compute
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import AUTO, HeadRequest
-from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, begun_compute, fit_run, plan_run
+from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, fit_run, plan_run, unfinished_compute
 from pipeline.fit_head.workers import StoreRequest, choose_num_processes, fit_in_parallel
 from pipeline.heads import HEADS
 from pipeline.settings.fit_head import FitHeadSettings
@@ -44,7 +44,7 @@ def fit_all(
     keep_memory_between_batches()
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
     for planned in left.values():
-        planned.write_begun()
+        planned.write_unfinished()
     together = {request: planned for request, planned in left.items() if _is_single_threaded(planned)}
     num_fits = sum(len(request.seeds) for request in together)
     num_processes = choose_num_processes(num_fits, num_cores())
@@ -64,7 +64,7 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     map_size = store.map_size if reads == "spatial" else 1
     sizes = HeadSizes(store.channels, data.num_segments, len(data.source.classes), map_size)
     # An unfinished fit is resumed with its number type and threads, whatever would be measured now.
-    begun = begun_compute(request.folder(store.backbone))
+    begun = unfinished_compute(request.folder(store.backbone))
     precision = begun.get("precision", AUTO) if request.precision == AUTO else request.precision
     threads = begun.get("threads") if request.threads is None else request.threads
     calibration = Calibration(settings.calibration)

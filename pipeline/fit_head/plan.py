@@ -67,11 +67,11 @@ def _served(names: list[str], clips: StoredClips) -> list[str]:
     """Return the named heads; `all` selects the heads whose maps the store has."""
     if ALL not in names:
         return names
-    if clips.serves("pooled") and clips.serves("spatial"):
+    if clips.has_maps("pooled") and clips.has_maps("spatial"):
         return list(HEAD_NAMES)
     from pipeline.heads import HEADS  # imports torch
 
-    served = [name for name in HEAD_NAMES if clips.serves(HEADS[name].reads)]
+    served = [name for name in HEAD_NAMES if clips.has_maps(HEADS[name].reads)]
     left_out = [name for name in HEAD_NAMES if name not in served]
     if left_out:
         logger.info(f"skipped, because the store does not have their maps: {', '.join(left_out)}")

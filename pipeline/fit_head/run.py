@@ -57,7 +57,7 @@ class PlannedRun:
     def checkpoint(self, seed: int) -> Path:
         return self.folder / CHECKPOINT_FOLDER / f"seed-{seed}.pt"
 
-    def write_begun(self) -> None:
+    def write_unfinished(self) -> None:
         """Write the chosen number type and threads, so that a killed fit is resumed with them."""
         compute = self.run.compute
         values = {"precision": compute.precision, "threads": compute.threads}
@@ -93,7 +93,7 @@ def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedR
     return PlannedRun(run, folder, digest, None if force else read_finished(folder, digest))
 
 
-def begun_compute(folder: Path) -> dict[str, Any]:
+def unfinished_compute(folder: Path) -> dict[str, Any]:
     """Return precision and threads of an unfinished fit in a result folder; empty if there is none."""
     try:
         values = json.loads((folder / CHECKPOINT_FOLDER / BEGUN_FILE).read_text(encoding="utf-8"))

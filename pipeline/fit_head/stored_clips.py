@@ -142,7 +142,7 @@ class StoredClips:
             )
         return tuple(draws[:num_views]) or (TEST_VIEW,)
 
-    def serves(self, maps: str) -> bool:
+    def has_maps(self, maps: str) -> bool:
         """Return whether the store has these maps."""
         return maps == "pooled" if self.has_all_frames else maps in self.source.settings.maps
 
@@ -152,7 +152,7 @@ class StoredClips:
         Raises:
             PipelineError: it does not; the message tells how to extract them.
         """
-        if self.serves(maps):
+        if self.has_maps(maps):
             return
         settings = self.source.settings
         if self.has_all_frames:

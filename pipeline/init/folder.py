@@ -40,15 +40,15 @@ def check_free(folder: Path, names: Sequence[str | Path]) -> None:
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> list[str]:
     """Write the files of a study and return a line about each one that was there before."""
-    said = []
+    messages = []
     for name, text in texts.items():
         if name == README and (folder / name).exists():
-            said.append(f"{folder / name} exists and stays as it is.")
+            messages.append(f"{folder / name} exists and stays as it is.")
             continue
         write_text(folder / name, text)
     for name, template in IGNORE_FILES.items():
-        said += _add_lines(folder / name, template_text(template))
-    return said
+        messages += _add_lines(folder / name, template_text(template))
+    return messages
 
 
 def set_up_tools(folder: Path) -> list[str]:
@@ -57,11 +57,11 @@ def set_up_tools(folder: Path) -> list[str]:
     Raises:
         PipelineError: one of them fails.
     """
-    said = []
+    messages = []
     top = _git_top(folder)
     if top is None and shutil.which("git") is not None:
         _run(folder, "git", "init", "--quiet")
-        said.append(f"git init {folder}")
+        messages.append(f"git init {folder}")
         top = folder
     root = _dvc_root(folder, top)
     if root is None:
@@ -69,12 +69,12 @@ def set_up_tools(folder: Path) -> list[str]:
         how = ["--no-scm"] if top is None else [] if top.resolve() == folder.resolve() else ["--subdir"]
         _run(folder, sys.executable, "-m", "dvc", "init", "--quiet", *how)
         _add_settings(folder / ".dvc" / "config")
-        said.append(f"dvc init {' '.join([*how, str(folder)])}")
+        messages.append(f"dvc init {' '.join([*how, str(folder)])}")
     # The template of the curves, which dvc.yaml names.
     template = root / ".dvc" / "plots" / "seeds.json"
     if not template.exists():
         write_text(template, template_text("seeds.json"))
-    return said
+    return messages
 
 
 def _add_lines(path: Path, text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.predict.predict import Prediction, contact_sheet, expanded, predictions
 from pipeline.predict.scorer import Scorer, open_scorer
 from pipeline.settings.predict import PredictSettings
@@ -136,7 +136,7 @@ def _timeline(scorer: Scorer, clip: str, path: Path, window: int, stride: int | 
 
 def _write_sheet(path: Path, found: Sequence[Prediction]) -> None:
     sheet = contact_sheet(found)
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         sheet.save(aside, format=SHEET_FORMATS[path.suffix.lower()])
     left_out = max(0, len(found) - NUM_SHEET_CLIPS)
     logger.info(f"Wrote {path}." + (f" It omits {left_out} clips beyond {NUM_SHEET_CLIPS}." if left_out else ""))

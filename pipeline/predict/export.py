@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.backbones import pooled
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.model import Classifier
 
 INPUT, OUTPUT = "frames", "scores"
@@ -82,7 +82,7 @@ def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) ->
     size = int(spec.preprocessing["input_size"])
     shape = (spec.num_segments, 3, size, size)
     model = Exportable(classifier).eval()
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         run = write(model, _frames(EXAMPLE_BATCH, shape), aside)
         difference = largest_difference(model, run, shape)
         # `not <=` is also true for NaN.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import PipelineError
-from pipeline.files import write_text, written_aside
+from pipeline.files import atomic_path, write_text
 from pipeline.predict.scorer import Scorer
 from pipeline.predict.view_plan import view_plan_of
 from pipeline.video.crops import centre_crop
@@ -130,5 +130,5 @@ def draw_timeline(path: Path, timeline: Timeline, fps: float | None = None) -> N
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         figure.savefig(aside, format="png", dpi=120)

@@ -75,7 +75,7 @@ def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Seque
         lengths = sorted(inspected.num_frames for inspected in decoded)
         middle = lengths[len(lengths) // 2]
         sizes = Counter(f"{inspected.width}×{inspected.height}" for inspected in decoded)
-        rates = Counter(f"{inspected.rate:g}" if inspected.rate else "not said" for inspected in decoded)
+        rates = Counter(f"{inspected.rate:g}" if inspected.rate else "unknown" for inspected in decoded)
         lines += [
             "",
             f"Decoded {len(decoded):,} clips, {sum(lengths):,} frames.",

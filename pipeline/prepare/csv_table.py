@@ -13,7 +13,7 @@ from pipeline.manifest import COLUMNS, GROUP_COLUMN, Clip
 from pipeline.prepare.frame_lists import split_of_name
 from pipeline.prepare.label_files import find_file, read_labels, read_table
 from pipeline.prepare.listing import Listing, ListingRequest, ordered, split_named
-from pipeline.prepare.locating import Row, refuse_doubled
+from pipeline.prepare.locating import Row, check_unique_ids
 from pipeline.prepare.resolving import relative_to_root, resolve
 from pipeline.registry import unknown_name
 from pipeline.splitting import LabelledId, stratified_split
@@ -63,7 +63,7 @@ def list_csv(request: ListingRequest) -> Listing:
         label = fields[table.columns["label"]] if "label" in table.columns else ""
         rows.append(Row(clip_id, normalize("NFC", label), split, place))
     extras = [tuple(fields.get(name, "") for name in extra) for _, _, fields in fields_of]
-    refuse_doubled(rows)
+    check_unique_ids(rows)
     layout = ", ".join(
         f"{table.path.name} with " + ", ".join(f"{what} in '{name}'" for what, name in table.columns.items())
         for table in tables

@@ -32,9 +32,9 @@ def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
         if inspected.kind:
             findings.append(Finding(inspected.kind, clip.clip_id, clip.split, inspected.reason))
             continue
-        promised = "" if promise is None else clip.extra[promise]
-        if promised and inspected.num_frames and promised != str(inspected.num_frames):
-            text = f"{clip.path} has {inspected.num_frames} frames, but {promised} in the manifest."
+        expected = "" if promise is None else clip.extra[promise]
+        if expected and inspected.num_frames and expected != str(inspected.num_frames):
+            text = f"{clip.path} has {inspected.num_frames} frames, but {expected} in the manifest."
             findings.append(Finding("frame-count", clip.clip_id, clip.split, text))
     findings += _same_twice(manifest.clips, {clip.clip_id: clip.path for clip in manifest.clips}, "path")
     digests = {clip_id: inspected.digest for clip_id, inspected in seen.items() if inspected.digest}

@@ -15,7 +15,7 @@ from pipeline.manifest import Clip
 from pipeline.prepare.directory_scan import count_frames
 from pipeline.prepare.label_files import find_file, read_labels, read_lines
 from pipeline.prepare.listing import Listing, ListingRequest, ordered, split_named
-from pipeline.prepare.locating import NUM_FRAMES_COLUMN, Row, faults_of, refuse_doubled
+from pipeline.prepare.locating import NUM_FRAMES_COLUMN, Row, check_unique_ids, failures_of
 from pipeline.prepare.resolving import resolve
 from pipeline.video.suffixes import is_video_name
 
@@ -59,7 +59,7 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     entries = [replace(entry, path=path) for entry, path in zip(entries, resolved.paths, strict=True)]
     notes += resolved.notes()
     rows = [Row(entry.path, _label(entry.class_index, first, classes), entry.split, entry.where) for entry in entries]
-    refuse_doubled(rows)
+    check_unique_ids(rows)
     faulty = {entries[number].path: reason for number, reason in resolved.faulty.items()}
     if len(faulty) == len(entries):
         raise PipelineError(
@@ -69,7 +69,7 @@ def list_frame_lists(request: ListingRequest) -> Listing:
         )
     folders = [entry for entry in entries if entry.num_frames is not None and entry.path not in faulty]
     counts = count_frames(request.root, {entry.path: entry.path for entry in folders}) if folders else {}
-    faulty |= faults_of(counts)
+    faulty |= failures_of(counts)
     for entry in folders:
         counted = counts[entry.path]
         if isinstance(counted, int) and counted != entry.num_frames:

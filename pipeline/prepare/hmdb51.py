@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.prepare.label_files import read_lines
 from pipeline.prepare.listing import Listing, ListingRequest, Published, ordered
-from pipeline.prepare.locating import Row, refuse_doubled
+from pipeline.prepare.locating import Row, check_unique_ids
 from pipeline.prepare.ucf101 import checked_fold, clips_of, video_folder
 
 VIDEO_FOLDERS = ("hmdb51_org", "hmdb51", "videos", "")
@@ -55,7 +55,7 @@ def list_hmdb51(request: ListingRequest) -> Listing:
             else:
                 clip_id = f"{label}/{os.path.splitext(name.strip())[0]}"
                 rows.append(Row(clip_id, label, SPLIT_OF_MARK[mark], where))
-    refuse_doubled(rows)
+    check_unique_ids(rows)
     classes = tuple(files)
     clips, faulty = clips_of(request.root, video_folder(request.root, VIDEO_FOLDERS, classes), rows)
     published = Published(f"HMDB51, fold {fold}", 51, {"train": 3_570, "val": 1_530})

@@ -37,7 +37,7 @@ def locate(
     Raises:
         PipelineError: two rows have the same id, or no clip exists.
     """
-    refuse_doubled(rows)
+    check_unique_ids(rows)
     found = find_clips(root, {row.clip_id for row in rows})
     if not found.path_of:
         example = expected_path.replace("{}", rows[0].clip_id)
@@ -65,7 +65,7 @@ def locate(
     faulty = {
         clip.clip_id: f"missing: {clip.path} does not exist" for clip in clips if clip.clip_id not in found.path_of
     }
-    faulty |= faults_of(counts)
+    faulty |= failures_of(counts)
     notes = published.differences(clips, len(classes))
     for place, count in sorted(found.doubled.items()):
         notes.append(f"{count:,} clips are also in {place}, which is not used.")
@@ -73,7 +73,7 @@ def locate(
     return Listing(clips, tuple(classes), layout, columns, tuple(notes), faulty)
 
 
-def refuse_doubled(rows: Sequence[Row]) -> None:
+def check_unique_ids(rows: Sequence[Row]) -> None:
     """Check that no two rows have the same id; the message names both rows."""
     seen: dict[str, str] = {}
     for row in rows:
@@ -90,6 +90,6 @@ def as_count(count: int | ClipError | None) -> str:
     return str(count) if isinstance(count, int) else ""
 
 
-def faults_of(counts: Mapping[str, int | ClipError]) -> dict[str, str]:
+def failures_of(counts: Mapping[str, int | ClipError]) -> dict[str, str]:
     """Return the reasons why folders could not be counted."""
     return {clip_id: f"{count.kind}: {count}" for clip_id, count in counts.items() if isinstance(count, ClipError)}

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import ClipError, PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.hdf5_output import hdf5_to_write
 from pipeline.video.frame_folder import FrameFolder
 from pipeline.video.packed import FRAME_SIZES
@@ -62,7 +62,7 @@ def pack(
         pending = _pending(clips, there, summary, on_clip)
         while batch := list(itertools.islice(pending, clips_a_part)):
             part = parts / f"{len(part_paths):06d}.h5"
-            with written_aside(part) as aside, hdf5_to_write(aside, "w", libver=FILE_VERSIONS) as file:
+            with atomic_path(part) as aside, hdf5_to_write(aside, "w", libver=FILE_VERSIONS) as file:
                 for name, images in batch:
                     _add(file, name, images)
             part_paths.append(part)
@@ -113,7 +113,7 @@ def _create(file: h5py.File, name: str, data: np.ndarray, frame_sizes: np.ndarra
 
 
 def _put_together(path: Path, part_paths: Sequence[Path]) -> None:
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         if path.exists():
             shutil.copyfile(path, aside)
         with hdf5_to_write(aside, "r+" if path.exists() else "w", libver=FILE_VERSIONS) as whole:

@@ -9,7 +9,7 @@ from pipeline.manifest import Clip
 from pipeline.prepare.directory_scan import list_folders
 from pipeline.prepare.label_files import find_file, read_lines
 from pipeline.prepare.listing import Listing, ListingRequest, Published, ordered
-from pipeline.prepare.locating import Row, refuse_doubled
+from pipeline.prepare.locating import Row, check_unique_ids
 
 FOLDS = (1, 2, 3)
 VIDEO_FOLDERS = ("UCF-101", "UCF101", "videos", "")
@@ -46,7 +46,7 @@ def list_ucf101(request: ListingRequest) -> Listing:
         for split, path in present.items()
         for number, line in read_lines(path)
     ]
-    refuse_doubled(rows)
+    check_unique_ids(rows)
     where = video_folder(request.root, VIDEO_FOLDERS, classes)
     clips, faulty = clips_of(request.root, where, rows)
     notes = PUBLISHED[request.fold].differences(clips, len(classes))

@@ -9,7 +9,7 @@ from pipeline.store.object_store import ObjectStore
 from pipeline.store.sealed import unseal
 from pipeline.store.upgrade import OLD_TABLE_KEY, remove_leftovers
 
-OWN_NAMES = (ROOT_KEY, layout.RECORDS_FOLDER, "views", "frames")
+STORE_NAMES = (ROOT_KEY, layout.RECORDS_FOLDER, "views", "frames")
 
 
 def check_location_is_free(objects: ObjectStore) -> None:
@@ -20,13 +20,13 @@ def check_location_is_free(objects: ObjectStore) -> None:
     """
     # Empty folders are ignored, since a deleted store leaves some. Hidden files are locks.
     keys = (key for key in objects.sizes() if not any(part.startswith(".") for part in key.split("/")))
-    strangers = sorted({key.partition("/")[0] for key in keys})
+    others = sorted({key.partition("/")[0] for key in keys})
     if _has_table(objects):
         # These files belong to a store whose creation or deletion was interrupted.
-        strangers = [name for name in strangers if name not in OWN_NAMES]
-    if strangers:
+        others = [name for name in others if name not in STORE_NAMES]
+    if others:
         raise PipelineError(
-            f"{objects.location} is not empty and not a feature store (it contains '{strangers[0]}'). Give a new "
+            f"{objects.location} is not empty and not a feature store (it contains '{others[0]}'). Give a new "
             "folder with --store."
         )
 
@@ -46,7 +46,7 @@ def remove_store(objects: ObjectStore) -> None:
     objects.delete(layout.COPY_KEY)
     objects.delete(ROOT_KEY)
     for key in objects.sizes():
-        if key.partition("/")[0] in OWN_NAMES and key not in (layout.TABLE_KEY, *layout.LOCK_KEYS):
+        if key.partition("/")[0] in STORE_NAMES and key not in (layout.TABLE_KEY, *layout.LOCK_KEYS):
             objects.delete(key)
     remove_leftovers(objects)
     objects.delete(layout.TABLE_KEY)

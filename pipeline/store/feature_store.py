@@ -201,7 +201,7 @@ class FeatureStore:
                 )
         return record
 
-    def attributes_are_mended(self) -> None:
+    def clear_attribute_damage(self) -> None:
         """Drop the damage of the attributes after both copies were rewritten."""
         for key in self._attribute_damage:
             self.damage.pop(key, None)
@@ -244,8 +244,8 @@ class FeatureStore:
         found = {view for record in self.records.values() for view in record.views}
         return tuple(sorted(found, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))
 
-    def views_made(self) -> tuple[str, ...]:
-        """Views that have arrays, with or without a finished block."""
+    def array_views(self) -> tuple[str, ...]:
+        """Return the views that have arrays, with or without a finished block."""
         return tuple(sorted(filter(layout.is_view, self.objects.names("views"))))
 
     @property

@@ -134,13 +134,15 @@ def ensure_metadata(
     objects: ObjectStore, settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int
 ) -> None:
     """Write metadata of groups and arrays that is missing or damaged, or has fewer rows than the store."""
-    wanted = wanted_metadata(settings, views, num_rows, block_clips)
+    wanted = expected_metadata(settings, views, num_rows, block_clips)
     for (key, right), found in zip(wanted.items(), objects.get_many(list(wanted)), strict=True):
         if not is_same_metadata(found, right):
             objects.put(key, right)
 
 
-def wanted_metadata(settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int) -> dict[str, bytes]:
+def expected_metadata(
+    settings: StoreSettings, views: Iterable[str], num_rows: int, block_clips: int
+) -> dict[str, bytes]:
     """Return the metadata that a store needs below its root, by key."""
     wanted = {f"{RECORDS_FOLDER}/zarr.json": _records_metadata()}
     if settings.frames == "all":

@@ -22,7 +22,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import PipelineError
-from pipeline.files import UnwritableError, written_aside
+from pipeline.files import UnwritableError, atomic_path
 
 Phase = Callable[[str, str], None]
 """Callback with the name of a phase (decode, forward, write, move, mark) and of the clip or object it concerns."""
@@ -159,7 +159,7 @@ class LocalObjectStore(ObjectStore):
     def put(self, key: str, data: bytes, on_phase: Phase = no_phase) -> None:
         self._check_folders(key)
         try:
-            with written_aside(self.root / key, clears=False) as aside, open(aside, "wb") as file:
+            with atomic_path(self.root / key, clears=False) as aside, open(aside, "wb") as file:
                 half = len(data) // 2
                 file.write(memoryview(data)[:half])
                 on_phase("write", key)

@@ -40,7 +40,7 @@ def _damaged_metadata(store: FeatureStore) -> list[Corruption]:
 
 def _damaged_arrays(store: FeatureStore) -> list[Corruption]:
     num_rows = store.num_blocks * store.block_clips
-    wanted = layout.wanted_metadata(store.settings, store.views, num_rows, store.block_clips)
+    wanted = layout.expected_metadata(store.settings, store.views, num_rows, store.block_clips)
     found = zip(wanted.items(), store.objects.get_many(list(wanted)), strict=True)
     return [
         Corruption(-1, key, "is not the metadata that belongs to the store's settings")

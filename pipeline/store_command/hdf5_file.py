@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.hdf5_output import hdf5_to_write
 
 BLOCK_BYTES = 512
@@ -29,7 +29,7 @@ _HEADER = re.compile(rb"st-pipeline export sha256=([0-9a-f]{64}) bytes=(\d{1,20}
 @contextmanager
 def sealed_hdf5(path: Path) -> Iterator[h5py.File]:
     """Yield a new HDF5 file; if the block succeeds, write its digest and move it to `path`."""
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         with hdf5_to_write(aside, "w", userblock_size=BLOCK_BYTES) as file:
             yield file
         digest, num_bytes = _digest(aside)

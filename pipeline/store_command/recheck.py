@@ -10,7 +10,7 @@ from pipeline.errors import ClipError
 from pipeline.extract.blocks import located, sample_of_done
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.compute import RunnerConfig, capability_of, device_like
-from pipeline.extract.provenance import digest_of, is_there
+from pipeline.extract.provenance import clip_exists, digest_of
 from pipeline.extract.worker import Worker
 from pipeline.manifest import Manifest
 from pipeline.store.feature_store import FeatureStore
@@ -53,7 +53,7 @@ def recheck(store: FeatureStore, manifest: Manifest, *, weights: str, num_clips:
     worker: Worker | None = None
     for job in (located(sample, manifest) for sample in samples):
         clip = job.clips[0]
-        if not is_there(clip.location):
+        if not clip_exists(clip.location):
             ids["absent"].append(clip.clip_id)
         elif _digest(clip.location) != digests[clip.clip_id]:
             ids["changed"].append(clip.clip_id)

@@ -10,7 +10,7 @@ import click
 from pipeline.errors import PipelineError
 from pipeline.extract.compute import device_like
 from pipeline.extract.extract import extract_features
-from pipeline.extract.provenance import is_there
+from pipeline.extract.provenance import clip_exists
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.store import StoreVerifySettings
@@ -84,7 +84,7 @@ def _repair(
             "The manifest of this store is not at its recorded path; give it with --manifest to repair the store."
         )
     settings = store.settings
-    num_draws = sum(view != TEST_VIEW for view in store.views_made())
+    num_draws = sum(view != TEST_VIEW for view in store.array_views())
     blocks = {item.block for item in damage if item.block >= 0}
     _check_clips_are_there(store, source, blocks)
     num_failed = store.num_failed
@@ -128,7 +128,7 @@ def _check_clips_are_there(store: FeatureStore, source: Manifest, blocks: set[in
     """
     location_of = {clip.clip_id: source.locate(clip) for clip in source.clips}
     needed = [clip for clip in store.table() if clip.block in blocks and clip.status != FAILED]
-    absent = [clip for clip in needed if not is_there(location_of.get(clip.clip_id, ""))]
+    absent = [clip for clip in needed if not clip_exists(location_of.get(clip.clip_id, ""))]
     if absent:
         where = location_of.get(absent[0].clip_id, "not in the manifest")
         raise PipelineError(

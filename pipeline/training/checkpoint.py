@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 
 
 def write_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
     """Write a state with the digest of its settings."""
-    with written_aside(path) as aside:
+    with atomic_path(path) as aside:
         torch.save({"digest": digest, "state": state}, aside)
 
 

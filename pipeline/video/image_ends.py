@@ -107,9 +107,9 @@ def _missing_png_end(data: mmap.mmap) -> str | None:
     chunks = _png_chunks(data)
     if not chunks or chunks[-1][0] != b"IEND":
         return "the mark that ends a PNG is missing"
-    promised = next((int.from_bytes(data[start : start + 4], "big") for kind, start, _ in chunks if kind == b"acTL"), 0)
+    declared = next((int.from_bytes(data[start : start + 4], "big") for kind, start, _ in chunks if kind == b"acTL"), 0)
     num_frames = sum(kind == b"fcTL" for kind, _, _ in chunks)
-    return None if num_frames >= promised else f"it names {promised} frames, but {num_frames} are there"
+    return None if num_frames >= declared else f"its header declares {declared} frames, but it has {num_frames}"
 
 
 def _ends_with_jpg(data: mmap.mmap) -> bool:

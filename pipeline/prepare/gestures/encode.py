@@ -19,7 +19,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from pipeline.errors import PipelineError
-from pipeline.files import written_aside
+from pipeline.files import atomic_path
 from pipeline.shapes import check_shape
 
 FORMAT_OF_SUFFIX = {
@@ -65,7 +65,7 @@ def write_video(
     num_frames, height, width, _ = frames.shape
     rate = Fraction(fps).limit_denominator(1001)
     with (
-        written_aside(path) as aside,
+        atomic_path(path) as aside,
         # Bit-exact: no date, random id or version in the file.
         av.open(
             str(aside), "w", format=FORMAT_OF_SUFFIX[path.suffix.lower()], options={"fflags": "+bitexact"}

@@ -14,25 +14,27 @@ from pipeline.store.table import TableRow
 from pipeline.store.writer import TRAIN_SPLIT
 
 
-def mend(store: FeatureStore, wanted: Sequence[Clip]) -> tuple[str, ...]:
+def repair_metadata(store: FeatureStore, wanted: Sequence[Clip]) -> tuple[str, ...]:
     """Repair attributes and table of a store opened with `r+`, forget damaged records, and return messages about it.
 
     Forgotten blocks count as pending and are computed again. The table is rebuilt from the records, which name the clip
     of each row, and from the manifest; `assign_rows` completes and writes it.
     """
-    said = []
+    messages = []
     for key in sorted(store.damage.keys() & {ROOT_KEY, layout.COPY_KEY}):
         write_attributes(store.objects, store.attributes)
-        said.append(f"{key} of the store was damaged; it was restored from the other copy.")
-    store.attributes_are_mended()
+        messages.append(f"{key} of the store was damaged; it was restored from the other copy.")
+    store.clear_attribute_damage()
     if layout.TABLE_KEY in store.damage:
         store.rows = tuple(rows_of_records(store, wanted))
-        said.append(f"The table of clips was damaged; {len(store.rows):,} rows were rebuilt from records and manifest.")
+        messages.append(
+            f"The table of clips was damaged; {len(store.rows):,} rows were rebuilt from records and manifest."
+        )
     damaged = {layout.block_of_record(key) for key in store.damage} - {-1}
     if damaged:
         store.forget(damaged)
-        said.append(f"{len(damaged)} records of the store were damaged; their blocks are computed again.")
-    return tuple(said)
+        messages.append(f"{len(damaged)} records of the store were damaged; their blocks are computed again.")
+    return tuple(messages)
 
 
 def rows_of_records(store: FeatureStore, wanted: Sequence[Clip]) -> list[TableRow]:
