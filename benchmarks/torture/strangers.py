@@ -224,7 +224,7 @@ def commands_for(kind: str) -> tuple[str, ...]:
 
 
 def run(num_runs: int, seed: int, folder: Path) -> dict[str, dict[str, Outcome]]:
-    """Create untrusted files of each kind in turn, run the commands on each, and return outcomes by kind and command."""
+    """Create untrusted files of each kind in turn, run the commands on each, and count the outcomes."""
     outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in STRANGERS}
     study, place = folder / "study", folder / "run"
     study.mkdir()
