@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ import torch
 
 from pipeline.devices import num_cores
 from pipeline.files import UnwritableError, write_json
+
+logger = logging.getLogger(__name__)
 
 # bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could reverse it.
 MIN_GAIN = 1.3
@@ -34,14 +36,6 @@ MAX_SECONDS = 1.5  # of all rounds; the first round is always completed
 Step = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Seconds of each candidate, and whether they were measured just now."""
-
-    seconds: Mapping[str, float]
-    is_new: bool
-
-
 class Calibration:
     """Measurements of this machine, in one JSON file.
 
@@ -51,8 +45,10 @@ class Calibration:
     def __init__(self, path: Path | None = None) -> None:
         self.path = default_path() if path is None else path
 
-    def measure(self, what: str, sizes: Mapping[str, Any], candidates: Mapping[str, Callable[[], Step]]) -> Measurement:
-        """Return the seconds of each candidate, from the file if they are in it.
+    def measure(
+        self, what: str, sizes: Mapping[str, Any], candidates: Mapping[str, Callable[[], Step]]
+    ) -> dict[str, float]:
+        """Return the seconds of each candidate, from the file if they are in it; a new measurement is logged.
 
         what: name of the measurement, such as that of a head. sizes: other values that affect the time. candidates: for
             each name a function that prepares it and returns one step.
@@ -60,10 +56,12 @@ class Calibration:
         key = _key(what, sizes)
         known = self._read().get(key)
         if isinstance(known, dict) and known.keys() == candidates.keys():
-            return Measurement({name: float(value) for name, value in known.items()}, is_new=False)
+            return {name: float(value) for name, value in known.items()}
         seconds = measured_seconds({name: prepare() for name, prepare in candidates.items()})
         self._keep(key, seconds)
-        return Measurement(seconds, is_new=True)
+        steps = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items())
+        logger.info(f"Measured on this machine, a step of {what}: {steps}. Kept in {self.path}.")
+        return seconds
 
     def note(self, what: str, sizes: Mapping[str, Any], seconds: float | None) -> float:
         """Store seconds that were measured elsewhere, or return the stored ones; 0 if there are none."""
@@ -139,7 +137,7 @@ def multiplies_bfloat16_fast(device: str) -> bool:
     sizes = {"device": device_name(device), "threads": torch.get_num_threads()}
     names = ("float32", "bfloat16")
     steps = {name: _convolution(device, getattr(torch, name)) for name in names}
-    return choose_dtype(Calibration().measure("convolution", sizes, steps).seconds) == "bfloat16"
+    return choose_dtype(Calibration().measure("convolution", sizes, steps)) == "bfloat16"
 
 
 def device_name(device: str) -> str:

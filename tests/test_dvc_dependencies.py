@@ -139,5 +139,7 @@ def test_a_heads_digest_follows_its_own_file_alone() -> None:
 
 def test_dvc_can_read_every_dvc_yaml_of_the_repository() -> None:
     # DVC loads every file of this name, a template too.
-    listed = subprocess.run(["git", "ls-files", "*dvc.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "*dvc.yaml"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert {REPOSITORY / path for path in listed.stdout.split()} == set(DVC_FILES)

@@ -22,7 +22,9 @@ from pipeline.imports import ROOT, decides, deciding_modules, file_of
 from pipeline.init.render import StageFile, render_stages
 
 PREPARE = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
-MADE = "tools/dvc_dependencies.py writes this file from pipeline/init/templates/stages.yaml and the imports of the stages."
+MADE = (
+    "tools/dvc_dependencies.py writes this file from pipeline/init/templates/stages.yaml and the imports of the stages."
+)
 DEMO_HEADER = f"""\
 # clips -> manifest -> feature store -> fitted heads -> finetuned model -> table. Values stand in params.yaml; the
 # commands are the lines that people type. `ci/dvc.yaml` is the same file, read with the settings of `ci/params.yaml`

@@ -34,12 +34,12 @@ class BackboneSpeeds:
     def of_dtypes(self) -> dict[str, float]:
         """Seconds per batch in float32 and bfloat16, frozen but not compiled."""
         steps = {dtype: partial(self._step, dtype, "jit") for dtype in ("float32", "bfloat16")}
-        return dict(self.calibration.measure("backbone, types", self._sizes(), steps).seconds)
+        return self.calibration.measure("backbone, types", self._sizes(), steps)
 
     def of_jit(self, dtype: str) -> float:
         """Measure the seconds per batch, frozen but not compiled."""
         steps = {"jit": partial(self._step, dtype, "jit")}
-        return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps).seconds["jit"]
+        return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps)["jit"]
 
     def of_compiling(self, dtype: str) -> tuple[float, float]:
         """Measure the seconds to compile and per compiled batch; the first measurement compiles."""
@@ -52,7 +52,7 @@ class BackboneSpeeds:
             spent.append(time.perf_counter() - started_at)
             return step
 
-        batch = self.calibration.measure("backbone, inductor", key, {"inductor": compiled}).seconds["inductor"]
+        batch = self.calibration.measure("backbone, inductor", key, {"inductor": compiled})["inductor"]
         compiling = self.calibration.note("backbone, compiling", key, spent[0] if spent else None)
         return compiling, batch
 

@@ -78,7 +78,7 @@ def choose_compute(
         name: functools.partial(training_step, head_name, sizes, Runtime(chosen, name, threads))
         for name in ("float32", "bfloat16")
     }
-    seconds = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps).seconds
+    seconds = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps)
     return Runtime(chosen, choose_dtype(seconds), threads, num_loaders, tuple(seconds.items()))
 
 
@@ -114,7 +114,7 @@ def _choose_threads(head_name: str, device: torch.device, sizes: HeadSizes | Non
         for count in counts
     }
     found = calibration.measure(f"threads of head {head_name}", _key(sizes, device, cores), steps)
-    return choose_threads({int(name): seconds for name, seconds in found.seconds.items()})
+    return choose_threads({int(name): seconds for name, seconds in found.items()})
 
 
 def _key(sizes: HeadSizes, device: torch.device, threads: int) -> dict[str, Any]:

@@ -69,11 +69,6 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     threads = begun.get("threads") if request.threads is None else request.threads
     calibration = Calibration(settings.calibration)
     compute = choose_compute(request.head, request.device, precision, threads, settings.loaders, sizes, calibration)
-    if compute.measured:
-        seconds = ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in compute.measured)
-        logger.info(
-            f"{request.head}: {compute.precision}, because a step takes {seconds} on this machine ({calibration.path})"
-        )
     run = HeadRun(request.head, request.recipe, request.seeds, compute)
     return plan_run(run, data, request.out, settings.force)
 
