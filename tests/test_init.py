@@ -18,8 +18,8 @@ from pipeline.cli import cli
 from pipeline.init import command as init_command
 from pipeline.init import plan as planning
 from pipeline.init.folder import set_up_tools
-from pipeline.init.plan import estimate, head_seconds, make_plan
-from pipeline.init.rates import HEAD_SECONDS, BackboneRate
+from pipeline.init.plan import estimate, make_plan
+from pipeline.init.rates import HEAD_SECONDS, BackboneRate, Machine, measure_machine
 from pipeline.init.render import yaml_text
 from pipeline.init.survey import Survey
 from pipeline.registry import DATASET_NAMES, HEAD_NAMES
@@ -27,7 +27,11 @@ from pipeline.settings.init import InitSettings
 from tests.conftest import REPOSITORY
 from tests.test_pages import write_class_folders
 
-RATE = BackboneRate(frames_per_second=100.0, pooled_bytes=1_000, spatial_bytes=60_000)
+
+def machine(*backbones: str, scale: float = 1.0) -> Machine:
+    """Return a machine of two cores on which each backbone runs 100 frames per second."""
+    rate = BackboneRate(frames_per_second=100.0, pooled_bytes=1_000, spatial_bytes=60_000)
+    return Machine(dict.fromkeys(backbones, rate), cores=2, small_scale=scale, parallel_scale=scale)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no backbone, and run neither Git nor DVC, except in the tests that take `tools`."""
-    monkeypatch.setattr(init_command, "measure_backbone", lambda name, device: RATE)
+    monkeypatch.setattr(init_command, "measure_machine", lambda names, device: machine(*names))
     monkeypatch.setattr(init_command, "set_up_tools", lambda folder: [])
 
 
@@ -222,31 +226,30 @@ def test_values_survive_yaml(value: object) -> None:
     assert yaml.safe_load(f"key: {yaml_text(value)}\nnext: 1\n") == {"key": value, "next": 1}
 
 
-def chosen(num_train: int, monkeypatch: pytest.MonkeyPatch, **given_settings: Any) -> planning.Plan:
-    monkeypatch.setattr(planning, "num_cores", lambda: 2)
+def chosen(num_train: int, **given_settings: Any) -> planning.Plan:
     found = Survey(num_train=num_train, num_clips=num_train * 5 // 4, num_classes=4, decode_seconds=0.01)
-    return make_plan(InitSettings(root=Path("c"), **given_settings), found, {"squeezenet": RATE}, 1.0)
+    return make_plan(InitSettings(root=Path("c"), **given_settings), found, machine("squeezenet"))
 
 
-def test_the_plan_follows_the_number_of_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    small, large = (chosen(count, monkeypatch) for count in (100, 100_000))
+def test_the_plan_follows_the_number_of_clips() -> None:
+    small, large = (chosen(count) for count in (100, 100_000))
     assert (small.seeds, small.epochs, small.batch_size, small.views) == (3, 30, 16, 4)
     assert (large.epochs, large.batch_size, large.views) == (15, 64, 1)
     assert {*planning.LEAST_HEADS} <= {*small.heads}
     assert "convlstm" in small.left_out
     assert small.maps == ("pooled",)
     assert {*small.heads, *small.left_out} == {*HEAD_NAMES}
-    assert chosen(100, monkeypatch, minutes=100_000).heads == HEAD_NAMES
-    short = chosen(100, monkeypatch, minutes=0)
+    assert chosen(100, minutes=100_000).heads == HEAD_NAMES
+    short = chosen(100, minutes=0)
     assert (short.seeds, set(short.heads)) == (1, set(planning.LEAST_HEADS))
-    named = chosen(100, monkeypatch, head=("convlstm",), seeds=2, epochs=7, views=0, batch_size=3)
+    named = chosen(100, head=("convlstm",), seeds=2, epochs=7, views=0, batch_size=3)
     assert (named.heads, named.seeds, named.epochs, named.views, named.batch_size) == (("convlstm",), 2, 7, 0, 3)
 
 
-def test_the_estimate_is_that_of_a_calculation_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = chosen(100, monkeypatch, head=("mlp", "fcn3d"), epochs=10, seeds=3, views=1)
+def test_the_estimate_is_that_of_a_calculation_by_hand() -> None:
+    plan = chosen(100, head=("mlp", "fcn3d"), epochs=10, seeds=3, views=1)
     found = Survey(num_train=100, num_clips=125, num_classes=4, decode_seconds=0.02)
-    taken = estimate(plan, found, {"squeezenet": RATE}, 8, scale=2.0)
+    taken = estimate(plan, found, machine("squeezenet", scale=2.0), 8)
     # 125 test views and 100 training views of 8 frames; 2 starts of 6 s, 2.5 core-seconds of decoding on two cores.
     assert taken.extract_seconds == pytest.approx(12 + 1.25 + 1_800 / 100)
     assert taken.store_bytes == 1_800 * 61_000
@@ -254,8 +257,18 @@ def test_the_estimate_is_that_of_a_calculation_by_hand(monkeypatch: pytest.Monke
     steps = 3_000 * 2.0 / 2
     assert taken.fit_seconds == pytest.approx(12 + steps * (HEAD_SECONDS["mlp"] + HEAD_SECONDS["fcn3d"]))
     # A single seed of a small head uses one core.
-    assert head_seconds("mlp", 1_000, 1, 1.0) == pytest.approx(6 + 1_000 * HEAD_SECONDS["mlp"])
+    assert machine().head_seconds("mlp", 1_000, 1) == pytest.approx(6 + 1_000 * HEAD_SECONDS["mlp"])
 
 
 def test_every_head_has_a_rate() -> None:
     assert tuple(sorted(HEAD_SECONDS)) == tuple(sorted(HEAD_NAMES))
+
+
+def test_the_machine_is_measured() -> None:
+    found = measure_machine(["squeezenet"], "cpu")
+    rate = found.backbones["squeezenet"]
+    # 512 channels of 13 x 13, two bytes each.
+    assert rate.pooled_bytes == 1_024
+    assert rate.spatial_bytes == pytest.approx(1_024 * 169 * 0.35, abs=1)
+    assert 1 < rate.frames_per_second < 100_000
+    assert found.small_scale == found.parallel_scale > 0

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.prepare.gestures.encode import write_video
+from pipeline.registry import HEAD_NAMES
 from tests.conftest import REPOSITORY
 from tests.support.repository_copy import copy_repository
 
@@ -76,9 +77,8 @@ def metrics_below(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.timeout(900)
-def test_a_study_gives_the_same_numbers_in_the_repository_and_in_an_empty_folder(home: Path, tmp_path: Path) -> None:
-    set_up, study = blocks(README, "Your own data")
-    assert set_up.split("#")[0].strip() == "make setup"
+def test_by_hand_gives_the_same_numbers_in_the_repository_and_in_an_empty_folder(home: Path, tmp_path: Path) -> None:
+    (study,) = blocks(OWN_DATA, "By hand")
     inside, empty = copy_repository(tmp_path / "repository"), tmp_path / "empty"
     empty.mkdir()
     committed = metrics_below(inside / "results")
@@ -95,25 +95,14 @@ def test_a_study_gives_the_same_numbers_in_the_repository_and_in_an_empty_folder
 
 
 @pytest.mark.timeout(900)
-def test_own_clips_of_the_quick_start(home: Path, tmp_path: Path) -> None:
-    (script,) = blocks(QUICK_START, "Your own clips")
-    type_in(script, tmp_path, home)
-    assert len(metrics_below(tmp_path / "results" / "mine")) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_own_data_step_by_step(home: Path, tmp_path: Path) -> None:
-    (script,) = blocks(OWN_DATA, "Step by step")
-    type_in(script, copy_repository(tmp_path / "repository"), home)
-    assert len(metrics_below(tmp_path / "repository" / "results" / "mine")) == 9
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_demo_by_hand(home: Path, tmp_path: Path) -> None:
-    (script,) = blocks(QUICK_START, "The same steps by hand")
-    type_in(script, copy_repository(tmp_path / "repository"), home)
+def test_own_data_of_the_readme(home: Path, tmp_path: Path) -> None:
+    set_up, study = blocks(README, "Your own data")
+    assert set_up.split("#")[0].strip() == "make setup"
+    quick = "pipeline init ~/clips --weights bundled --head mlp,trn --seeds 1 --epochs 2 --views 1"
+    printed = type_in(study.replace("pipeline init ~/clips", quick), tmp_path, home)
+    assert "18 clips (15 for training) of 3 classes" in printed
+    assert "lift/00" in printed
+    assert len(metrics_below(tmp_path / "results")) == 2
 
 
 @pytest.mark.slow
@@ -121,24 +110,27 @@ def test_the_demo_by_hand(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("backbone", "weights"), [("squeezenet", "bundled"), ("torchvision:resnet18", "random"), ("squeezenet", "file")]
 )
-def test_own_data_with_dvc(home: Path, tmp_path: Path, backbone: str, weights: str) -> None:
-    repository = copy_repository(tmp_path / "repository")
-    type_in(
-        "git init --quiet && git add . && git -c user.name=a -c user.email=a@b commit --quiet -m a", repository, home
-    )
-    run, copy = blocks(OWN_DATA, "With DVC")
-    profile = repository / "profiles" / "mine" / "params.yaml"
+def test_from_clips_to_a_decision(home: Path, tmp_path: Path, backbone: str, weights: str) -> None:
+    (script,) = blocks(OWN_DATA, "From clips to a decision")
     if weights == "file":
         weights = str(REPOSITORY / "pipeline" / "backbones" / "bundled" / "squeezenet.safetensors")
-    text = profile.read_text(encoding="utf-8")
-    text = text.replace("[squeezenet]", f'["{backbone}"]').replace("backbone: squeezenet", f'backbone: "{backbone}"')
-    text = text.replace("weights: imagenet", f"weights: {weights}").replace("trn, rnn_tanh, rnn_relu, ", "")
-    profile.write_text(text, encoding="utf-8")
-    type_in(run, repository, home)
-    assert f"| {backbone} " in (
-        repository / "results" / "mine" / "compare" / "table.md"
-    ).read_text() or backbone in str(list((repository / "results" / "mine" / "fit_head").iterdir()))
-    type_in(copy, repository, home)
-    other = (repository / "profiles" / "gestures2" / "params.yaml").read_text(encoding="utf-8")
-    assert "results: ../../results/gestures2" in other
-    assert "mine" not in other
+    script = script.replace("--weights imagenet", f"--weights {weights} --backbone {backbone} --epochs 2 --seeds 1")
+    type_in(script, tmp_path, home)
+    table = (tmp_path / "study" / "results" / "compare" / "table.md").read_text(encoding="utf-8")
+    assert sum(f"| {head} " in table for head in HEAD_NAMES) >= 4
+    assert (tmp_path / "study" / "results" / "fit_head" / f"{backbone}-trn" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_own_clips_of_the_quick_start(home: Path, tmp_path: Path) -> None:
+    (script,) = blocks(QUICK_START, "Your own clips")
+    type_in(script, tmp_path, home)
+    assert len(metrics_below(tmp_path / "study" / "results")) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_by_hand(home: Path, tmp_path: Path) -> None:
+    (script,) = blocks(QUICK_START, "The same steps by hand")
+    type_in(script, copy_repository(tmp_path / "repository"), home)

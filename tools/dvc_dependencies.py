@@ -42,7 +42,6 @@ STAGE_FILES = {
     "ci/dvc.yaml": True,
     "profiles/jester/dvc.yaml": False,
     "profiles/something-v2/dvc.yaml": False,
-    "profiles/mine/dvc.yaml": False,
 }
 COPIES = {
     "pipeline/init/templates/demo.yaml": "params.yaml",

@@ -15,7 +15,7 @@ import click
 from pipeline.errors import PipelineError
 from pipeline.init.folder import README, check_free, set_up_tools, write_files
 from pipeline.init.plan import Plan, estimate, make_plan
-from pipeline.init.rates import REFERENCE_BACKBONE, BackboneRate, head_scale, measure_backbone
+from pipeline.init.rates import Machine, measure_machine
 from pipeline.init.render import StageFile, render, render_stages, template_text
 from pipeline.init.summary import summary, time_text
 from pipeline.init.survey import Survey, list_clips, survey
@@ -57,17 +57,16 @@ def init(settings: InitSettings) -> None:
     listing, request = list_clips(settings, root)
     found = survey(listing, root, settings.num_segments)
     logger.info("Measuring the speed of this machine for the estimate.")
-    rates = {backbone: measure_backbone(backbone, settings.device) for backbone in settings.backbone}
-    scale = head_scale(rates.get(REFERENCE_BACKBONE) or measure_backbone(REFERENCE_BACKBONE, "cpu"))
-    plan = make_plan(settings, found, rates, scale)
-    values = _values(settings, plan, found, rates, name, manifest)
+    machine = measure_machine(settings.backbone, settings.device)
+    plan = make_plan(settings, found, machine)
+    values = _values(settings, plan, found, machine, name, manifest)
     stages = StageFile(
         HEADER, "pipeline prepare", "read" if found.is_hashed else "apart", finetunes=settings.finetune is not None
     )
     texts = {PARAMS: render(PARAMS, **values), STAGES: render_stages(stages), README: render(README, **values)}
     write_listing(listing, request, folder / manifest, None)
     _print([*write_files(folder, texts), *set_up_tools(folder)])
-    click.echo(summary(found, plan, rates, estimate(plan, found, rates, settings.num_segments, scale)))
+    click.echo(summary(found, plan, machine, estimate(plan, found, machine, settings.num_segments)))
     click.echo(f"\nNext: {_enter(folder)}dvc repro")
 
 
@@ -87,7 +86,7 @@ def place_in(folder: Path, path: Path) -> str:
 
 
 def _values(
-    settings: InitSettings, plan: Plan, found: Survey, rates: dict[str, BackboneRate], name: str, manifest: Path
+    settings: InitSettings, plan: Plan, found: Survey, machine: Machine, name: str, manifest: Path
 ) -> dict[str, Any]:
     """Return what the templates are filled in with."""
     assert settings.root is not None
@@ -124,7 +123,7 @@ def _values(
         "num_segments": settings.num_segments,
         "views": plan.views,
         "maps": plan.maps,
-        "spatial_factor": max(1 + rate.spatial_bytes // rate.pooled_bytes for rate in rates.values()),
+        "spatial_factor": max(1 + rate.spatial_bytes // rate.pooled_bytes for rate in machine.backbones.values()),
         "device": settings.device,
         "seeds": plan.seeds,
         "epochs": plan.epochs,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.devices import num_cores
-from pipeline.init.rates import HEAD_SECONDS, PARALLEL_HEADS, SPATIAL_HEADS, BackboneRate
+from pipeline.init.rates import PARALLEL_HEADS, SPATIAL_HEADS, START_SECONDS, Machine
 from pipeline.init.survey import Survey
 from pipeline.registry import HEAD_NAMES
 from pipeline.settings.init import InitSettings
@@ -16,8 +15,6 @@ MANY_VIEWS, FEW_VIEWS = 4, 1
 LEAST_SECONDS = 300.0
 # Fitted whatever --minutes says: without order, with little, with all pairs, recurrent.
 LEAST_HEADS = ("tsn", "mlp", "gru", "trn")
-# Seconds to start a command of a stage, which imports torch, and those of `compare`.
-START_SECONDS = 6.0
 COMPARE_SECONDS = 20.0
 MODEL_BYTES = 12_000_000  # in the results and in DVC's cache
 
@@ -56,23 +53,22 @@ class Estimate:
         return self.extract_seconds + self.fit_seconds + self.other_seconds
 
 
-def make_plan(settings: InitSettings, found: Survey, rates: Mapping[str, BackboneRate], scale: float) -> Plan:
+def make_plan(settings: InitSettings, found: Survey, machine: Machine) -> Plan:
     """Choose what the settings leave open.
 
-    scale: how many times as slow as the reference one core is (`rates.head_scale`). Heads are taken in the order of
-    their time while their sum stays below `minutes`. If the recurrent and other small heads with three seeds do not
-    fit, each head gets one seed.
+    Heads are taken in the order of their time while their sum stays below `minutes`. If the small heads with three
+    seeds do not fit, each head gets one seed.
     """
     is_large = found.num_train >= MANY_CLIPS
     epochs = settings.epochs or (15 if is_large else 30)
     views = settings.views if settings.views is not None else FEW_VIEWS if is_large else MANY_VIEWS
     batch_size = settings.batch_size or (64 if is_large else 16)
-    limit = max(LEAST_SECONDS, extract_seconds(found, rates, settings.num_segments, views))
+    limit = max(LEAST_SECONDS, extract_seconds(found, machine, settings.num_segments, views))
     if settings.minutes is not None:
         limit = settings.minutes * 60
 
     def seconds_of(head: str, seeds: int) -> float:
-        return len(rates) * head_seconds(head, found.num_train * epochs, seeds, scale)
+        return len(machine.backbones) * machine.head_seconds(head, found.num_train * epochs, seeds)
 
     small = [head for head in HEAD_NAMES if head not in PARALLEL_HEADS]
     seeds = settings.seeds or (3 if sum(seconds_of(head, 3) for head in small) <= limit else 1)
@@ -90,27 +86,22 @@ def make_plan(settings: InitSettings, found: Survey, rates: Mapping[str, Backbon
     return Plan(_in_order(chosen), left_out, seeds, epochs, batch_size, views)
 
 
-def head_seconds(head: str, num_clips: int, seeds: int, scale: float) -> float:
-    """Return the seconds to fit a head: `num_clips` training steps of one clip for each seed, and its start."""
-    cores = num_cores() if head in PARALLEL_HEADS else min(num_cores(), seeds)
-    return START_SECONDS + HEAD_SECONDS[head] * scale * num_clips * seeds / cores
-
-
-def extract_seconds(found: Survey, rates: Mapping[str, BackboneRate], num_segments: int, views: int) -> float:
+def extract_seconds(found: Survey, machine: Machine, num_segments: int, views: int) -> float:
     """Return the seconds to decode the clips and to run the backbones over the frames of their views."""
-    decode_seconds = found.num_clips * (found.decode_seconds or 0.0) / num_cores()
+    decode_seconds = found.num_clips * (found.decode_seconds or 0.0) / machine.cores
     num_frames = found.num_views(views) * num_segments
-    return sum(2 * START_SECONDS + decode_seconds + num_frames / rate.frames_per_second for rate in rates.values())
-
-
-def estimate(plan: Plan, found: Survey, rates: Mapping[str, BackboneRate], num_segments: int, scale: float) -> Estimate:
-    """Return the time and space of a plan on this machine, if nothing else uses it."""
-    fits = [head_seconds(head, found.num_train * plan.epochs, plan.seeds, scale) for head in plan.heads]
-    frame_bytes = sum(
-        rate.pooled_bytes + (rate.spatial_bytes if "spatial" in plan.maps else 0) for rate in rates.values()
+    return sum(
+        2 * START_SECONDS + decode_seconds + num_frames / rate.frames_per_second for rate in machine.backbones.values()
     )
+
+
+def estimate(plan: Plan, found: Survey, machine: Machine, num_segments: int) -> Estimate:
+    """Return the time and space of a plan on this machine, if nothing else uses it."""
+    rates = machine.backbones.values()
+    fits = [machine.head_seconds(head, found.num_train * plan.epochs, plan.seeds) for head in plan.heads]
+    frame_bytes = sum(rate.pooled_bytes + (rate.spatial_bytes if "spatial" in plan.maps else 0) for rate in rates)
     return Estimate(
-        extract_seconds=extract_seconds(found, rates, num_segments, plan.views),
+        extract_seconds=extract_seconds(found, machine, num_segments, plan.views),
         fit_seconds=len(rates) * sum(fits),
         other_seconds=START_SECONDS + COMPARE_SECONDS,
         store_bytes=found.num_views(plan.views) * num_segments * frame_bytes,

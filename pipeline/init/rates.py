@@ -1,8 +1,9 @@
-"""Speed of this machine, as far as an estimate needs it: one measurement of the backbone, and a table of heads."""
+"""Speed of this machine, as far as an estimate needs it: a measurement of the backbones, and a table of heads."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.devices import find_device, fixed_threads, num_cores
@@ -29,6 +30,9 @@ REFERENCE_BACKBONE = "squeezenet"
 SPATIAL_HEADS = frozenset({"convlstm", "fcn3d"})
 PARALLEL_HEADS = SPATIAL_HEADS | {"fcn2d"}
 
+# Seconds to start a command of a stage, which imports torch.
+START_SECONDS = 6.0
+
 NUM_FRAMES = 8
 MIN_SECONDS = 0.4
 
@@ -40,6 +44,47 @@ class BackboneRate:
     frames_per_second: float
     pooled_bytes: int
     spatial_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Speeds of the machine.
+
+    backbones: by name. small_scale, parallel_scale: how many times as long as on one reference core a step of a small
+        head takes on one core here, and that of a head in `PARALLEL_HEADS` on the device (on the CPU: on one core).
+    """
+
+    backbones: Mapping[str, BackboneRate]
+    cores: int
+    small_scale: float
+    parallel_scale: float
+
+    def head_seconds(self, head: str, num_clips: int, seeds: int) -> float:
+        """Return the seconds to fit a head: its start, and `num_clips` training steps of one clip for each seed."""
+        if head in PARALLEL_HEADS:
+            scale, cores = self.parallel_scale, self.cores
+        else:
+            scale, cores = self.small_scale, min(self.cores, seeds)
+        return START_SECONDS + HEAD_SECONDS[head] * scale * num_clips * seeds / cores
+
+
+def measure_machine(backbones: Sequence[str], device: str) -> Machine:
+    """Run each backbone on the device, and the reference backbone, for a moment.
+
+    Raises:
+        PipelineError: a backbone or the device is unknown.
+    """
+    rates = {name: measure_backbone(name, device) for name in backbones}
+    reference = REFERENCE_BACKBONE
+    on_device = rates.get(reference) or measure_backbone(reference, device)
+    on_cpu = on_device if device == "cpu" else measure_backbone(reference, "cpu")
+    cores = num_cores()
+    return Machine(
+        backbones=rates,
+        cores=cores,
+        small_scale=REFERENCE_FRAMES * cores / on_cpu.frames_per_second,
+        parallel_scale=REFERENCE_FRAMES * cores / on_device.frames_per_second,
+    )
 
 
 def measure_backbone(name: str, device: str) -> BackboneRate:
@@ -72,8 +117,3 @@ def measure_backbone(name: str, device: str) -> BackboneRate:
     num_values = backbone.channels * backbone.map_size**2
     # Of maps after a ReLU about 70 % are zeros: compressed, they take about 0.35 of their size.
     return BackboneRate(rate, pooled_bytes=2 * backbone.channels, spatial_bytes=round(2 * num_values * 0.35))
-
-
-def head_scale(rate: BackboneRate) -> float:
-    """Return how many times as slow as the reference one core of this machine is, by the rate of SqueezeNet."""
-    return REFERENCE_FRAMES / (rate.frames_per_second / num_cores())

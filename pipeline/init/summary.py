@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.devices import num_cores
 from pipeline.init.plan import Estimate, Plan
-from pipeline.init.rates import BackboneRate
+from pipeline.init.rates import Machine
 from pipeline.init.survey import Survey
 
 
@@ -30,18 +29,18 @@ def size_text(num_bytes: float) -> str:
     return f"{max(num_bytes / 1e6, 1):.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
 
 
-def summary(found: Survey, plan: Plan, rates: dict[str, BackboneRate], taken: Estimate) -> str:
+def summary(found: Survey, plan: Plan, machine: Machine, taken: Estimate) -> str:
     """Return the plan with the estimate of each stage."""
-    fits = f"{len(plan.heads) * len(rates)} heads x {plan.seeds} seeds x {plan.epochs} epochs"
+    fits = f"{len(plan.heads) * len(machine.backbones)} heads x {plan.seeds} seeds x {plan.epochs} epochs"
     rows = [
-        ("extract", f"{', '.join(rates)}; {plan.views} views", taken.extract_seconds, taken.store_bytes),
+        ("extract", f"{', '.join(machine.backbones)}; {plan.views} views", taken.extract_seconds, taken.store_bytes),
         ("fit_head", fits, taken.fit_seconds, taken.model_bytes),
         ("others", "", taken.other_seconds, 0.0),
         ("together", "", taken.seconds, taken.store_bytes + taken.model_bytes),
     ]
     lines = [
         f"{found.num_clips:,} clips ({found.num_train:,} for training) of {found.num_classes:,} classes. "
-        f"Estimate for {num_cores()} cores, if nothing else uses them; times may be wrong by a factor of 2:"
+        f"Estimate for {machine.cores} cores, if nothing else uses them; times may be wrong by a factor of 2:"
     ]
     for stage, what, seconds, num_bytes in rows:
         space = size_text(num_bytes) if num_bytes else ""
