@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no backbone, and run neither Git nor DVC, except in the tests that take `tools`."""
-    monkeypatch.setattr(init_command, "measure_machine", lambda names, device: machine(*names))
+    monkeypatch.setattr(init_command, "measure_machine", lambda names, device, map_size: machine(*names))
     monkeypatch.setattr(init_command, "set_up_tools", lambda folder: [])
 
 
@@ -265,10 +266,19 @@ def test_every_head_has_a_rate() -> None:
 
 
 def test_the_machine_is_measured() -> None:
-    found = measure_machine(["squeezenet"], "cpu")
-    rate = found.backbones["squeezenet"]
-    # 512 channels of 13 x 13, two bytes each.
-    assert rate.pooled_bytes == 1_024
-    assert rate.spatial_bytes == pytest.approx(1_024 * 169 * 0.35, abs=1)
-    assert 1 < rate.frames_per_second < 100_000
-    assert found.small_scale == found.parallel_scale > 0
+    whole, averaged = (measure_machine(["squeezenet"], "cpu", size) for size in (0, 4))
+    for found, size, share in ((whole, 13, 0.35), (averaged, 4, 0.85)):
+        rate = found.backbones["squeezenet"]
+        # 512 channels, two bytes each.
+        assert rate.pooled_bytes == 1_024
+        assert rate.spatial_bytes == pytest.approx(1_024 * size**2 * share, abs=1)
+        assert 1 < rate.frames_per_second < 100_000
+        assert found.map_size == size
+        assert found.small_scale == found.parallel_scale > 0
+
+
+def test_small_maps_make_spatial_heads_fast_and_no_other() -> None:
+    small = dataclasses.replace(machine(), map_size=4)
+    for head in HEAD_NAMES:
+        ratio = (small.head_seconds(head, 10**6, 1) - 6) / (machine().head_seconds(head, 10**6, 1) - 6)
+        assert ratio == pytest.approx(16 / 169 if head in ("convlstm", "fcn3d") else 1)

@@ -57,7 +57,7 @@ def init(settings: InitSettings) -> None:
     listing, request = list_clips(settings, root)
     found = survey(listing, root, settings.num_segments)
     logger.info("Measuring the speed of this machine for the estimate.")
-    machine = measure_machine(settings.backbone, settings.device)
+    machine = measure_machine(settings.backbone, settings.device, settings.map_size)
     plan = make_plan(settings, found, machine)
     values = _values(settings, plan, found, machine, name, manifest)
     stages = StageFile(
@@ -123,6 +123,7 @@ def _values(
         "num_segments": settings.num_segments,
         "views": plan.views,
         "maps": plan.maps,
+        "map_size": settings.map_size,
         "spatial_factor": max(1 + rate.spatial_bytes // rate.pooled_bytes for rate in machine.backbones.values()),
         "device": settings.device,
         "seeds": plan.seeds,

@@ -26,6 +26,7 @@ HEAD_SECONDS = {
 }
 REFERENCE_FRAMES = 27.0
 REFERENCE_BACKBONE = "squeezenet"
+REFERENCE_MAP_SIZE = 13
 # Heads that read spatial maps; with `fcn2d` those whose fits use all cores, the others use one core for each seed.
 SPATIAL_HEADS = frozenset({"convlstm", "fcn3d"})
 PARALLEL_HEADS = SPATIAL_HEADS | {"fcn2d"}
@@ -39,11 +40,12 @@ MIN_SECONDS = 0.4
 
 @dataclass(frozen=True)
 class BackboneRate:
-    """Speed of a backbone on the device, and sizes of its features of one frame in bytes."""
+    """Speed of a backbone on the device, sizes of its features of one frame in bytes, and size of its stored maps."""
 
     frames_per_second: float
     pooled_bytes: int
     spatial_bytes: int
+    map_size: int = REFERENCE_MAP_SIZE
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class Machine:
 
     backbones: by name. small_scale, parallel_scale: how many times as long as on one reference core a step of a small
         head takes on one core here, and that of a head in `PARALLEL_HEADS` on the device (on the CPU: on one core).
+    map_size: height and width of the spatial maps.
     """
 
     backbones: Mapping[str, BackboneRate]
     cores: int
     small_scale: float
     parallel_scale: float
+    map_size: int = REFERENCE_MAP_SIZE
 
     def head_seconds(self, head: str, num_clips: int, seeds: int) -> float:
         """Return the seconds to fit a head: its start, and `num_clips` training steps of one clip for each seed."""
@@ -65,29 +69,34 @@ class Machine:
             scale, cores = self.parallel_scale, self.cores
         else:
             scale, cores = self.small_scale, min(self.cores, seeds)
+        if head in SPATIAL_HEADS:
+            scale *= (self.map_size / REFERENCE_MAP_SIZE) ** 2
         return START_SECONDS + HEAD_SECONDS[head] * scale * num_clips * seeds / cores
 
 
-def measure_machine(backbones: Sequence[str], device: str) -> Machine:
+def measure_machine(backbones: Sequence[str], device: str, map_size: int) -> Machine:
     """Run each backbone on the device, and the reference backbone, for a moment.
+
+    map_size: height and width to which spatial maps are averaged; 0: those of the backbone.
 
     Raises:
         PipelineError: a backbone or the device is unknown.
     """
-    rates = {name: measure_backbone(name, device) for name in backbones}
+    rates = {name: measure_backbone(name, device, map_size) for name in backbones}
     reference = REFERENCE_BACKBONE
-    on_device = rates.get(reference) or measure_backbone(reference, device)
-    on_cpu = on_device if device == "cpu" else measure_backbone(reference, "cpu")
+    on_device = rates.get(reference) or measure_backbone(reference, device, map_size)
+    on_cpu = on_device if device == "cpu" else measure_backbone(reference, "cpu", map_size)
     cores = num_cores()
     return Machine(
         backbones=rates,
         cores=cores,
         small_scale=REFERENCE_FRAMES * cores / on_cpu.frames_per_second,
         parallel_scale=REFERENCE_FRAMES * cores / on_device.frames_per_second,
+        map_size=max(rate.map_size for rate in rates.values()),
     )
 
 
-def measure_backbone(name: str, device: str) -> BackboneRate:
+def measure_backbone(name: str, device: str, map_size: int) -> BackboneRate:
     """Run a backbone with random weights for a moment.
 
     Raises:
@@ -114,6 +123,12 @@ def measure_backbone(name: str, device: str) -> BackboneRate:
             finish(device)
             num_runs += 1
     rate = NUM_FRAMES * num_runs / (clock() - before) * (num_cores() if is_cpu else 1)
-    num_values = backbone.channels * backbone.map_size**2
-    # Of maps after a ReLU about 70 % are zeros: compressed, they take about 0.35 of their size.
-    return BackboneRate(rate, pooled_bytes=2 * backbone.channels, spatial_bytes=round(2 * num_values * 0.35))
+    size = map_size or backbone.map_size
+    # Of maps after a ReLU about 70 % are zeros, of averaged ones few: compressed, they take that much of their size.
+    share = 0.85 if map_size else 0.35
+    return BackboneRate(
+        rate,
+        pooled_bytes=2 * backbone.channels,
+        spatial_bytes=round(2 * backbone.channels * size**2 * share),
+        map_size=size,
+    )

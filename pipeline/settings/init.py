@@ -33,6 +33,10 @@ class InitSettings(Settings):
     views: int | None = option(
         None, "Number of training views of each clip.  [default: by the number of clips]", minimum=0
     )
+    map_size: int = option(
+        4, "Height and width to which spatial maps are averaged, so that spatial heads fit faster; 0: not at all.",
+        minimum=0,
+    )  # fmt: skip
     head: tuple[str, ...] = option(
         (),
         f"Heads to compare, separated by commas: all, or some of {', '.join(HEAD_NAMES)}.  "
