@@ -37,7 +37,6 @@ def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STE
     rng = random.Random(seed)
     outcomes = {name: Outcome() for name in names}
     study, place = folder / "study", folder / "run"
-    study.mkdir()
     with Commands() as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)

@@ -45,8 +45,7 @@ def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STE
     kinds = [kind for kind in SHORTAGES if kind != "disk" or _can_mount(folder)]
     outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in kinds}
     study, place = folder / "study", folder / "run"
-    for path in (study, place):
-        path.mkdir()
+    place.mkdir(exist_ok=True)
     with Commands() as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
@@ -123,7 +122,7 @@ def _nothing() -> Iterator[None]:
 
 def _can_mount(folder: Path) -> bool:
     try:
-        (folder / "disk").mkdir()
+        (folder / "disk").mkdir(exist_ok=True)
         with _disk(folder / "disk"):
             return True
     except (OSError, subprocess.CalledProcessError):

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,15 +223,16 @@ def commands_for(kind: str) -> tuple[str, ...]:
     return ("evaluate",) if kind == "model" else tuple(name for name in COMMANDS if name != "store import")
 
 
-def run(num_runs: int, seed: int, folder: Path) -> dict[str, dict[str, Outcome]]:
+def run(
+    num_runs: int, seed: int, folder: Path, kinds: Sequence[str] = tuple(STRANGERS)
+) -> dict[str, dict[str, Outcome]]:
     """Create untrusted files of each kind in turn, run the commands on each, and count the outcomes."""
-    outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in STRANGERS}
+    outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in kinds}
     study, place = folder / "study", folder / "run"
-    study.mkdir()
     with Commands() as commands:
         make_study(commands, study)
         for number in range(num_runs):
-            kind = list(STRANGERS)[number % len(STRANGERS)]
+            kind = kinds[number % len(kinds)]
             for name in commands_for(kind):
                 # Each command gets the same unchanged copy.
                 _make(study, place, kind, random.Random(f"{seed}-{number}"))

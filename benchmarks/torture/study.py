@@ -59,7 +59,9 @@ STEPS = {
 
 
 def make_study(commands: Commands, folder: Path) -> None:
-    """Write clips, a store, a damaged copy of it, its export, and fitted heads."""
+    """Write clips, a store, a damaged copy of it, its export, and fitted heads; an existing study is used again."""
+    if folder.is_dir():
+        return
     write_clips(folder)
     made = [
         (*_EXTRACT, "--store", STORE, "--workers", "0"),
