@@ -35,7 +35,7 @@ PRELOADED = (
     "av", "h5py", "PIL.Image", "distributed", "pandas", "matplotlib.figure",
 )  # fmt: skip
 OUTPUT, SCRATCH = "output.txt", "tmp"
-TIMEOUT_SECONDS = 180.0
+START_SECONDS, TIMEOUT_SECONDS = 600.0, 180.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Commands:
             bufsize=1,
             env=environment,
         )
-        self._read(TIMEOUT_SECONDS)
+        self._read(START_SECONDS)
         return self
 
     def __exit__(self, *exception: object) -> None:

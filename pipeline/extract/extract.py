@@ -227,7 +227,7 @@ def resolve_settings(
         allow_squeezenet_weights=request.allow_squeezenet_weights,
         swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
         decode_threads=request.decode_threads,
-        limits=ClipLimits(request.max_clip_pixels, request.max_clip_bytes, request.max_clip_seconds),
+        limits=ClipLimits.of(request),
     )
     about_weights = f"Weights '{weights.name}': {weights.note}." if weights.note else ""
     for sentence in filter(None, (about_weights, about_dtype, about_compile)):

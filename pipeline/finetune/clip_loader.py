@@ -29,6 +29,7 @@ from pipeline.recipe import SamplingConfig
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.render import render_on_device
 from pipeline.video.views import View, ViewConfig
 
@@ -60,6 +61,7 @@ class SampleSettings:
     crop_fraction: float = 0.875
     swapped_labels: tuple[int, ...] = ()
     on_device: bool = False
+    limits: ClipLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,11 @@ def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
     choose_views = partial(_views, request, settings)
     try:
         if settings.on_device:
-            with clip_errors(clip.location), open_clip(clip.location) as reader:
+            with clip_errors(clip.location), open_clip(clip.location, settings.limits) as reader:
                 (view,) = choose_views(reader.num_frames, reader.height, reader.width)
                 pixels = torch.from_numpy(reader.read(view.frame_indices))  # (T, H, W, 3)
         else:
-            loaded = load_clip_views(clip.location, choose_views, settings.input_size)
+            loaded = load_clip_views(clip.location, choose_views, settings.input_size, settings.limits)
             (view,), pixels = loaded.views, loaded.pixels[0].permute(0, 2, 3, 1)  # no copy: channels last
     except ClipError as error:
         return Sample(request, clip.label, None, CropBox(0, 0, 0, 0), False, error.failure(clip.clip_id))

@@ -44,6 +44,7 @@ from pipeline.registry import BACKBONES, HEAD_NAMES, HEADS, module_of, unknown_n
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.video.flips import swapped_labels
+from pipeline.video.limits import ClipLimits
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: Fin
         crop_fraction=preprocessing.crop_fraction,
         swapped_labels=tuple(swapped_labels(clips.classes)) if recipe.frames.flip == "swap" else (),
         on_device=settings.augment_on_device,
+        limits=ClipLimits.of(settings),
     )
     return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
 

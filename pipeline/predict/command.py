@@ -19,6 +19,7 @@ from pipeline.files import atomic_path
 from pipeline.predict.predict import Prediction, contact_sheet, expanded, predictions
 from pipeline.predict.scorer import Scorer, open_scorer
 from pipeline.settings.predict import PredictSettings
+from pipeline.video.limits import ClipLimits
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ def predict(settings: PredictSettings) -> list[Prediction]:
         raise PipelineError(f"--timeline needs exactly one video, but {len(clips)} clips are given.")
     scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
     if settings.timeline is not None:
-        _timeline(scorer, clips[0], settings.timeline, settings.window, settings.stride, settings.fps)
+        _timeline(scorer, clips[0], settings.timeline, settings)
         if settings.contact_sheet is None:
             return []
     started_at_seconds = time.monotonic()
-    found = _printed(scorer, clips, settings.format, settings.top, settings.contact_sheet is not None)
+    found = _printed(scorer, clips, settings)
     seconds = time.monotonic() - started_at_seconds
     if settings.contact_sheet is not None:
         _write_sheet(settings.contact_sheet, found)
@@ -67,12 +68,13 @@ def predict(settings: PredictSettings) -> list[Prediction]:
     return found
 
 
-def _printed(scorer: Scorer, clips: Sequence[str], format: str, top: int, keeps_pixels: bool) -> list[Prediction]:
+def _printed(scorer: Scorer, clips: Sequence[str], settings: PredictSettings) -> list[Prediction]:
     found: list[Prediction] = []
+    format, keeps_pixels = settings.format, settings.contact_sheet is not None
     write = {"text": _as_text, "json": _as_json, "csv": _as_csv}[format]
     if format == "csv":
         click.echo(",".join(CSV_COLUMNS))
-    for prediction in predictions(scorer, clips, top, keeps_pixels):
+    for prediction in predictions(scorer, clips, settings.top, keeps_pixels, ClipLimits.of(settings)):
         if prediction.fault is not None:
             reason = prediction.fault.reason
             # Most reasons contain the clip already.
@@ -121,14 +123,14 @@ def _as_csv(prediction: Prediction) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _timeline(scorer: Scorer, clip: str, path: Path, window: int, stride: int | None, fps: float | None) -> None:
+def _timeline(scorer: Scorer, clip: str, path: Path, settings: PredictSettings) -> None:
     # Imported late: only the timeline needs matplotlib.
     from pipeline.predict.timeline import draw_timeline, slide, write_timeline_csv
 
-    found = slide(scorer, clip, window, stride)
+    found = slide(scorer, clip, settings.window, settings.stride, ClipLimits.of(settings))
     table = path.with_suffix(".csv")
     write_timeline_csv(table, found)
-    draw_timeline(path, found, fps)
+    draw_timeline(path, found, settings.fps)
     for first, last, label, probability in found.rows():
         click.echo(f"{first:7d} to {last:7d}  {100 * probability:5.1f} %  {label}")
     logger.info(f"Wrote {path} and {table}: {len(found.starts)} windows of {found.window_frames} frames.")

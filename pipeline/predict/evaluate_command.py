@@ -19,6 +19,7 @@ from pipeline.progress import Progress
 from pipeline.scratch import temporary_folder
 from pipeline.settings.predict import EvaluateSettings
 from pipeline.store import FeatureStore
+from pipeline.video.limits import ClipLimits
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,14 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         total = sum(clip.is_labelled for clip in read.in_split(split))
         with Progress(f"{scorer.spec.head}, {split}", total) as progress:
             found = evaluate_manifest(
-                scorer, read, split, int(settings.crops), settings.draws, settings.seed, progress.advance
+                scorer,
+                read,
+                split,
+                int(settings.crops),
+                settings.draws,
+                settings.seed,
+                progress.advance,
+                ClipLimits.of(settings),
             )
         source = {"manifest": str(settings.manifest), "num_crops": int(settings.crops), "num_draws": settings.draws}
     values = about(scorer, found, split, source)

@@ -32,6 +32,7 @@ from pipeline.recipe import recipe_from_dict
 from pipeline.store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.video.clip_views import ClipViews, load_clip_views
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 
 STAGE = "evaluate"
 NOT_TRAINED: tuple[Any, ...] = ()
@@ -110,6 +111,7 @@ def evaluate_manifest(
     num_draws: int,
     seed: int,
     advance: Callable[[int], None],
+    limits: ClipLimits = DEFAULT_LIMITS,
 ) -> Evaluation:
     """Decode the clips of a split and average their scores over crops of the test frames and draws of frames.
 
@@ -128,7 +130,7 @@ def evaluate_manifest(
 
     def load(clip: Clip) -> ClipViews | ClipError:
         try:
-            return load_clip_views(manifest.locate(clip), partial(plan.views, clip.clip_id), plan.input_size)
+            return load_clip_views(manifest.locate(clip), partial(plan.views, clip.clip_id), plan.input_size, limits)
         except ClipError as error:
             return error
 

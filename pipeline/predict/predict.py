@@ -17,6 +17,7 @@ from pipeline.predict.decode_ahead import decoded_ahead
 from pipeline.predict.scorer import ClassScore, Scorer, open_scorer, ranked
 from pipeline.predict.view_plan import ViewPlan, view_plan_of
 from pipeline.video.clip_views import ClipViews, load_clip_views
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.suffixes import VIDEO_SUFFIXES, is_ignored_folder, is_image_name, is_video_name
 
 THUMBNAIL_PIXELS = 112
@@ -44,11 +45,17 @@ class Prediction:
         return self.ranked[0].label if self.ranked else ""
 
 
-def predictions(scorer: Scorer, clips: Iterable[str], top: int = 5, keep_pixels: bool = False) -> Iterator[Prediction]:
+def predictions(
+    scorer: Scorer,
+    clips: Iterable[str],
+    top: int = 5,
+    keep_pixels: bool = False,
+    limits: ClipLimits = DEFAULT_LIMITS,
+) -> Iterator[Prediction]:
     """Yield the predictions of clips in their order; clips are decoded ahead."""
     plan = view_plan_of(scorer.spec)
 
-    for found in decoded_ahead(partial(_load, plan=plan), clips):
+    for found in decoded_ahead(partial(_load, plan=plan, limits=limits), clips):
         if isinstance(found, Prediction):
             yield found
             continue
@@ -133,9 +140,9 @@ def contact_sheet(found: Iterable[Prediction]) -> Image.Image:
     return sheet
 
 
-def _load(clip: str, plan: ViewPlan) -> ClipViews | Prediction:
+def _load(clip: str, plan: ViewPlan, limits: ClipLimits) -> ClipViews | Prediction:
     try:
-        return load_clip_views(clip, partial(plan.views, clip), plan.input_size)
+        return load_clip_views(clip, partial(plan.views, clip), plan.input_size, limits)
     except ClipError as error:
         return Prediction(clip, fault=error.failure(clip))
 

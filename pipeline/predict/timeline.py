@@ -23,6 +23,7 @@ from pipeline.predict.scorer import Scorer
 from pipeline.predict.view_plan import view_plan_of
 from pipeline.video.crops import centre_crop
 from pipeline.video.decode import open_clip
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.render import render
 from pipeline.video.sampling import test_frame_indices
 
@@ -60,7 +61,13 @@ class Timeline:
         ]
 
 
-def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | None = None) -> Timeline:
+def slide(
+    scorer: Scorer,
+    clip: str,
+    window_frames: int,
+    stride_frames: int | None = None,
+    limits: ClipLimits = DEFAULT_LIMITS,
+) -> Timeline:
     """Score windows of `window_frames` frames, one every `stride_frames` (by default a segment: windows overlap).
 
     A window uses the frames of a clip of the same length, so it gets the scores of that clip. Each frame is decoded
@@ -74,7 +81,7 @@ def slide(scorer: Scorer, clip: str, window_frames: int, stride_frames: int | No
     stride = max(1, window_frames // plan.num_segments) if stride_frames is None else stride_frames
     if window_frames < 1 or stride < 1:
         raise PipelineError(f"`window` (={window_frames}) and `stride` (={stride}) must be at least 1 frame.")
-    with clip_errors(clip), open_clip(clip) as reader:
+    with clip_errors(clip), open_clip(clip, limits) as reader:
         window = min(window_frames, reader.num_frames)
         offsets = test_frame_indices(window, plan.num_segments, plan.choices.short_clip, plan.choices.test_frames)
         starts = np.arange(0, reader.num_frames - window + 1, stride, dtype=np.int64)

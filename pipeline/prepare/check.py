@@ -44,7 +44,7 @@ def check(settings: CheckSettings) -> list[Finding]:
         PipelineError: the manifest or a clip has a problem, which is printed before.
     """
     listed = read_manifest(settings.manifest, settings.root)
-    limits = ClipLimits(settings.max_clip_pixels, settings.max_clip_bytes, settings.max_clip_seconds)
+    limits = ClipLimits.of(settings)
     looked_at = _looked_at(listed, settings.decode, settings.workers, limits)
     seen = {inspected.clip_id: inspected for inspected in looked_at}
     findings = find(listed, seen)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pipeline.recipe import HeadConfig, Recipe, SamplingConfig, TrainConfig, named_recipe
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES
+from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
@@ -59,6 +60,9 @@ class FinetuneSettings(Settings):
     max_failed: int | None = option(None, "Stop if more clips than this cannot be used.  [default: never]", minimum=0)
     keep_checkpoints: int = option(2, "Number of latest checkpoints to keep, in addition to the best.", minimum=1)
     checkpoint_seconds: float = option(60.0, "Seconds between checkpoints; 0: after every step.", minimum=0)
+    max_clip_pixels: int = max_clip_pixels()
+    max_clip_bytes: int = max_clip_bytes()
+    max_clip_seconds: float = max_clip_seconds()
     allow_squeezenet_weights: bool = option(
         False, "Load weights of SqueezeNet 1.1 into squeezenet_bypass; the results record it."
     )

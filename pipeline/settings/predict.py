@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import DEVICE_HELP, ROOT_HELP
 from pipeline.settings.settings import Settings, option, required
 
@@ -44,6 +45,9 @@ class PredictSettings(Settings):
     compile: str = option(
         "eager", "How the backbone is compiled; jit is worth it for hundreds of clips.", choices=COMPILE_MODES
     )
+    max_clip_pixels: int = max_clip_pixels()
+    max_clip_bytes: int = max_clip_bytes()
+    max_clip_seconds: float = max_clip_seconds()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,9 @@ class EvaluateSettings(Settings):
     device: str = option("cpu", DEVICE_HELP)
     dtype: str = option("auto", DTYPE_HELP, choices=DTYPES)
     compile: str = option("eager", "How the backbone is compiled.", choices=COMPILE_MODES)
+    max_clip_pixels: int = max_clip_pixels()
+    max_clip_bytes: int = max_clip_bytes()
+    max_clip_seconds: float = max_clip_seconds()
 
 
 @dataclass(frozen=True, kw_only=True)

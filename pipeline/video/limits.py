@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
+from typing import Protocol
 
 from pipeline.errors import ClipError
 
@@ -21,6 +22,19 @@ FILE_TYPES = {
 }
 
 
+class LimitSettings(Protocol):
+    """Settings of a command that decodes clips."""
+
+    @property
+    def max_clip_pixels(self) -> int: ...
+
+    @property
+    def max_clip_bytes(self) -> int: ...
+
+    @property
+    def max_clip_seconds(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class ClipLimits:
     """Limits of a clip. A clip beyond a limit fails as `too-large`; other clips are not affected."""
@@ -31,6 +45,11 @@ class ClipLimits:
     """Maximum size of a clip on disk: 16 GiB."""
     max_seconds: float = 600.0
     """Maximum decoding time of a clip in seconds."""
+
+    @classmethod
+    def of(cls, settings: LimitSettings) -> ClipLimits:
+        """Return the limits of a command."""
+        return cls(settings.max_clip_pixels, settings.max_clip_bytes, settings.max_clip_seconds)
 
     def check_pixels(self, what: str, height: int, width: int) -> None:
         """Check the number of pixels of a frame before memory is allocated."""
