@@ -10,6 +10,7 @@ and temporary ones) differs from that of an undisturbed run. Times, process ids 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import signal
 import sys
@@ -32,7 +33,13 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STEPS)) -> dict[str, Outcome]:
+def run(
+    num_runs: int,
+    seed: int,
+    folder: Path,
+    names: Sequence[str] = tuple(STEPS),
+    max_seconds: float = math.inf,
+) -> dict[str, Outcome]:
     """Kill the commands in turn, each at a random moment of the time that it takes, and run them again."""
     rng = random.Random(seed)
     outcomes = {name: Outcome() for name in names}
@@ -40,7 +47,10 @@ def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STE
     with Commands() as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
+        end_seconds = time.monotonic() + max_seconds
         for number in range(num_runs):
+            if time.monotonic() > end_seconds:
+                break
             name = names[number % len(names)]
             after_seconds = rng.uniform(0, undisturbed[name].seconds)
             outcomes[name].num_runs += 1
@@ -78,10 +88,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500, help="Number of kills.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the moments.")
     parser.add_argument("--only", choices=tuple(STEPS), help="Kill one command only.")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="Stop after this time.")
     arguments = parser.parse_args()
     names = (arguments.only,) if arguments.only else tuple(STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run(arguments.runs, arguments.seed, Path(folder), names)
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), names, 60 * arguments.minutes)
     print(as_table(outcomes))
     wrong = [line for outcome in outcomes.values() for line in outcome.wrong]
     print(*wrong, sep="\n")

@@ -11,11 +11,13 @@ run does, to the byte and without a file left over.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +41,13 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
-def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STEPS)) -> dict[str, dict[str, Outcome]]:
+def run(
+    num_runs: int,
+    seed: int,
+    folder: Path,
+    names: Sequence[str] = tuple(STEPS),
+    max_seconds: float = math.inf,
+) -> dict[str, dict[str, Outcome]]:
     """Run the commands in turn under each shortage and again without it; outcomes by shortage and command."""
     rng = random.Random(seed)
     kinds = [kind for kind in SHORTAGES if kind != "disk" or _can_mount(folder)]
@@ -49,8 +57,12 @@ def run(num_runs: int, seed: int, folder: Path, names: Sequence[str] = tuple(STE
     with Commands() as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
+        end_seconds = time.monotonic() + max_seconds
         for number in range(num_runs):
-            name, kind = names[number // len(kinds) % len(names)], kinds[number % len(kinds)]
+            if time.monotonic() > end_seconds:
+                break
+            # Each command under one shortage, then under the next.
+            name, kind = names[number % len(names)], kinds[(number // len(names) + number) % len(kinds)]
             amount = _amount(kind, undisturbed[name], rng)
             outcome = outcomes[kind].setdefault(name, Outcome())
             wrong = _run_short(commands, study, place, name, kind, amount, outcome, undisturbed[name])
@@ -158,10 +170,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=360, help="Number of runs under a shortage.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the amounts.")
     parser.add_argument("--only", choices=tuple(STEPS), help="Try one command only.")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="Stop after this time.")
     arguments = parser.parse_args()
     names = (arguments.only,) if arguments.only else tuple(STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run(arguments.runs, arguments.seed, Path(folder), names)
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), names, 60 * arguments.minutes)
     print(as_table(outcomes))
     if "disk" not in outcomes:
         print("A tmpfs cannot be mounted here (it takes root): no disk was filled.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pickle
 import random
@@ -19,6 +20,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -224,14 +226,21 @@ def commands_for(kind: str) -> tuple[str, ...]:
 
 
 def run(
-    num_runs: int, seed: int, folder: Path, kinds: Sequence[str] = tuple(STRANGERS)
+    num_runs: int,
+    seed: int,
+    folder: Path,
+    kinds: Sequence[str] = tuple(STRANGERS),
+    max_seconds: float = math.inf,
 ) -> dict[str, dict[str, Outcome]]:
     """Create untrusted files of each kind in turn, run the commands on each, and count the outcomes."""
     outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in kinds}
     study, place = folder / "study", folder / "run"
     with Commands() as commands:
         make_study(commands, study)
+        end_seconds = time.monotonic() + max_seconds
         for number in range(num_runs):
+            if time.monotonic() > end_seconds:
+                break
             kind = kinds[number % len(kinds)]
             for name in commands_for(kind):
                 # Each command gets the same unchanged copy.
@@ -340,9 +349,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000, help="Number of untrusted files.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the changes.")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="Stop after this time.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run(arguments.runs, arguments.seed, Path(folder))
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), max_seconds=60 * arguments.minutes)
     print(as_table(outcomes))
     wrong = [line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong]
     print(*wrong, sep="\n")
