@@ -70,7 +70,11 @@ class Commands:
     def __exit__(self, *exception: object) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(20)
+        try:
+            self._server.wait(START_SECONDS / 10)
+        except subprocess.TimeoutExpired:  # an overloaded machine; no command is left to wait for
+            self._server.kill()
+            self._server.wait()
         assert self._server.stdout is not None
         self._server.stdout.close()
 
