@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.options import PipelineCommand, PipelineGroup
+from pipeline.command_group import PipelineGroup
+from pipeline.commands import PipelineCommand
 
 if TYPE_CHECKING:
     from pipeline.settings.bundled import TrainBundledSettings

@@ -1,324 +1,22 @@
-"""Click commands whose options, defaults and checks come from a settings class."""
+"""Create click options from the fields of a settings class: their types, defaults and help."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import logging
 import re
-from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
-from click.core import ParameterSource
 
-from pipeline import log
-from pipeline.errors import PipelineError, transient_kind
-from pipeline.params import (
-    command_params,
-    expand_template,
-    head_params,
-    read_params,
-    same_subject,
-    settings_text,
-    value_text,
-    version_note,
-)
-from pipeline.registry import unknown_name
+from pipeline.errors import PipelineError
 from pipeline.settings.quantity import parse_quantity, quantity_text
-from pipeline.settings.settings import (
-    Option,
-    Settings,
-    hints_of,
-    option_of,
-    override_groups,
-    required_names,
-    without_none,
-)
-
-logger = logging.getLogger(__name__)
-
-# Key of `ctx.meta`: the reason why the block of params.yaml does not apply.
-_PASSED_OVER = f"{__name__}.passed_over"
-SOURCES = {
-    ParameterSource.COMMANDLINE: "typed",
-    ParameterSource.DEFAULT_MAP: "params.yaml",
-    ParameterSource.DEFAULT: "default",
-    ParameterSource.ENVIRONMENT: "environment",
-    ParameterSource.PROMPT: "typed",
-}
-
-
-OUT_OF_MEMORY = (
-    "The process ran out of memory. Finished work is kept: stop other programs, or lower --workers, --jobs, --views or "
-    "--batch-size, and run the same command again."
-)
-
-
-class Failure(click.ClickException):
-    """An error message of one sentence and an exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc] # click declares it on the class
-
-
-class LoggedCommand(click.Command):
-    """A command with the options `--quiet` and `--verbose`, which set how many messages go to stderr."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params = [*self.params, *_message_options()]
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        rest = super().parse_args(ctx, args)
-        log.configure(quiet=ctx.params.pop("quiet"), verbose=ctx.params.pop("verbose"))
-        return rest
-
-
-class PipelineGroup(click.Group):
-    """A group with defaults from `./params.yaml` that prints a `PipelineError` as one sentence with an exit code."""
-
-    command_class = LoggedCommand
-    group_class = type
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> click.Context:
-        is_for_help = args[:1] in (["-h"], ["--help"], ["--version"])
-        if parent is None and "default_map" not in extra and not is_for_help:
-            try:
-                params = read_params()
-                extra["default_map"] = {name: command_params(params, name) for name in self.commands}
-                extra["obj"] = params
-            except PipelineError as error:
-                raise click.ClickException(str(error)) from error
-        return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PipelineError as error:
-            raise Failure(str(error), getattr(error, "exit_code", 1)) from error
-        except BrokenPipeError:
-            raise  # the reader of the output has closed the pipe; click handles it
-        except OSError as error:
-            if error.filename is None and not transient_kind(error):
-                raise
-            what = error.filename or "A file or the output"
-            raise Failure(f"{what} could not be read or written: {error.strerror}.", 1) from error
-        except (MemoryError, RuntimeError) as error:
-            if transient_kind(error) != "no-memory":
-                raise
-            raise Failure(OUT_OF_MEMORY, 1) from error
+from pipeline.settings.settings import Option, Settings, hints_of, option_of, override_groups, without_none
 
 
 class OverrideOption(click.Option):
     """An option of the recipe; without a value, the recipe decides."""
-
-
-class PipelineCommand(LoggedCommand):
-    """A command whose options come from a settings class, with defaults from its block of `./params.yaml`.
-
-    The block applies to the subject of the settings, such as the manifest of `extract`. If another subject is typed,
-    the command takes nothing from the block and prints a message. The callback gets the settings object.
-
-    settings: `package.module:Class`, imported when the command is used, because `pipeline --help` does not need it.
-    """
-
-    def __init__(self, *args: Any, settings: str, **kwargs: Any) -> None:
-        self._place = settings
-        super().__init__(*args, **kwargs)
-
-    @cached_property
-    def settings(self) -> type[Settings]:
-        module, _, name = self._place.partition(":")
-        found: type[Settings] = getattr(importlib.import_module(module), name)
-        return found
-
-    @property
-    def params(self) -> list[click.Parameter]:
-        return self._parameters
-
-    @params.setter
-    def params(self, given: list[click.Parameter]) -> None:
-        """Ignore the assignment by click: the parameters come from the settings class."""
-
-    @cached_property
-    def _parameters(self) -> list[click.Parameter]:
-        options = [*parameters_of(self.settings), *override_options(self.settings), _show_settings_option()]
-        return [*options, *_message_options()]
-
-    @cached_property
-    def _options(self) -> dict[str, Option]:
-        return {item.name: option_of(self.settings, item.name) for item in dataclasses.fields(self.settings)}
-
-    @property
-    def _has_heads(self) -> bool:
-        return any(item.name == "heads" for item in dataclasses.fields(self.settings))
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        block = dict(ctx.default_map or {})
-        other = self._other_subject(ctx, args, block) if block else None
-        if other is not None:
-            ctx.default_map = None
-            of_block = settings_text({other: block[other]})
-            ctx.meta[_PASSED_OVER] = f"the block `{_block_name(ctx)}` is for {of_block}; nothing is taken from it."
-        else:
-            self._check_keys(ctx, block)
-        rest = super().parse_args(ctx, args)
-        if other is not None:
-            logger.info(f"params.yaml: {ctx.meta[_PASSED_OVER]}")
-        return rest
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if ctx.params.pop("show_settings"):
-            click.echo(self.settings_report(ctx))
-            return None
-        note = version_note(ctx.obj or {})
-        if note:
-            logger.warning(note)
-        taken = {
-            parameter.name: ctx.params[parameter.name]
-            for parameter in self.get_params(ctx)
-            if parameter.name in ctx.params and ctx.get_parameter_source(parameter.name) is ParameterSource.DEFAULT_MAP
-        }
-        if taken:
-            logger.info(f"From params.yaml, block `{_block_name(ctx)}`: {settings_text(taken)}.")
-        assert self.callback is not None
-        return ctx.invoke(self.callback, self.resolved(ctx))
-
-    def resolved(self, ctx: click.Context) -> Settings:
-        """Create the settings object from the command line, `params.yaml` and the defaults.
-
-        Raises:
-            click.UsageError: a required setting has no value.
-            PipelineError: a value is not allowed.
-        """
-        names = {name for group in override_groups(self.settings) for name in _field_names(group)}
-        values = {name: value for name, value in ctx.params.items() if name not in names}
-        for name in required_names(self.settings):
-            if values.get(name) in (None, ()):
-                spelled = name.replace("_", "-")
-                is_argument = option_of(self.settings, name).is_argument
-                what = f"argument {name.upper()}" if is_argument else f"option --{spelled}"
-                raise click.UsageError(
-                    f"Missing {what}. Give it, or put `{spelled}` in the `{_block_name(ctx)}` block of ./params.yaml."
-                )
-        for name in values:
-            if option_of(self.settings, name).fills_braces:
-                values[name] = expand_template(values[name], values, _extract_block(ctx))
-        if names:
-            found = {name: ctx.params[name] for name in sorted(names)}
-            values["overrides"] = {name: value for name, value in found.items() if value is not None}
-        if self._has_heads:
-            values["heads"] = _settings_of_heads(ctx, values["head"])
-        return self.settings(**values)
-
-    def settings_report(self, ctx: click.Context) -> str:
-        """Return a list of all settings with the value and its source."""
-        from pipeline.recipe import RECIPES
-
-        recipe = RECIPES.get(str(_first(ctx.params.get("recipe"))))
-        rows = []
-        for parameter in self.get_params(ctx):
-            name = parameter.name or ""
-            if name not in ctx.params:
-                continue
-            value, source = ctx.params[name], SOURCES[ctx.get_parameter_source(name) or ParameterSource.DEFAULT]
-            if isinstance(parameter, OverrideOption) and value is None and recipe is not None:
-                value, source = _value_in_recipe(recipe, name), f"recipe {recipe.name}"
-            rows.append((name.replace("_", "-"), self._value_text(name, value), source))
-        if self._has_heads:
-            for head, block in head_params(ctx.obj or {}).items():
-                state = "params.yaml, not used" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
-                for name, value in block.items():
-                    rows.append((f"heads.{head}.{name.replace('_', '-')}", value_text(value), state))
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}".rstrip() for name, value, source in rows]
-        if ctx.meta.get(_PASSED_OVER):
-            lines.append(f"params.yaml not used: {ctx.meta[_PASSED_OVER]}")
-        return "\n".join(lines)
-
-    def _value_text(self, name: str, value: Any) -> str:
-        declared = self._options.get(name, Option())
-        if declared.unit and isinstance(value, int):
-            return quantity_text(value, declared.unit)
-        return "" if value is None else value_text(value)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        block = dict(ctx.default_map or {})
-        ctx.default_map = None  # so that click shows the built-in default, which the block's value then replaces
-        arguments = [self._argument_record(p, block) for p in self.get_params(ctx) if isinstance(p, click.Argument)]
-        if arguments:
-            with formatter.section("Arguments"):
-                formatter.write_dl(arguments)
-        for is_override, title in (
-            (False, "Options"),
-            (True, "Options of the recipe (each overrides the value of --recipe)"),
-        ):
-            options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
-            parameters = [p for p in options if isinstance(p, OverrideOption) is is_override]
-            records = [record for record in (_help_record(p, ctx, block) for p in parameters) if record is not None]
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
-        named = {name: block[name] for name in self.settings.subject if name in block}
-        if named:
-            with formatter.section("Settings"):
-                formatter.write_text(
-                    f"Defaults come from the block `{_block_name(ctx)}` of ./params.yaml. They apply only to "
-                    f"{settings_text(named)}; with another value, nothing is taken from the block."
-                )
-
-    def _argument_record(self, argument: click.Argument, block: dict[str, Any]) -> tuple[str, str]:
-        declared = option_of(self.settings, argument.name or "")
-        choices = f" One of {', '.join(declared.choices)}." if declared.choices else ""
-        value = block.get(argument.name or "")
-        shown = "" if value is None else f"  [default: {value_text(value)}]"
-        return argument.make_metavar(click.Context(self)), f"{declared.help}{choices}{shown}"
-
-    def _other_subject(self, ctx: click.Context, args: list[str], block: dict[str, Any]) -> str | None:
-        """Return the first parameter of the subject whose typed value differs from the block's, if any."""
-        try:
-            typed, _, _ = self.make_parser(ctx).parse_args(list(args))
-        except click.UsageError:
-            return None  # click reports it when it parses the arguments itself
-        typed = {name: value for name, value in typed.items() if isinstance(value, (str, list, tuple)) and value}
-        built_in = {p.name: p.default for p in self.params if p.name and isinstance(p.default, (str, int))}
-        sources = (typed, block, built_in, _extract_block(ctx))
-        for name in self.settings.subject:
-            if name in typed and block.get(name) is not None and not same_subject(typed[name], block[name], sources):
-                return name
-        return None
-
-    def _check_keys(self, ctx: click.Context, block: dict[str, Any]) -> None:
-        known = [parameter.name for parameter in self.params if parameter.name]
-        for key in block:
-            if key not in known:
-                spelled = [name.replace("_", "-") for name in known]
-                error = unknown_name(
-                    f"setting in the block `{_block_name(ctx)}` of params.yaml:", key.replace("_", "-"), spelled
-                )
-                raise Failure(str(error), 1)
-
-
-def _block_name(ctx: click.Context) -> str:
-    """Return the name of the command's block: `fit_head`, or `store.verify` for a command of a group."""
-    group = f"{_block_name(ctx.parent)}." if ctx.parent and ctx.parent.parent else ""
-    return group + (ctx.info_name or "").replace("-", "_")
-
-
-def _help_record(parameter: click.Parameter, ctx: click.Context, block: dict[str, Any]) -> tuple[str, str] | None:
-    """Return option and help text; a value of the block replaces the default."""
-    record = parameter.get_help_record(ctx)
-    value = block.get(parameter.name or "")
-    if record is None or value is None:
-        return record
-    shown = f"default: {value_text(value)}"
-    text, num_replaced = re.subn(r"default: [^;\]]*", lambda _: shown, record[1])
-    return record[0], text if num_replaced else f"{text}  [{shown}]"
 
 
 class NameList(click.ParamType[Any]):
@@ -388,12 +86,25 @@ def override_options(settings: type[Settings]) -> list[click.Parameter]:
     """Create an option for each field of the recipe that a command may override, with help from the docstrings."""
     options: list[click.Parameter] = []
     for group in override_groups(settings):
-        hints, explained = get_type_hints(group), _explained_fields(group)
-        for name in _field_names(group):
+        hints, explained = get_type_hints(group), explained_fields(group)
+        for name in field_names(group):
             value = RecipeValue(hints[name])
             flag = "--" + name.replace("_", "-")
             options.append(OverrideOption([flag, name], type=value, metavar=value.name, help=explained.get(name, "")))
     return options
+
+
+def message_options() -> list[click.Option]:
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only results and warnings."),
+        click.Option(["-v", "--verbose"], is_flag=True, help="Print details of each step."),
+    ]
+
+
+def show_settings_option() -> click.Option:
+    return click.Option(
+        ["--show-settings"], is_flag=True, help="Print all settings with their values and sources, and exit."
+    )
 
 
 def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Parameter:
@@ -444,32 +155,11 @@ def _click_type(hint: Any, declared: Option) -> Any:
     return click.STRING
 
 
-def _message_options() -> list[click.Option]:
-    return [
-        click.Option(["-q", "--quiet"], is_flag=True, help="Print only results and warnings."),
-        click.Option(["-v", "--verbose"], is_flag=True, help="Print details of each step."),
-    ]
-
-
-def _show_settings_option() -> click.Option:
-    return click.Option(
-        ["--show-settings"], is_flag=True, help="Print all settings with their values and sources, and exit."
-    )
-
-
-def _field_names(group: type) -> list[str]:
+def field_names(group: type) -> list[str]:
     return [item.name for item in dataclasses.fields(group)]
 
 
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, tuple) and value else value
-
-
-def _value_in_recipe(recipe: Any, name: str) -> Any:
-    return next(getattr(group, name) for group in (recipe.frames, recipe.head, recipe.training) if hasattr(group, name))
-
-
-def _explained_fields(group: type) -> dict[str, str]:
+def explained_fields(group: type) -> dict[str, str]:
     """Return the description of each field from the paragraphs `name: text` or `name, name: text` of a docstring."""
     explained: dict[str, str] = {}
     names: list[str] = []
@@ -483,30 +173,3 @@ def _explained_fields(group: type) -> dict[str, str]:
         else:
             names = []
     return {name: text.replace("`", "") for name, text in explained.items()}
-
-
-def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Return the blocks `heads.<name>` of `heads` without the typed options, and print them.
-
-    They belong to the subject of the block `fit_head`: nothing is taken from them for another store.
-    """
-    if ctx.meta.get(_PASSED_OVER):
-        return {}
-    blocks = {
-        head: {name: value for name, value in block.items() if not _is_typed(ctx, name)}
-        for head, block in head_params(ctx.obj or {}).items()
-        if head in heads or "all" in heads
-    }
-    lines = [f"{head} {settings_text(block)}" for head, block in blocks.items() if block]
-    if lines:
-        logger.info(f"From params.yaml, block `heads`: {'; '.join(lines)}.")
-    return blocks
-
-
-def _is_typed(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-
-def _extract_block(ctx: click.Context) -> Mapping[str, Any]:
-    """Return the block `extract`, whose values fill in the path of a store."""
-    return command_params(ctx.obj or {}, "extract")

@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.cli import cli
-from pipeline.options import _explained_fields
+from pipeline.options import explained_fields
 from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from tests.conftest import REPOSITORY
 
@@ -52,7 +52,7 @@ def test_each_command_explains_itself_with_an_example(run: CliRunner, command: s
 
 @pytest.mark.parametrize("group", [SamplingConfig, HeadConfig, TrainConfig])
 def test_each_switch_of_a_recipe_is_explained(group: type) -> None:
-    assert set(_explained_fields(group)) == {field.name for field in dataclasses.fields(group)}
+    assert set(explained_fields(group)) == {field.name for field in dataclasses.fields(group)}
 
 
 def test_a_missing_option_names_both_ways_to_give_it(run: CliRunner) -> None:

@@ -56,8 +56,10 @@ RANKS = {
     "pipeline.store_command": 6,
     "stages": 7,
     "pipeline.options": 8,
-    "pipeline.cli": 9,
-    "pipeline.__main__": 10,
+    "pipeline.command_group": 9,
+    "pipeline.commands": 10,
+    "pipeline.cli": 11,
+    "pipeline.__main__": 12,
 }
 
 

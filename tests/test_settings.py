@@ -12,8 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from pipeline.cli import cli
+from pipeline.commands import PipelineCommand
 from pipeline.errors import PipelineError
-from pipeline.options import OverrideOption, PipelineCommand
+from pipeline.options import OverrideOption
 from pipeline.settings.bundled import TrainBundledSettings
 from pipeline.settings.check import CheckSettings
 from pipeline.settings.compare import CompareSettings
