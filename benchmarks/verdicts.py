@@ -22,7 +22,8 @@ from scipy.special import ndtri
 
 from pipeline.compare.comparison import Group, Row, pair_tests
 from pipeline.devices import num_cores
-from pipeline.evaluation.result_reader import Predictions, RunResult
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.result_reader import RunResult
 from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_difference
 
 SEEDS = (1, 2, 3, 5)

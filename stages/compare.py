@@ -19,7 +19,8 @@ from pipeline.compare.table import (
 )
 from pipeline.compare.write import write_comparison
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import find_runs, parse_pairs, read_run
+from pipeline.evaluation.predictions import parse_pairs
+from pipeline.evaluation.result_reader import find_runs, read_run
 from pipeline.manifest import read_manifest
 from pipeline.settings.compare import CompareSettings
 

@@ -280,7 +280,7 @@ def test_other_settings_are_refused_by_name(
 def test_a_store_of_an_older_transform_is_read_and_not_extended(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.extract.extract.TRANSFORM_VERSION", 1)
+    monkeypatch.setattr("pipeline.extract.resolve.TRANSFORM_VERSION", 1)
     run(manifest, tmp_path / "s.zarr", maps=("pooled",))
     monkeypatch.undo()
     with pytest.raises(PipelineError, match=r"transform_version=1, but the request has.*transform_version=2"):

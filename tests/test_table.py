@@ -27,7 +27,8 @@ from pipeline.compare.table import (
     terminal_table,
 )
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import find_runs, pair_correct, parse_pairs, read_run
+from pipeline.evaluation.predictions import pair_correct, parse_pairs
+from pipeline.evaluation.result_reader import find_runs, read_run
 from pipeline.evaluation.result_writer import SeedResult, write_results
 from pipeline.fit_head.table import table_text
 from pipeline.registry import HEAD_NAMES

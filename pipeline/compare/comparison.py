@@ -13,7 +13,8 @@ from pipeline.backbones import BACKBONES, backbone_contract
 from pipeline.compare.complexity import describe_heads
 from pipeline.compare.latency import HeadCost
 from pipeline.compare.paper import RankAgreement, paper_column, rank_agreement
-from pipeline.evaluation.result_reader import RunResult, pair_correct
+from pipeline.evaluation.predictions import pair_correct
+from pipeline.evaluation.result_reader import RunResult
 from pipeline.evaluation.statistics import (
     MIN_CLIPS_OF_A_TEST,
     MIN_SEEDS,

@@ -16,7 +16,8 @@ from PIL import Image
 from pipeline.clip_errors import clip_errors
 from pipeline.compare.comparison import Group
 from pipeline.errors import ClipError
-from pipeline.evaluation.result_reader import Predictions, RunResult
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.result_reader import RunResult
 from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
 from pipeline.recipe import SamplingConfig
 from pipeline.video.decode import open_clip

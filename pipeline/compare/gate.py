@@ -20,7 +20,8 @@ from dvc.scm import RevError, SCMError
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics as evaluation_metrics
-from pipeline.evaluation.result_reader import Predictions, RunResult, read_predictions_text, with_splits
+from pipeline.evaluation.predictions import Predictions, read_predictions_text
+from pipeline.evaluation.result_reader import RunResult, with_splits
 from pipeline.evaluation.result_writer import METRICS_FILE, PREDICTIONS_FILE
 from pipeline.evaluation.statistics import Interval, paired_difference
 

@@ -9,23 +9,16 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from pipeline.backbones import Backbone, WeightsRecord, build_backbone
-from pipeline.calibration import Calibration, multiplies_bfloat16_fast
-from pipeline.devices import find_device, has_compiler
-from pipeline.errors import ClipError, PipelineError
+from pipeline.backbones import build_backbone
+from pipeline.errors import PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
 from pipeline.extract.clip_steps import WorkerConfig
-from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
 from pipeline.extract.provenance import clip_exists
-from pipeline.extract.speeds import BackboneSpeeds
+from pipeline.extract.resolve import resolve_settings
 from pipeline.manifest import Manifest
 from pipeline.progress import Progress
-from pipeline.recipe import SamplingConfig
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store.attributes import OldFormatError, has_store
@@ -34,16 +27,11 @@ from pipeline.store.feature_store import FeatureStore
 from pipeline.store.locks import writer_lock
 from pipeline.store.object_store import ObjectStore, Phase, no_phase, open_object_store, path_from
 from pipeline.store.repair import repair_metadata
-from pipeline.store.settings import MAP_KINDS, StoreSettings
+from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
 from pipeline.store.upgrade import remove_leftovers, upgrade
 from pipeline.store.verify import Corruption, find_corruption
 from pipeline.store.writer import TRAIN_SPLIT, assign_rows, default_block_clips, delete_record, ensure_views
-from pipeline.video.decode import open_clip
-from pipeline.video.flips import swapped_labels
-from pipeline.video.limits import ClipLimits
-from pipeline.video.render import render
-from pipeline.video.views import TRANSFORM_VERSION, test_view
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +80,11 @@ def extract_features(
         backbone, weights = build_backbone(
             request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
         )
-        clip_exists = has_store(objects)
-        if not clip_exists:
+        store_exists = has_store(objects)
+        if not store_exists:
             check_location_is_free(objects)
         objects.remove_parts()
-        store = _opened(objects) if clip_exists and not request.rebuild else None
+        store = _opened(objects) if store_exists and not request.rebuild else None
         setup = resolve_settings(manifest, location, request, backbone, weights, store)
         if store is not None:
             for sentence in repair_metadata(store, manifest.clips):
@@ -156,114 +144,6 @@ def _opened(objects: ObjectStore) -> FeatureStore:
         store = FeatureStore.open(objects.location, "r+")
     remove_leftovers(objects)
     return store
-
-
-def resolve_settings(
-    manifest: Manifest,
-    location: str,
-    request: ExtractSettings,
-    backbone: Backbone,
-    weights: WeightsRecord,
-    store: FeatureStore | None,
-) -> WorkerConfig:
-    """Choose the settings of all workers, and log choices that are not obvious.
-
-    Raises:
-        PipelineError: the store exists and has other settings.
-    """
-    is_all = request.frames == "all"
-    num_segments = 0 if is_all else request.num_segments
-    num_draws = 0 if is_all else request.views
-    num_train = sum(clip.split == TRAIN_SPLIT for clip in manifest.clips)
-    num_frames = (len(manifest.clips) + num_train * num_draws) * (num_segments or 40)
-    find_device(request.device)
-    dtype, compile_mode = request.dtype, request.compile
-    if store is not None:
-        dtype = store.settings.compute_dtype if dtype == "auto" else dtype
-        if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or has_compiler()):
-            compile_mode = store.settings.compile_mode
-    # An existing store keeps its batch size, whatever views are requested and however much memory is free.
-    if store is None:
-        batch_frames = computing.choose_batch_frames(request.device, num_segments, 1 + num_draws)
-    else:
-        batch_frames = store.settings.batch_frames
-    speeds = BackboneSpeeds(backbone, request.device, batch_frames, Calibration(request.calibration))
-    trial = None
-    if dtype == "auto" and multiplies_bfloat16_fast(request.device):
-        trial = _frames_for_trial(manifest, backbone, num_segments or 8)
-    dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial, speeds)
-    compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames, dtype, speeds)
-    capability = computing.capability_of(request.device)
-    maps = tuple(kind for kind in MAP_KINDS if kind in request.maps)
-    settings = StoreSettings(
-        backbone=backbone.name,
-        weights={"name": weights.name, "sha256": weights.sha256},
-        compute_dtype=dtype,
-        capability=capability,
-        compile_mode=compile_mode,
-        batch_frames=batch_frames,
-        transform_version=TRANSFORM_VERSION,
-        frame_choices=request.frame_choices,
-        num_segments=num_segments,
-        seed=request.seed,
-        maps=("pooled",) if is_all else maps,
-        channels=backbone.channels,
-        map_size=_map_size(backbone, request.map_size),
-        preprocessing=backbone.preprocessing.as_dict(),
-        frames="all" if is_all else "segments",
-    )
-    if store is not None:
-        check_settings_match(store, settings, manifest.classes)
-        settings = store.settings
-    swaps = settings.frame_choices.flip == "swap"
-    setup = WorkerConfig(
-        location=location,
-        settings=settings,
-        classes=manifest.classes,
-        block_clips=0,
-        compute=RunnerConfig(dtype, compile_mode, capability, batch_frames, request.device),
-        weights=request.weights,
-        weights_seed=request.seed,
-        allow_squeezenet_weights=request.allow_squeezenet_weights,
-        swapped_labels=tuple(swapped_labels(manifest.classes)) if swaps else (),
-        decode_threads=request.decode_threads,
-        limits=ClipLimits.of(request),
-    )
-    about_weights = f"Weights '{weights.name}': {weights.note}." if weights.note else ""
-    for sentence in filter(None, (about_weights, about_dtype, about_compile)):
-        logger.info(sentence)
-    return setup
-
-
-def _map_size(backbone: Backbone, asked: int | None) -> int:
-    if asked is not None and asked > backbone.map_size:
-        raise PipelineError(
-            f"`map_size` (={asked}) must be at most {backbone.map_size}, the size of the maps of {backbone.name}."
-        )
-    return backbone.map_size if asked is None else asked
-
-
-def check_settings_match(store: FeatureStore, settings: StoreSettings, classes: Sequence[str]) -> None:
-    """Check that the settings equal those of an existing store; the message names each difference.
-
-    Raises:
-        PipelineError: a setting or the order of classes differs.
-    """
-    wrong = store.settings.differences(settings)
-    made = [store.settings.described(name) for name in wrong]
-    asked = [settings.described(name) for name in wrong]
-    if store.classes != tuple(classes):
-        made.append(f"classes={','.join(store.classes)}")
-        asked.append(f"classes={','.join(classes)}")
-    lacking = [kind for kind in settings.maps if kind not in store.settings.maps]
-    if lacking:
-        made.append(f"maps={','.join(store.settings.maps)}")
-        asked.append(f"maps={','.join(settings.maps)}")
-    if made:
-        raise PipelineError(
-            f"The store {store.objects.location} was made with {', '.join(made)}, but the request has "
-            f"{', '.join(asked)}. Extract into another --store, or pass --rebuild."
-        )
 
 
 def choose_num_workers(request: ExtractSettings, settings: StoreSettings, jobs: Sequence[BlockJob]) -> int:
@@ -352,20 +232,3 @@ def _log_absent(store: FeatureStore, manifest: Manifest) -> None:
 def _needed_views(manifest: Manifest, num_draws: int) -> tuple[str, ...]:
     has_train = any(clip.split == TRAIN_SPLIT for clip in manifest.clips)
     return views_of(TRAIN_SPLIT if has_train else "", num_draws)
-
-
-def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int) -> Tensor | None:
-    """Return test frames of the first few clips that decode, to try a number type on, or None."""
-    found: list[Tensor] = []
-    for clip in manifest.clips[:20]:
-        try:
-            with open_clip(manifest.locate(clip)) as reader:
-                fraction, size = backbone.preprocessing.crop_fraction, backbone.preprocessing.input_size
-                shape = (reader.num_frames, reader.height, reader.width)
-                view = test_view(*shape, num_segments, SamplingConfig(), fraction)
-                found.append(render(reader.read(view.frame_indices), view.crop, view.flip, size))
-        except ClipError:
-            continue
-        if len(found) == 2:
-            break
-    return torch.cat(found) if found else None

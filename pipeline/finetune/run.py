@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.devices import fixed_threads, has_compiler, num_cores
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_reader import Predictions, read_run
 from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
 from pipeline.evaluation.selection import TRAIN, plan_splits
 from pipeline.files import sha256_of_file, write_json
+from pipeline.finetune.cache_check import cache_against_clips, cached_predictions
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
 from pipeline.finetune.distributed import World, init_distributed
 from pipeline.finetune.model import (
@@ -194,7 +193,7 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
             # `fit-head` wrote the scores of the reported clips. They are compared here and select nothing.
             start = tuner.score(data.report, samples)
     top1 = start.metrics()["top1"]
-    cached = _cached_predictions(Path(init).parent) if init != NONE else None
+    cached = cached_predictions(Path(init).parent) if init != NONE else None
     if cached is None:
         logger.info(
             f"start: top-1 {top1:.2f} on the clips"
@@ -213,37 +212,6 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
     )
     tuner.start_report = report
     return start
-
-
-def cache_against_clips(cached: Predictions, now: ScoredClips) -> dict[str, float | int] | None:
-    """Measure the differences between scores from the clips and from the cache, over all clips that both have.
-
-    The result is None if they have no clip in common.
-    """
-    position_of = {clip_id: place for place, clip_id in enumerate(cached.clip_ids)}
-    pairs = [(position_of[clip_id], place) for place, clip_id in enumerate(now.clip_ids) if clip_id in position_of]
-    if not pairs:
-        return None
-    before = cached.scores[0][[first for first, _ in pairs]]
-    after = now.scores[[second for _, second in pairs]]
-    labels = now.labels[[second for _, second in pairs]]
-    differences = np.abs(before - after)
-    return {
-        "num_clips": len(pairs),
-        "cached_top1": round(100.0 * float(np.mean(before.argmax(axis=1) == labels)), 4),
-        "top1": round(100.0 * float(np.mean(after.argmax(axis=1) == labels)), 4),
-        "largest_difference": round(float(differences.max()), 4),
-        "mean_difference": round(float(differences.mean()), 6),
-        "largest_score": round(float(np.abs(before).max()), 4),
-        "num_other_class": int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
-    }
-
-
-def _cached_predictions(folder: Path) -> Predictions | None:
-    """Read the predictions in the folder of the model file, if any. The first seed is that of the model."""
-    if not (folder / "metrics.json").is_file():
-        return None
-    return read_run(folder).predictions
 
 
 def _write(
