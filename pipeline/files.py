@@ -48,7 +48,7 @@ def atomic_path(path: Path, *, clears: bool = True) -> Iterator[Path]:
         raise
     except Exception as error:
         # Libraries report a full disk with various exceptions.
-        cause = error if getattr(error, "errno", None) in FULL else _error_of_more(aside)
+        cause = error if getattr(error, "errno", None) in FULL else _stated_cause(error) or _error_of_more(aside)
         if not isinstance(cause, OSError):
             raise
         raise UnwritableError(path, cause) from error
@@ -66,6 +66,12 @@ class UnwritableError(PipelineError):
         # HDF5 replaces the system's message by a paragraph.
         self.strerror = os.strerror(cause.errno or errno.EIO)
         super().__init__(f"{path} could not be written: {self.strerror}. {way_out}, and run the same command again.")
+
+
+def _stated_cause(error: Exception) -> OSError | None:
+    """Return the error of the system that a library written in Rust names in its text, such as `(os error 28)`."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found and int(found[1]) in FULL else None
 
 
 def _error_of_more(path: Path) -> OSError | None:

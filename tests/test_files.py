@@ -108,6 +108,31 @@ def test_a_full_disk_is_a_sentence_whatever_library_writes(library: str, tmp_pat
     assert list((tmp_path / "out").iterdir()) == []
 
 
+ALMOST = """
+import resource, sys
+from pathlib import Path
+import safetensors.torch, torch
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_path
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_100_000, 2_100_000))
+try:
+    with atomic_path(Path(sys.argv[1])) as aside:
+        safetensors.torch.save_file({"values": torch.rand(900_000)}, aside)
+except PipelineError as error:
+    print(error)
+"""
+
+
+def test_a_library_that_takes_back_what_it_wrote_does_not_hide_the_full_disk(tmp_path: Path) -> None:
+    # The limit leaves room for more than what is written to test for it, but not for the model.
+    done = subprocess.run(
+        [sys.executable, "-c", ALMOST, tmp_path / "file"], capture_output=True, text=True, timeout=100
+    )
+    assert "could not be written: File too large" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PipelineError, match=r"file/x\.json could not be written: (File exists|Not a directory)"):
