@@ -112,5 +112,5 @@ def test_maps_larger_than_those_of_the_backbone_are_refused(study: Path) -> None
 
 
 def test_a_store_of_another_map_size_is_refused_by_name(study: Path) -> None:
-    with pytest.raises(PipelineError, match=r"made with map_size=4, asked for map_size=13"):
+    with pytest.raises(PipelineError, match=r"made with map_size=4, but the request has map_size=13"):
         extract_maps(study, "small.zarr", None)
