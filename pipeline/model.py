@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.backbones import build_backbone
-from pipeline.backbones.backbone import Backbone, pooled, reduce_maps
+from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
 from pipeline.heads import build_head
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
         sizes = check_shape("frames", frames, "B T 3 H W")
         maps = self.backbone(frames.flatten(0, 1))  # (N, C, h, w)
         is_pooled = self.head.reads == "pooled"
-        maps = pooled(maps)[:, :, None, None] if is_pooled else reduce_maps(maps, self.spec.map_size)
+        maps = pooled(maps)[:, :, None, None] if is_pooled else self.backbone.reduce_maps(maps, self.spec.map_size)
         features: Tensor = maps.unflatten(0, (sizes["B"], sizes["T"]))
         return features
 

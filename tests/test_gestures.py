@@ -289,7 +289,7 @@ def test_prepare_stage_refuses_what_it_cannot_do(tmp_path: Path) -> None:
         prepare("gesture", tmp_path, out=out)
     with pytest.raises(PipelineError, match="folder to draw into"):
         prepare("gestures", None, out=out)
-    with pytest.raises(PipelineError, match="takes no list"):
+    with pytest.raises(PipelineError, match="accepts no list"):
         prepare("gestures", tmp_path, lists=["list.txt"], out=out)
     with pytest.raises(PipelineError, match="`out` is required"):
         prepare("gestures", tmp_path)

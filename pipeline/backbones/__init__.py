@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pipeline.backbones.backbone import Backbone, pooled, reduce_maps
+from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.backbones.batch_norm import calibrate_batch_norm
 from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.backbones.weights import WeightsRecord, load_weights
@@ -25,7 +25,6 @@ __all__ = [
     "build_backbone",
     "calibrate_batch_norm",
     "pooled",
-    "reduce_maps",
 ]
 
 # Classes of the backbones by name; each is imported when it is looked up.

@@ -103,6 +103,15 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement forward_features().")
 
+    def reduce_maps(self, maps: Tensor, size: int) -> Tensor:
+        """Average feature maps to `size` × `size`, in float32; if this is `map_size`, they are returned unchanged.
+
+        Shape:
+            maps:    (N, C, h, w).
+            returns: (N, C, size, size).
+        """
+        return maps if size == self.map_size else nn.functional.adaptive_avg_pool2d(maps.float(), size)
+
     def run_block(self, block: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Run one part of the network; with `recompute`, only its inputs are stored for the backward pass."""
         if not self.recompute or not torch.is_grad_enabled():
@@ -134,18 +143,6 @@ def pooled(maps: Tensor) -> Tensor:
         returns: (N, C), float32.
     """
     return maps.mean(dim=(2, 3), dtype=torch.float32)
-
-
-def reduce_maps(maps: Tensor, size: int) -> Tensor:
-    """Average feature maps to `size` × `size`, in float32; maps of that size are returned unchanged.
-
-    Shape:
-        maps:    (N, C, h, w).
-        returns: (N, C, size, size).
-    """
-    if maps.shape[2:] == (size, size):
-        return maps
-    return nn.functional.adaptive_avg_pool2d(maps.float(), size)
 
 
 def _affine(preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:

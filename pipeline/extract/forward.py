@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbones import Backbone, pooled, reduce_maps
+from pipeline.backbones import Backbone, pooled
 from pipeline.errors import ClipError
 from pipeline.extract.compute import RunnerConfig
 
@@ -112,7 +112,8 @@ class BackboneRunner:
                 found = self._padded(batch)[: len(batch)]  # (n, C, h, w)
                 vectors.append(pooled(found).to(torch.float16))
                 if keep_maps:
-                    maps.append(reduce_maps(found, self._map_size).permute(0, 2, 3, 1).to(torch.float16))
+                    reduced = self._backbone.reduce_maps(found, self._map_size)
+                    maps.append(reduced.permute(0, 2, 3, 1).to(torch.float16))
             features = torch.cat(vectors)
             spatial = torch.cat(maps).contiguous() if keep_maps else None
             if not features.is_cuda:
