@@ -98,11 +98,11 @@ class TestDVC:
         output = sh(project, "pipeline", "fit-head", "--head", ",".join(FAST_HEADS))
         assert output.count("was finished with these settings") == len(FAST_HEADS)
         sh(project, "pipeline", "finetune")
-        assert stages_run(sh(project, "dvc", "repro")) in ([], [*TABLES])
+        assert set(stages_run(sh(project, "dvc", "repro"))) in (set(), {*TABLES})
 
     def test_one_heads_setting_refits_that_head_alone(self, project: Path) -> None:
         change(project, "heads", "mlp", "lr", to=0.002)
-        assert stages_run(sh(project, "dvc", "repro")) == ["fit_head@squeezenet-mlp", *TABLES]
+        assert set(stages_run(sh(project, "dvc", "repro"))) == {"fit_head@squeezenet-mlp", *TABLES}
 
     def test_more_views_extend_the_store(self, project: Path) -> None:
         store = project / "cache" / "gestures" / "squeezenet-8seg.zarr"
@@ -124,5 +124,5 @@ class TestDVC:
         sh(project, "git", "add", "--all")
         sh(project, "git", "commit", "--quiet", "--message", "results")
         output = sh(project, "dvc", "exp", "run", "-S", "heads.mlp.lr=0.02")
-        assert stages_run(output) == ["fit_head@squeezenet-mlp", *TABLES]
+        assert set(stages_run(output)) == {"fit_head@squeezenet-mlp", *TABLES}
         assert "heads.mlp.lr" in sh(project, "dvc", "params", "diff")
