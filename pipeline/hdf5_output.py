@@ -24,7 +24,7 @@ def hdf5_to_write(path: Path, mode: Literal["w", "r+"], **options: Any) -> Itera
             with h5py.File(output, mode, **options) as file:
                 yield file
         finally:
-            # The library may have raised errors of its own over what it could not write.
+            # The library may have raised other errors because it could not write.
             if output.error is not None:
                 raise output.error
 

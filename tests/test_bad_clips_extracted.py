@@ -1,4 +1,4 @@
-"""Clips of all kinds in one extraction: each has the features of its own frames, or its reason; the run ends well."""
+"""Clips of all kinds in one extraction: each has the features of its frames, or a reason; the run ends well."""
 
 from __future__ import annotations
 

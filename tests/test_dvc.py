@@ -44,7 +44,7 @@ def change(project: Path, *keys: str, to: object) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project in a Git repository of its own, after its first `dvc repro`."""
+    """A copy of the project in a separate Git repository, after its first `dvc repro`."""
     project = copy_repository(
         tmp_path_factory.mktemp("dvc") / "project", leave_out=("results/", "dvc.lock", "ci/dvc.lock")
     )

@@ -204,7 +204,7 @@ def test_a_diverging_loss_stops_with_a_word(tmp_path: Path) -> None:
 
 def test_balanced_weights_by_hand() -> None:
     weights = balanced_weights(np.array([0, 0, 0, 1]), 3)
-    # Each class that is there weighs the same in sum: 3 · 4/9 = 1 · 4/3 = N / K.
+    # Each class with clips has the same total weight: 3 · 4/9 = 1 · 4/3 = N / K.
     assert weights.tolist() == pytest.approx([4 / 9, 4 / 3, 0.0])
 
 

@@ -1,4 +1,4 @@
-"""Whatever stands in a manifest costs a run that clip and nothing more; each run says the same of it."""
+"""A hostile entry of a manifest costs a run only that clip, and each run gives the same reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--scheduler ADDRESS`: a real Dask scheduler and workers in processes of their own, on loopback."""
+"""`--scheduler ADDRESS`: a real Dask scheduler and workers in separate processes, on loopback."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def dask_cluster(folder: Path, num_workers: int) -> Iterator[tuple[str, Process,
 
 def _start(*arguments: str) -> Process:
     started = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
-    # A group of its own: Ctrl-C at the extraction does not reach it.
+    # A separate process group: Ctrl-C at the extraction does not reach it.
     return subprocess.Popen(
         started,
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""`pipeline store verify --repair` needs nothing but the store: what it was made with stands in it."""
+"""`pipeline store verify --repair` needs only the store, which contains the settings that made it."""
 
 from __future__ import annotations
 

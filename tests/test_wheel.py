@@ -1,4 +1,4 @@
-"""The wheel, without the repository: installed into an environment of its own, a study from class folders to its table.
+"""The wheel, without the repository: installed into a separate environment, a study from class folders to its table.
 
 The environment takes the dependencies from the one that runs the tests, so nothing is downloaded.
 """

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from pipeline import registry
 from pipeline.imports import ROOT, decides, deciding_modules, file_of
-from pipeline.init.render import StageFile, render_stages
+from pipeline.init.render import PREPARE_DRAWN, StageFile, render_stages
 
-PREPARE = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
 MADE = (
     "tools/dvc_dependencies.py writes this file from pipeline/init/templates/stages.yaml and the imports of the stages."
 )
@@ -109,7 +108,7 @@ def wanted_texts() -> dict[str, str]:
         name: render_stages(
             StageFile(
                 header=DEMO_HEADER if draws else PROFILE_HEADER,
-                prepare=PREPARE,
+                prepare=PREPARE_DRAWN,
                 clips="drawn" if draws else "apart",
                 finetunes=True,
                 code=code,

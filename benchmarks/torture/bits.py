@@ -9,12 +9,10 @@ neither an error message nor the true values.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import random
 import re
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.torture.command_line import finish, make_parser
 from pipeline.backbones import build_backbone
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import round_scores
@@ -204,16 +203,10 @@ def _kind(key: str) -> str:
 
 def main() -> None:
     """Print the table and the failures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5000, help="Number of flips.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the flips.")
-    arguments = parser.parse_args()
+    arguments = make_parser(__doc__, 5000, "flips").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcomes = run(arguments.runs, arguments.seed, Path(folder))
-    print(as_table(outcomes))
-    wrong = [line for outcome in outcomes.values() for line in outcome.wrong]
-    print(*wrong, sep="\n")
-    sys.exit(1 if wrong else 0)
+    finish(as_table(outcomes), (line for outcome in outcomes.values() for line in outcome.wrong))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,16 @@ and temporary ones) differs from that of an undisturbed run. Times, process ids 
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.torture.command_line import add_minutes, finish, make_parser, numbers_until
 from benchmarks.torture.commands import Commands
 from benchmarks.torture.study import STEPS, Step, Undisturbed, copy_inputs, differences, make_study, run_undisturbed
 
@@ -47,10 +46,7 @@ def run(
     with Commands() as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
-        end_seconds = time.monotonic() + max_seconds
-        for number in range(num_runs):
-            if time.monotonic() > end_seconds:
-                break
+        for number in numbers_until(num_runs, max_seconds):
             name = names[number % len(names)]
             after_seconds = rng.uniform(0, undisturbed[name].seconds)
             outcomes[name].num_runs += 1
@@ -84,19 +80,14 @@ def as_table(outcomes: dict[str, Outcome]) -> str:
 
 def main() -> None:
     """Print the table and the failures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=500, help="Number of kills.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the moments.")
+    parser = make_parser(__doc__, 500, "kills")
     parser.add_argument("--only", choices=tuple(STEPS), help="Kill one command only.")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="Stop after this time.")
+    add_minutes(parser)
     arguments = parser.parse_args()
     names = (arguments.only,) if arguments.only else tuple(STEPS)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = run(arguments.runs, arguments.seed, Path(folder), names, 60 * arguments.minutes)
-    print(as_table(outcomes))
-    wrong = [line for outcome in outcomes.values() for line in outcome.wrong]
-    print(*wrong, sep="\n")
-    sys.exit(1 if wrong else 0)
+    finish(as_table(outcomes), (line for outcome in outcomes.values() for line in outcome.wrong))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ too; they are counted as undefined.
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import resource
@@ -32,6 +31,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from benchmarks.torture.command_line import finish, make_parser
 from pipeline.errors import ClipError
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import encode_jpg
@@ -295,17 +295,12 @@ def _frame(image: Image.Image, number: int) -> np.ndarray:
 
 def main() -> None:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5000, help="number of mutants")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = make_parser(__doc__, 5000, "mutants")
     parser.add_argument("--folder", type=Path, help="where mutants and store stay; must not exist")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         result = run(arguments.runs, arguments.seed, arguments.folder or Path(temporary) / "run")
-    print(as_table(result))
-    for text in result.wrong:
-        print(text)
-    sys.exit(1 if result.wrong else 0)
+    finish(as_table(result), result.wrong)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,17 @@ run does, to the byte and without a file left over.
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import resource
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.torture.command_line import add_minutes, finish, make_parser, numbers_until
 from benchmarks.torture.commands import Commands, Ended
 from benchmarks.torture.study import STEPS, Undisturbed, copy_inputs, differences, make_study, run_undisturbed
 
@@ -57,10 +55,7 @@ def run(
     with Commands() as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
-        end_seconds = time.monotonic() + max_seconds
-        for number in range(num_runs):
-            if time.monotonic() > end_seconds:
-                break
+        for number in numbers_until(num_runs, max_seconds):
             # Each command under one shortage, then under the next.
             name, kind = names[number % len(names)], kinds[(number // len(names) + number) % len(kinds)]
             amount = _amount(kind, undisturbed[name], rng)
@@ -166,21 +161,17 @@ def as_table(outcomes: Mapping[str, Mapping[str, Outcome]]) -> str:
 
 def main() -> None:
     """Print the table, and what went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=360, help="Number of runs under a shortage.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the amounts.")
+    parser = make_parser(__doc__, 360, "runs under a shortage")
     parser.add_argument("--only", choices=tuple(STEPS), help="Try one command only.")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="Stop after this time.")
+    add_minutes(parser)
     arguments = parser.parse_args()
     names = (arguments.only,) if arguments.only else tuple(STEPS)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = run(arguments.runs, arguments.seed, Path(folder), names, 60 * arguments.minutes)
-    print(as_table(outcomes))
+    table = as_table(outcomes)
     if "disk" not in outcomes:
-        print("A tmpfs cannot be mounted here (it takes root): no disk was filled.")
-    wrong = [line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong]
-    print(*wrong, sep="\n")
-    sys.exit(1 if wrong else 0)
+        table += "\nA tmpfs cannot be mounted here (it takes root): no disk was filled."
+    finish(table, (line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong))
 
 
 if __name__ == "__main__":

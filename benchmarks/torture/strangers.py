@@ -10,7 +10,6 @@ changes any file but the layout of the store and its own output.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -18,9 +17,7 @@ import pickle
 import random
 import resource
 import shutil
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +29,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from safetensors.torch import load_file, save_file
 
+from benchmarks.torture.command_line import add_minutes, finish, make_parser, numbers_until
 from benchmarks.torture.commands import SCRATCH, Commands
 from benchmarks.torture.study import EXPORT, FITTED, MANIFEST, MODEL, STORE, Step, copy_inputs, make_study
 from pipeline.model import HEADER_DIGEST, HEADER_KEY, TENSORS_DIGEST, _digest_of_header, _digest_of_tensors
@@ -237,10 +235,7 @@ def run(
     study, place = folder / "study", folder / "run"
     with Commands() as commands:
         make_study(commands, study)
-        end_seconds = time.monotonic() + max_seconds
-        for number in range(num_runs):
-            if time.monotonic() > end_seconds:
-                break
+        for number in numbers_until(num_runs, max_seconds):
             kind = kinds[number % len(kinds)]
             for name in commands_for(kind):
                 # Each command gets the same unchanged copy.
@@ -346,17 +341,13 @@ def as_table(outcomes: dict[str, dict[str, Outcome]]) -> str:
 
 def main() -> None:
     """Print the table, and what went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="Number of untrusted files.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the changes.")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="Stop after this time.")
+    parser = make_parser(__doc__, 1000, "untrusted files")
+    add_minutes(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcomes = run(arguments.runs, arguments.seed, Path(folder), max_seconds=60 * arguments.minutes)
-    print(as_table(outcomes))
-    wrong = [line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong]
-    print(*wrong, sep="\n")
-    sys.exit(1 if wrong else 0)
+    wrong = (line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong)
+    finish(as_table(outcomes), wrong)
 
 
 if __name__ == "__main__":

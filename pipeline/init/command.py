@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.init.folder import README, check_free, set_up_tools, write_files
 from pipeline.init.plan import Plan, estimate, make_plan
 from pipeline.init.rates import Machine, measure_machine
-from pipeline.init.render import StageFile, render, render_stages, template_text
+from pipeline.init.render import PREPARE_DRAWN, StageFile, render, render_stages, template_text
 from pipeline.init.summary import summary, time_text
 from pipeline.init.survey import Survey, list_clips, survey
 from pipeline.manifest import classes_path
@@ -31,7 +31,7 @@ PARAMS, STAGES = "params.yaml", "dvc.yaml"
 HEADER = """\
 # clips -> manifest -> feature store -> fitted heads -> table: `dvc repro` runs what is not done yet. Values stand in
 # params.yaml; the commands are the lines that people type. Written by `pipeline init`."""
-DEMO_MINUTES = "10 minutes on 2 cores that multiply bfloat16 fast, three times as long on others"
+DEMO_MINUTES = "10 to 20 minutes on two cores"
 
 
 def init(settings: InitSettings) -> None:
@@ -142,8 +142,7 @@ def _write_demo(folder: Path) -> None:
         template_text("demo.yaml"),
         flags=re.MULTILINE,
     )
-    prepare = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
-    stages = render_stages(StageFile(HEADER, prepare, "drawn", finetunes=True))
+    stages = render_stages(StageFile(HEADER, PREPARE_DRAWN, "drawn", finetunes=True))
     readme = render("demo_README.md", version=version("st-pipeline"))
     _print([*write_files(folder, {PARAMS: params, STAGES: stages, README: readme}), *set_up_tools(folder)])
     click.echo(f"The demo is written; it takes about {DEMO_MINUTES}.\n\nNext: {_enter(folder)}dvc repro")

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from pipeline.params import VERSION_KEY
 
+PREPARE_DRAWN = "pipeline prepare ${prepare.dataset} ${prepare.root} --out ${prepare.out}"
 DRAWN_SAYS = "Draw the demo's clips and write their manifest."
 LISTED_SAYS = "Read the data set's own label files, find its clips, and write the manifest."
 

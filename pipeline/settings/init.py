@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.registry import DATASET_NAMES, HEAD_NAMES, unknown_name
+from pipeline.settings.data_set import label_files, published_fold, val_share
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option
 
@@ -18,7 +19,7 @@ class InitSettings(Settings):
     """Settings of `pipeline init`."""
 
     root: Path | None = option(None, "Folder of the clips.", is_argument=True)
-    lists: tuple[Path, ...] = option((), "Label files of the data set, or their folder.", is_argument=True)
+    lists: tuple[Path, ...] = label_files()
     data: str = option(
         "folders",
         "Layout of the clips: folders named by their class, or a data set of `pipeline prepare`.",
@@ -58,11 +59,8 @@ class InitSettings(Settings):
         None, "Minutes in which the heads may be fitted here.  [default: 5, or those of the extraction]", minimum=0
     )
     device: str = option("cpu", f"Device of the backbone and the heads: {DEVICE_HELP}")
-    val_share: float = option(
-        0.2, "Share of clips put into validation if the data define no split.", minimum=0, maximum=1,
-        is_maximum_open=True,
-    )  # fmt: skip
-    fold: int = option(1, "Published split of ucf101 and hmdb51 to use.", minimum=1, maximum=3)
+    val_share: float = val_share()
+    fold: int = published_fold()
     columns: str | None = option(
         None, "Names of a csv's columns, such as path=file,label=gesture.", metavar="WHAT=NAME,..."
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.registry import DATASET_NAMES
+from pipeline.settings.data_set import label_files, published_fold, val_share
 from pipeline.settings.settings import Settings, option, required
 
 
@@ -18,7 +19,7 @@ class PrepareSettings(Settings):
 
     dataset: str = required("Data set, or layout of the clips.", choices=DATASET_NAMES, is_argument=True)
     root: Path | None = option(None, "Folder of the data set.", is_argument=True)
-    lists: tuple[Path, ...] = option((), "Label files of the data set, or their folder.", is_argument=True)
+    lists: tuple[Path, ...] = label_files()
     out: Path = required("Manifest to write, data_manifests/NAME.csv.")
     classes: Path | None = option(
         None, "Class file in the folder of the manifest, named in params.yaml for DVC.", is_hidden=True
@@ -27,11 +28,8 @@ class PrepareSettings(Settings):
         "file", "Order of the class numbers: as in the data set's files, or alphabetical.", choices=("file", "sorted")
     )
     pack: Path | None = option(None, "HDF5 file to write, into which folders of frames are copied.", metavar="FILE.h5")
-    val_share: float = option(
-        0.2, "Share of clips put into validation if the data define no split.", minimum=0, maximum=1,
-        is_maximum_open=True,
-    )  # fmt: skip
-    fold: int = option(1, "Published split of ucf101 and hmdb51 to use.", minimum=1, maximum=3)
+    val_share: float = val_share()
+    fold: int = published_fold()
     columns: str | None = option(
         None,
         "Names of a csv's columns for path, clip_id, label, split, such as path=file,label=gesture.",
