@@ -1,17 +1,19 @@
 """Question: how much too high is the accuracy if the epoch is selected on the reported clips?
 
-Each head is fitted twice with the same seeds on a store with a labelled split `test`: the epoch is selected once on
-`val` and once on `test`, and top-1 of `test` is reported in both cases. Selection does not change the training, so the
-difference is the effect of selecting on the reported clips.
+Each head is fitted again with the same seeds on a store with a labelled split `test`, but the epoch is selected on
+`test`. The results of `pipeline fit-head`, which selected on `val`, give the other value. Selection does not change the
+training, so the difference is the effect of selecting on the reported clips.
 
-    python -m benchmarks.selection STORE --params params.yaml --out docs/studies/selection_demo.md
+    python -m benchmarks.selection STORE results/fit_head --params params.yaml --out docs/studies/selection_demo.md
 
-Heads, seeds, epochs and rates are those of the blocks `fit_head` and `heads` of a params.yaml.
+Heads, seeds, epochs and rates are those of the blocks `fit_head` and `heads` of a params.yaml. The results must have
+been made on the same machine, since another processor rounds differently.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import yaml
 
 from benchmarks.heads import machine
 from pipeline.evaluation.metrics import top1
+from pipeline.evaluation.result_reader import read_run
 from pipeline.files import write_text
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import choose_compute
@@ -31,27 +34,41 @@ from pipeline.recipe import named_recipe
 from pipeline.store import FeatureStore
 
 
-def measured(data: CachedData, head: str, settings: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Return top-1 of `test` for each seed: selected on `val`, and selected on `test`."""
-    settings = dict(settings)
-    num_seeds = int(settings.pop("seeds", 1))
-    recipe = named_recipe(str(settings.pop("recipe", "cached"))).with_overrides(**settings)
+def selected_on_test(data: CachedData, head: str, settings: Mapping[str, Any], num_seeds: int) -> list[float]:
+    """Return top-1 of `test` for each seed, in percent, where `test` also selects the epoch."""
+    recipe = named_recipe(str(settings["recipe"])).with_overrides(
+        **{name: value for name, value in settings.items() if name not in ("recipe", "seeds")}
+    )
     apart = data.of(HEADS[head].reads, recipe)
-    on_reported = dataclasses.replace(apart, select=apart.report)
-    found: tuple[list[float], list[float]] = ([], [])
-    for values, head_data in zip(found, (apart, on_reported), strict=True):
-        for seed in range(num_seeds):
-            result = fit_head(head_data, head, recipe, seed, choose_compute(head))
-            values.append(top1(result.scores, result.labels))
-    return found
+    head_data = dataclasses.replace(apart, select=apart.report)
+    fits = (fit_head(head_data, head, recipe, seed, choose_compute(head)) for seed in range(num_seeds))
+    return [top1(result.scores, result.labels) for result in fits]
+
+
+def selected_on_val(folder: Path, num_seeds: int, epochs: int) -> list[float]:
+    """Read top-1 of `test` for each seed, in percent, from a result whose epoch was selected on `val`.
+
+    Raises:
+        ClickException: the result has other splits, seeds or epochs.
+    """
+    run = read_run(folder)
+    found = (run.selected_on, run.reported_on, len(run.predictions.scores), run.metrics["recipe"]["training"]["epochs"])
+    expected = ("val", "test", num_seeds, epochs)
+    if found != expected:
+        raise click.ClickException(
+            f"{folder} has (selected on, reported on, seeds, epochs) = {found} instead of {expected}. "
+            "Fit the head with the same params."
+        )
+    return [top1(scores, run.predictions.labels) for scores in run.predictions.scores]
 
 
 @click.command()
 @click.argument("store")
+@click.argument("results", type=click.Path(path_type=Path, exists=True))
 @click.option("--params", type=click.Path(path_type=Path, exists=True), default=Path("params.yaml"), show_default=True)
 @click.option("--heads", help="Heads, separated by commas.  [default: heads-compared of the params]")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
-def main(store: str, params: Path, heads: str | None, out: Path | None) -> None:
+def main(store: str, results: Path, params: Path, heads: str | None, out: Path | None) -> None:
     """Print top-1 of each head with selection on val and on test, and the difference."""
     blocks = yaml.safe_load(params.read_text(encoding="utf-8"))
     common = {key: blocks["fit_head"][key] for key in ("recipe", "seeds", "epochs") if key in blocks["fit_head"]}
@@ -62,7 +79,7 @@ def main(store: str, params: Path, heads: str | None, out: Path | None) -> None:
         raise click.ClickException(f"{store} needs labelled clips in val and test; {plan.sentence()}.")
     num_clips = {split: len(opened.clips(split)) for split in ("train", "val", "test")}
     lines = [
-        f"`python -m benchmarks.selection STORE --params {params}`, {machine('cpu')['processor']}, torch "
+        f"`python -m benchmarks.selection STORE {results} --params {params}`, {machine('cpu')['processor']}, torch "
         f"{torch.__version__}; {opened.settings.backbone}, weights {opened.settings.weights['name']}, "
         + ", ".join(f"{count} clips of {split}" for split, count in num_clips.items())
         + ". Top-1 of `test` in percent, mean over seeds.",
@@ -72,8 +89,11 @@ def main(store: str, params: Path, heads: str | None, out: Path | None) -> None:
     ]
     differences = []
     for head in heads.split(",") if heads else blocks["heads-compared"]:
-        settings = {**common, **(blocks.get("heads") or {}).get(head, {})}
-        apart, on_reported = (np.array(values) for values in measured(data, head, settings))
+        settings = {"recipe": "cached", "seeds": 1, **common, **(blocks.get("heads") or {}).get(head, {})}
+        num_seeds = int(settings["seeds"])
+        folder = results / f"{opened.settings.backbone}-{head}"
+        apart = np.array(selected_on_val(folder, num_seeds, int(settings["epochs"])))
+        on_reported = np.array(selected_on_test(data, head, settings, num_seeds))
         differences.append(float((on_reported - apart).mean()))
         lines.append(
             f"| {head} | {settings.get('epochs', '')} | {len(apart)} | {apart.mean():.1f} | {on_reported.mean():.1f} | "
