@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from pipeline.settings.init import InitSettings
     from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
     from pipeline.settings.prepare import PrepareSettings
-    from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings, StoreVerifySettings
+    from pipeline.settings.store import (
+        StoreExportSettings,
+        StoreImportFeaturesSettings,
+        StoreImportSettings,
+        StoreInfoSettings,
+        StoreVerifySettings,
+    )
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -265,6 +271,23 @@ def store_import(settings: StoreImportSettings) -> None:
       pipeline store import squeezenet.h5 --store cache/jester/squeezenet.zarr
     """
     from pipeline.store_command.command import store_import as run
+
+    run(settings)
+
+
+@store.command("import-features", cls=PipelineCommand, settings="pipeline.settings.store:StoreImportFeaturesSettings")
+def store_import_features(settings: StoreImportFeaturesSettings) -> None:
+    """Create a store from arrays that another program computed: one array for each clip of a manifest.
+
+    An array is (T, C), (T, C, H, W) or (T, tokens, C), float16 to float64. Heads, order tests and the table work on the
+    store; predict and finetune do not, because they need the network. A clip whose array cannot be used is counted.
+
+    \b
+    Examples:
+      pipeline store import-features features/ --manifest data_manifests/mine.csv --store cache/mine.zarr
+      pipeline store import-features vjepa.h5 --manifest mine.csv --store cache/vjepa.zarr --video-encoder
+    """
+    from pipeline.store_command.import_features import store_import_features as run
 
     run(settings)
 

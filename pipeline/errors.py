@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 FAILURE_KINDS = {
@@ -20,6 +22,7 @@ FAILURE_KINDS = {
     "frame-gap": "a frame number is missing",
     "too-large": "beyond a limit on pixels, bytes or time",
     "overflow": "a feature beyond float16, or not a number",
+    "other-shape": "an imported array of another shape than the others",
 }
 """Failures that the clip causes: no later run tries the same file again, except `too-large`, whose limit can change."""
 
@@ -61,6 +64,17 @@ class ClipFailure(NamedTuple):
     def is_transient(self) -> bool:
         """Whether the next run should try the clip again."""
         return self.kind in TRANSIENT_KINDS
+
+
+def failure_lines(failures: Sequence[ClipFailure], num_examples: int = 5) -> list[str]:
+    """Return the failures as lines of text: each kind with its number and a few clips, the most frequent first."""
+    lines = []
+    for kind, count in Counter(failure.kind for failure in failures).most_common():
+        lines.append(f"Failed, {kind}: {count:,}")
+        examples = [failure for failure in failures if failure.kind == kind][:num_examples]
+        lines += [f"  {failure.clip_id}: {failure.reason}" for failure in examples]
+        lines += [f"  … and {count - num_examples:,} more"] if count > num_examples else []
+    return lines
 
 
 class ClipError(PipelineError):

@@ -122,11 +122,12 @@ def head_of_spec(spec: ModelSpec) -> Head:
     )
 
 
-def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.Module) -> None:
-    """Write a model file atomically."""
+def save_model(path: Path | str, spec: ModelSpec, head: nn.Module, backbone: nn.Module | None) -> None:
+    """Write a model file atomically; without a backbone for a head that was fitted on imported features."""
     tensors = {
         f"{part}.{name}": tensor.detach().to("cpu", copy=True).contiguous()
         for part, module in (("backbone", backbone), ("head", head))
+        if module is not None
         for name, tensor in module.state_dict().items()
     }
     values = {**json.loads(spec.as_json()), TENSORS_DIGEST: _digest_of_tensors(tensors)}

@@ -44,6 +44,8 @@ DATA_SETS = {
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached")
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")
+# Name of features that `store import-features` read, in place of a backbone: `imported:NAME`.
+IMPORTED_PREFIX = "imported:"
 
 Entry = TypeVar("Entry")
 
@@ -58,6 +60,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence that suggests the most similar known name; an empty text if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def is_imported(backbone: str) -> bool:
+    """Return whether features come from `store import-features`, so that no network here computes them."""
+    return backbone.startswith(IMPORTED_PREFIX)
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import click
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ClipFailure, PipelineError, failure_lines
 from pipeline.extract.extract import ExtractionSummary, extract_features
 from pipeline.manifest import read_manifest
 from pipeline.settings.extract import ExtractSettings
-
-NUM_EXAMPLES = 5
 
 
 def run(settings: ExtractSettings) -> ExtractionSummary:
@@ -41,9 +37,5 @@ def summary_text(summary: ExtractionSummary) -> str:
         f"MB in the store, {summary.seconds:,.1f} s ({summary.num_computed / max(summary.seconds, 1e-9):,.1f} clips/s, "
         f"{summary.num_workers or 'no'} worker processes); {summary.num_checked_again} finished ones checked again.",
     ]
-    for kind, count in Counter(clip.kind for clip in summary.failed).most_common():
-        lines.append(f"Failed, {kind}: {count}")
-        examples = [clip for clip in summary.failed if clip.kind == kind][:NUM_EXAMPLES]
-        lines += [f"  {clip.clip_id}: {clip.reason}" for clip in examples]
-        lines += [f"  … and {count - NUM_EXAMPLES} more"] if count > NUM_EXAMPLES else []
+    lines += failure_lines([ClipFailure(clip.clip_id, clip.kind, clip.reason) for clip in summary.failed])
     return "\n".join(lines)

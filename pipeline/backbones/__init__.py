@@ -12,8 +12,9 @@ from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.backbones.batch_norm import calibrate_batch_norm
 from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.backbones.weights import WeightsRecord, load_weights
+from pipeline.errors import PipelineError
 from pipeline.registry import BACKBONES as BACKBONE_PLACES
-from pipeline.registry import LazyTable, unknown_name
+from pipeline.registry import LazyTable, is_imported, unknown_name
 
 __all__ = [
     "BACKBONES",
@@ -75,6 +76,11 @@ def _make(name: str) -> Backbone:
         from pipeline.backbones.torchvision_models import TorchvisionBackbone
 
         return TorchvisionBackbone(name.removeprefix(TORCHVISION_PREFIX))
+    if is_imported(name):
+        raise PipelineError(
+            f"The features '{name}' were imported from arrays (`pipeline store import-features`), and the network that "
+            "computed them is not part of this package: it cannot be run on clips, exported or finetuned."
+        )
     if name not in BACKBONES:
         raise unknown_name("backbone", name, (*BACKBONES, f"{TORCHVISION_PREFIX}NAME"))
     with torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from pipeline.compare.comparison import Comparison, Group, Row
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE
 from pipeline.evaluation.statistics import Interval
+from pipeline.store.settings import VIDEO_ENCODER_NOTE
 from pipeline.tables import table_lines
 
 GAP = "  "
@@ -221,6 +222,8 @@ def remarks_of(group: Group) -> list[str]:
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if any(row.run.is_selected_on_reported for row in group.rows):
         remarks.append(SELECTED_ON_REPORTED_NOTE)
+    if any(row.run.metrics.get("video_encoder") for row in group.rows):
+        remarks.append(VIDEO_ENCODER_NOTE)
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
     return remarks

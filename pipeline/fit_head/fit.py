@@ -26,6 +26,7 @@ from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import Recipe, TrainConfig
+from pipeline.registry import is_imported
 from pipeline.runtime import Runtime
 from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.training.loss import balanced_weights
@@ -273,7 +274,9 @@ class _Fit:
 
 def _num_norms(data: HeadDataset, choices: TrainConfig) -> int:
     """Return the number of the backbone's batch norms, looked up only if it determines what is trained."""
-    return backbone_contract(data.backbone).num_norms if choices.partial_bn == "backbone_and_head" else 0
+    if choices.partial_bn != "backbone_and_head" or is_imported(data.backbone):
+        return 0
+    return backbone_contract(data.backbone).num_norms
 
 
 def _criterion(data: HeadDataset, choices: TrainConfig, compute: Runtime) -> nn.CrossEntropyLoss:

@@ -78,7 +78,7 @@ def _is_single_threaded(planned: PlannedRun) -> bool:
 
 
 def _one_by_one(
-    runs: Mapping[HeadRequest, PlannedRun], data: CachedData, backbone: nn.Module
+    runs: Mapping[HeadRequest, PlannedRun], data: CachedData, backbone: nn.Module | None
 ) -> Iterator[RequestResult]:
     for request, planned in runs.items():
         try:

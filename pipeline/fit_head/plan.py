@@ -15,6 +15,7 @@ from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store.layout import TEST_VIEW
+from pipeline.store.settings import VIDEO_ENCODER_NOTE
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadReq
     names = _served(list(dict.fromkeys(settings.head)), clips)
     if clips.views == (TEST_VIEW,):
         logger.info("training uses the test view, because the store has no training views or `views` is 0")
+    if clips.source.settings.video_encoder:
+        logger.info(VIDEO_ENCODER_NOTE)
     common = {name: getattr(settings, name) for name in OWN_SETTINGS}
     requests: list[HeadRequest] = []
     for chosen in settings.recipe:

@@ -23,7 +23,7 @@ from pipeline.heads import HEADS
 from pipeline.model import ModelSpec, save_model
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.registry import WEIGHTS_NAMES
+from pipeline.registry import WEIGHTS_NAMES, is_imported
 from pipeline.runtime import Runtime
 from pipeline.store.settings import StoreSettings
 
@@ -67,7 +67,7 @@ class PlannedRun:
 def fit_run(
     planned: PlannedRun,
     data: CachedData,
-    backbone: nn.Module,
+    backbone: nn.Module | None,
     progress_of: ProgressMaker = Progress,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> RunOutcome:
@@ -132,7 +132,7 @@ def fit_seed(
 
 
 def write_run(
-    planned: PlannedRun, data: CachedData, backbone: nn.Module, results: Sequence[SeedResult], head: nn.Module
+    planned: PlannedRun, data: CachedData, backbone: nn.Module | None, results: Sequence[SeedResult], head: nn.Module
 ) -> RunOutcome:
     """Write the results of a run and the model of `head` (of the first seed), and remove the checkpoints."""
     run, settings = planned.run, data.source.settings
@@ -157,6 +157,7 @@ def write_run(
         "device": run.compute.device.type,
         "num_train": num_train,
         "num_failed": data.source.num_failed,
+        **({"video_encoder": True} if settings.video_encoder else {}),
     }
     timing = {
         "total_seconds": round(sum(result.seconds for result in results), 3),
@@ -173,12 +174,16 @@ def write_run(
     return RunOutcome(metrics, planned.folder, was_finished=False)
 
 
-def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module:
-    """Build the backbone of a store, for the model file. `weights`: path of the weights if they have moved.
+def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module | None:
+    """Build the backbone of a store, for the model file; None for imported features.
+
+    weights: path of the weights if they have moved.
 
     Raises:
         PipelineError: the weights are missing, or are not those of the store.
     """
+    if is_imported(settings.backbone):
+        return None
     name = settings.weights["name"] if weights is None else weights
     if name not in WEIGHTS_NAMES and not Path(name).is_file():
         raise PipelineError(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.evaluation.selection import TRAIN, SplitPlan, plan_splits
 from pipeline.recipe import Recipe, TrainConfig
+from pipeline.registry import is_imported
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import ClipRow
@@ -91,6 +92,7 @@ class StoredClips:
         """Return the recipe for this store, whose sampling options must be those of the recipe.
 
         A store of all frames has centre crops without flips; the recipe's sampler draws its frames during training.
+        Frames of imported features were chosen elsewhere, so the recipe gets the store's options.
 
         Raises:
             PipelineError: the recipe's frames differ from the store's; the message names the field.
@@ -98,6 +100,8 @@ class StoredClips:
         if self.has_all_frames:
             return recipe.with_overrides(crops="centre", flip="off")
         held = vars(self.source.settings.frame_choices)
+        if is_imported(self.source.settings.backbone):
+            return recipe.with_overrides(**held)
         for name, wanted in vars(recipe.frames).items():
             if held[name] != wanted:
                 raise PipelineError(
@@ -155,6 +159,11 @@ class StoredClips:
         if self.has_maps(maps):
             return
         settings = self.source.settings
+        if is_imported(settings.backbone):
+            raise PipelineError(
+                f"{head} reads {maps} maps, but the imported features have only {' and '.join(settings.maps)}. Import "
+                "arrays of the shape (T, C, H, W) or (T, tokens, C)."
+            )
         if self.has_all_frames:
             raise PipelineError(
                 f"{head} reads {maps} maps, but the store was made with --frames all, which stores only "

@@ -80,7 +80,7 @@ def fit_in_parallel(
     runs: Mapping[HeadRequest, PlannedRun],
     num_processes: int,
     data: CachedData,
-    backbone: nn.Module,
+    backbone: nn.Module | None,
 ) -> Iterator[RequestResult]:
     """Fit the seeds of runs in `num_processes` processes, and write and yield each run when its last seed is done.
 
@@ -137,7 +137,11 @@ def _data_of_process(request: StoreRequest) -> CachedData:
 
 
 def _request_result(
-    request: HeadRequest, planned: PlannedRun, outcomes: Sequence[SeedOutcome], data: CachedData, backbone: nn.Module
+    request: HeadRequest,
+    planned: PlannedRun,
+    outcomes: Sequence[SeedOutcome],
+    data: CachedData,
+    backbone: nn.Module | None,
 ) -> RequestResult:
     for outcome in outcomes:
         if outcome.result is None:

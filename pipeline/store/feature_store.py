@@ -46,6 +46,7 @@ Float16 = npt.NDArray[np.float16]
 Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
 NUM_READ_THREADS = min(4, os.cpu_count() or 1)
 PENDING = "pending"
+PROVENANCE_PATHS = ("manifest", "root", "weights", "features")
 
 
 class FeatureStore:
@@ -137,9 +138,9 @@ class FeatureStore:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Origin of the features: absolute paths of `manifest`, `root` and `weights` (or a name)."""
+        """Origin of the features: `weights` (a name or path), paths of `manifest`, `root`, imported `features`."""
         found = dict(self.attributes.provenance)
-        for name in ("manifest", "root", "weights"):
+        for name in PROVENANCE_PATHS:
             if found.get(name) and found[name] not in WEIGHTS_NAMES:
                 found[name] = path_seen_from(self.objects.location, str(found[name]))
         return found

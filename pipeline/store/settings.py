@@ -10,6 +10,11 @@ from typing import Any, Literal
 from pipeline.recipe import SamplingConfig
 
 MAP_KINDS = ("pooled", "spatial")
+VIDEO_ENCODER_NOTE = (
+    "The features come from a video encoder, which mixes the frames of a clip: the order of frames within a segment is "
+    "part of each feature. Order tests change only the order of the segments, so a small loss does not mean that order "
+    "does not matter."
+)
 # Bounds for values read from a store, checked before memory is allocated; far above the needs of any backbone.
 MAX_ROW_BYTES = 1 << 31
 BOUNDS = {
@@ -35,6 +40,7 @@ class StoreSettings:
     map_size: height and width of the stored maps, at most those of the backbone's maps.
     frames: `segments` stores T frames of each view; `all` stores pooled features of every frame of the centre crop,
         with num_segments=0.
+    video_encoder: whether the features come from a model that mixes the frames of a clip, such as a video transformer.
     """
 
     backbone: str
@@ -52,10 +58,13 @@ class StoreSettings:
     map_size: int
     preprocessing: Mapping[str, Any]
     frames: Literal["segments", "all"] = "segments"
+    video_encoder: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain data for JSON."""
         values = dataclasses.asdict(self)
+        if not self.video_encoder:
+            del values["video_encoder"]  # stores of image encoders keep the bytes that they had before this setting
         return {
             **values,
             "maps": list(self.maps),
@@ -68,12 +77,12 @@ class StoreSettings:
 
         `maps` is not compared, because it decides which features are stored, not their bytes.
         """
-        mine, theirs = _flat(self), _flat(other)
+        mine, theirs = ({"video_encoder": False, **_flat(settings)} for settings in (self, other))
         return [name for name in mine if name != "maps" and mine[name] != theirs[name]]
 
     def described(self, field: str) -> str:
         """Return `field=value` for a message; weights are shown with the start of their checksum."""
-        value = _flat(self)[field]
+        value = _flat(self).get(field, False)
         if field == "weights":
             return f"weights={value['name']} (sha256 {value['sha256'][:8]}…)"
         return f"{field}={value}"
@@ -100,6 +109,8 @@ def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
         raise TypeError("a name in the settings is not a string")
     if not set(settings.maps) <= set(MAP_KINDS) or settings.frames not in ("segments", "all"):
         raise ValueError(f"maps (={settings.maps}) or frames (={settings.frames!r}) has an unknown value")
+    if type(settings.video_encoder) is not bool or (settings.video_encoder and settings.frames == "all"):
+        raise ValueError("video_encoder must be true or false, and false with frames=all")
     return settings
 
 

@@ -25,14 +25,13 @@ from pipeline.manifest import Clip
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
 from pipeline.store.attributes import Attributes, attributes_from_dict, has_store
-from pipeline.store.clearing import check_location_is_free, remove_store
-from pipeline.store.feature_store import FeatureStore
-from pipeline.store.locks import writer_lock
+from pipeline.store.feature_store import PROVENANCE_PATHS, FeatureStore
 from pipeline.store.object_store import open_object_store, path_from
 from pipeline.store.record import DONE, WRITTEN_FIELDS, ClipRecord
 from pipeline.store.table import ClipRow
 from pipeline.store.writer import BlockBuilder, assign_rows, ensure_views, write_block
 from pipeline.store_command.hdf5_file import child, dataset, opened_hdf5, sealed_hdf5, texts
+from pipeline.store_command.new_store import new_store
 
 FORMAT = "st-pipeline features in HDF5 2"
 FORMATS = (FORMAT, "st-pipeline features in HDF5 1")
@@ -69,8 +68,6 @@ def export_hdf5(store: FeatureStore, path: Path) -> int:
 def import_hdf5(path: Path, location: str) -> int:
     """Create a store from a file that `export_hdf5` wrote, and return the number of clips.
 
-    The store becomes visible when it is complete. A killed import leaves no store; the next import deletes its files.
-
     Raises:
         PipelineError: the file is not an export, is damaged, or the location already has another store.
     """
@@ -85,30 +82,11 @@ def import_hdf5(path: Path, location: str) -> int:
             raise PipelineError(
                 f"Another store exists already at {location}. Import into another --store, or delete it."
             )
-        check_location_is_free(objects)
-        with writer_lock(objects):
-            remove_store(objects)
-            objects.remove_parts()
-            try:
-                attributes = _attributes(file, location)
-                store = FeatureStore.create(
-                    location,
-                    attributes.settings,
-                    attributes.classes,
-                    attributes.block_clips,
-                    attributes.provenance,
-                    is_visible=False,
-                )
-                num_clips = _fill(store, file)
-                store.publish()
-                return num_clips
-            except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-                remove_store(objects)
-                raise PipelineError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
-            except BaseException:
-                # An incomplete store would look like that of a stopped extraction.
-                remove_store(objects)
-                raise
+        try:
+            with new_store(location, _attributes(file, location)) as store:
+                return _fill(store, file)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise PipelineError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
 
 
 def _num_clips_imported(file: h5py.File, location: str) -> int | None:
@@ -143,7 +121,7 @@ def _recorded(provenance: dict[str, Any], location: str) -> dict[str, Any]:
     """Return the provenance of an export as the store at `location` records it."""
     paths = {
         name: path_from(location, provenance[name])
-        for name in ("manifest", "root", "weights")
+        for name in PROVENANCE_PATHS
         if provenance.get(name) and provenance[name] not in WEIGHTS_NAMES
     }
     return {**provenance, **paths}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from pipeline.registry import IMPORTED_PREFIX, is_imported
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.record import DONE
@@ -69,17 +70,14 @@ def info_text(info: StoreInfo) -> str:
     """Format the contents of a store as text."""
     settings, provenance = info.settings, dict(info.provenance)
     note = provenance.pop("weights_note", "")
+    origin, how = _origin_lines(settings, note)
     lines = [
         info.location,
-        f"  backbone   {settings['backbone']}, {settings['weights']['name']} (sha256 {settings['weights']['sha256']})"
-        + (f"; {note}" if note else ""),
+        origin,
         f"  features   {', '.join(settings['maps'])}; {settings['channels']} channels, "
         f"{settings['map_size']}×{settings['map_size']}; "
         + ("every frame" if settings["frames"] == "all" else f"{settings['num_segments']} segments"),
-        f"  computed   {settings['compute_dtype']}, {settings['compile_mode']}, {settings['capability']}, "
-        f"batches of {settings['batch_frames']} frames, transform {settings['transform_version']}",
-        f"  frames     {', '.join(f'{name}={value}' for name, value in settings['frame_choices'].items())}, "
-        f"seed={settings['seed']}",
+        *how,
         f"  classes    {len(info.classes)}",
         f"  size       {info.num_bytes / 1e6:,.1f} MB, {info.ratio:.2f} of plain float16; "
         f"{info.block_clips} clips a block",
@@ -91,6 +89,22 @@ def info_text(info: StoreInfo) -> str:
     versions = provenance.pop("versions", {})
     lines.append("  from       " + ", ".join(f"{name} {text}" for name, text in {**provenance, **versions}.items()))
     return "\n".join(lines)
+
+
+def _origin_lines(settings: dict[str, Any], note: str) -> tuple[str, list[str]]:
+    """Return a line about the network, and those about its run."""
+    if is_imported(settings["backbone"]):
+        encoder = "; a video encoder, which mixes the frames of a clip" if settings.get("video_encoder") else ""
+        name = settings["backbone"].removeprefix(IMPORTED_PREFIX)
+        return f"  imported   {name}, {settings['compute_dtype']} arrays{encoder}", []
+    weights = settings["weights"]
+    origin = f"  backbone   {settings['backbone']}, {weights['name']} (sha256 {weights['sha256']})"
+    return origin + (f"; {note}" if note else ""), [
+        f"  computed   {settings['compute_dtype']}, {settings['compile_mode']}, {settings['capability']}, "
+        f"batches of {settings['batch_frames']} frames, transform {settings['transform_version']}",
+        f"  frames     {', '.join(f'{name}={value}' for name, value in settings['frame_choices'].items())}, "
+        f"seed={settings['seed']}",
+    ]
 
 
 def _raw_bytes(store: FeatureStore, num_views: int, num_frames: int) -> int:

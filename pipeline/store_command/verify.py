@@ -12,6 +12,7 @@ from pipeline.extract.compute import device_like
 from pipeline.extract.extract import extract_features
 from pipeline.extract.provenance import clip_exists
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.registry import is_imported
 from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.store import StoreVerifySettings
 from pipeline.store.feature_store import FeatureStore
@@ -34,6 +35,13 @@ def store_verify(settings: StoreVerifySettings) -> list[Corruption]:
     store = FeatureStore.open(settings.store, "r+")
     damage = find_corruption(store)
     _print_damage(store, damage)
+    if is_imported(store.settings.backbone):
+        if damage:
+            raise PipelineError(
+                f"{len(damage)} objects of {settings.store} are damaged. Its features were imported, so they cannot be "
+                "computed again: run `pipeline store import-features` again with --rebuild."
+            )
+        return damage
     if damage and not settings.repair:
         blocks = sorted({item.block for item in damage if item.block >= 0})
         raise PipelineError(
