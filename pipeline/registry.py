@@ -38,6 +38,7 @@ DATA_SETS = {
     "frame-lists": "pipeline.prepare.frame_lists:list_frame_lists",
     "folders": "pipeline.prepare.folders:list_folders_of_classes",
     "csv": "pipeline.prepare.csv_table:list_csv",
+    "features": "pipeline.prepare.features:list_features",
     "ucf101": "pipeline.prepare.ucf101:list_ucf101",
     "hmdb51": "pipeline.prepare.hmdb51:list_hmdb51",
 }

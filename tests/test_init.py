@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click.testing
+import numpy as np
 import pytest
 import yaml
 from hypothesis import example, given, settings
@@ -282,3 +283,28 @@ def test_small_maps_make_spatial_heads_fast_and_no_other() -> None:
     for head in HEAD_NAMES:
         ratio = (small.head_seconds(head, 10**6, 1) - 6) / (machine().head_seconds(head, 10**6, 1) - 6)
         assert ratio == pytest.approx(16 / 169 if head in ("convlstm", "fcn3d") else 1)
+
+
+def test_a_study_of_features_imports_them(tmp_path: Path) -> None:
+    arrays = tmp_path / "vit features"
+    for number in range(12):
+        path = arrays / ("wave", "nod")[number % 2] / f"{number}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full((4, 6), number % 2, dtype=np.float32))
+    said = init(arrays, "--data", "features", "--out", "s", cwd=tmp_path)
+    assert "12 clips" in said
+    study = tmp_path / "s"
+    stages, params = stages_of(study), params_of(study)
+    assert list(stages) == ["prepare", "import_features", "fit_head", "compare"]
+    assert params["backbones"] == ["imported:vit-features"]
+    assert "extract" not in params
+    assert not {"convlstm", "fcn3d"} & set(params["heads-compared"])
+    # What DVC makes of `${prepare.root} ${import_features}`.
+    options = params["import_features"]
+    typed = [text for key, value in options.items() if value is not False for text in (f"--{key}", value)]
+    assert stages["import_features"]["cmd"] == "pipeline store import-features ${prepare.root} ${import_features}"
+    type_in("store", "import-features", params["prepare"]["root"], *typed, cwd=study)
+    type_in("fit-head", "--head", "tsn", "--epochs", "1", "--seeds", "1", cwd=study)
+    assert (study / "results" / "fit_head" / "imported:vit-features-tsn" / "metrics.json").is_file()
+    said = init(arrays, "--data", "features", "--finetune", "gru", "--out", "t", cwd=tmp_path, exit_code=1)
+    assert "--finetune needs the clips" in said

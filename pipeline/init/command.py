@@ -14,7 +14,7 @@ import click
 
 from pipeline.errors import PipelineError
 from pipeline.init.folder import README, check_free, set_up_tools, write_files
-from pipeline.init.plan import Plan, estimate, make_plan
+from pipeline.init.plan import Plan, estimate, make_plan, without_extraction
 from pipeline.init.rates import Machine, measure_machine
 from pipeline.init.render import PREPARE_DRAWN, StageFile, render, render_stages, template_text
 from pipeline.init.summary import summary, time_text
@@ -22,8 +22,8 @@ from pipeline.init.survey import Survey, list_clips, survey
 from pipeline.manifest import classes_path
 from pipeline.params import VERSION_KEY
 from pipeline.prepare.write_listing import write_listing
-from pipeline.registry import HEAD_NAMES, WEIGHTS_NAMES
-from pipeline.settings.init import InitSettings
+from pipeline.registry import HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES
+from pipeline.settings.init import FEATURES, InitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +55,26 @@ def init(settings: InitSettings) -> None:
     manifest = Path("data_manifests") / f"{name}.csv"
     check_free(folder, [PARAMS, STAGES, manifest, classes_path(manifest)])
     listing, request = list_clips(settings, root)
-    found = survey(listing, root, settings.num_segments)
+    imports = settings.data == FEATURES
+    found = survey(listing, root, settings.num_segments, decodes=not imports)
     logger.info("Measuring the speed of this machine for the estimate.")
     machine = measure_machine(settings.backbone, settings.device, settings.map_size)
     plan = make_plan(settings, found, machine)
+    if imports:
+        plan = without_extraction(plan)
     values = _values(settings, plan, found, machine, name, manifest)
     stages = StageFile(
-        HEADER, "pipeline prepare", "read" if found.is_hashed else "apart", finetunes=settings.finetune is not None
+        HEADER,
+        "pipeline prepare",
+        "read" if found.is_hashed else "apart",
+        finetunes=settings.finetune is not None,
+        imports=imports,
     )
     texts = {PARAMS: render(PARAMS, **values), STAGES: render_stages(stages), README: render(README, **values)}
     write_listing(listing, request, folder / manifest, None)
     _print([*write_files(folder, texts), *set_up_tools(folder)])
-    click.echo(summary(found, plan, machine, estimate(plan, found, machine, settings.num_segments)))
+    taken = estimate(plan, found, machine, settings.num_segments, imports)
+    click.echo(summary(found, plan, machine, taken, imports))
     click.echo(f"\nNext: {_enter(folder)}dvc repro")
 
 
@@ -94,6 +102,8 @@ def _values(
     root = place_in(folder, settings.root)
     weights = settings.weights if settings.weights in WEIGHTS_NAMES else place_in(folder, Path(settings.weights))
     cache = f"cache/{safe_name(Path(weights).stem)}"
+    imports = settings.data == FEATURES
+    store = f"{cache}/{{backbone}}-{{num-segments}}seg.zarr"
     best = next((head for head in ("trn", "gru", "mlp") if head in plan.heads), plan.heads[0])
     return {
         "name": name,
@@ -101,13 +111,14 @@ def _values(
         "num_clips": f"{found.num_clips:,}",
         "num_classes": f"{found.num_classes:,}",
         "is_hashed": found.is_hashed,
-        "check": f"pipeline check {manifest.as_posix()} --root {shlex.quote(root)} --decode",
+        "check": f"pipeline check {manifest.as_posix()} --root {shlex.quote(root)}" + ("" if imports else " --decode"),
+        "imports": imports,
         "backbone": settings.backbone[0],
         "head": best,
         "root_in_shell": shlex.quote(root),
         "cache": cache,
-        "store": f"{cache}/{{backbone}}-{{num-segments}}seg.zarr",
-        "backbones": settings.backbone,
+        "store": f"cache/{name}.zarr" if imports else store,
+        "backbones": (IMPORTED_PREFIX + name,) if imports else settings.backbone,
         "all_heads": HEAD_NAMES,
         "heads": plan.heads,
         "left_out": {head: time_text(seconds) for head, seconds in plan.left_out.items()},

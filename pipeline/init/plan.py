@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.init.rates import PARALLEL_HEADS, SPATIAL_HEADS, START_SECONDS, Machine
 from pipeline.init.survey import Survey
@@ -86,6 +86,12 @@ def make_plan(settings: InitSettings, found: Survey, machine: Machine) -> Plan:
     return Plan(_in_order(chosen), left_out, seeds, epochs, batch_size, views)
 
 
+def without_extraction(plan: Plan) -> Plan:
+    """Return a plan for imported features: one view, and heads that read pooled features if no maps are known."""
+    heads = tuple(head for head in plan.heads if head not in SPATIAL_HEADS)
+    return replace(plan, views=0, heads=heads or plan.heads)
+
+
 def extract_seconds(found: Survey, machine: Machine, num_segments: int, views: int) -> float:
     """Return the seconds to decode the clips and to run the backbones over the frames of their views."""
     decode_seconds = found.num_clips * (found.decode_seconds or 0.0) / machine.cores
@@ -95,13 +101,16 @@ def extract_seconds(found: Survey, machine: Machine, num_segments: int, views: i
     )
 
 
-def estimate(plan: Plan, found: Survey, machine: Machine, num_segments: int) -> Estimate:
-    """Return the time and space of a plan on this machine, if nothing else uses it."""
+def estimate(plan: Plan, found: Survey, machine: Machine, num_segments: int, imports: bool = False) -> Estimate:
+    """Return the time and space of a plan on this machine, if nothing else uses it.
+
+    imports: whether features are imported instead of extracted.
+    """
     rates = machine.backbones.values()
     fits = [machine.head_seconds(head, found.num_train * plan.epochs, plan.seeds) for head in plan.heads]
     frame_bytes = sum(rate.pooled_bytes + (rate.spatial_bytes if "spatial" in plan.maps else 0) for rate in rates)
     return Estimate(
-        extract_seconds=extract_seconds(found, machine, num_segments, plan.views),
+        extract_seconds=START_SECONDS if imports else extract_seconds(found, machine, num_segments, plan.views),
         fit_seconds=len(rates) * sum(fits),
         other_seconds=START_SECONDS + COMPARE_SECONDS,
         store_bytes=found.num_views(plan.views) * num_segments * frame_bytes,

@@ -25,6 +25,7 @@ class StageFile:
     clips: `drawn` by the stage `prepare`; `read` from a folder that DVC watches; `apart`: in a folder that DVC leaves
         alone, for it would read and hash millions of files.
     finetunes: whether there is a stage `finetune`.
+    imports: whether features are imported instead of extracted.
     code: paths of the modules that each stage depends on, in a repository; a study depends on the version instead.
     """
 
@@ -32,6 +33,7 @@ class StageFile:
     prepare: str
     clips: Literal["drawn", "read", "apart"]
     finetunes: bool
+    imports: bool = False
     code: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -48,6 +50,7 @@ def render_stages(file: StageFile) -> str:
         prepare_says=DRAWN_SAYS if file.clips == "drawn" else LISTED_SAYS,
         clips=file.clips,
         finetunes=file.finetunes,
+        imports=file.imports,
         code=code,
         version="" if file.code else f"{VERSION_KEY}, ",
     )

@@ -29,11 +29,13 @@ def size_text(num_bytes: float) -> str:
     return f"{max(num_bytes / 1e6, 1):.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
 
 
-def summary(found: Survey, plan: Plan, machine: Machine, taken: Estimate) -> str:
-    """Return the plan with the estimate of each stage."""
+def summary(found: Survey, plan: Plan, machine: Machine, taken: Estimate, imports: bool = False) -> str:
+    """Return the plan with the estimate of each stage; `imports`: features are imported instead of extracted."""
     fits = f"{len(plan.heads) * len(machine.backbones)} heads x {plan.seeds} seeds x {plan.epochs} epochs"
+    what = f"{', '.join(machine.backbones)}; {plan.views} views"
+    first = ("import", "arrays of features") if imports else ("extract", what)
     rows = [
-        ("extract", f"{', '.join(machine.backbones)}; {plan.views} views", taken.extract_seconds, taken.store_bytes),
+        (*first, taken.extract_seconds, taken.store_bytes),
         ("fit_head", fits, taken.fit_seconds, taken.model_bytes),
         ("others", "", taken.other_seconds, 0.0),
         ("together", "", taken.seconds, taken.store_bytes + taken.model_bytes),
@@ -49,6 +51,6 @@ def summary(found: Survey, plan: Plan, machine: Machine, taken: Estimate) -> str
     if plan.left_out:
         dear = ", ".join(f"{head} ({time_text(seconds)})" for head, seconds in plan.left_out.items())
         lines.append(f"Left out, since they do not fit into --minutes: {dear}.")
-    if found.decode_seconds is None:
+    if found.decode_seconds is None and not imports:
         lines.append("None of the clips tried could be decoded, so the time of decoding is not in the estimate.")
     return "\n".join(lines)

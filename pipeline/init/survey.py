@@ -67,14 +67,14 @@ def list_clips(settings: InitSettings, root: Path) -> tuple[Listing, ListingRequ
     return LISTERS[settings.data](request), request
 
 
-def survey(listing: Listing, root: Path, num_segments: int) -> Survey:
+def survey(listing: Listing, root: Path, num_segments: int, decodes: bool = True) -> Survey:
     """Count the listed clips, and decode a few of them."""
     counts = Counter(clip.split for clip in listing.clips)
     return Survey(
         num_train=counts[TRAIN],
         num_clips=len(listing.clips),
         num_classes=len(listing.classes),
-        decode_seconds=_decode_seconds(listing.clips, root, num_segments),
+        decode_seconds=_decode_seconds(listing.clips, root, num_segments) if decodes else None,
         has_frame_folders=any((root / clip.path).is_dir() for clip in listing.clips[:NUM_DECODED]),
     )
 

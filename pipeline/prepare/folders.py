@@ -29,7 +29,7 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
     """
     if request.lists:
         raise PipelineError(f"`prepare folders` takes no list, but was given {request.lists[0]}.")
-    tree = read_tree(request.root)
+    tree = read_tree(request.root, request.is_clip)
     tops = tree.folders[""].folders
     splits = _split_folders(tree)
     if splits:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import Clip
+from pipeline.video.suffixes import is_video_name
 
 CLASS_ORDERS = ("file", "sorted")
 DEFAULT_VAL_SHARE = 0.2
@@ -28,6 +29,7 @@ class ListingRequest:
     class_order: `file` keeps the order of the data set, `sorted` sorts the labels by code point.
     val_share, seed: share and seed of a drawn split, if the data set has no split.
     fold: number of the published split. columns: names of CSV columns by their meaning.
+    is_clip: whether a file in the folders of the classes is a clip, by its name.
     """
 
     root: Path
@@ -37,6 +39,7 @@ class ListingRequest:
     seed: int = 0
     fold: int = 1
     columns: Mapping[str, str] = field(default_factory=dict)
+    is_clip: Callable[[str], bool] = is_video_name
 
     def __post_init__(self) -> None:
         if self.class_order not in CLASS_ORDERS:

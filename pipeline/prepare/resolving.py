@@ -17,7 +17,7 @@ from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.tree import joined, separator_in_name
 from pipeline.progress import Progress
-from pipeline.video.suffixes import is_video_name, without_suffix
+from pipeline.video.suffixes import is_array_name, is_video_name, without_suffix
 
 BACKSLASHES = "with backslashes, read as slashes"
 ACCENTS = "with accents composed differently from those on disk"
@@ -142,12 +142,10 @@ class _Finder:
     def _with_suffix(self, path: str) -> list[str]:
         folder, name = os.path.split(path)
         wanted = normalize("NFC", name)
-        entries = self._entries(folder).items()
-        return [
-            os.path.join(folder, entry)
-            for composed, entry in entries
-            if is_video_name(entry) and without_suffix(composed) == wanted
-        ]
+        same = [entry for composed, entry in self._entries(folder).items() if without_suffix(composed) == wanted]
+        # Features may be beside their videos.
+        found = list(filter(is_video_name, same)) or list(filter(is_array_name, same))
+        return [os.path.join(folder, entry) for entry in found]
 
     def _in_other_letters(self, path: str) -> str | None:
         folder, name = os.path.split(path)

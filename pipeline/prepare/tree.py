@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -71,8 +71,8 @@ class Tree:
         return notes
 
 
-def read_tree(root: Path) -> Tree:
-    """List the folders below a root, level by level, reading each once.
+def read_tree(root: Path, is_clip: Callable[[str], bool] = is_video_name) -> Tree:
+    """List the folders below a root, level by level, reading each once; `is_clip` recognises the file of a clip.
 
     Raises:
         PipelineError: a name is not UTF-8, or would be read as a clip in an HDF5 file.
@@ -81,7 +81,9 @@ def read_tree(root: Path) -> Tree:
     level = [""]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for depth in range(MAX_DEPTH + 1):
-            for path, (folder, ignored, others) in zip(level, pool.map(partial(_read, root), level), strict=True):
+            for path, (folder, ignored, others) in zip(
+                level, pool.map(partial(_read, root, is_clip), level), strict=True
+            ):
                 tree.folders[path] = folder if depth < MAX_DEPTH else replace(folder, folders=())
                 tree.ignored.update(ignored)
                 tree.others.update(others)
@@ -94,7 +96,7 @@ def joined(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _read(root: Path, path: str) -> tuple[Folder, list[str], list[str]]:
+def _read(root: Path, is_clip: Callable[[str], bool], path: str) -> tuple[Folder, list[str], list[str]]:
     """Read one folder, and return it with the names of ignored folders and the suffixes of other files."""
     folders, files, ignored = [], [], []
     try:
@@ -110,7 +112,7 @@ def _read(root: Path, path: str) -> tuple[Folder, list[str], list[str]]:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return Folder(), ignored, []
     images = [name for name in files if is_image_name(name)]
-    videos = [name for name in files if is_video_name(name)]
+    videos = [name for name in files if is_clip(name)]
     # An animated image is a clip. Other images are inspected only if the first one is animated.
     if images and is_moving_image(root / path / images[0]):
         moving = {name for name in images if is_moving_image(root / path / name)}

@@ -12,13 +12,14 @@ from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, WEIGHTS_HEL
 from pipeline.settings.settings import Settings, option
 
 DRAWN = "gestures"  # `--demo`
+FEATURES = "features"  # arrays, which are imported instead of extracted
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitSettings(Settings):
     """Settings of `pipeline init`."""
 
-    root: Path | None = option(None, "Folder of the clips.", is_argument=True)
+    root: Path | None = option(None, "Folder of the clips, or of their features.", is_argument=True)
     lists: tuple[Path, ...] = label_files()
     data: str = option(
         "folders",
@@ -70,6 +71,8 @@ class InitSettings(Settings):
         for head in self.head:
             if head != "all" and head not in HEAD_NAMES:
                 raise unknown_name("head", head, HEAD_NAMES)
+        if self.data == FEATURES and self.finetune is not None:
+            raise PipelineError("--finetune needs the clips and their backbone; --data features has neither.")
         if self.demo and self.root is not None:
             raise PipelineError(
                 f"--demo draws its own clips, so it takes no folder of clips, but was given {self.root}."

@@ -16,6 +16,8 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+# Features of a clip, for `pipeline store import-features`.
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 # Folders that operating systems and network drives create. Names that start with a dot are ignored too.
 IGNORED_FOLDERS = frozenset(
     {"__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
@@ -33,6 +35,11 @@ def is_video_name(name: str) -> bool:
     return not name.startswith(".") and suffix_of(name) in VIDEO_SUFFIXES
 
 
+def is_array_name(name: str) -> bool:
+    """Return whether a file holds the features of a clip, by its suffix."""
+    return not name.startswith(".") and suffix_of(name) in ARRAY_SUFFIXES
+
+
 def is_image_name(name: str) -> bool:
     """Return whether a file is a frame by its suffix."""
     return not name.startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
@@ -44,6 +51,6 @@ def suffix_of(name: str) -> str:
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without the suffix of a video or image; other dots in a name are kept."""
+    """Return a path without the suffix of a video, an image or an array; other dots in a name are kept."""
     stem, suffix = os.path.splitext(path)
-    return stem if suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES else path
+    return stem if suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES | ARRAY_SUFFIXES else path

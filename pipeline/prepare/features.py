@@ -1,0 +1,24 @@
+"""List arrays of features, for `pipeline store import-features`: in folders of classes, or by a CSV of labels.
+
+The id of a clip is the path of its array without `.npy` or `.npz`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.prepare.csv_table import list_csv
+from pipeline.prepare.folders import list_folders_of_classes
+from pipeline.prepare.listing import Listing, ListingRequest
+from pipeline.video.suffixes import is_array_name
+
+
+def list_features(request: ListingRequest) -> Listing:
+    """List the arrays of a folder as `prepare folders` does with videos, or those of a CSV as `prepare csv` does.
+
+    Raises:
+        PipelineError: there is no array, or the CSV has no column for ids or labels.
+    """
+    if request.lists:
+        return list_csv(request)
+    return list_folders_of_classes(replace(request, is_clip=is_array_name))
