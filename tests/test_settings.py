@@ -27,7 +27,13 @@ from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictS
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.quantity import BYTES, PIXELS, parse_quantity, quantity_text
 from pipeline.settings.settings import Settings, option_of, override_groups, required_names
-from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings, StoreVerifySettings
+from pipeline.settings.store import (
+    StoreExportSettings,
+    StoreImportFeaturesSettings,
+    StoreImportSettings,
+    StoreInfoSettings,
+    StoreVerifySettings,
+)
 
 COMMANDS: dict[str, type[Settings]] = {
     "init": InitSettings,
@@ -46,6 +52,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "store verify": StoreVerifySettings,
     "store export": StoreExportSettings,
     "store import": StoreImportSettings,
+    "store import-features": StoreImportFeaturesSettings,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "init": {},
@@ -64,6 +71,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "store verify": {"store": "s.zarr"},
     "store export": {"store": "s.zarr", "out": "o"},
     "store import": {"file": "f.h5", "store": "s.zarr"},
+    "store import-features": {"features": Path("f"), "manifest": Path("m.csv"), "store": "s.zarr"},
 }
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
