@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pipeline.errors import PipelineError
 from pipeline.registry import look_up, unknown_name
 
+GROUPS = ("frames", "head", "training", "finetune")
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -136,6 +138,24 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """Options of `finetune` alone.
+
+    min_steps: Minimum number of training steps: with few clips, the number of epochs is raised until the training has
+        as many; 0: the number of epochs stays.
+    ema_decay: Decay of the moving average of the weights, which is scored and saved in place of the weights; 0: no
+        average.
+    interpolate: Weights that are scored on the selection clips after the training. `off`: those of the best epoch;
+        `start`: also those on the line from the initial weights to them, so that the saved model is never worse on the
+        selection clips than the initial one (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+    """
+
+    min_steps: int = 0
+    ema_decay: float = 0.0
+    interpolate: Literal["off", "start"] = "off"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A named set of options. `with_overrides` returns a copy with some of them replaced."""
 
@@ -143,14 +163,15 @@ class Recipe:
     frames: SamplingConfig = SamplingConfig()
     head: HeadConfig = HeadConfig()
     training: TrainConfig = TrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
 
     def with_overrides(self, **overrides: Any) -> Recipe:
-        """Return a copy with some options replaced; each option belongs to one of the three groups.
+        """Return a copy with some options replaced; each option belongs to one of the groups.
 
         Raises:
             PipelineError: an option is unknown, or a value is not allowed.
         """
-        groups: dict[str, Any] = {"frames": self.frames, "head": self.head, "training": self.training}
+        groups: dict[str, Any] = {group: getattr(self, group) for group in GROUPS}
         for name, value in overrides.items():
             group = _group_of(name)
             checked = checked_value(type(groups[group]), name, value)
@@ -158,19 +179,25 @@ class Recipe:
         return Recipe(self.name, **groups)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all options as plain data, for printing, for the store and for the metrics."""
-        return dataclasses.asdict(self)
+        """Return all options as plain data, for printing, for the store and for the metrics.
+
+        Options of `finetune` alone are included if they differ from their defaults.
+        """
+        values = dataclasses.asdict(self)
+        if self.finetune == FinetuneConfig():
+            del values["finetune"]
+        return values
 
 
 def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     """Return the recipe that `Recipe.as_dict` wrote, possibly through JSON."""
-    overrides = {**values["frames"], **values["head"], **values["training"]}
+    overrides = {name: value for group in GROUPS for name, value in values.get(group, {}).items()}
     return Recipe(values["name"]).with_overrides(**overrides)
 
 
 def _group_of(name: str) -> str:
     hints = get_type_hints(Recipe)
-    fields = {f.name: group for group in ("frames", "head", "training") for f in dataclasses.fields(hints[group])}
+    fields = {f.name: group for group in GROUPS for f in dataclasses.fields(hints[group])}
     if name not in fields:
         raise unknown_name("option of a recipe", name, fields)
     return fields[name]
@@ -239,7 +266,26 @@ CACHED = Recipe(
     ),
 )
 
-RECIPES = {recipe.name: recipe for recipe in (PAPER, PUBLISHED_CODE, CACHED)}
+# Tuned by measurement for training end to end from a fitted head: `benchmarks/finetune_tuning.py`.
+FINETUNE = Recipe(
+    name="finetune",
+    frames=SamplingConfig(crops="centre"),
+    head=CACHED.head,
+    training=TrainConfig(
+        optimiser="adamw",
+        lr=3e-4,
+        backbone_lr=1e-4,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup_epochs=1.0,
+        epochs=8,
+        batch_size=16,
+        select_on="dev",
+    ),
+    finetune=FinetuneConfig(interpolate="start"),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (PAPER, PUBLISHED_CODE, CACHED, FINETUNE)}
 
 
 def named_recipe(name: str) -> Recipe:

@@ -43,7 +43,7 @@ DATA_SETS = {
     "hmdb51": "pipeline.prepare.hmdb51:list_hmdb51",
 }
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
-RECIPE_NAMES = ("paper", "published-code", "cached")
+RECIPE_NAMES = ("paper", "published-code", "cached", "finetune")
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")
 # Name of features that `store import-features` read, in place of a backbone: `imported:NAME`.
 IMPORTED_PREFIX = "imported:"

@@ -83,7 +83,7 @@ def test_two_processes_go_on_within_an_epoch(tmp_path: Path) -> None:
     run_two({**settings, "out": str(tmp_path / "whole")})
     shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
     # As if they had been killed before the last of six steps.
-    (tmp_path / "stopped" / CELL / "checkpoints" / "step-00000006.pt").unlink()
+    (tmp_path / "stopped" / CELL / "checkpoints" / "seed-0" / "step-00000006.pt").unlink()
     for name in ("metrics.json", "model.safetensors"):
         (tmp_path / "stopped" / CELL / name).unlink()
     run_two({**settings, "out": str(tmp_path / "stopped")})

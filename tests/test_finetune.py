@@ -146,7 +146,9 @@ def test_the_weights_are_those_of_a_plain_loop(manifest: Path, model: Path, tmp_
     switches = {"lr": lr, "backbone_lr": backbone_lr, "clip_norm": clip_norm, "schedule": "cosine", **PLAIN}
     settings = {**QUICK, "epochs": epochs, "batch_size": batch_size, "overrides": {**switches, "warmup_epochs": 0.5}}
     finetune(manifest=manifest, init=model, out=tmp_path, keep_checkpoints=1, **settings)
-    (last,) = (path for path in (tmp_path / CELL / "checkpoints").iterdir() if not path.name.startswith("best"))
+    (last,) = (
+        path for path in (tmp_path / CELL / "checkpoints" / "seed-0").iterdir() if not path.name.startswith("best")
+    )
     found = torch.load(last, weights_only=True)["state"]["training"]["model"]
 
     clips = [clip for clip in read_manifest(manifest).clips if clip.split == "train"]
@@ -222,7 +224,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     command = [sys.executable, "-m", "tests.support.finetune_child", json.dumps(settings)]
     for step in steps:
         child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        wait_for(tmp_path / CELL / "checkpoints" / f"step-{step:08d}.pt", child)
+        wait_for(tmp_path / CELL / "checkpoints" / "seed-0" / f"step-{step:08d}.pt", child)
         child.send_signal(signal.SIGKILL)
         child.communicate()
     assert not (tmp_path / CELL / "metrics.json").exists()

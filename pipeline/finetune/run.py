@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ import torch
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.devices import fixed_threads, has_compiler, num_cores
 from pipeline.errors import PipelineError
+from pipeline.evaluation.metrics import hits
 from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
 from pipeline.evaluation.selection import TRAIN, plan_splits
 from pipeline.files import sha256_of_file, write_json
 from pipeline.finetune.cache_check import cache_against_clips, cached_predictions
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
 from pipeline.finetune.distributed import World, init_distributed
+from pipeline.finetune.gain import gain_over_start
 from pipeline.finetune.model import (
     STAGE,
     check_recomputes,
@@ -40,6 +43,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import Classifier, save_model
 from pipeline.recipe import HeadConfig, Recipe, SamplingConfig
 from pipeline.registry import BACKBONES, HEAD_NAMES, HEADS, module_of, unknown_name
+from pipeline.runtime import Runtime
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.checkpoints import CheckpointFolder
 from pipeline.video.flips import swapped_labels
@@ -63,11 +67,22 @@ class FinetuneResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A finished training of one seed."""
+
+    classifier: Classifier
+    tuner: Finetuner
+    scored: ScoredClips
+    best_epoch: int
+
+
 def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
     """Train end to end and write the result folder; return None in all processes except the main one.
 
     `init` is a model file with head and backbone, or `none`; then `head`, `backbone`, `weights` and `num_segments`
-    define the initial model. With `epochs` 0 the model is scored without training.
+    define the initial model. With `epochs` 0 the model is scored without training. Several seeds are trained one after
+    another; the model of the first is written.
 
     Raises:
         PipelineError: data or settings are wrong.
@@ -79,46 +94,74 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
         else:
             keep_memory_between_batches()
         clips = read_manifest(settings.manifest, settings.root)
-        classifier, recipe = _classifier(clips, settings)
-        spec = classifier.spec
-        if settings.freeze_until is not None:
-            frozen = freeze_up_to(classifier.backbone, settings.freeze_until)
-            logger.info(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} are frozen")
-        if settings.checkpointing:
-            check_recomputes(classifier.backbone, recipe.training)
-            classifier.backbone.recompute = True
-        if settings.compile:
-            _compile(classifier, runtime.device)
-        data = _data(clips, classifier, recipe, settings)
-        own_part = -(-recipe.training.batch_size // world.size)
-        accumulate = settings.accumulate
-        if accumulate is None:
-            accumulate = default_parts(classifier, recipe.training, runtime.device, own_part)
-        plan = TrainingPlan(recipe, settings.seed, accumulate, settings.max_failed, settings.checkpoint_seconds)
-        folder = settings.out / cell_name(spec.backbone, spec.head)
-        num_workers = _num_workers(settings.workers, runtime.device, world)
         num_threads = settings.threads or max(1, num_cores() // world.local_size)
-        what = f"{spec.backbone} and {spec.head} on {len(data.train):,} clips; {data.plan.sentence()}"
+        num_workers = _num_workers(settings.workers, runtime.device, world)
         logger.info(
-            f"finetune: {what}; {runtime.device}, {runtime.precision}; processes: {world.size} with {num_threads} "
-            f"threads and {num_workers} decoding processes each; recipe {recipe.name}"
+            f"finetune: {runtime.device}, {runtime.precision}; processes: {world.size} with {num_threads} threads and "
+            f"{num_workers} decoding processes each; recipe {settings.recipe}"
         )
-        digest = _digest(recipe, settings.seed, runtime.precision, settings.freeze_until, classifier, data)
-        checkpoints = CheckpointFolder(folder / CHECKPOINT_FOLDER, digest, settings.keep_checkpoints)
-        with (
-            fixed_threads(num_threads),
-            ClipLoader(num_workers, num_ahead=2 * own_part) as loader,
-            _named_interrupt(folder),
-        ):
-            tuner = Finetuner(classifier, data, plan, runtime, loader, checkpoints, world)
-            start = _begin(tuner, classifier, settings.init, world, settings.force)
-            tuner.run()
-            scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
-            if not world.is_main:
-                return None
-            assert scored is not None
-            metrics = _write(folder, tuner, scored, best_epoch, settings.init, runtime.precision)
-        return FinetuneResult(folder, metrics, best_epoch, dict(tuner.faults.of_clip), tuner.state.seconds())
+        with fixed_threads(num_threads):
+            trained = [
+                _train(dataclasses.replace(settings, seed=seed), clips, world, runtime, num_workers)
+                for seed in range(settings.seed, settings.seed + settings.seeds)
+            ]
+        if not world.is_main:
+            return None
+        first = trained[0]
+        folder = _folder(settings, first.classifier)
+        metrics = _write(folder, trained, settings.init, runtime.precision)
+        faults = {clip_id: fault for each in trained for clip_id, fault in each.tuner.faults.of_clip.items()}
+        seconds = sum(each.tuner.state.seconds() for each in trained)
+        return FinetuneResult(folder, metrics, first.best_epoch, faults, seconds)
+
+
+def _folder(settings: FinetuneSettings, classifier: Classifier) -> Path:
+    return settings.out / cell_name(classifier.spec.backbone, classifier.spec.head)
+
+
+def _train(settings: FinetuneSettings, clips: Manifest, world: World, runtime: Runtime, num_workers: int) -> _Trained:
+    """Train one seed from the initial model or from its last checkpoint to its end."""
+    classifier, recipe = _classifier(clips, settings)
+    spec = classifier.spec
+    if settings.freeze_until is not None:
+        frozen = freeze_up_to(classifier.backbone, settings.freeze_until)
+        logger.info(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} are frozen")
+    if settings.checkpointing:
+        check_recomputes(classifier.backbone, recipe.training)
+        classifier.backbone.recompute = True
+    if settings.compile:
+        _compile(classifier, runtime.device)
+    data = _data(clips, classifier, recipe, settings)
+    recipe = with_min_steps(recipe, len(data.train))
+    own_part = -(-recipe.training.batch_size // world.size)
+    accumulate = settings.accumulate
+    if accumulate is None:
+        accumulate = default_parts(classifier, recipe.training, runtime.device, own_part)
+    plan = TrainingPlan(recipe, settings.seed, accumulate, settings.max_failed, settings.checkpoint_seconds)
+    folder = _folder(settings, classifier)
+    logger.info(
+        f"seed {settings.seed}: {spec.backbone} and {spec.head} on {len(data.train):,} clips, "
+        f"{recipe.training.epochs} epochs; {data.plan.sentence()}"
+    )
+    digest = _digest(recipe, settings.seed, runtime.precision, settings.freeze_until, classifier, data)
+    place = folder / CHECKPOINT_FOLDER / f"seed-{settings.seed}"
+    checkpoints = CheckpointFolder(place, digest, settings.keep_checkpoints)
+    with ClipLoader(num_workers, num_ahead=2 * own_part) as loader, _named_interrupt(place):
+        tuner = Finetuner(classifier, data, plan, runtime, loader, checkpoints, world)
+        start = _begin(tuner, classifier, settings.init, world, settings.force)
+        tuner.run()
+        scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
+        assert scored is not None
+        return _Trained(classifier, tuner, scored, best_epoch)
+
+
+def with_min_steps(recipe: Recipe, num_clips: int) -> Recipe:
+    """Return a recipe with at least as many epochs as its minimum number of steps needs; with 0 epochs it stays."""
+    steps_per_epoch = math.ceil(num_clips / recipe.training.batch_size)
+    if recipe.training.epochs == 0 or steps_per_epoch == 0:
+        return recipe
+    epochs = max(recipe.training.epochs, math.ceil(recipe.finetune.min_steps / steps_per_epoch))
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=epochs))
 
 
 def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier, Recipe]:
@@ -192,6 +235,10 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
         if data.report is not data.select and init != NONE:
             # `fit-head` wrote the scores of the reported clips. They are compared here and select nothing.
             start = tuner.score(data.report, samples)
+    if init != NONE:
+        tuner.start_correct = dict(
+            zip(start.clip_ids, hits(start.scores, start.labels).astype(int).tolist(), strict=True)
+        )
     top1 = start.metrics()["top1"]
     cached = cached_predictions(Path(init).parent) if init != NONE else None
     if cached is None:
@@ -214,11 +261,11 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
     return start
 
 
-def _write(
-    folder: Path, tuner: Finetuner, scored: ScoredClips, best_epoch: int, init: str, precision: str
-) -> dict[str, Any]:
+def _write(folder: Path, trained: Sequence[_Trained], init: str, precision: str) -> dict[str, Any]:
     """Write model, metrics and times."""
-    classifier, recipe, plan = tuner.classifier, tuner.training_plan.recipe, tuner.data.plan
+    first = trained[0]
+    tuner, classifier = first.tuner, first.classifier
+    recipe, plan = tuner.training_plan.recipe, tuner.data.plan
     init_selected_on = classifier.spec.selected_on
     # Without an epoch, model and selection are those of `init`.
     selected_on = plan.selected_on if tuner.choices.epochs > 0 else init_selected_on
@@ -228,12 +275,19 @@ def _write(
         seed=tuner.training_plan.seed,
         stage=STAGE,
         compute_dtype=precision,
-        best_epoch=best_epoch,
+        best_epoch=first.best_epoch,
         selected_on=selected_on,
         reported_on=plan.reported_on,
         init=init,
     )
     save_model(folder / MODEL_FILE, spec, classifier.head, classifier.backbone)
+    failed = {clip_id: list(fault) for each in trained for clip_id, fault in each.tuner.faults.of_clip.items()}
+    interpolations = {
+        str(each.tuner.training_plan.seed): each.tuner.interpolation.as_dict()
+        for each in trained
+        if each.tuner.interpolation is not None
+    }
+    gain = gain_over_start([(each.scored, each.tuner.start_correct) for each in trained])
     about = {
         "stage": STAGE,
         "head": spec.head,
@@ -252,22 +306,24 @@ def _write(
         "device": tuner.device.type,
         "num_processes": tuner.world.size,
         "num_train": len(tuner.data.train) - tuner.faults.num_of("train"),
-        "num_failed": len(tuner.faults.of_clip),
+        "num_failed": len(failed),
         "start": tuner.start_report,
+        **({"gain": gain} if gain is not None and tuner.choices.epochs > 0 else {}),
+        **({"interpolation": interpolations} if interpolations else {}),
     }
     is_cuda = tuner.device.type == "cuda"
     timing = {
         **({"peak_memory_bytes": torch.cuda.max_memory_allocated(tuner.device)} if is_cuda else {}),
-        "total_seconds": round(tuner.state.seconds(), 3),
-        "num_epochs": len(tuner.state.history) - 1,
-        "epochs": tuner.times,
+        "total_seconds": round(sum(each.tuner.state.seconds() for each in trained), 3),
+        "num_epochs": sum(len(each.tuner.state.history) - 1 for each in trained),
+        "epochs": [times for each in trained for times in each.tuner.times],
     }
-    failed = {clip_id: list(fault) for clip_id, fault in tuner.faults.of_clip.items()}
     if failed:
         write_json(folder / FAILED_FILE, failed)
     else:
         (folder / FAILED_FILE).unlink(missing_ok=True)
-    return write_results(folder, about, spec.classes, [tuner.seed_result(scored, best_epoch)], timing)
+    results = [each.tuner.seed_result(each.scored, each.best_epoch) for each in trained]
+    return write_results(folder, about, spec.classes, results, timing)
 
 
 def _compile(classifier: Classifier, device: torch.device) -> None:
@@ -305,6 +361,4 @@ def _named_interrupt(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise PipelineError(
-            f"Stopped. The last checkpoint is in {folder / CHECKPOINT_FOLDER}; the same command resumes from it."
-        ) from None
+        raise PipelineError(f"Stopped. The last checkpoint is in {folder}; the same command resumes from it.") from None

@@ -46,17 +46,21 @@ def score_clips(
     batch_size: int,
     world: World,
     progress: Progress | None = None,
+    *,
+    epoch: int | None = None,
 ) -> ScoredClips:
-    """Score clips in their test view, and in each order test.
+    """Score clips in their test view, and in each order test; or only in their training views of an epoch.
 
     Raises:
         PipelineError: no clip could be decoded, or a score is not finite.
     """
-    requests = world.shard([SampleRequest(clip, None, position) for position, clip in enumerate(clips)])
+    requests = world.shard([SampleRequest(clip, epoch, position) for position, clip in enumerate(clips)])
     num_classes = network.classifier.spec.num_classes
+    order_tests = tuple(ORDER_TESTS) if epoch is None else ()
     # (1 + order tests, N, K), the plain scores first. Each process fills the rows of its clips; the sum has all rows.
-    table = np.zeros((1 + len(ORDER_TESTS), len(clips), num_classes))
+    table = np.zeros((1 + len(order_tests), len(clips), num_classes))
     is_found = np.zeros(len(clips))
+    labels = np.zeros(len(clips), dtype=np.int64)
     faults: list[ClipFailure] = []
     device = network.runtime.device
     was_training = network.training
@@ -69,15 +73,17 @@ def score_clips(
                 batch = collate(samples, settings, device)
                 features = network.features(batch.frames)
                 clip_ids = [request.clip.clip_id for request in batch.requests]
-                seen = [features, *(reordering(order_test)(features, clip_ids) for order_test in ORDER_TESTS)]
+                seen = [features, *(reordering(order_test)(features, clip_ids) for order_test in order_tests)]
                 rows = [request.position for request in batch.requests]
                 for place, inputs in enumerate(seen):
                     table[place, rows] = network.scores(inputs).cpu().double().numpy()
                 is_found[rows] = 1
+                labels[rows] = batch.labels.cpu().numpy()  # a mirrored view may have another label than its clip
             if progress is not None:
                 progress.advance(len(samples))
     network.train(was_training)
     table = world.all_reduce(torch.from_numpy(table)).numpy()
+    labels = world.all_reduce(torch.from_numpy(labels)).numpy()
     found = world.all_reduce(torch.from_numpy(is_found)).numpy() > 0
     every_fault = [ClipFailure(*fault) for faults_of_one in world.all_gather(faults) for fault in faults_of_one]
     if not found.any():
@@ -86,11 +92,10 @@ def score_clips(
             f"None of the {len(clips)} clips to score could be decoded.{example} Run `pipeline check` to find the "
             "problems of the manifest's files."
         )
-    labels = np.array([clip.label for clip in clips], dtype=np.int64)
     return ScoredClips(
         clip_ids=tuple(clip.clip_id for clip, there in zip(clips, found, strict=True) if there),
         labels=labels[found],
         scores=round_scores(table[0][found]),
-        order_tests={order_test: round_scores(table[1 + place][found]) for place, order_test in enumerate(ORDER_TESTS)},
+        order_tests={order_test: round_scores(table[1 + place][found]) for place, order_test in enumerate(order_tests)},
         faults=tuple(every_fault),
     )

@@ -12,44 +12,31 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
 from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.result_writer import SeedResult, Selection
-from pipeline.finetune.clip_loader import (
-    ClipLoader,
-    LabelledClip,
-    Sample,
-    SampleRequest,
-    SampleSettings,
-    collate,
-)
+from pipeline.evaluation.selection import TRAIN
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, Sample, SampleRequest, SampleSettings
 from pipeline.finetune.data_wait import WaitClock
 from pipeline.finetune.distributed import World
+from pipeline.finetune.interpolation import Interpolation, Weights, interpolate
 from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, set_training_mode
+from pipeline.finetune.moving_average import MovingAverage
 from pipeline.finetune.scoring import ScoredClips, score_clips
 from pipeline.finetune.state import ClipData, EpochSums, Faults, TrainingPlan
+from pipeline.finetune.step import TrainingStep
 from pipeline.model import Classifier
 from pipeline.progress import Progress
 from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.training.loss import balanced_weights
-from pipeline.training.optimiser import (
-    build_optimiser,
-    clear_gradients,
-    clip_gradients,
-    plan_parameters,
-    set_rates,
-)
+from pipeline.training.optimiser import build_optimiser, plan_parameters, set_rates
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingState
 
@@ -86,20 +73,17 @@ class Finetuner:
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
         self.state = TrainingState(self.classifier, self.plan, self.optimiser, self.schedule)
-        self.scaler = runtime.scaler()
-        if self.scaler.is_enabled() and self.choices.clip_scope == "all" and self.plan.left_out:
-            raise PipelineError(
-                "clip_scope=all accumulates the gradients of untrained parameters, which is impossible in float16 with "
-                "its scaled loss. Pass --precision float32, or --clip-scope trained."
-            )
-        self.trained = world.wrap_ddp(self.network, self.device)
-        self.class_weights = self._class_weights()
-        # CPU copy: reading the device tensor would synchronise.
-        self.weight_of_label: list[float] = self.class_weights.tolist()
+        self.step = TrainingStep(self.network, self.plan, self.optimiser, data, training_plan, world)
+        self.average = MovingAverage(self.classifier, training_plan.recipe.finetune.ema_decay)
+        # The weights before the first step, also for a training that is resumed.
+        self.initial = {name: value.clone() for name, value in self.classifier.state_dict().items()}
+        self.interpolation: Interpolation | None = None
         self.sums = EpochSums()
         self.selection: Selection | None = None
         self.faults = Faults()
         self.start_report: dict[str, float | int] | None = None
+        # Whether the initial model is correct on the reported clips (1 or 0), by clip id.
+        self.start_correct: dict[str, int] | None = None
         self.times: list[dict[str, float]] = []
 
     @property
@@ -107,9 +91,13 @@ class Finetuner:
         return math.ceil(len(self.data.train) / self.choices.batch_size)
 
     def start(self, scored: ScoredClips) -> None:
-        """Record the scores of the selection clips before the first step as epoch 0 of the history."""
+        """Record epoch 0 of the history: the initial model on the selection clips and on views of the first epoch."""
         self._note_faults(self.data.plan.selected_on, scored)
-        self.state.record_start(scored.metrics())
+        views = self.score(self.data.train, epoch=0)
+        self._note_faults(TRAIN, views)
+        found = views.metrics()
+        logger.info(f"start: loss {found['loss']:.3f}, top-1 {found['top1']:.1f} % on fresh training views")
+        self.state.record_start(scored.metrics(), found)
 
     def start_without_epochs(self, scored: ScoredClips) -> None:
         """Record the scores of a model that is not trained: no epoch is selected."""
@@ -131,9 +119,11 @@ class Finetuner:
                 with self._memory_explained():
                     self._run_epoch()
 
-    def score(self, clips: Sequence[LabelledClip], samples: SampleSettings | None = None) -> ScoredClips:
-        """Score clips with the current model."""
-        size = self._part_size()
+    def score(
+        self, clips: Sequence[LabelledClip], samples: SampleSettings | None = None, epoch: int | None = None
+    ) -> ScoredClips:
+        """Score clips with the current model, in their test views or in their training views of an epoch."""
+        size = self.step.part_size
         if self.device.type == "cpu":
             size = max(1, min(size, CPU_FRAMES_AT_A_TIME // self.data.samples.num_segments))
         with Progress("scoring", len(self.world.shard(clips))) as progress, self._memory_explained():
@@ -145,6 +135,7 @@ class Finetuner:
                 size,
                 self.world,
                 progress,
+                epoch=epoch,
             )
 
     def seed_result(self, scored: ScoredClips, best_epoch: int) -> SeedResult:
@@ -169,17 +160,27 @@ class Finetuner:
         state = self.checkpoints.read_best(self.device)
         if state is None:
             raise PipelineError(f"The best epoch is missing in {self.checkpoints.folder}. Run the training again.")
-        self.classifier.load_state_dict(state["model"])
+        end = state["model"]
         scores = {name: values.cpu().numpy() for name, values in state["scores"].items()}
         scored = ScoredClips(
             tuple(state["clip_ids"]), state["labels"].cpu().numpy(), scores.pop("plain"), scores, faults=()
         )
+        epoch = int(state["epoch"])
+        if self.training_plan.recipe.finetune.interpolate == "start":
+            self.interpolation, end, scored = interpolate(self.initial, end, scored, self._score_weights)
+            logger.info(f"{self.interpolation.alpha:g} of the way from the initial weights to the trained ones is best")
+            epoch = epoch if self.interpolation.alpha > 0 else 0
+        self.classifier.load_state_dict(end)
         if self.data.report is not self.data.select:
             found = scored.metrics()
             self.selection = Selection(len(scored.clip_ids), found["top1"], found["loss"])
             scored = self.score(self.data.report)
             self._note_faults(self.data.plan.reported_on, scored)
-        return scored, int(state["epoch"])
+        return scored, epoch
+
+    def _score_weights(self, weights: Weights) -> ScoredClips:
+        self.classifier.load_state_dict(weights)
+        return self.score(self.data.select)
 
     def _note_faults(self, split: str, scored: ScoredClips) -> None:
         self.faults.add(split, scored.faults, self.training_plan.max_failed)
@@ -188,16 +189,19 @@ class Finetuner:
         rate = self.choices.lr * self.schedule.factor(self.state.epoch)
         times = self._train_epoch()
         self.world.average_norms(self.classifier)
-        scored = self.score(self.data.select)
-        self._note_faults(self.data.plan.selected_on, scored)
-        found = scored.metrics()
         sums = self._summed_sums()
         if sums.num_seen == 0:
             raise PipelineError("No training clip could be decoded. Run `pipeline check` to find the problems.")
         train_top1 = 100.0 * sums.num_right / sums.num_seen
         train_loss = sums.loss / sums.weight
-        is_best = self.state.end_epoch(rate, train_loss, train_top1, found)
         self.sums = EpochSums()
+        with self.average.applied():
+            scored = self.score(self.data.select)
+            self._note_faults(self.data.plan.selected_on, scored)
+            found = scored.metrics()
+            is_best = self.state.end_epoch(rate, train_loss, train_top1, found)
+            if is_best and self.world.is_main:
+                self.checkpoints.write_best(self._best_state(scored))
         self.times.append({**times, "seconds_at_end": round(self.state.seconds(), 3)})
         logger.info(
             f"epoch {self.state.epoch}: train loss {train_loss:.3f}, top-1 {train_top1:.1f} %; "
@@ -205,8 +209,6 @@ class Finetuner:
             f"{times['train_clips_per_second']:.1f} clips/s, the device waited for data "
             f"{100 * times['waiting_share']:.0f} % of the time"
         )
-        if is_best and self.world.is_main:
-            self.checkpoints.write_best(self._best_state(scored))
         self._write_checkpoint()
 
     def _train_epoch(self) -> dict[str, float]:
@@ -231,7 +233,7 @@ class Finetuner:
                     samples = list(itertools.islice(stream, len(own[step])))
                 set_rates(self.optimiser, self.schedule.factor(self.state.epoch, step / self.steps_per_epoch))
                 is_due = time.monotonic() - saved_at_seconds >= self.training_plan.checkpoint_seconds
-                is_agreed = self._step(step, samples, is_due)
+                is_agreed = self._make_step(step, samples, is_due)
                 self.sums.step = step + 1
                 progress.advance(min(size, len(order) - step * size))
                 if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or self.device.type == "cpu":
@@ -246,14 +248,14 @@ class Finetuner:
             "waiting_share": round(clock.share(), 4),
         }
 
-    def _step(self, step: int, samples: Sequence[Sample], is_due: bool) -> bool:
+    def _make_step(self, step: int, samples: Sequence[Sample], is_due: bool) -> bool:
         """Make one step of the optimiser on this process's part of a batch.
 
         Returns whether to write a checkpoint; the main process decides for all.
         """
         sound = [sample for sample in samples if sample.fault is None]
         faults = [sample.fault for sample in samples if sample.fault is not None]
-        weight = sum(self.weight_of_label[sample.label] for sample in sound)
+        weight = sum(self.step.weight_of_label[sample.label] for sample in sound)
         asks = is_due and self.world.is_main
         figures = self.world.all_reduce(torch.tensor([weight, len(sound), len(faults), asks], dtype=torch.float64))
         total_weight, num_sound, num_faults, is_agreed = figures.tolist()
@@ -262,62 +264,11 @@ class Finetuner:
             self.faults.add("train", found, self.training_plan.max_failed)
         if num_sound == 0 or total_weight == 0:
             return bool(is_agreed)
-        # Dropout and sampled tuples are seeded by the step, so a checkpoint needs no random state.
-        key = np.random.SeedSequence([self.training_plan.seed, self.state.epoch, step, self.world.rank])
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        clear_gradients(self.plan, self.choices)
-        size = self._part_size()
-        chunks = [sound[start : start + size] for start in range(0, len(sound), size)]
-        for index, chunk in enumerate(chunks):
-            with self._gradients_shared(index + 1 == len(chunks)):
-                loss = self._chunk_loss(chunk)
-                # DDP averages gradients over the processes; times their number, the average is the sum.
-                self.scaler.scale(loss * (self.world.size / total_weight)).backward()
-        if not chunks and self.world.size > 1:
-            self._empty_step()
-        self.scaler.unscale_(self.optimiser)
-        clip_gradients(self.plan, self.choices)
-        self.scaler.step(self.optimiser)
-        self.scaler.update()
+        self.step.make(sound, self.state.epoch, step, total_weight)
+        self.average.update()
         self.sums.weight += weight
         self.sums.num_seen += len(sound)
         return bool(is_agreed)
-
-    def _chunk_loss(self, chunk: Sequence[Sample]) -> Tensor:
-        batch = collate(chunk, self.data.samples, self.device)
-        scores = self.trained(batch.frames)
-        loss = F.cross_entropy(
-            scores,
-            batch.labels,
-            weight=self.class_weights if self.choices.class_weights != "none" else None,
-            label_smoothing=self.choices.label_smoothing,
-            reduction="sum",
-        )
-        self._loss_sum += loss.detach()
-        self._num_right += (scores.detach().argmax(dim=1) == batch.labels).sum()
-        return loss
-
-    def _empty_step(self) -> None:
-        """Take part in a step without a clip for this process: a zero gradient and unchanged statistics."""
-        norms = [layer for layer in self.network.modules() if isinstance(layer, _BatchNorm) and layer.training]
-        for layer in norms:
-            layer.eval()
-        size, num_segments = self.data.samples.input_size, self.data.samples.num_segments
-        frames = torch.zeros((1, num_segments, size, size, 3), dtype=torch.uint8, device=self.device)
-        self.scaler.scale(self.trained(frames.permute(0, 1, 4, 2, 3)).sum() * 0.0).backward()
-        for layer in norms:
-            layer.train()
-
-    def _gradients_shared(self, is_last: bool) -> AbstractContextManager[object]:
-        # Gradients of the parts of a batch are summed locally; only the last backward pass exchanges them.
-        if is_last or not isinstance(self.trained, DistributedDataParallel):
-            return nullcontext()
-        return self.trained.no_sync()
-
-    def _part_size(self) -> int:
-        """Return the number of clips that go through the model at a time."""
-        own = math.ceil(self.choices.batch_size / self.world.size)
-        return math.ceil(own / self.training_plan.accumulate)
 
     def _sync_metrics(self) -> None:
         """Copy the sums of loss and correct clips from the device, and check the loss.
@@ -325,10 +276,9 @@ class Finetuner:
         Raises:
             PipelineError: the loss is not finite.
         """
-        self.sums.loss += float(self._loss_sum)
-        self.sums.num_right += int(self._num_right)
-        self._loss_sum.zero_()
-        self._num_right.zero_()
+        loss, num_right = self.step.take_sums()
+        self.sums.loss += loss
+        self.sums.num_right += num_right
         if not math.isfinite(self.sums.loss):
             raise PipelineError(
                 f"The training diverges: the loss is {self.sums.loss} after step {self.sums.step} of epoch "
@@ -348,15 +298,6 @@ class Finetuner:
             state = {**self.state_dict(), "sums": asdict(sums)}
             self.checkpoints.write(self.state.epoch * self.steps_per_epoch + self.sums.step, state)
 
-    def _class_weights(self) -> Tensor:
-        num_classes = self.classifier.spec.num_classes
-        self._loss_sum = torch.zeros((), dtype=torch.float32, device=self.device)
-        self._num_right = torch.zeros((), dtype=torch.int64, device=self.device)
-        if self.choices.class_weights == "none":
-            return torch.ones(num_classes, device=self.device)
-        labels = np.array([clip.label for clip in self.data.train], dtype=np.int64)
-        return balanced_weights(labels, num_classes).to(self.device)
-
     def _best_state(self, scored: ScoredClips) -> dict[str, Any]:
         return {
             "epoch": self.state.epoch,
@@ -373,9 +314,11 @@ class Finetuner:
         """Return the state of the training except the sums of the epoch, as tensors and plain values."""
         return {
             "training": self.state.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.step.scaler.state_dict(),
+            "average": self.average.state_dict(),
             "faults": {clip_id: list(fault) for clip_id, fault in self.faults.of_clip.items()},
             "start_report": self.start_report,
+            "start_correct": self.start_correct,
             "times": self.times,
         }
 
@@ -385,13 +328,14 @@ class Finetuner:
         if state is None:
             return False
         self.state.load_state_dict(state["training"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.average.load_state_dict(state["average"])
         self.sums = EpochSums(**state["sums"])
         if not self.world.is_main:
             # The sums of a checkpoint are those of all processes, so only one process may continue them.
             self.sums = EpochSums(step=self.sums.step)
         self.faults = Faults({clip_id: (fault[0], fault[1], fault[2]) for clip_id, fault in state["faults"].items()})
-        self.start_report = state["start_report"]
+        self.start_report, self.start_correct = state["start_report"], state["start_correct"]
         self.times = list(state["times"])
         if self.schedule.is_over:
             logger.info("was finished with these settings; --force trains again")
@@ -409,7 +353,7 @@ class Finetuner:
                 raise
             where = "The GPU" if self.device.type == "cuda" else "This machine"
             raise PipelineError(
-                f"{where} has too little memory for {self._part_size()} clips of {self.data.samples.num_segments} "
+                f"{where} has too little memory for {self.step.part_size} clips of {self.data.samples.num_segments} "
                 f"segments at a time. Raise --accumulate (={self.training_plan.accumulate}), which keeps the batch of "
                 f"{self.choices.batch_size}, pass --checkpointing, or lower --batch-size. If the batch size stays, the "
                 "training resumes from its last checkpoint."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.recipe import HeadConfig, Recipe, SamplingConfig, TrainConfig, named_recipe
+from pipeline.recipe import FinetuneConfig, HeadConfig, Recipe, SamplingConfig, TrainConfig, named_recipe
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES
 from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
@@ -36,8 +36,9 @@ class FinetuneSettings(Settings):
     num_segments: int = option(8, "Number of frames taken from each clip with --init none.", minimum=1)
     out: Path = required("Folder of results; the model is written to a folder in it.")
     recipe: str = option("paper", "Recipe that sets frames, head and training.", choices=RECIPE_NAMES)
-    overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig)
-    seed: int = option(0, "Seed of the training views, the order of clips and dropout.")
+    overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig, FinetuneConfig)
+    seed: int = option(0, "Seed of the training views, the order of clips and dropout; the first of several.")
+    seeds: int = option(1, "Number of seeds, each trained from the same initial model.", minimum=1)
     device: str = option("cpu", f"Device to train on: {DEVICE_HELP}")
     precision: str = option(
         "auto",

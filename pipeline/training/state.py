@@ -29,9 +29,15 @@ class TrainingState:
         self._started_at_seconds = time.monotonic()
         self._seconds_before = 0.0
 
-    def record_start(self, found: Mapping[str, float]) -> None:
-        """Record the scores of the selection clips before the first step as epoch 0; `found` may be empty."""
-        self.history.append(EpochRecord(0, 0.0, None, None, found.get("loss"), found.get("top1")))
+    def record_start(self, found: Mapping[str, float], on_training: Mapping[str, float] | None = None) -> None:
+        """Record the scores before the first step as epoch 0: of the selection clips, and of training views if known.
+
+        `found` may be empty.
+        """
+        before = on_training or {}
+        self.history.append(
+            EpochRecord(0, 0.0, before.get("loss"), before.get("top1"), found.get("loss"), found.get("top1"))
+        )
 
     def end_epoch(self, rate: float, train_loss: float, train_top1: float, found: Mapping[str, float]) -> bool:
         """Record an epoch with the metrics of the selection clips, and return whether it is the best so far.
