@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.backbones import build_backbone
 from pipeline.backbones.backbone import Backbone, pooled
+from pipeline.backbones.preprocessing import stated_input_size
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
 from pipeline.heads import build_head
@@ -218,7 +219,8 @@ def load_model(path: Path | str) -> Classifier:
     spec = load_spec(path)
     with torch.random.fork_rng(devices=[]):
         # All random parameters are replaced; drawing them must not change the caller's random state.
-        backbone, _ = build_backbone(spec.backbone, weights="random")
+        size = stated_input_size(spec.preprocessing)
+        backbone, _ = build_backbone(spec.backbone, weights="random", input_size=size)
         head = head_of_spec(spec)
     if spec.transform_version != TRANSFORM_VERSION:
         raise PipelineError(

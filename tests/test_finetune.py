@@ -28,6 +28,7 @@ from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.selection import plan_splits
+from pipeline.finetune import step as step_module
 from pipeline.finetune import trainer as finetune_module
 from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW
 from pipeline.finetune.model import (
@@ -409,7 +410,7 @@ def test_too_little_memory_names_what_to_lower(
     def full(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
 
-    monkeypatch.setattr(finetune_module, "collate", full)
+    monkeypatch.setattr(step_module, "collate", full)
     with pytest.raises(PipelineError, match=r"3 clips of 2 segments.*Raise --accumulate \(=1\).*--checkpointing"):
         finetune(manifest=manifest, init=model, out=tmp_path, **QUICK)
 

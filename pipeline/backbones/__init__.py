@@ -44,17 +44,25 @@ class BackboneContract(NamedTuple):
 
 
 def build_backbone(
-    name: str, weights: str = "bundled", seed: int = 0, allow_squeezenet_weights: bool = False
+    name: str,
+    weights: str = "bundled",
+    seed: int = 0,
+    allow_squeezenet_weights: bool = False,
+    input_size: int | None = None,
 ) -> tuple[Backbone, WeightsRecord]:
     """Build a backbone with its weights, in evaluation mode; return it with the record of the weights.
 
     `name` is a key of `BACKBONES`, or `torchvision:NAME`. `allow_squeezenet_weights` loads the weights of `squeezenet`
-    into `squeezenet_bypass`, for which no trained weights exist.
+    into `squeezenet_bypass`, for which no trained weights exist. `input_size` is the side of the square input in
+    pixels; by default that of the backbone.
 
     Raises:
-        PipelineError: the backbone or the weights are unknown, or the weights do not fit.
+        PipelineError: the backbone or the weights are unknown, the weights do not fit, or the backbone cannot read
+            inputs of this size.
     """
     backbone = _make(name)
+    if input_size is not None:
+        backbone.set_input_size(input_size)
     record = load_weights(backbone, weights, seed, allow_other_architecture=allow_squeezenet_weights)
     return backbone.eval(), record
 

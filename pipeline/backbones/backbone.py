@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -12,7 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.backbones.download import PublishedWeights
 from pipeline.backbones.initialisation import initialise_he
 from pipeline.backbones.preprocessing import Preprocessing
-from pipeline.errors import ShapeError
+from pipeline.errors import PipelineError, ShapeError
+
+# Bounds of the side of the input, in pixels.
+MIN_INPUT_SIZE, MAX_INPUT_SIZE = 32, 1024
 
 
 class Backbone(nn.Module):
@@ -122,6 +126,26 @@ class Backbone(nn.Module):
     def initialise(self, seed: int) -> None:
         """Set random weights: the same seed gives the same weights on every machine."""
         initialise_he(self, seed)
+
+    def set_input_size(self, size: int) -> None:
+        """Declare another side of the square input, in pixels; the size of the maps follows from it.
+
+        Raises:
+            PipelineError: the size is out of range, or the network has no map for it.
+        """
+        if size == self.preprocessing.input_size:
+            return
+        if not MIN_INPUT_SIZE <= size <= MAX_INPUT_SIZE:
+            raise PipelineError(f"`input_size` (={size}) must be from {MIN_INPUT_SIZE} to {MAX_INPUT_SIZE} pixels.")
+        try:
+            with torch.inference_mode():
+                maps = self.eval().forward_features(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError) as error:  # torchvision's transformers assert their size
+            raise PipelineError(
+                f"Backbone '{self.name}' cannot read inputs of {size} pixels ({error}). Leave out --input-size."
+            ) from error
+        self.preprocessing = dataclasses.replace(self.preprocessing, input_size=size)
+        self.map_size = maps.shape[-1]
 
     def weight_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a weight file sets, by their names in the file."""

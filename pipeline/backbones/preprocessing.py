@@ -65,6 +65,18 @@ class Preprocessing:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
+def stated_input_size(values: Mapping[str, Any]) -> int:
+    """Return the input size of a preprocessing that a store or a model file states.
+
+    Raises:
+        PipelineError: it has none, or it is not an integer.
+    """
+    size = values.get("input_size") if isinstance(values, Mapping) else None
+    if type(size) is not int:
+        raise PipelineError(f"The preprocessing {values} has no integer `input_size`. The file is damaged.")
+    return size
+
+
 IMAGENET_RGB = Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Preprocessing of torchvision's ImageNet classifiers."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import build_backbone
-from pipeline.backbones.preprocessing import Preprocessing
+from pipeline.backbones.preprocessing import Preprocessing, stated_input_size
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract.blocks import ClipJob
@@ -81,7 +81,11 @@ class FeatureExtractor:
     def __init__(self, setup: WorkerConfig, on_phase: Phase) -> None:
         settings = setup.settings
         backbone, weights = build_backbone(
-            settings.backbone, setup.weights, setup.weights_seed, setup.allow_squeezenet_weights
+            settings.backbone,
+            setup.weights,
+            setup.weights_seed,
+            setup.allow_squeezenet_weights,
+            stated_input_size(settings.preprocessing),
         )
         if weights.sha256 != settings.weights["sha256"]:
             raise PipelineError(

@@ -78,7 +78,7 @@ def extract_features(
         objects = open_object_store(location)
     with writer_lock(objects):
         backbone, weights = build_backbone(
-            request.backbone, request.weights, request.seed, request.allow_squeezenet_weights
+            request.backbone, request.weights, request.seed, request.allow_squeezenet_weights, request.input_size
         )
         store_exists = has_store(objects)
         if not store_exists:

@@ -112,9 +112,10 @@ def fresh_classifier(
     recipe: Recipe,
     seed: int,
     allow_squeezenet_weights: bool = False,
+    input_size: int | None = None,
 ) -> Classifier:
     """Build a classifier with a new head, for training from scratch: the paper's end-to-end protocol."""
-    network, record = build_backbone(backbone, weights, seed, allow_squeezenet_weights)
+    network, record = build_backbone(backbone, weights, seed, allow_squeezenet_weights, input_size)
     spec = ModelSpec(
         head=head,
         backbone=network.name,

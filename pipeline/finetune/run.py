@@ -181,6 +181,7 @@ def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier
             recipe,
             settings.seed,
             settings.allow_squeezenet_weights,
+            settings.input_size,
         )
         return classifier, recipe
     # A fitted head keeps its options, whatever the recipe has; only options that were given replace them.

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.backbones import WeightsRecord, build_backbone
+from pipeline.backbones.preprocessing import stated_input_size
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name, read_finished, write_results
 from pipeline.files import write_json
@@ -190,7 +191,13 @@ def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn
             f"The store was made with the weight file '{name}', which is missing, and the model file needs it. "
             "Give its path with --weights PATH."
         )
-    backbone, record = build_backbone(settings.backbone, name, settings.seed, allow_squeezenet_weights=True)
+    backbone, record = build_backbone(
+        settings.backbone,
+        name,
+        settings.seed,
+        allow_squeezenet_weights=True,
+        input_size=stated_input_size(settings.preprocessing),
+    )
     if record.sha256 != settings.weights["sha256"]:
         raise PipelineError(_other_weights(settings, record))
     return backbone

@@ -39,6 +39,12 @@ class ExtractSettings(Settings):
         "change.  [default: the size of the backbone's maps]",
         minimum=1,
     )
+    input_size: int | None = option(
+        None,
+        "Side of the square input of the backbone in pixels; half the side takes about a quarter of the time.  "
+        "[default: that of the backbone, 224 for most]",
+        minimum=1,
+    )
     recipe: str = option("cached", "Recipe that sets frames and crops.", choices=RECIPE_NAMES)
     overrides: Mapping[str, Any] = overrides(SamplingConfig)
     seed: int = option(0, "Seed of the training views, and of random weights.")

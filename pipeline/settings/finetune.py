@@ -34,6 +34,9 @@ class FinetuneSettings(Settings):
     )
     weights: str = option("imagenet", f"Weights of the backbone with --init none: {WEIGHTS_HELP}")
     num_segments: int = option(8, "Number of frames taken from each clip with --init none.", minimum=1)
+    input_size: int | None = option(
+        None, "Side of the square input in pixels with --init none.  [default: that of the backbone]", minimum=1
+    )
     out: Path = required("Folder of results; the model is written to a folder in it.")
     recipe: str = option("paper", "Recipe that sets frames, head and training.", choices=RECIPE_NAMES)
     overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig, FinetuneConfig)
