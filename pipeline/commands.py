@@ -26,6 +26,7 @@ from pipeline.params import (
     command_params,
     expand_template,
     head_params,
+    python_names,
     same_subject,
     settings_text,
     value_text,
@@ -143,6 +144,10 @@ class PipelineCommand(LoggedCommand):
             found = {name: ctx.params[name] for name in sorted(names)}
             values["overrides"] = {name: value for name, value in found.items() if value is not None}
         if self._has_heads:
+            search = values["search"]
+            values["search"] = _search_of_untyped(ctx, search, _is_typed(ctx, "search"))
+            if search and not values["search"] and not _is_typed(ctx, "trials"):
+                values["trials"] = None  # every searched setting is typed
             values["heads"] = _settings_of_heads(ctx, values["head"])
         return self.settings(**values)
 
@@ -271,10 +276,27 @@ def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, 
         for head, block in head_params(ctx.obj or {}).items()
         if head in heads or "all" in heads
     }
+    for block in blocks.values():
+        if isinstance(block.get("search"), Mapping):
+            block["search"] = _search_of_untyped(ctx, block["search"])
     lines = [f"{head} {settings_text(block)}" for head, block in blocks.items() if block]
     if lines:
         logger.info(f"From params.yaml, block `heads`: {'; '.join(lines)}.")
     return blocks
+
+
+def _search_of_untyped(ctx: click.Context, search: Mapping[str, Any], is_typed: bool = False) -> dict[str, Any]:
+    """Return the searched settings of `params.yaml` without those that are typed, which are then fixed.
+
+    Raises:
+        click.UsageError: a setting is both fixed and searched on the command line.
+    """
+    search = python_names(search)
+    fixed = [name for name in search if name in ctx.params and _is_typed(ctx, name)]
+    if is_typed and fixed:
+        spelled = fixed[0].replace("_", "-")
+        raise click.UsageError(f"--{spelled} fixes a setting that --search {spelled}=... searches. Give one of them.")
+    return {name: value for name, value in search.items() if name not in fixed}
 
 
 def _is_typed(ctx: click.Context, name: str) -> bool:

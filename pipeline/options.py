@@ -5,18 +5,41 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
 from pipeline.errors import PipelineError
+from pipeline.params import python_names
 from pipeline.settings.quantity import parse_quantity, quantity_text
 from pipeline.settings.settings import Option, Settings, hints_of, option_of, override_groups, without_none
 
 
 class OverrideOption(click.Option):
     """An option of the recipe; without a value, the recipe decides."""
+
+
+class MappingOption(click.Option):
+    """A repeated option NAME=VALUE, or a block of `params.yaml`; its value is a mapping."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> dict[str, Any]:
+        return super().process_value(ctx, value) or {}
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping):
+            return python_names(value)
+        found: dict[str, str] = {}
+        for text in value or ():
+            name, sign, values = str(text).partition("=")
+            key = name.strip().replace("-", "_")
+            if not sign or not key:
+                raise click.BadParameter(f"{text!r} must be {self.metavar}.", ctx, self)
+            if key in found:
+                raise click.BadParameter(f"{name.strip()} is given twice.", ctx, self)
+            found[key] = values
+        return found
 
 
 class NameList(click.ParamType[Any]):
@@ -114,6 +137,8 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
         metavar = (name.upper() if declared.is_required else f"[{name.upper()}]") + ("..." if is_list else "")
         return click.Argument([name], type=kind, required=False, nargs=-1 if is_list else 1, metavar=metavar)
     flag = "--" + name.replace("_", "-")
+    if get_origin(hint) is Mapping:
+        return MappingOption([flag, name], multiple=True, metavar=declared.metavar, help=declared.help)
     if hint is bool:
         flag = f"{flag}/--no-{name.replace('_', '-')}" if default else flag
         return click.Option([flag, name], is_flag=True, default=default, help=declared.help, hidden=declared.is_hidden)

@@ -118,7 +118,9 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return one setting as typed on the command line: a list with commas, `true` for True."""
+    """Return one setting as typed on the command line: a list with commas, `true` for True, NAME=VALUE of a block."""
+    if isinstance(value, Mapping):
+        return " ".join(settings_text({name: part}) for name, part in value.items())
     if isinstance(value, (list, tuple)):
         return ",".join(str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.errors import PipelineError
 from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES, unknown_name
 from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP
-from pipeline.settings.settings import Settings, option, overrides, required
+from pipeline.settings.search import SAMPLERS, plan_search
+from pipeline.settings.settings import Settings, mapping, option, overrides, required
+
+# Settings of a search; a block `heads.NAME` may have others.
+SEARCH_SETTINGS = ("search", "trials", "search_sampler", "search_seed", "halving")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,18 @@ class FitHeadSettings(Settings):
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: int = option(1, "Number of fits of each head, with seeds SEED, SEED+1, ...", minimum=1)
     seed: int = option(0, "First seed: initial weights, order of clips and dropout.")
+    search: Mapping[str, Any] = mapping(
+        "Search a setting: NAME=VALUE,VALUE,... or NAME=LOW:HIGH or NAME=log:LOW:HIGH; may be repeated. The setting that "
+        "is best on the selection clips is fitted with all seeds.",
+    )
+    trials: int | None = option(None, "Number of settings that a search tries for each head.", minimum=1)
+    search_sampler: str = option(
+        "qmc", "Sampler of a search: quasi-random, random, TPE, or every combination of lists.", choices=SAMPLERS
+    )
+    search_seed: int = option(0, "Seed of the sampler of a search.", minimum=0)
+    halving: int | None = option(
+        None, "Successive halving: continue one of N trials at each stage.  [default: fit all to the end]", minimum=2
+    )
     device: str = option("cpu", f"Device of the heads: {DEVICE_HELP}")
     precision: str = option("auto", "Number type in which the heads run.", choices=("auto", "float32", "bfloat16"))
     threads: int | None = option(
@@ -57,3 +74,10 @@ class FitHeadSettings(Settings):
         for name in self.recipe:
             if name not in RECIPE_NAMES:
                 raise unknown_name("recipe", name, RECIPE_NAMES)
+        common = {name: getattr(self, name) for name in SEARCH_SETTINGS}
+        blocks = [{name: value for name, value in own.items() if name in SEARCH_SETTINGS} for own in self.heads.values()]
+        searches = [plan_search({**common, **block}) for block in ({}, *blocks)]
+        if self.trials is not None and not any(searches):
+            raise PipelineError(
+                f"`trials` (={self.trials}) needs a search: give --search NAME=VALUES, or a block `search` in params.yaml."
+            )

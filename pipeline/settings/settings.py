@@ -55,6 +55,11 @@ def required(help: str, **more: Any) -> Any:
     return field(default=None, metadata={"option": Option(help, is_required=True, **more)})
 
 
+def mapping(help: str) -> Any:
+    """Declare a block of values by name; on the command line, a repeated option NAME=VALUE."""
+    return field(default_factory=dict, metadata={"option": Option(help, metavar="NAME=VALUES")})
+
+
 def overrides(*groups: type) -> Any:
     """Declare the values that replace those of the recipe: one option for each field of the groups."""
     return field(default_factory=dict, metadata={"groups": groups})
