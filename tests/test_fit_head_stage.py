@@ -54,6 +54,26 @@ def test_seeds_side_by_side_give_the_same_files(store: Path, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_searches_in_one_process_and_in_two_give_the_same_files(store: Path, tmp_path: Path) -> None:
+    search = {"search": {"lr": "log:1e-4:1e-2"}, "trials": 3, "heads": {"tsn": {"search": {}, "lr": 0.02}}}
+    arguments = {"store": store, "head": "gru,tsn,fcn2d", "overrides": SHORT, "seeds": 2, **search}
+    for jobs in (1, 2):
+        fit_head(**arguments, out=tmp_path / str(jobs), jobs=jobs)
+    for head in ("gru", "tsn", "fcn2d"):
+        cells = [tmp_path / jobs / f"squeezenet-{head}" for jobs in ("1", "2")]
+        for name in FILES if head == "tsn" else (*FILES, "trials.csv"):
+            assert cells[0].joinpath(name).read_bytes() == cells[1].joinpath(name).read_bytes()
+    with_search = {path.parent.name for path in tmp_path.rglob("trials.csv")}
+    assert with_search == {"squeezenet-gru", "squeezenet-fcn2d"}
+    # The same points, because the spaces are equal.
+    rates = [
+        [line.split(",")[1] for line in (tmp_path / "2" / cell / "trials.csv").read_text().splitlines()]
+        for cell in sorted(with_search)
+    ]
+    assert rates[0] == rates[1]
+    assert all(outcome.was_finished for outcome in fit_head(**arguments, out=tmp_path / "2"))
+
+
 def test_finished_cells_are_skipped_and_said(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = {"store": store, "head": "tsn", "out": tmp_path, "overrides": SHORT}
     first, second, forced = fit_head(**arguments), fit_head(**arguments), fit_head(**arguments, force=True)

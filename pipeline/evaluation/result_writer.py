@@ -25,6 +25,7 @@ from pipeline.files import sha256_of_file, write_json, write_text
 
 METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE = "metrics.json", "history.csv", "predictions.csv"
 CONFUSION_FILE, TIMING_FILE, MODEL_FILE = "confusion.csv", "timing.json", "model.safetensors"
+TRIALS_FILE = "trials.csv"
 METRIC_DECIMALS = 4
 HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "select_loss", "select_top1")
 
@@ -115,11 +116,12 @@ def write_results(
     classes: Sequence[str],
     results: Sequence[SeedResult],
     timing: Mapping[str, Any],
+    more: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a run except its model, with their checksums as the last of those in Git; return the metrics.
 
     The metrics start with `about`: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
-    num_train, num_failed, ….
+    num_train, num_failed, …. `more` are the texts of further files by name.
     """
     first = results[0]
     values = {
@@ -134,7 +136,12 @@ def write_results(
     write_text(folder / PREDICTIONS_FILE, _predictions_text(classes, results))
     write_text(folder / CONFUSION_FILE, _confusion_text(classes, results))
     write_json(folder / METRICS_FILE, values)
-    write_checksums(folder, (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE))
+    further = {} if more is None else more
+    for name, text in further.items():
+        write_text(folder / name, text)
+    if TRIALS_FILE not in further:
+        (folder / TRIALS_FILE).unlink(missing_ok=True)  # of an earlier run, with a search
+    write_checksums(folder, (METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE, CONFUSION_FILE, *further))
     seconds = {str(result.seed): round(result.seconds, 3) for result in results}
     written = sha256_of_file(folder / METRICS_FILE)
     write_json(folder / TIMING_FILE, {**timing, "seconds_of_seeds": seconds, "metrics_sha256": written})
@@ -168,7 +175,7 @@ def _history_text(results: Sequence[SeedResult]) -> str:
         for result in results
         for record in result.history
     )
-    return _csv_text(HISTORY_COLUMNS, rows)
+    return csv_text(HISTORY_COLUMNS, rows)
 
 
 def _predictions_text(classes: Sequence[str], results: Sequence[SeedResult]) -> str:
@@ -184,17 +191,18 @@ def _predictions_text(classes: Sequence[str], results: Sequence[SeedResult]) -> 
             strict=True,
         )
     )
-    return _csv_text(header, rows)
+    return csv_text(header, rows)
 
 
 def _confusion_text(classes: Sequence[str], results: Sequence[SeedResult]) -> str:
     """Return a CSV with a row for each label and a column for each predicted class; clips are summed over seeds."""
     matrix = sum(metrics.confusion_matrix(result.scores, result.labels) for result in results)
     rows = ([label, *counts] for label, counts in zip(classes, np.asarray(matrix).tolist(), strict=True))
-    return _csv_text(["label", *classes], rows)
+    return csv_text(["label", *classes], rows)
 
 
-def _csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a CSV with a header."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

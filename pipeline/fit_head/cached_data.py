@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.evaluation.selection import DEV, TRAIN, SplitPlan
 from pipeline.fit_head.features import FeatureDataset, FrameFeatures, load_frames, load_pooled
 from pipeline.fit_head.fit import HeadDataset
+from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.spatial_features import MapCache, default_map_cache, open_spatial
 from pipeline.fit_head.stored_clips import FeatureSource, StoredClips
 from pipeline.recipe import Recipe, SamplingConfig
@@ -25,10 +28,20 @@ class CachedData(StoredClips):
         num_segments: int | None = None,
         num_views: int | None = None,
         cache: MapCache | None = None,
+        shared: SharedTables | None = None,
     ) -> None:
         super().__init__(source, num_segments, num_views)
-        self._scratch, self._cache = scratch, cache
+        self._scratch, self._cache, self._shared = scratch, cache, shared
         self._loaded: dict[tuple[str, str, frozenset[str]], FeatureDataset] = {}
+
+    @contextmanager
+    def sharing(self, folder: Path) -> Iterator[SharedTables]:
+        """Write features that are loaded in the block to a folder, and yield what other processes map them with."""
+        self._shared = SharedTables(folder, writes=True)
+        try:
+            yield SharedTables(folder)
+        finally:
+            self._shared = None
 
     def of(self, maps: str, recipe: Recipe) -> HeadDataset:
         """Load the data of a head that reads `maps` and is trained by `recipe`.
@@ -62,11 +75,11 @@ class CachedData(StoredClips):
     def _load(self, part: str, maps: str, plan: SplitPlan) -> FeatureDataset:
         rows = self.rows_of(part, plan)
         if self.has_all_frames:
-            return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch)
+            return load_frames(self.source, rows, self.num_segments, SamplingConfig(), self._scratch, self._shared)
         if part == TRAIN and rows.views != self.views:
             logger.info(f"some training clips lack views; the views {', '.join(rows.views)} are used")
         if maps == "pooled":
-            return load_pooled(self.source, rows, self._scratch)
+            return load_pooled(self.source, rows, self._scratch, self._shared)
         if self._cache is None:
             self._cache = default_map_cache()
-        return open_spatial(self.source, rows, self._cache)
+        return open_spatial(self.source, rows, self._cache, self._shared)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import PipelineError
+from pipeline.fit_head.shared_tables import SharedTables, table_of
 from pipeline.fit_head.stored_clips import FeatureSource, Integers, SplitRows
 from pipeline.prefetch import open_executor, prefetch
 from pipeline.recipe import SamplingConfig
@@ -202,8 +203,16 @@ def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_lo
         yield from prefetch(executor, features.batch, parts, num_loaders + 2)
 
 
-def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path) -> PooledFeatures:
-    """Load the pooled features of a split, all its views, once."""
+def load_pooled(
+    source: FeatureSource, split: SplitRows, scratch: Path, shared: SharedTables | None = None
+) -> PooledFeatures:
+    """Load the pooled features of a split, all its views, once, or map the table of another process."""
+    table = table_of(shared, "pooled", split, lambda: _read_pooled(source, split, scratch))
+    labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
+    return PooledFeatures(tuple(clip.clip_id for clip in split.clips), labels, table)
+
+
+def _read_pooled(source: FeatureSource, split: SplitRows, scratch: Path) -> NDArray[np.float16]:
     settings = source.settings
     shape = (len(split.views), len(split.clips), settings.num_segments, settings.channels)
     table = _allocate(shape, scratch)
@@ -216,8 +225,7 @@ def load_pooled(source: FeatureSource, split: SplitRows, scratch: Path) -> Poole
             if missing.any():
                 raise unreadable_row(view, int(rows[np.argmax(missing)]))
             table[view_index, start : start + ROWS_PER_READ] = read
-    labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
-    return PooledFeatures(tuple(clip.clip_id for clip in split.clips), labels, table)
+    return table
 
 
 def load_frames(
@@ -226,17 +234,23 @@ def load_frames(
     num_segments: int,
     choices: SamplingConfig,
     scratch: Path,
+    shared: SharedTables | None = None,
 ) -> FrameFeatures:
-    """Load the pooled features of every frame of a split (`--frames all`) once."""
+    """Load the pooled features of every frame of a split (`--frames all`) once, or map those of another process."""
     starts = np.concatenate([[0], np.cumsum([clip.num_frames for clip in split.clips])]).astype(np.int64)
+    table = table_of(shared, "frames", split, lambda: _read_frames(source, split, starts, scratch))
+    labels = np.array([[clip.class_index for clip in split.clips]], dtype=np.int64)
+    return FrameFeatures(tuple(clip.clip_id for clip in split.clips), labels, table, starts, num_segments, choices)
+
+
+def _read_frames(source: FeatureSource, split: SplitRows, starts: Integers, scratch: Path) -> NDArray[np.float16]:
     table = _allocate((int(starts[-1]), source.settings.channels), scratch)
     read = source.iterate_frames(split.rows)
     for clip, frames, start, stop in zip(split.clips, read, starts[:-1], starts[1:], strict=True):
         if len(frames) != stop - start:
             raise unreadable_row("all frames", clip.row)
         table[start:stop] = frames
-    labels = np.array([[clip.class_index for clip in split.clips]], dtype=np.int64)
-    return FrameFeatures(tuple(clip.clip_id for clip in split.clips), labels, table, starts, num_segments, choices)
+    return table
 
 
 def _allocate(shape: tuple[int, ...], scratch: Path) -> NDArray[np.float16]:

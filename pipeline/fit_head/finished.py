@@ -13,9 +13,10 @@ from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.imports import code_digest
 from pipeline.recipe import Recipe
 from pipeline.registry import HEADS, module_of
+from pipeline.settings.search import Search
 
 # Its imports are all code that a fit runs, except for the head.
-FIT_MODULE = "pipeline.fit_head.run"
+FIT_MODULE = "pipeline.fit_head.steps"
 
 
 def find_finished(request: HeadRequest, clips: StoredClips) -> Mapping[str, Any] | None:
@@ -34,7 +35,8 @@ def find_finished(request: HeadRequest, clips: StoredClips) -> Mapping[str, Any]
     if not is_asked or not isinstance(device, str) or not isinstance(precision, str) or not isinstance(threads, int):
         return None
     recipe = clips.check_recipe(request.recipe)
-    return read_finished(folder, run_digest(request.head, recipe, request.seeds, clips, device, precision, threads))
+    digest = run_digest(request.head, recipe, request.seeds, clips, device, precision, threads, request.search)
+    return read_finished(folder, digest)
 
 
 def run_digest(
@@ -45,6 +47,7 @@ def run_digest(
     device: str,
     precision: str,
     threads: int,
+    search: Search | None = None,
 ) -> str:
     """Return a digest of everything that determines the metrics of a run, including the code."""
     values = {
@@ -54,5 +57,6 @@ def run_digest(
         "compute": [device, precision, threads],
         "data": clips.digest,
         "code": code_digest((FIT_MODULE, module_of(HEADS[head]))),
+        **({} if search is None else {"search": search.as_dict()}),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

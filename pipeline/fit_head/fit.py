@@ -6,7 +6,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.devices import fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics
 from pipeline.evaluation.result_writer import SeedResult, Selection
+from pipeline.fit_head.curve import CURVE_DECIMALS, Curve
 from pipeline.fit_head.features import FeatureDataset, batches
 from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.heads import build_head
@@ -104,19 +106,45 @@ def fit_head(
     Raises:
         PipelineError: the loss diverges or is not finite, or a parameter is in no optimiser group.
     """
+    with _reproducible(seed, compute):
+        fit = _Fit(data, head_name, recipe, seed, compute, on_batch)
+        fit.train(checkpoint, checkpoint_seconds, digest)
+        return fit.result()
+
+
+def fit_trial(
+    data: HeadDataset,
+    head_name: str,
+    recipe: Recipe,
+    seed: int,
+    compute: Runtime,
+    *,
+    num_epochs: int | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    digest: str = "",
+    on_batch: OnBatch = _ignore_batch,
+) -> Curve:
+    """Fit a head as `fit_head` does, but score only the selection clips, for `num_epochs` or to the end.
+
+    A fit that stops before its last epoch leaves a checkpoint. A diverging fit returns its curve with the reason.
+    """
+    with _reproducible(seed, compute):
+        fit = _Fit(data, head_name, recipe, seed, compute, on_batch)
+        try:
+            fit.train(checkpoint, checkpoint_seconds, digest, num_epochs)
+        except PipelineError as error:
+            return fit.curve(str(error))
+        return fit.curve()
+
+
+@contextmanager
+def _reproducible(seed: int, compute: Runtime) -> Iterator[None]:
+    """Seed torch and set its threads for one fit, and restore both."""
     devices = [compute.device] if compute.device.type == "cuda" else []
     with fixed_threads(compute.threads), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        fit = _Fit(data, head_name, recipe, seed, compute, on_batch)
-        if checkpoint is not None:
-            fit.resume(checkpoint, digest)
-        saved_at_seconds = time.monotonic()
-        while not fit.schedule.is_over:
-            fit.run_epoch()
-            if checkpoint is not None and time.monotonic() - saved_at_seconds >= checkpoint_seconds:
-                write_checkpoint(checkpoint, digest, fit.state_dict())
-                saved_at_seconds = time.monotonic()
-        return fit.result()
+        yield
 
 
 class _Fit:
@@ -149,6 +177,21 @@ class _Fit:
         self.criterion = _criterion(data, self.choices, compute)
         self.best: dict[str, Any] = {}
         self.num_resumed_epochs = 0
+
+    def train(
+        self, checkpoint: Path | None, checkpoint_seconds: float, digest: str, num_epochs: int | None = None
+    ) -> None:
+        """Train to the end of the schedule, or pause after `num_epochs`; start from the checkpoint if there is one."""
+        if checkpoint is not None:
+            self.resume(checkpoint, digest)
+        saved_at_seconds = time.monotonic()
+        while not self.schedule.is_over and (num_epochs is None or self.state.epoch < num_epochs):
+            self.run_epoch()
+            is_pause = self.state.epoch == num_epochs and not self.schedule.is_over
+            is_due = time.monotonic() - saved_at_seconds >= checkpoint_seconds
+            if checkpoint is not None and (is_due or is_pause):
+                write_checkpoint(checkpoint, digest, self.state_dict())
+                saved_at_seconds = time.monotonic()
 
     def run_epoch(self) -> None:
         """Train on every clip once, score the selection clips, keep the head if it is the best so far."""
@@ -242,6 +285,17 @@ class _Fit:
         self.num_resumed_epochs = self.state.epoch
         logger.info(f"{self.name}: resumed after epoch {self.state.epoch}")
         self.on_batch(self.state.epoch * self.data.train.num_clips, None)
+
+    def curve(self, failure: str = "") -> Curve:
+        """Return the scores of the selection clips so far."""
+        records = self.state.history
+        return Curve(
+            top1=tuple(round(record.select_top1 or 0.0, CURVE_DECIMALS) for record in records),
+            loss=tuple(round(record.select_loss or 0.0, CURVE_DECIMALS) for record in records),
+            is_over=self.schedule.is_over,
+            seconds=self.state.seconds(),
+            failure=failure,
+        )
 
     def result(self) -> FitResult:
         """Return the head of the best epoch, and score the reported clips and their order tests with it."""

@@ -1,11 +1,9 @@
-"""Fit the heads that are not finished: single-threaded ones in parallel, the others one after another."""
+"""Fit the heads that are not finished: single-threaded fits in parallel, the others one after another."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-
-from torch import nn
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.calibration import Calibration
@@ -15,13 +13,14 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import HeadSizes, choose_compute
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import AUTO, HeadRequest
-from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, fit_run, plan_run, unfinished_compute
-from pipeline.fit_head.workers import StoreRequest, choose_num_processes, fit_in_parallel
+from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, plan_run, unfinished_compute
+from pipeline.fit_head.schedule import ThisProcess, fit_scheduled
+from pipeline.fit_head.steps import run_steps
+from pipeline.fit_head.workers import Processes, StoreRequest, choose_num_processes
 from pipeline.heads import HEADS
+from pipeline.scratch import temporary_folder
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
-
-logger = logging.getLogger(__name__)
 
 
 def fit_all(
@@ -45,16 +44,31 @@ def fit_all(
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
     for planned in left.values():
         planned.write_unfinished()
-    together = {request: planned for request, planned in left.items() if _is_single_threaded(planned)}
-    num_fits = sum(len(request.seeds) for request in together)
+    steps = {request: run_steps(planned, data, backbone, settings.force) for request, planned in left.items()}
+    together = {request: steps[request] for request, planned in left.items() if _is_single_threaded(planned)}
+    num_fits = sum(_num_fits(request) for request in together)
     num_processes = choose_num_processes(num_fits, num_cores())
     if settings.jobs is not None:
         num_processes = min(settings.jobs, num_fits)
     if num_processes > 1:
-        store = StoreRequest(settings.store, settings.out, settings.num_segments, settings.views)
-        yield from fit_in_parallel(store, together, num_processes, data, backbone)
-        left = {request: planned for request, planned in left.items() if request not in together}
-    yield from _one_by_one(left, data, backbone)
+        with temporary_folder("features") as folder, data.sharing(folder) as shared:
+            _load_features(data, [left[request] for request in together])
+            store = StoreRequest(settings.store, settings.out, shared, settings.num_segments, settings.views)
+            with Processes(store, num_processes) as pool:
+                yield from fit_scheduled(together, pool)
+        steps = {request: each for request, each in steps.items() if request not in together}
+    yield from fit_scheduled(steps, ThisProcess(data))
+
+
+def _load_features(data: CachedData, runs: Sequence[PlannedRun]) -> None:
+    for run in (planned.run for planned in runs):
+        with suppress(PipelineError):  # the fits report it, each for its head
+            data.of(HEADS[run.head].reads, run.recipe)
+
+
+def _num_fits(request: HeadRequest) -> int:
+    num_trials = 0 if request.search is None else request.search.num_trials
+    return num_trials + len(request.seeds)
 
 
 def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) -> PlannedRun:
@@ -66,24 +80,14 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     # An unfinished fit is resumed with its number type and threads, whatever would be measured now.
     begun = unfinished_compute(request.folder(store.backbone))
     precision = begun.get("precision", AUTO) if request.precision == AUTO else request.precision
-    threads = begun.get("threads") if request.threads is None else request.threads
+    # The trials of a search keep all cores busy with one thread each, which also makes them equal on every machine.
+    unnamed = None if request.search is None else 1
+    threads = begun.get("threads", unnamed) if request.threads is None else request.threads
     calibration = Calibration(settings.calibration)
     compute = choose_compute(request.head, request.device, precision, threads, settings.loaders, sizes, calibration)
-    run = HeadRun(request.head, request.recipe, request.seeds, compute)
+    run = HeadRun(request.head, request.recipe, request.seeds, compute, request.search)
     return plan_run(run, data, request.out, settings.force)
 
 
 def _is_single_threaded(planned: PlannedRun) -> bool:
     return planned.run.compute.threads == 1 and planned.run.compute.device.type == "cpu"
-
-
-def _one_by_one(
-    runs: Mapping[HeadRequest, PlannedRun], data: CachedData, backbone: nn.Module | None
-) -> Iterator[RequestResult]:
-    for request, planned in runs.items():
-        try:
-            outcome = fit_run(planned, data, backbone)
-        except PipelineError as error:
-            yield RequestResult(request, None, str(error))
-        else:
-            yield RequestResult(request, outcome)

@@ -13,7 +13,8 @@ from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_NAMES
-from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.fit_head import SEARCH_SETTINGS, FitHeadSettings
+from pipeline.settings.search import Search, plan_search
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.settings import VIDEO_ENCODER_NOTE
 
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 ALL = "all"
 AUTO = "auto"
 # Settings of a block `heads.NAME` that are not options of the recipe.
-OWN_SETTINGS = ("seeds", "seed", "precision", "threads")
+OWN_SETTINGS = ("seeds", "seed", "precision", "threads", *SEARCH_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class HeadRequest:
     device: str
     precision: str
     threads: int | None
+    search: Search | None = None
 
     def folder(self, backbone: str) -> Path:
         """Return the result folder on features of a backbone."""
@@ -88,4 +90,7 @@ def _request(
     seeds = tuple(range(chosen["seed"], chosen["seed"] + chosen["seeds"]))
     if not seeds:
         raise PipelineError(f"`seeds` (={chosen['seeds']}) must be at least 1.")
-    return HeadRequest(name, recipe.with_overrides(**own), seeds, out, device, chosen["precision"], chosen["threads"])
+    recipe, search = recipe.with_overrides(**own), plan_search(chosen)
+    if search is not None and recipe.training.epochs == 0:
+        raise PipelineError("`epochs` (=0) must be at least 1 for a search, which compares trained heads.")
+    return HeadRequest(name, recipe, seeds, out, device, chosen["precision"], chosen["threads"], search)

@@ -1,10 +1,10 @@
-"""Run: fit one head under one recipe from one or several seeds, and write a result folder with its model."""
+"""Run: one head under one recipe from one or several seeds; plan it, and write its result folder with its model."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,36 +14,41 @@ from torch import nn
 from pipeline.backbones import WeightsRecord, build_backbone
 from pipeline.backbones.preprocessing import stated_input_size
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import MODEL_FILE, SeedResult, cell_name, read_finished, write_results
+from pipeline.evaluation.result_writer import (
+    MODEL_FILE,
+    TRIALS_FILE,
+    SeedResult,
+    cell_name,
+    read_finished,
+    write_results,
+)
 from pipeline.files import write_json
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.finished import run_digest
-from pipeline.fit_head.fit import CHECKPOINT_SECONDS, FitResult, fit_head
+from pipeline.fit_head.fit import CHECKPOINT_SECONDS
 from pipeline.fit_head.outcome import RunOutcome
-from pipeline.heads import HEADS
+from pipeline.fit_head.trials import Trial, search_metrics, search_timing, trials_text
 from pipeline.model import ModelSpec, save_model
-from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.registry import WEIGHTS_NAMES, is_imported
 from pipeline.runtime import Runtime
+from pipeline.settings.search import Search
 from pipeline.store.settings import StoreSettings
 
 STAGE = "fit_head"
 CHECKPOINT_FOLDER = ".unfinished"
 BEGUN_FILE = "compute.json"
 
-ProgressMaker = Callable[[str, int], Progress]
-"""Callable that creates the progress of a fit from a label and a number of clips."""
-
 
 @dataclass(frozen=True)
 class HeadRun:
-    """Head, recipe and settings of a run."""
+    """Head, recipe and settings of a run. With `search`, the settings of the best trial replace those of the recipe."""
 
     head: str
     recipe: Recipe
     seeds: tuple[int, ...]
     compute: Runtime
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -54,31 +59,23 @@ class PlannedRun:
     folder: Path
     digest: str
     finished: Mapping[str, Any] | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     def checkpoint(self, seed: int) -> Path:
-        return self.folder / CHECKPOINT_FOLDER / f"seed-{seed}.pt"
+        return self.unfinished / f"seed-{seed}.pt"
+
+    @property
+    def unfinished(self) -> Path:
+        return self.folder / CHECKPOINT_FOLDER
+
+    def with_recipe(self, recipe: Recipe) -> PlannedRun:
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, recipe=recipe))
 
     def write_unfinished(self) -> None:
         """Write the chosen number type and threads, so that a killed fit is resumed with them."""
         compute = self.run.compute
         values = {"precision": compute.precision, "threads": compute.threads}
-        write_json(self.folder / CHECKPOINT_FOLDER / BEGUN_FILE, values)
-
-
-def fit_run(
-    planned: PlannedRun,
-    data: CachedData,
-    backbone: nn.Module | None,
-    progress_of: ProgressMaker = Progress,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> RunOutcome:
-    """Fit the seeds of a run one after another and write its folder; the model is the head of the first seed.
-
-    Raises:
-        PipelineError: the store does not fit this head, or training diverges.
-    """
-    results = [fit_seed(planned, seed, data, progress_of, checkpoint_seconds) for seed in planned.run.seeds]
-    return write_run(planned, data, backbone, results, results[0].head)
+        write_json(self.unfinished / BEGUN_FILE, values)
 
 
 def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedRun:
@@ -90,7 +87,9 @@ def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedR
     run = dataclasses.replace(run, recipe=data.check_recipe(run.recipe))
     folder = out / cell_name(data.source.settings.backbone, run.head)
     compute = run.compute
-    digest = run_digest(run.head, run.recipe, run.seeds, data, str(compute.device), compute.precision, compute.threads)
+    digest = run_digest(
+        run.head, run.recipe, run.seeds, data, str(compute.device), compute.precision, compute.threads, run.search
+    )
     return PlannedRun(run, folder, digest, None if force else read_finished(folder, digest))
 
 
@@ -103,39 +102,18 @@ def unfinished_compute(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def fit_seed(
-    planned: PlannedRun,
-    seed: int,
-    data: CachedData,
-    progress_of: ProgressMaker = Progress,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> FitResult:
-    """Fit one seed of a run, from its checkpoint if there is one.
-
-    Raises:
-        PipelineError: the store does not fit this head, or training diverges.
-    """
-    run = planned.run
-    head_data = data.of(HEADS[run.head].reads, run.recipe)
-    total = run.recipe.training.epochs * head_data.train.num_clips
-    with progress_of(f"{run.head}, seed {seed}", total) as progress:
-        return fit_head(
-            head_data,
-            run.head,
-            run.recipe,
-            seed,
-            run.compute,
-            checkpoint=planned.checkpoint(seed),
-            checkpoint_seconds=checkpoint_seconds,
-            digest=planned.digest,
-            on_batch=progress.advance,
-        )
-
-
 def write_run(
-    planned: PlannedRun, data: CachedData, backbone: nn.Module | None, results: Sequence[SeedResult], head: nn.Module
+    planned: PlannedRun,
+    data: CachedData,
+    backbone: nn.Module | None,
+    results: Sequence[SeedResult],
+    head: nn.Module,
+    trials: Sequence[Trial] = (),
 ) -> RunOutcome:
-    """Write the results of a run and the model of `head` (of the first seed), and remove the checkpoints."""
+    """Write the results of a run and the model of `head` (of the first seed), and remove the checkpoints.
+
+    trials: those of the run's search.
+    """
     run, settings = planned.run, data.source.settings
     plan = data.plan(run.recipe.training)
     num_train, num_views = data.num_training_clips_and_views(plan)
@@ -146,6 +124,7 @@ def write_run(
         "backbone": settings.backbone,
         "weights": dict(settings.weights),
         "recipe": run.recipe.as_dict(),
+        **({} if run.search is None else {"search": search_metrics(run.search, trials)}),
         "num_segments": data.num_segments,
         "num_classes": len(data.source.classes),
         "num_views": num_views,
@@ -165,13 +144,14 @@ def write_run(
         "num_epochs": sum(len(result.history) for result in results),
         "settings_digest": planned.digest,
         **({"calibration_seconds": dict(run.compute.measured)} if run.compute.measured else {}),
+        **({} if run.search is None else {"search": search_timing(trials, run.compute.threads)}),
     }
-    metrics = write_results(planned.folder, about, data.source.classes, results, timing)
-    unfinished = planned.folder / CHECKPOINT_FOLDER
-    for left_over in unfinished.glob("*"):
+    more = {} if run.search is None else {TRIALS_FILE: trials_text(trials)}
+    metrics = write_results(planned.folder, about, data.source.classes, results, timing, more)
+    for left_over in planned.unfinished.glob("*"):
         left_over.unlink()
-    if unfinished.is_dir():
-        unfinished.rmdir()
+    if planned.unfinished.is_dir():
+        planned.unfinished.rmdir()
     return RunOutcome(metrics, planned.folder, was_finished=False)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.fit_head.features import FeatureDataset, SampleOrder, unreadable_row
+from pipeline.fit_head.shared_tables import SharedTables, table_of
 from pipeline.fit_head.stored_clips import FeatureSource, Integers, SplitRows
 
 MAP_CACHE_BYTES = 4 << 30  # maximum
@@ -54,14 +55,34 @@ class MapCache:
         known = self._maps.get((view, row))
         if known is not None:
             return known
-        maps = source.read_spatial(view, row)
-        if np.isnan(maps.flat[0]):
-            raise unreadable_row(view, row)
+        maps = _read(source, view, row)
         with self._lock:
             if (view, row) not in self._maps and maps.nbytes <= self._free_bytes:
                 self._maps[view, row] = maps
                 self._free_bytes -= maps.nbytes
         return maps
+
+    def preload(self, source: FeatureSource, split: SplitRows, shared: SharedTables) -> None:
+        """Map the maps of a split that another process shares, or read and share as many as the budget allows."""
+        pairs = [(view, int(row)) for view in split.views for row in split.rows]
+
+        def read() -> NDArray[np.float16]:
+            first = _read(source, *pairs[0])
+            num_maps = min(len(pairs), self._free_bytes // first.nbytes)
+            table = np.empty((num_maps, *first.shape), dtype=np.float16)
+            for index, pair in enumerate(pairs[:num_maps]):
+                table[index] = _read(source, *pair)
+            self._free_bytes -= table.nbytes
+            return table
+
+        self._maps.update(zip(pairs, table_of(shared, "spatial", split, read), strict=False))
+
+
+def _read(source: FeatureSource, view: str, row: int) -> NDArray[np.float16]:
+    maps = source.read_spatial(view, row)
+    if np.isnan(maps.flat[0]):
+        raise unreadable_row(view, row)
+    return maps
 
 
 def default_map_cache() -> MapCache:
@@ -69,7 +90,11 @@ def default_map_cache() -> MapCache:
     return MapCache(min(MAP_CACHE_BYTES, int(MAP_CACHE_SHARE * psutil.virtual_memory().available)))
 
 
-def open_spatial(source: FeatureSource, split: SplitRows, cache: MapCache) -> SpatialFeatures:
-    """Open the feature maps of a split; only labels are read."""
+def open_spatial(
+    source: FeatureSource, split: SplitRows, cache: MapCache, shared: SharedTables | None = None
+) -> SpatialFeatures:
+    """Open the feature maps of a split; only labels are read, and maps that are shared with other processes."""
+    if shared is not None:
+        cache.preload(source, split, shared)
     labels = np.stack([source.labels_of(view, split.rows) for view in split.views])
     return SpatialFeatures(source, split, labels, cache)

@@ -1,6 +1,7 @@
-"""Fit the seeds of heads in parallel processes, because their matrices are too small to use several cores.
+"""Fit heads in parallel processes, because the matrices of most heads are too small to use several cores.
 
-Each process opens the store and loads the features. The result of a seed does not depend on the process.
+Each process opens the store and maps the features that the main process loaded. The result of a fit does not depend on
+the process.
 """
 
 from __future__ import annotations
@@ -8,28 +9,19 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
+from contextlib import ExitStack
+from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-import torch
-from numpy.typing import NDArray
-from torch import nn
-
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import SeedResult
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.fit import FitResult
-from pipeline.fit_head.outcome import RequestResult
-from pipeline.fit_head.plan import HeadRequest
-from pipeline.fit_head.run import PlannedRun, fit_seed, run_spec, write_run
-from pipeline.model import head_of_spec
+from pipeline.fit_head.shared_tables import SharedTables
+from pipeline.fit_head.tasks import Task
 from pipeline.processes import end_with_parent
 from pipeline.relay import RelayedProgress, relay_to, relayed
 from pipeline.store import FeatureStore
@@ -42,21 +34,13 @@ ROUNDS_THAT_EVEN_OUT = 4
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """Location and selection of the features, for a worker process."""
+    """Location and selection of the features, for a worker process. shared: tables that the main process loaded."""
 
     location: str
     scratch: Path
+    shared: SharedTables
     num_segments: int | None = None
     num_views: int | None = None
-
-
-@dataclass(frozen=True)
-class SeedOutcome:
-    """Result of a worker process: the result of a seed and the weights of its head, or an error."""
-
-    result: SeedResult | None
-    weights: Mapping[str, NDArray[Any]]
-    failure: str = ""
 
 
 def choose_num_processes(num_fits: int, num_cores: int) -> int:
@@ -75,57 +59,39 @@ def choose_num_processes(num_fits: int, num_cores: int) -> int:
     return -(-num_fits // (num_fits // num_cores))
 
 
-def fit_in_parallel(
-    store: StoreRequest,
-    runs: Mapping[HeadRequest, PlannedRun],
-    num_processes: int,
-    data: CachedData,
-    backbone: nn.Module | None,
-) -> Iterator[RequestResult]:
-    """Fit the seeds of runs in `num_processes` processes, and write and yield each run when its last seed is done.
+class Processes:
+    """A pool of worker processes; the main process shows their messages and progress.
 
     Raises:
         PipelineError: a process was ended from outside.
     """
-    outcomes: dict[HeadRequest, dict[int, SeedOutcome]] = defaultdict(dict)
-    context = _process_context()
-    with (
-        relayed(context) as queue,
-        ProcessPoolExecutor(
-            num_processes, context, initializer=_start_process, initargs=(queue, logger.getEffectiveLevel())
-        ) as pool,
-    ):
-        futures: dict[Future[SeedOutcome], tuple[HeadRequest, int]] = {
-            pool.submit(fit_here, store, planned, seed): (request, seed)
-            for request, planned in runs.items()
-            for seed in planned.run.seeds
-        }
-        try:
-            for future in as_completed(futures):
-                request, seed = futures[future]
-                outcomes[request][seed] = future.result()
-                if len(outcomes[request]) == len(runs[request].run.seeds):
-                    in_order = [outcomes[request][seed] for seed in runs[request].run.seeds]
-                    yield _request_result(request, runs[request], in_order, data, backbone)
-        except BrokenProcessPool as error:
+
+    def __init__(self, store: StoreRequest, num_processes: int) -> None:
+        self.num_slots, self._store = num_processes, store
+
+    def __enter__(self) -> Processes:
+        context = _process_context()
+        self._stack = ExitStack()
+        queue = self._stack.enter_context(relayed(context))
+        level = logger.getEffectiveLevel()
+        self._pool = ProcessPoolExecutor(self.num_slots, context, initializer=_start_process, initargs=(queue, level))
+        self._stack.enter_context(self._pool)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._stack.close()
+        if isinstance(error, BrokenProcessPool):
             raise PipelineError(
-                "A process that fitted heads was killed, perhaps for lack of memory. Finished runs are kept; run "
-                "the command again with --jobs 1."
+                "A process that fitted heads was killed, perhaps for lack of memory. Finished runs and trials are "
+                "kept; run the command again with --jobs 1."
             ) from error
-        finally:
-            for future in futures:
-                future.cancel()
+
+    def submit(self, task: Task) -> Future[Any]:
+        return self._pool.submit(_fit_here, self._store, task)
 
 
-def fit_here(request: StoreRequest, planned: PlannedRun, seed: int) -> SeedOutcome:
-    """Fit one seed in this process; the main process shows its messages and progress."""
-    try:
-        result = fit_seed(planned, seed, _data_of_process(request), RelayedProgress)
-    except PipelineError as error:
-        return SeedOutcome(None, {}, str(error))
-    # As arrays, because torch sends tensors through files that disappear with the process.
-    weights = {name: tensor.numpy() for name, tensor in result.head.state_dict().items()}
-    return SeedOutcome(_without_head(result), weights if seed == planned.run.seeds[0] else {})
+def _fit_here(request: StoreRequest, task: Task) -> Any:
+    return task.fit(_data_of_process(request), RelayedProgress)
 
 
 @functools.lru_cache(maxsize=1)
@@ -133,27 +99,7 @@ def _data_of_process(request: StoreRequest) -> CachedData:
     """Return the data of a process, which loads each kind of features once for all its fits."""
     keep_memory_between_batches()
     source = FeatureStore.open(request.location)
-    return CachedData(source, request.scratch, request.num_segments, request.num_views)
-
-
-def _request_result(
-    request: HeadRequest,
-    planned: PlannedRun,
-    outcomes: Sequence[SeedOutcome],
-    data: CachedData,
-    backbone: nn.Module | None,
-) -> RequestResult:
-    for outcome in outcomes:
-        if outcome.result is None:
-            return RequestResult(request, None, outcome.failure)
-    results = [outcome.result for outcome in outcomes if outcome.result is not None]
-    head = head_of_spec(run_spec(planned.run, data, results[0].best_epoch))
-    head.load_state_dict({name: torch.from_numpy(array) for name, array in outcomes[0].weights.items()})
-    return RequestResult(request, write_run(planned, data, backbone, results, head))
-
-
-def _without_head(result: FitResult) -> SeedResult:
-    return SeedResult(**{field.name: getattr(result, field.name) for field in fields(SeedResult)})
+    return CachedData(source, request.scratch, request.num_segments, request.num_views, shared=request.shared)
 
 
 def _start_process(queue: Any, level: int) -> None:

@@ -38,8 +38,8 @@ class FitHeadSettings(Settings):
     seeds: int = option(1, "Number of fits of each head, with seeds SEED, SEED+1, ...", minimum=1)
     seed: int = option(0, "First seed: initial weights, order of clips and dropout.")
     search: Mapping[str, Any] = mapping(
-        "Search a setting: NAME=VALUE,VALUE,... or NAME=LOW:HIGH or NAME=log:LOW:HIGH; may be repeated. The setting that "
-        "is best on the selection clips is fitted with all seeds.",
+        "Search a setting: NAME=VALUE,VALUE,... or NAME=LOW:HIGH or NAME=log:LOW:HIGH; may be repeated. The best "
+        "setting on the selection clips is fitted with all seeds."
     )
     trials: int | None = option(None, "Number of settings that a search tries for each head.", minimum=1)
     search_sampler: str = option(
@@ -75,9 +75,11 @@ class FitHeadSettings(Settings):
             if name not in RECIPE_NAMES:
                 raise unknown_name("recipe", name, RECIPE_NAMES)
         common = {name: getattr(self, name) for name in SEARCH_SETTINGS}
-        blocks = [{name: value for name, value in own.items() if name in SEARCH_SETTINGS} for own in self.heads.values()]
+        blocks = [
+            {name: value for name, value in own.items() if name in SEARCH_SETTINGS} for own in self.heads.values()
+        ]
         searches = [plan_search({**common, **block}) for block in ({}, *blocks)]
         if self.trials is not None and not any(searches):
             raise PipelineError(
-                f"`trials` (={self.trials}) needs a search: give --search NAME=VALUES, or a block `search` in params.yaml."
+                f"`trials` (={self.trials}) needs a search: give --search NAME=VALUES, or `search` in params.yaml."
             )

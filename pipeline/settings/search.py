@@ -71,6 +71,14 @@ class Search:
     seed: int = 0
     halving: int | None = None
 
+    @property
+    def num_trials(self) -> int:
+        """Number of trials; a grid has at most its combinations."""
+        if self.sampler != "grid":
+            return self.trials or 0
+        num_points = math.prod(len(dimension.values) for _, dimension in self.space if isinstance(dimension, Values))
+        return min(self.trials or num_points, num_points)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the search as plain data, for the metrics and the digest of a run."""
         return {
@@ -83,7 +91,7 @@ class Search:
 
 
 def plan_search(values: Mapping[str, Any]) -> Search | None:
-    """Return the search of the settings `search`, `trials`, `search_sampler`, `search_seed` and `halving`; None without one.
+    """Return the search of the settings `search`, `trials`, `search_sampler`, …; None without a searched setting.
 
     Raises:
         PipelineError: the space is wrong, or the settings contradict each other.
@@ -95,14 +103,15 @@ def plan_search(values: Mapping[str, Any]) -> Search | None:
     ranges = [name for name, dimension in space if isinstance(dimension, Range)]
     if sampler == "grid" and ranges:
         raise PipelineError(
-            f"`search-sampler` grid tries every combination of lists, but {_spelled(ranges[0])} has a range. Give a list of "
-            "its values, or choose another sampler."
+            f"`search-sampler` grid tries every combination of lists, but {_spelled(ranges[0])} has a range. Give a "
+            "list of its values, or choose another sampler."
         )
     if sampler != "grid" and trials is None:
         raise PipelineError("A search needs a number of trials: give --trials N, or `trials: N` in params.yaml.")
     if halving is not None and sampler == "tpe":
         raise PipelineError(
-            "`halving` cannot be combined with `search-sampler` tpe, which learns from finished trials. Use qmc or random."
+            "`halving` cannot be combined with `search-sampler` tpe, which learns from finished trials. Use qmc or "
+            "random."
         )
     if halving is not None and any(name == "epochs" for name, _ in space):
         raise PipelineError("`halving` decides the number of epochs, so `epochs` cannot be searched with it.")
@@ -184,7 +193,11 @@ def _value(group: type, name: str, value: Any) -> Any:
         if hint is bool:
             value = {"true": True, "false": False}.get(value.lower(), value)
         if get_origin(hint) is tuple:
-            raise PipelineError(f"{_spelled(name)} is searched in params.yaml, as a list of lists: [[20, 30], [10, 20]].")
+            raise PipelineError(
+                f"{_spelled(name)} is searched in params.yaml, as a list of lists: [[20, 30], [10, 20]]."
+            )
+    if name in ("epochs", "batch_size") and value == 0:
+        raise PipelineError(f"The search of {_spelled(name)} must have values of at least 1.")
     return checked_value(group, name, value)
 
 

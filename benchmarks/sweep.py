@@ -1,0 +1,92 @@
+"""Question: how long does a search over all pooled heads take, and does it keep every core busy?
+
+The same `pipeline fit-head --trials N` runs twice, with one process per core and with one process (`--jobs 1`), into
+empty folders. `share` is the CPU time of the command divided by wall time and cores: until the last fit has started,
+and over the whole run. The trials of both runs must be equal.
+
+    python -m benchmarks.sweep cache/gestures/squeezenet-8seg.zarr --trials 16 --epochs 20
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import psutil
+
+from pipeline.devices import num_cores
+from pipeline.registry import HEAD_NAMES
+
+SPATIAL = ("convlstm", "fcn3d")
+POOLED = tuple(name for name in HEAD_NAMES if name not in SPATIAL)
+
+
+@click.command()
+@click.argument("store")
+@click.option("--head", "heads", default=",".join(POOLED), show_default=True)
+@click.option("--trials", default=16, show_default=True)
+@click.option("--epochs", default=20, show_default=True)
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--one/--no-one", "has_one", default=True, help="Also run the same fits one after another.")
+def main(store: str, heads: str, trials: int, epochs: int, seeds: int, has_one: bool) -> None:
+    """Measure a search over heads: wall time, share of the cores, and the same fits one after another."""
+    click.echo(f"{num_cores()} cores, {heads.count(',') + 1} heads × {trials} trials × {epochs} epochs, {seeds} seeds")
+    arguments = ["--store", store, "--head", heads, "--trials", str(trials), "--seeds", str(seeds)]
+    arguments += ["--epochs", str(epochs), "--search", "lr=log:1e-4:1e-2", "--search", "weight-decay=0,1e-2"]
+    with tempfile.TemporaryDirectory() as folder:
+        outs = {"together": Path(folder, "together"), "one by one": Path(folder, "one")}
+        wall_seconds = {"together": _run(arguments, outs["together"], "together")}
+        if has_one:
+            wall_seconds["one by one"] = _run([*arguments, "--jobs", "1"], outs["one by one"], "one by one")
+            pairs = [[(out / path.relative_to(outs["together"])).read_bytes() for out in outs.values()]
+                     for path in outs["together"].rglob("trials.csv")]  # fmt: skip
+            equal = sum(first == second for first, second in pairs)
+            click.echo(f"equal trials.csv: {equal} of {len(pairs)}")
+            click.echo(f"together takes {wall_seconds['together'] / wall_seconds['one by one']:.2f} of one by one")
+
+
+def _run(arguments: list[str], out: Path, name: str) -> float:
+    """Run a search, print its times, and return its wall time in seconds."""
+    command = [sys.executable, "-m", "pipeline", "fit-head", *arguments, "--out", str(out), "--verbose"]
+    started_at_seconds = time.monotonic()
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    marks: list[tuple[float, float]] = []  # wall and CPU seconds at each line
+    last_start = 0
+    for line in process.stderr:
+        marks.append((time.monotonic() - started_at_seconds, _cpu_seconds(process.pid)))
+        if line.rstrip().endswith(": starts"):
+            last_start = len(marks) - 1
+    if process.wait():
+        raise click.ClickException(f"{' '.join(command)} failed.")
+    wall_seconds = time.monotonic() - started_at_seconds
+    shares = [cpu / wall / num_cores() for wall, cpu in (marks[last_start], marks[-1])]
+    click.echo(
+        f"{name}: {wall_seconds:.0f} s wall, {marks[-1][1]:.0f} s of CPU, share of the cores {shares[0]:.2f} until the "
+        f"last fit starts ({marks[last_start][0]:.0f} s), {shares[1]:.2f} in all"
+    )
+    return wall_seconds
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its children, running and ended."""
+    total = 0.0
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+if __name__ == "__main__":
+    main()
