@@ -96,7 +96,7 @@ def _fit_here(request: StoreRequest, task: Task) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _data_of_process(request: StoreRequest) -> CachedData:
-    """Return the data of a process, which loads each kind of features once for all its fits."""
+    """Return the data of a process, which maps or loads each kind of features once for all its fits."""
     keep_memory_between_batches()
     source = FeatureStore.open(request.location)
     return CachedData(source, request.scratch, request.num_segments, request.num_views, shared=request.shared)
