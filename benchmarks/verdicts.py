@@ -5,6 +5,7 @@ difficulty of a clip is shared by all heads, specific to one head, or random in 
 around that of its head, with a standard deviation of 0, 1 or 4 points. So clips and seeds are new in every trial.
 
     python -m benchmarks.verdicts                 # the tables of docs/compare.md, about 25 minutes on 2 cores
+    python -m benchmarks.verdicts --only groups   # the table of clips in groups
     python -m benchmarks.verdicts --trials 200    # a quick look
 """
 
@@ -35,7 +36,11 @@ INTERVAL_CLIPS, INTERVAL_ACCURACIES = (20, 33, 210), (50.0, 90.0, 99.0)
 # Shares of a clip's difficulty: for all heads, for one head. The rest is random in a single fit.
 SHARED, OWN = 0.5, 0.25
 
+# Numbers of groups, clips and seeds.
+GROUPED_CASES = ((6, 210, 3), (10, 210, 3), (10, 210, 5), (30, 210, 5), (30, 3_000, 5))
+
 BoolArray = NDArray[np.bool_]
+Groups = NDArray[np.int64]
 
 
 def draw_rows(
@@ -44,16 +49,26 @@ def draw_rows(
     spreads: Sequence[float],
     num_seeds: int,
     num_clips: int,
+    groups: Groups | None = None,
 ) -> list[BoolArray]:
     """Draw the clips on which each head is correct, for an expected accuracy over clips and seeds in percent.
+
+    With `groups`, all clips of a group have the same shared difficulty, and half of the variance of a head's.
 
     Shape:
         returns: (S, N) for each head.
     """
-    shared = generator.standard_normal(num_clips)
+
+    def of_clips() -> NDArray[np.float64]:
+        return generator.standard_normal(num_clips)
+
+    def of_groups() -> NDArray[np.float64]:
+        return of_clips() if groups is None else generator.standard_normal(int(groups.max()) + 1)[groups]
+
+    shared = of_groups()
     rows = []
     for accuracy, spread in zip(accuracies, spreads, strict=True):
-        own = generator.standard_normal(num_clips)
+        own = of_clips() if groups is None else np.sqrt(0.5) * (of_groups() + of_clips())
         chance = generator.standard_normal((num_seeds, num_clips))
         hardness = np.sqrt(SHARED) * shared + np.sqrt(OWN) * own + np.sqrt(1 - SHARED - OWN) * chance
         share = accuracy / 100
@@ -66,13 +81,15 @@ def draw_rows(
     return rows
 
 
-def judged(rows: Sequence[BoolArray]) -> Group:
+def judged(rows: Sequence[BoolArray], groups: Groups | None = None) -> Group:
     """Compare drawn rows as `pipeline compare` does."""
     num_seeds, num_clips = rows[0].shape
     clip_ids, labels = tuple(map(str, range(num_clips))), np.zeros(num_clips, dtype=np.int64)
     drawn = []
     for index, correct in enumerate(rows):
-        predictions = Predictions(("a", "b"), clip_ids, labels, np.empty((num_seeds, 0, 2)), 1 - correct.astype(int))
+        predictions = Predictions(
+            ("a", "b"), clip_ids, labels, np.empty((num_seeds, 0, 2)), 1 - correct.astype(int), groups
+        )
         of_seeds = tuple(100 * correct.mean(axis=1))
         drawn.append(
             Row(
@@ -108,6 +125,45 @@ def alarm_rate(num_rows: int, accuracy: float, spread: str, num_seeds: int, num_
     return 100 * alarms / trials
 
 
+def grouped_rate(num_groups: int, num_clips: int, num_seeds: int, knows_groups: bool, trials: int) -> float:
+    """Return the percentage of tables of two equal heads on clips in groups in which one is called better."""
+    generator = np.random.default_rng([num_groups, num_clips, num_seeds])
+    groups = np.arange(num_clips) % num_groups
+    alarms = 0
+    for _ in range(trials):
+        rows = draw_rows(generator, [80.0, 80.0], [1.0, 1.0], num_seeds, num_clips, groups)
+        alarms += is_alarm(judged(rows, groups if knows_groups else None))
+    return 100 * alarms / trials
+
+
+def grouped_coverage(num_groups: int, num_clips: int, num_seeds: int, knows_groups: bool, trials: int) -> float:
+    """Return the percentage of intervals over clips in groups that contain the accuracy."""
+    generator = np.random.default_rng([1, num_groups, num_clips, num_seeds])
+    groups = np.arange(num_clips) % num_groups
+    held = 0
+    for _ in range(trials):
+        (correct,) = draw_rows(generator, [80.0], [1.0], num_seeds, num_clips, groups)
+        interval = accuracy_interval(correct, groups=groups if knows_groups else None)
+        held += interval.low <= 80 <= interval.high
+    return 100 * held / trials
+
+
+def groups_table(pool: ProcessPoolExecutor, trials: int) -> str:
+    """Return the table of false alarms and coverage for clips in groups, with and without knowledge of the groups."""
+    header = ["groups", "clips", "seeds", "alarms, by group", "alarms, by clip", "coverage, by group", "by clip"]
+    pending = [
+        (
+            case,
+            [pool.submit(f, *case, knows, trials) for f in (grouped_rate, grouped_coverage) for knows in (True, False)],
+        )
+        for case in GROUPED_CASES
+    ]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
+    for case, cells in pending:
+        lines.append("| " + " | ".join([*(f"{n:,}" for n in case), *(f"{cell.result():.1f}" for cell in cells)]) + " |")
+    return "\n".join(lines)
+
+
 def coverage(accuracy: float, spread: float, num_seeds: int, num_clips: int, trials: int) -> float:
     """Return the percentage of intervals that contain the accuracy from which clips and seeds were drawn."""
     generator = np.random.default_rng([int(accuracy), int(spread), num_seeds, num_clips])
@@ -135,7 +191,8 @@ def table(
     "--trials", default=4_000, show_default=True, help="Number of trials per value; a twentieth of it for 11 rows."
 )
 @click.option("--jobs", default=num_cores(), help="Number of processes.  [default: one per core]")
-def main(trials: int, jobs: int) -> None:
+@click.option("--only", type=click.Choice(["groups"]), help="Print one table alone.")
+def main(trials: int, jobs: int, only: str | None) -> None:
     """Print false alarms and coverage in percent."""
     columns = [(accuracy, spread) for accuracy in ACCURACIES for spread in SPREADS]
     names = [f"{accuracy:.0f} %, {spread}" for accuracy, spread in columns]
@@ -148,8 +205,12 @@ def main(trials: int, jobs: int) -> None:
         ]
 
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        click.echo(f"Two equal heads on clips in groups, percent of {trials:,} tables and intervals\n")
+        click.echo(groups_table(pool, trials))
+        if only == "groups":
+            return
         header = ["seeds", "clips", *names]
-        click.echo(f"False alarms of the verdict on two equal heads, percent of {trials:,} tables\n")
+        click.echo(f"\nFalse alarms of the verdict on two equal heads, percent of {trials:,} tables\n")
         click.echo(table(pool, header, alarm_rows(2, SEEDS[1:], CLIPS, trials)))
         click.echo("\nWith one seed each no verdict is given. McNemar's test alone would give\n")
         click.echo(table(pool, header, alarm_rows(2, (1,), CLIPS, trials)))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.gate import GateReport, compare_with_revision
-from pipeline.compare.measure import measure_runs
+from pipeline.compare.signature import check_signatures
 from pipeline.compare.table import (
     legend_of,
     terminal_table,
@@ -20,9 +22,12 @@ from pipeline.compare.table import (
 from pipeline.compare.write import write_comparison
 from pipeline.errors import PipelineError
 from pipeline.evaluation.predictions import parse_pairs
-from pipeline.evaluation.result_reader import find_runs, read_run
+from pipeline.evaluation.result_reader import RunResult, find_runs, read_run
 from pipeline.manifest import read_manifest
 from pipeline.settings.compare import CompareSettings
+
+if TYPE_CHECKING:
+    from pipeline.compare.latency import HeadCost
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +40,8 @@ def run(settings: CompareSettings) -> Comparison:
     Raises:
         UnknownRevisionError: Git does not have the revision `against`.
         GateError: a row lost more than `max_drop` against it, or vanished.
-        PipelineError: there are no results, results are inconsistent, a pair is unknown, or `max_drop` has no revision.
+        PipelineError: there are no results, results are inconsistent, a pair is unknown, `max_drop` has no revision, or
+            the protocol differs from that of `check`.
     """
     against, max_drop = settings.against, settings.max_drop
     if max_drop is not None and against is None:
@@ -53,22 +59,33 @@ def run(settings: CompareSettings) -> Comparison:
         raise PipelineError(f"There are no results in {', '.join(map(str, places))}. `pipeline fit-head` writes them.")
     known_labels = {label for run in runs for label in run.predictions.classes}
     clips = None if settings.manifest is None else read_manifest(settings.manifest, settings.root)
+    costs, machine = _measured(runs) if settings.latency else ({}, platform.machine())
     comparison = compare_runs(
         runs,
         pairs=_known_pairs(settings.pairs, known_labels),
         paper=settings.paper,
-        costs=measure_runs(runs) if settings.latency else {},
+        costs=costs,
     )
+    # Written before it is printed, so that `pipeline compare | head` writes everything.
+    if settings.out is not None:
+        write_comparison(settings.out, comparison, gate, clips, machine, settings.report)
     width = settings.width or _terminal_width()
     click.echo(terminal_table(comparison, width))
     logger.info("")
     for term, text in legend_of(comparison, width=width).items():
         logger.info("\n".join(wrapped(f"{term}: {text}", width)))
     if settings.out is not None:
-        write_comparison(settings.out, comparison, gate, clips, settings.report)
         logger.info(f"Written to {settings.out}.")
     _print_gate(gate)
+    if settings.check is not None:
+        click.echo("\n" + check_signatures([group.signature for group in comparison.groups], settings.check))
     return comparison
+
+
+def _measured(runs: Sequence[RunResult]) -> tuple[dict[str, HeadCost], str]:
+    from pipeline.compare.measure import machine_text, measure_runs  # imports torch
+
+    return measure_runs(runs), machine_text()
 
 
 def _known_pairs(texts: Sequence[str], labels: set[str]) -> list[tuple[str, str]]:

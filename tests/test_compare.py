@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,26 @@ def test_pairs_of_other_classes_are_left_out_by_name(results: Path, capsys: pyte
     comparison = compare([results / "fit_head"], pairs=["up:down"], latency=False)
     assert comparison.rows
     assert "1 of 1 pairs are ignored, because the results have no class 'down', 'up'." in capsys.readouterr().err
+
+
+def test_a_closed_pipe_loses_no_file_and_no_torch_is_imported_without_latency(results: Path) -> None:
+    for folder in (results / "fit_head").iterdir():
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["st_block"] = {"maps": "pooled", "parameters": 1_000, "macs": 2_000}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    out = results / "compare"
+    code = (
+        "import sys; from pipeline.cli import cli\n"
+        "try: cli(sys.argv[1:])\n"
+        "finally: sys.stderr.write(f\"torch: {'torch' in sys.modules}\\n\")"
+    )
+    command = [sys.executable, "-c", code, "compare", "--no-latency", str(results / "fit_head"), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=results) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert "torch: False" in told
+    assert "Traceback" not in told
+    assert {"table.csv", "table.md", "comparison.json", "report.html"} <= {path.name for path in out.iterdir()}
+    assert ",1000,2000," in (out / "table.csv").read_text()

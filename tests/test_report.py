@@ -15,8 +15,9 @@ from PIL import Image
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.disagreement import contact_sheets, frames_of, most_confused, view_config_of
 from pipeline.compare.gate import Change, GateReport
-from pipeline.compare.plots import accuracy_against_macs, training_curves
+from pipeline.compare.plots import accuracy_against_macs
 from pipeline.compare.report import write_report
+from pipeline.compare.training_curves import training_curves
 from pipeline.evaluation.result_reader import find_runs, read_run
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
@@ -207,7 +208,7 @@ def test_a_head_without_epochs_has_no_curves(tmp_path: Path) -> None:
     folder = write_cell(tmp_path / "fit_head/squeezenet-lstm")
     (folder / "history.csv").write_text("seed,epoch,lr,train_loss,train_top1,select_loss,select_top1\n")
     cell = read_run(folder)
-    assert training_curves(cell) is None
+    assert training_curves(cell.history) is None
     write_report(tmp_path / "report.html", compare_runs([cell]))
     assert "No epoch was trained." in (tmp_path / "report.html").read_text(encoding="utf-8")
 

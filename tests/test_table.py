@@ -14,7 +14,7 @@ import pytest
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.latency import measure_head
 from pipeline.compare.paper import paper_column, rank_agreement, table3
-from pipeline.compare.plots import against_paper, training_curves
+from pipeline.compare.plots import against_paper
 from pipeline.compare.report import write_report
 from pipeline.compare.table import (
     as_json,
@@ -26,6 +26,7 @@ from pipeline.compare.table import (
     remarks_of,
     terminal_table,
 )
+from pipeline.compare.training_curves import training_curves
 from pipeline.errors import PipelineError
 from pipeline.evaluation.predictions import pair_correct, parse_pairs
 from pipeline.evaluation.result_reader import find_runs, read_run
@@ -374,7 +375,7 @@ def test_results_of_version_0_1_are_read_and_marked(tmp_path: Path) -> None:
     cell = read_run(folder)
     assert (cell.selected_on, cell.reported_on, cell.metrics["num_report"]) == ("val", "val", 60)
     assert cell.is_selected_on_reported
-    assert training_curves(cell) is not None
+    assert training_curves(cell.history) is not None
     assert cell.history is not None
     assert "select_top1" in cell.history
 
@@ -397,7 +398,8 @@ def test_pairs_count_only_which_of_the_two_is_higher(tmp_path: Path) -> None:
     write_json(folder / "metrics.json", metrics)
     found = pair_correct(read_run(folder).predictions, [("swipe_left", "swipe_right")])
     assert found is not None
-    assert found.tolist() == [[1.0, 0.0, 0.5]]
+    assert found[0].tolist() == [[1.0, 0.0, 0.5]]
+    assert found[1] is None
     assert pair_correct(read_run(folder).predictions, []) is None
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.backbones import BACKBONES, backbone_contract
-from pipeline.compare.complexity import describe_heads
-from pipeline.compare.latency import HeadCost
 from pipeline.compare.paper import RankAgreement, paper_column, rank_agreement
+from pipeline.compare.signature import signature_of
 from pipeline.evaluation.predictions import pair_correct
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.evaluation.statistics import (
@@ -24,8 +23,9 @@ from pipeline.evaluation.statistics import (
     holm,
     paired_difference,
 )
-from pipeline.heads import HEADS
-from pipeline.model import load_spec
+
+if TYPE_CHECKING:
+    from pipeline.compare.latency import HeadCost
 
 SIGNIFICANCE = 0.05
 
@@ -104,12 +104,18 @@ class Group:
     @property
     def title(self) -> str:
         run = self.rows[0].run
-        num_clips = len(run.predictions.clip_ids)
+        num_clips, num_groups = len(run.predictions.clip_ids), run.predictions.num_groups
+        groups = "" if num_groups is None else f" in {num_groups:,} groups"
         num_classes = len(run.predictions.classes)
         return (
             f"{self.backbone}, weights {self.weights}, {self.num_segments} segments: "
-            f"{num_clips:,} clips of {self.reported_on}, {num_classes} classes"
+            f"{num_clips:,} clips{groups} of {self.reported_on}, {num_classes} classes"
         )
+
+    @cached_property
+    def signature(self) -> dict[str, str]:
+        """The parts of the protocol of the rows."""
+        return signature_of(row.run for row in self.rows)
 
     def recipes(self) -> str:
         """Return the recipes of the rows; if they differ, the labels of the rows name them."""
@@ -142,8 +148,11 @@ class Group:
         unknown = f" {_few_seeds_text(few_seeds)}, so {not_known}: {labels}." if few_seeds else ""
         if not tested:
             return f"{highest}.{unknown}"
-        if len(best.run.predictions.clip_ids) < MIN_CLIPS_OF_A_TEST:
-            return f"{highest}. Fewer than {MIN_CLIPS_OF_A_TEST} clips are too few to call a row better.{unknown}"
+        num_groups = best.run.predictions.num_groups
+        num_drawn = len(best.run.predictions.clip_ids) if num_groups is None else num_groups
+        if num_drawn < MIN_CLIPS_OF_A_TEST:
+            what = f"Fewer than {MIN_CLIPS_OF_A_TEST} {'clips' if num_groups is None else 'groups of clips'}"
+            return f"{highest}. {what} are too few to call a row better.{unknown}"
         rule = f"paired tests, {100 * SIGNIFICANCE:.0f} %"
         if all(test.difference.p_value < SIGNIFICANCE for _, test in tested):
             second = tested[0][0]
@@ -226,22 +235,18 @@ def compare_runs(
 
 
 def complexity_of(run: RunResult) -> Complexity | None:
-    """Return the complexity of a run's head; None if this version does not have the head or backbone."""
-    map_size = map_size_of(run)
-    if run.head not in HEADS or map_size is None:
+    """Return the complexity of a run's head, from its metrics.
+
+    For metrics of older versions it is computed; it is None if this version does not have the head or backbone.
+    """
+    recorded = run.metrics.get("st_block")
+    if recorded is None:
+        from pipeline.compare.complexity import st_block_of  # imports torch
+
+        recorded = st_block_of(run)
+    if recorded is None:
         return None
-    row = describe_heads(run.num_segments, len(run.predictions.classes), map_size, names=(run.head,))[0]
-    recipe = run.metrics["recipe"]
-    choices = recipe.get("head", {}) if isinstance(recipe, Mapping) else {}
-    sampled = choices.get("trn_eval_tuples") == "sampled" and "macs_sampled" in row
-    return Complexity(str(row["maps"]), int(row["parameters"]), int(row["macs_sampled" if sampled else "macs"]))
-
-
-def map_size_of(run: RunResult) -> int | None:
-    """Return the size of the backbone's maps: from the model file, or else from the backbone's contract."""
-    if run.model_path.is_file():
-        return load_spec(run.model_path).map_size
-    return backbone_contract(run.backbone).map_size if run.backbone in BACKBONES else None
+    return Complexity(str(recorded["maps"]), int(recorded["parameters"]), int(recorded["macs"]))
 
 
 def _labels(runs: Sequence[RunResult]) -> list[str]:
@@ -277,10 +282,10 @@ def _row(
         run=run,
         label=label,
         complexity=complexity_of(run),
-        top1=accuracy_interval(run.predictions.correct),
+        top1=accuracy_interval(run.predictions.correct, groups=run.predictions.groups),
         top1_of_seeds=tuple(float(value) * 100 for value in run.predictions.correct.mean(axis=1)),
         metrics=values,
-        pairs=None if of_pairs is None else accuracy_interval(of_pairs),
+        pairs=None if of_pairs is None else accuracy_interval(of_pairs[0], groups=of_pairs[1]),
         order_test_drops={name: values["top1"] - float(top1) for name, top1 in order_tests.items() if top1 is not None},
         paper_top1=column.accuracies.get(run.head) if column is not None and column.same_data else None,
         cost=cost,
@@ -295,7 +300,10 @@ def _few_seeds_text(rows: Sequence[Row]) -> str:
 def pair_tests(rows: Sequence[Row]) -> list[PairTest]:
     """Test every pair of rows, which must be scored on the same clips."""
     pairs = list(itertools.combinations(rows, 2))
-    found = [paired_difference(a.run.predictions.correct, b.run.predictions.correct) for a, b in pairs]
+    found = [
+        paired_difference(a.run.predictions.correct, b.run.predictions.correct, groups=a.run.predictions.groups)
+        for a, b in pairs
+    ]
     adjusted = [1.0] * len(pairs)
     for knows_seeds in (True, False):
         family = [index for index, difference in enumerate(found) if difference.knows_seeds == knows_seeds]

@@ -7,16 +7,18 @@ FLOPs column of the paper's Table 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.backbones import BACKBONES
+from pipeline.backbones import BACKBONES, backbone_contract
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import RunResult
 from pipeline.heads import HEADS, build_head
 from pipeline.heads.trn import TRNHead
+from pipeline.model import load_spec
 from pipeline.recipe import HeadConfig
 from pipeline.registry import look_up
 
@@ -55,6 +57,28 @@ def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int
     if isinstance(head, TRNHead):
         row["macs_sampled"] = head.macs_sampled()
     return {**row, "section": head.section}
+
+
+def st_block_of(run: RunResult) -> dict[str, Any] | None:
+    """Compute `maps, parameters, macs` of a run's head as in metrics.json; None if the head or backbone is unknown."""
+    map_size = map_size_of(run)
+    if run.head not in HEADS or map_size is None:
+        return None
+    row = describe_heads(run.num_segments, len(run.predictions.classes), map_size, names=(run.head,))[0]
+    recipe = run.metrics["recipe"]
+    choices = recipe.get("head", {}) if isinstance(recipe, Mapping) else {}
+    if choices.get("trn_eval_tuples") == "sampled" and "macs_sampled" in row:
+        row["macs"] = row["macs_sampled"]
+    return {name: row[name] for name in ("maps", "parameters", "macs")}
+
+
+def map_size_of(run: RunResult) -> int | None:
+    """Return the size of a run's maps: as recorded, or else from the model file or the backbone's contract."""
+    if "map_size" in run.metrics:
+        return int(run.metrics["map_size"])
+    if run.model_path.is_file():
+        return load_spec(run.model_path).map_size
+    return backbone_contract(run.backbone).map_size if run.backbone in BACKBONES else None
 
 
 def describe_backbones(names: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -45,17 +45,19 @@ def place_labels(
 
     Points that cover each other share one text, with a line for each, the upper first.
     """
-    figure.canvas.draw()
+    # Matplotlib finds the limits of the axes, which determine the positions of points, only if they are read.
+    axes.get_xlim()
+    axes.get_ylim()
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     points = _joined(figure, axes, points)
     taken = [_box_around(axes, x, y) for x, y, _ in points]
     centres = [axes.transData.transform((x, y)) for x, y, _ in points]
-    crossed = [
-        _box_around_pixel(pixel, radius_pixels=1)
+    steps = [
+        np.linspace(one, other, max(2, int(np.abs(other - one).max() / 4)))
         for line in lines
         for one, other in itertools.pairwise(axes.transData.transform(list(line)))
-        for pixel in np.linspace(one, other, max(2, int(np.abs(other - one).max() / 4)))
     ]
+    crossed = np.concatenate([np.empty((0, 2)), *steps])  # pixels on the lines
     frame = axes.get_window_extent(renderer)
     for own_index, (x, y, name) in enumerate(points):
         best = None
@@ -74,7 +76,8 @@ def place_labels(
             box = text.get_window_extent(renderer)
             own = _box_around(axes, x, y)
             clashes = 3 * sum(box.overlaps(other) for other in taken if other.bounds != own.bounds)
-            clashes += any(box.overlaps(other) for other in crossed)
+            is_inside = (crossed >= np.asarray(box.min) - 1) & (crossed <= np.asarray(box.max) + 1)
+            clashes += bool(is_inside.all(axis=1).any())
             # A name nearer to another point would be read as the name of that point.
             clashes += 4 * (min(range(len(points)), key=lambda index: _distance(box, centres[index])) != own_index)
             clashes += 0 if frame.x0 <= box.x0 and box.x1 <= frame.x1 else 6

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from pipeline.backbones import backbone_contract
-from pipeline.compare.comparison import map_size_of
+from pipeline.compare.complexity import map_size_of
 from pipeline.compare.latency import HeadCost, measure_head
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.heads import HEADS
@@ -44,3 +47,8 @@ def _channels(run: RunResult) -> int:
     if run.model_path.is_file():
         return load_spec(run.model_path).in_channels
     return backbone_contract(run.backbone).channels
+
+
+def machine_text() -> str:
+    """Describe the machine on which `measure_runs` measures."""
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, one thread"

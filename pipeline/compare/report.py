@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,23 +10,19 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from pipeline.compare import plots
+from pipeline.compare.charts import confusion_chart
 from pipeline.compare.comparison import Comparison, Group, PairTest, Row
 from pipeline.compare.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.compare.gate import GateReport
+from pipeline.compare.plots import GroupPlots, draw_plots
 from pipeline.compare.table import Column, legend_of, marked_label, points_text, remarks_of, used_columns
+from pipeline.compare.training_curves import training_curves
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.files import write_text
 from pipeline.manifest import Manifest
 
 TEMPLATE = "report.html"
-MAX_SCALE = 1.9  # maximum scale of a drawing, relative to its size
-# Drawn with placeholder colours, which are replaced by the names of the page's colours, so that one drawing works for
-# the light and the dark theme. None of them may occur elsewhere.
-_MARKERS = plots.Palette("#010203", "#010204", "#010205", "#010206", "#010207", "#010208", "#010209")
-_MARKER_NAMES = {getattr(_MARKERS, name): f"var(--{name})" for name in vars(_MARKERS)}
 
 
 @dataclass(frozen=True)
@@ -67,48 +62,31 @@ def write_report(
     gate: GateReport | None = None,
     manifest: Manifest | None = None,
     machine: str = "",
+    plots: Sequence[GroupPlots] | None = None,
 ) -> None:
     """Write the report of a comparison to `path`.
 
     With a manifest, clips are linked by paths relative to the report, and the clips on which heads disagree are shown.
+    `plots`: the plots of the groups, if they are drawn already.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["points"] = points_text
     environment.filters["marked"] = marked_label
     template = environment.from_string(resources.files("pipeline.compare").joinpath(TEMPLATE).read_text("utf-8"))
     folder = path.absolute().parent
-    pages = [_group_page(index, group, manifest, folder) for index, group in enumerate(comparison.groups)]
+    drawn = draw_plots(comparison) if plots is None else plots
+    pages = [
+        _group_page(index, group, of_group, manifest, folder)
+        for index, (group, of_group) in enumerate(zip(comparison.groups, drawn, strict=True))
+    ]
     text = template.render(
         pages=pages, pairs=comparison.pairs, gate=gate, legend=legend_of(comparison), machine=machine
     )
     write_text(path, text)
 
 
-def inline_svg(figure: Figure, name: str) -> Markup:
-    """Return a figure as an SVG element with the colours of the page that scales with the page."""
-    text = plots.svg_text(figure, name)
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    for marker, variable in _MARKER_NAMES.items():
-        text = text.replace(marker, variable)
-    # A size in points would not scale with the page; the view box keeps the proportions.
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(
-        r'(<svg[^>]*?) width="([\d.]+)pt"',
-        lambda found: f'{found[1]} style="max-width:{float(found[2]) * MAX_SCALE:.0f}px"',
-        text,
-        count=1,
-    )
-    # Safe as markup: matplotlib escapes labels as XML.
-    return Markup(text)
-
-
-def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Path) -> GroupPage:
-    order_tests = plots.order_probes(group, _MARKERS)
-    papers = [
-        (agreement.sentence(), inline_svg(plots.against_paper(group, agreement, _MARKERS), f"paper-{index}-{number}"))
-        for number, agreement in enumerate(group.agreements)
-    ]
+def _group_page(index: int, group: Group, plots: GroupPlots, manifest: Manifest | None, folder: Path) -> GroupPage:
+    sentences = [agreement.sentence() for agreement in group.agreements]
     settings = [_settings(row.run) for row in group.rows]
     shared = {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
     return GroupPage(
@@ -118,9 +96,9 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
         columns=sorted(used_columns(group), key=lambda column: column.priority),
         remarks=remarks_of(group),
         scale=_scale(group),
-        accuracy=inline_svg(plots.accuracy_against_macs(group, _MARKERS), f"accuracy-{index}"),
-        order_tests=None if order_tests is None else inline_svg(order_tests, f"probes-{index}"),
-        papers=papers,
+        accuracy=plots.accuracy.inline,
+        order_tests=None if plots.order_tests is None else plots.order_tests.inline,
+        papers=[(sentence, plot.inline) for sentence, plot in zip(sentences, plots.papers, strict=True)],
         heads=[
             _head_page(
                 f"{index}-{place}",
@@ -138,13 +116,13 @@ def _group_page(index: int, group: Group, manifest: Manifest | None, folder: Pat
 
 
 def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest | None, folder: Path) -> HeadPage:
-    curves = plots.training_curves(row.run, _MARKERS)
+    predictions = row.run.predictions
     return HeadPage(
         row=row,
         anchor=f"head-{name}",
-        curves=None if curves is None else inline_svg(curves, f"curves-{name}"),
-        confusion=inline_svg(plots.confusion(row, _MARKERS), f"confusion-{name}"),
-        confused=most_confused(row.run.predictions, manifest, folder),
+        curves=training_curves(row.run.history),
+        confusion=confusion_chart(predictions.confusion(), predictions.classes),
+        confused=most_confused(predictions, manifest, folder),
         settings=settings,
     )
 

@@ -10,6 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.compare.comparison import Comparison, Group, Row
+from pipeline.compare.indistinct import (
+    detectable_sentence,
+    indistinct_sentence,
+    indistinct_sets,
+    rank_sentence,
+)
+from pipeline.compare.signature import signature_line
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE
 from pipeline.evaluation.statistics import Interval
@@ -38,6 +45,11 @@ def _metric_column(name: str, priority: int) -> Column:
     return Column(METRICS[name].label, lambda row: f"{row.metrics[name]:.1f}", priority)
 
 
+def _calibrated_text(row: Row, name: str, decimals: int) -> str:
+    value = row.run.calibrated.get(name)
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
 COLUMNS = (
     Column("head", lambda row: marked_label(row), 0, align="<"),
     Column("maps", lambda row: row.complexity.maps if row.complexity else "", 6, align="<"),
@@ -47,6 +59,8 @@ COLUMNS = (
     Column("selected on", lambda row: row.run.selected_on, 7, align="<"),
     Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
     *(_metric_column(name, priority) for priority, name in enumerate(OTHER_SHARES, start=4)),
+    Column("NLL", lambda row: _calibrated_text(row, "loss", 3), 5),
+    Column("ECE", lambda row: _calibrated_text(row, "ece", 1), 5),
     Column("pairs", lambda row: "" if row.pairs is None else f"{row.pairs.value:.1f}", 2),
     Column("shuffled", lambda row: drop_text(row, "shuffled"), 3),
     Column("reversed", lambda row: drop_text(row, "reversed"), 3),
@@ -64,12 +78,15 @@ LEGEND = {
     "selected on": "split whose clips selected the epoch; dev: held-out training clips",
     "seeds": "number of trainings with different seeds that the row averages",
     **{METRICS[name].label: METRICS[name].meaning for name in OTHER_SHARES},
+    "NLL": "negative log likelihood in nats, after temperature scaling on the selection clips",
+    "ECE": "expected calibration error in percent, after temperature scaling on the selection clips",
     "pairs": "percent of clips whose label scores higher than its time-reverse; chance is 50",
     "shuffled, reversed": "points of top-1 lost (-) or gained (+) when the frames are in that order",
     "paper": "top-1 of the paper's Table 3",
     "ms/clip, memory": "of the head only, with its features in memory, measured on this machine with one thread",
     "time": "share of the training time of all rows whose time is known on this machine",
 }
+OPTIONAL_FIELDS = ("num_groups", "calibrated_loss", "calibrated_ece")
 _MEASURED_TERMS = {"ms/clip, memory", "time"}
 
 
@@ -148,6 +165,10 @@ def markdown_table(comparison: Comparison) -> str:
 def csv_table(comparison: Comparison) -> str:
     """Return one line for each row of every group, with all digits and without measured times."""
     records = [_record(row) for row in comparison.rows]
+    # Columns that only some results have, such as those of groups.
+    for name in OPTIONAL_FIELDS:
+        if all(record[name] is None for record in records):
+            records = [{key: value for key, value in record.items() if key != name} for record in records]
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -164,7 +185,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "backbone": group.backbone,
                 "weights": dict(group.rows[0].run.metrics["weights"]),
                 "num_segments": group.num_segments,
+                "signature": group.signature,
                 "verdict": group.verdict(),
+                "indistinct": [
+                    [row.run.name for row in members] for members in indistinct_sets(group.rows, group.test_of)
+                ],
                 "rows": [_record(row) for row in group.rows],
                 "tests": [
                     {
@@ -219,6 +244,12 @@ def remarks_of(group: Group) -> list[str]:
     ]
     if len(front) > 1:
         remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
+    limits = [
+        indistinct_sentence(group.rows, group.test_of),
+        detectable_sentence(group.rows, group.tests),
+        rank_sentence(group.rows),
+    ]
+    remarks += [sentence for sentence in limits if sentence is not None]
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if any(row.run.is_selected_on_reported for row in group.rows):
         remarks.append(SELECTED_ON_REPORTED_NOTE)
@@ -226,7 +257,7 @@ def remarks_of(group: Group) -> list[str]:
         remarks.append(VIDEO_ENCODER_NOTE)
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
-    return remarks
+    return [*remarks, signature_line(group.signature)]
 
 
 def _terminal_group(group: Group, width: int) -> str:
@@ -284,6 +315,7 @@ def _record(row: Row) -> dict[str, Any]:
         "reported_on": run.reported_on,
         "selected_on_reported": run.is_selected_on_reported,
         "num_report": len(run.predictions.clip_ids),
+        "num_groups": run.predictions.num_groups,
         "num_failed": run.metrics.get("num_failed"),
         "top1": _rounded(row.top1.value),
         "top1_low": _rounded(row.top1.low),
@@ -295,6 +327,8 @@ def _record(row: Row) -> dict[str, Any]:
         "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
         **{f"{name}_drop": _rounded(row.order_test_drops.get(name)) for name in ("shuffled", "reversed", "repeated")},
         "ece": _rounded(run.metrics.get("ece")),
+        "calibrated_loss": run.calibrated.get("loss"),
+        "calibrated_ece": run.calibrated.get("ece"),
         "paper_top1": row.paper_top1,
     }
 

@@ -20,6 +20,7 @@ from pipeline.shapes import check_shape
 NUM_CALIBRATION_BINS = 15
 # Scores are rounded before any metric is computed, so that predictions.csv reproduces every metric exactly.
 SCORE_DECIMALS = 4
+MAX_TEMPERATURE, MAX_TEMPERATURE_STEPS = 20.0, 100
 
 Scores = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -112,6 +113,32 @@ def ece(scores: Scores, labels: Labels, num_bins: int = NUM_CALIBRATION_BINS) ->
     # The weight of a bin times its difference is the sum of |correct - confidence| over its clips / all clips.
     distances = np.bincount(bins, weights=right - confidence, minlength=num_bins)
     return 100.0 * float(np.abs(distances).sum() / len(labels))
+
+
+def fit_temperature(scores: Scores, labels: Labels) -> float:
+    """Return the temperature by which scores are divided so that the loss on these clips is smallest.
+
+    It is found by Newton's method in the inverse temperature, in which the loss is convex, between 1/20 and 20.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, Sec. 4.2.
+    """
+    _check(scores, labels)
+    values = scores.astype(np.float64)
+    own = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+    inverse = 1.0
+    for _ in range(MAX_TEMPERATURE_STEPS):
+        probabilities = softmax(inverse * values)
+        means = (probabilities * values).sum(axis=1)
+        curvature = float(((probabilities * values**2).sum(axis=1) - means**2).mean())
+        slope = float((means - own).mean())
+        # A step is limited to a factor of 2, because far from the minimum the curvature vanishes.
+        wanted = inverse - slope / max(curvature, 1e-12)
+        bounded = min(max(wanted, inverse / 2, 1 / MAX_TEMPERATURE), inverse * 2, MAX_TEMPERATURE)
+        is_near = abs(bounded - inverse) < 1e-9 * inverse
+        inverse = bounded
+        if is_near:
+            break
+    return 1 / inverse
 
 
 def confusion_matrix(scores: Scores, labels: Labels) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 
 SCORE_PREFIX = "score:"
+GROUP_COLUMN = "group"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Predictions:
 
     Shape:
         labels: (N,), class indices; scores: (S, N, K). Clips are in the order of their ids.
+        groups: (N,), index of the group of each clip; None if the data set has no groups.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,11 @@ class Predictions:
     labels: NDArray[np.int64]
     scores: NDArray[np.float64]
     predicted: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
+
+    @property
+    def num_groups(self) -> int | None:
+        return None if self.groups is None else int(self.groups.max()) + 1
 
     @property
     def num_seeds(self) -> int:
@@ -65,14 +72,14 @@ class Predictions:
 
 
 def read_predictions(source: Path | IO[str], name: str) -> Predictions:
-    """Read a `predictions.csv`: `clip_id,label,predicted[,seed],score:<class>...`. Unlabelled clips are omitted.
+    """Read a `predictions.csv`: `clip_id,label,predicted[,seed][,group],score:<class>...`, without unlabelled clips.
 
     Raises:
         PipelineError: a column is missing, a label is not among the score columns, seeds cover different clips, or a
             predicted class is not the one with the highest score.
     """
     # Ids and labels are always text: a class may be named "None" or "NA".
-    texts = dict.fromkeys(("clip_id", "label", "predicted"), str)
+    texts = dict.fromkeys(("clip_id", "label", "predicted", GROUP_COLUMN), str)
     table = read_csv(source, name, dtype=texts, keep_default_na=False)
     columns = [str(column) for column in table.columns]
     missing = [column for column in ("clip_id", "label", "predicted") if column not in columns]
@@ -108,7 +115,15 @@ def read_predictions(source: Path | IO[str], name: str) -> Predictions:
         clip_id = clip_ids[wrong[0][1]]
         raise PipelineError(f"{name}: the predicted class of clip '{clip_id}' is not the one with the highest score.")
     labels = np.array([index_of[label] for label in by_seed[0]["label"]])
-    return Predictions(classes, clip_ids, labels, scores, predicted)
+    groups = group_indices(clip_ids, by_seed[0][GROUP_COLUMN]) if GROUP_COLUMN in table else None
+    return Predictions(classes, clip_ids, labels, scores, predicted, groups)
+
+
+def group_indices(clip_ids: Sequence[str], groups: Iterable[str]) -> NDArray[np.int64]:
+    """Return the index of the group of each clip; a clip without a group is a group by itself."""
+    index_of: dict[tuple[str, str], int] = {}
+    keys = [("", clip_id) if group == "" else (group, "") for clip_id, group in zip(clip_ids, groups, strict=True)]
+    return np.array([index_of.setdefault(key, len(index_of)) for key in keys], dtype=np.int64)
 
 
 def read_predictions_text(text: str, name: str) -> Predictions:
@@ -116,14 +131,16 @@ def read_predictions_text(text: str, name: str) -> Predictions:
     return read_predictions(io.StringIO(text), name)
 
 
-def pair_correct(predictions: Predictions, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64] | None:
+def pair_correct(
+    predictions: Predictions, pairs: Sequence[tuple[str, str]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64] | None] | None:
     """Return whether the label scores higher than its partner, for the clips of the pairs; a tie counts one half.
 
     Chance is one half, for any number of classes. If the two classes of a pair are the time-reverse of each other, only
     the order of the frames distinguishes them. The result is None if no clip belongs to a pair.
 
     Shape:
-        returns: (S, M), seeds by clips of the pairs.
+        returns: (S, M), seeds by clips of the pairs; (M,), index of the group of each clip, or None without groups.
     """
     index_of = {label: index for index, label in enumerate(predictions.classes)}
     partner = {
@@ -138,7 +155,9 @@ def pair_correct(predictions: Predictions, pairs: Sequence[tuple[str, str]]) -> 
     labels = predictions.labels[clips]
     partners = np.array([partner[int(label)] for label in labels])
     own, other = predictions.scores[:, clips, labels], predictions.scores[:, clips, partners]
-    return np.asarray((own > other) + 0.5 * (own == other))
+    groups = predictions.groups
+    own_groups = None if groups is None else np.unique(groups[clips], return_inverse=True)[1]
+    return np.asarray((own > other) + 0.5 * (own == other)), own_groups
 
 
 def parse_pairs(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -90,6 +90,11 @@ class RunResult:
         return is_marked(self.metrics)
 
     @property
+    def calibrated(self) -> Mapping[str, float]:
+        """Loss, ECE and temperature after temperature scaling; empty if they were not computed."""
+        return self.metrics.get("calibrated") or {}
+
+    @property
     def model_path(self) -> Path:
         return self.folder / MODEL_FILE
 

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from pipeline.evaluation.metrics import SCORE_DECIMALS, compute_metrics
+from pipeline.evaluation.predictions import GROUP_COLUMN, SCORE_PREFIX, group_indices
 from pipeline.evaluation.statistics import accuracy_interval
 from pipeline.files import sha256_of_file, write_json, write_text
 
@@ -47,11 +49,15 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Selection:
-    """The figures that selected the epoch, if other clips are reported: top-1 in percent, loss in nats."""
+    """The figures that selected the epoch, if other clips are reported: top-1 in percent, loss in nats.
+
+    temperature: that of temperature scaling on the selection clips; None if it was not fitted.
+    """
 
     num_clips: int
     top1: float
     loss: float
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,25 +86,29 @@ def cell_name(backbone: str, head: str) -> str:
     return f"{backbone}-{head}"
 
 
-def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
+def metrics_of(results: Sequence[SeedResult], groups: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Compute `report`, `select`, `probes` and `ece` of a run: means over its seeds, and the interval of its top-1.
 
     `report` has the figures of the reported clips. `select` has those of the selection clips, if they are different.
     `top1_std` is over the seeds (n - 1 in the denominator; only with several seeds). `top1_low` and `top1_high` bound
-    the 95 % interval over clips and seeds (with one seed, over clips). `ece` is in percent.
+    the 95 % interval over clips and seeds (with one seed, over clips; with `groups`, over groups of clips). `ece` is in
+    percent. `calibrated` has loss and ece after temperature scaling on the selection clips, and the temperature.
     """
     of_seeds = [compute_metrics(result.scores, result.labels) for result in results]
     report = {name: _mean(of_seed[name] for of_seed in of_seeds) for name in of_seeds[0]}
     if len(results) > 1:
         report["top1_std"] = _rounded(float(np.std([of_seed["top1"] for of_seed in of_seeds], ddof=1)))
     right = np.stack([metrics.hits(result.scores, result.labels) for result in results])
-    interval = accuracy_interval(right)
+    first = results[0]
+    of_clips = None if groups is None else group_indices(first.clip_ids, map(groups.__getitem__, first.clip_ids))
+    interval = accuracy_interval(right, groups=of_clips)
     report["top1_low"], report["top1_high"] = _rounded(interval.low), _rounded(interval.high)
     order_tests = {
         order_test: _mean(metrics.top1(result.order_tests[order_test], result.labels) for result in results)
         for order_test in results[0].order_tests
     }
     selections = [result.selection for result in results if result.selection is not None]
+    temperatures = [None if result.selection is None else result.selection.temperature for result in results]
     select = {
         name: _mean(getattr(selection, name) for selection in selections) for name in ("top1", "loss") if selections
     }
@@ -107,6 +117,17 @@ def metrics_of(results: Sequence[SeedResult]) -> dict[str, Any]:
         "report": report,
         "probes": order_tests,
         "ece": _mean(metrics.ece(result.scores, result.labels) for result in results),
+        **({} if None in temperatures else {"calibrated": _calibrated(results, temperatures)}),
+    }
+
+
+def _calibrated(results: Sequence[SeedResult], temperatures: Sequence[float]) -> dict[str, float]:
+    scaled = [result.scores / value for result, value in zip(results, temperatures, strict=True)]
+    pairs = [(scores, result.labels) for scores, result in zip(scaled, results, strict=True)]
+    return {
+        "temperature": _mean(temperatures),
+        "loss": _mean(metrics.cross_entropy(scores, labels) for scores, labels in pairs),
+        "ece": _mean(metrics.ece(scores, labels) for scores, labels in pairs),
     }
 
 
@@ -117,23 +138,25 @@ def write_results(
     results: Sequence[SeedResult],
     timing: Mapping[str, Any],
     more: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write the files of a run except its model, with their checksums as the last of those in Git; return the metrics.
 
     The metrics start with `about`: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
-    num_train, num_failed, …. `more` are the texts of further files by name.
+    num_train, num_failed, …. `more` are the texts of further files by name. `groups` has the group of each reported clip, if the data set has groups.
     """
     first = results[0]
     values = {
         **about,
+        "version": version("st-pipeline"),
         "num_seeds": len(results),
         **({"num_select": first.selection.num_clips} if first.selection is not None else {}),
         "num_report": len(first.labels),
         "best_epoch": first.best_epoch,
-        **metrics_of(results),
+        **metrics_of(results, groups),
     }
     write_text(folder / HISTORY_FILE, _history_text(results))
-    write_text(folder / PREDICTIONS_FILE, _predictions_text(classes, results))
+    write_text(folder / PREDICTIONS_FILE, _predictions_text(classes, results, groups))
     write_text(folder / CONFUSION_FILE, _confusion_text(classes, results))
     write_json(folder / METRICS_FILE, values)
     further = {} if more is None else more
@@ -178,10 +201,15 @@ def _history_text(results: Sequence[SeedResult]) -> str:
     return csv_text(HISTORY_COLUMNS, rows)
 
 
-def _predictions_text(classes: Sequence[str], results: Sequence[SeedResult]) -> str:
-    header = ["clip_id", "label", "predicted", "seed", *(f"score:{label}" for label in classes)]
+def _predictions_text(classes: Sequence[str], results: Sequence[SeedResult], groups: Mapping[str, str] | None) -> str:
+    columns = ["clip_id", "label", "predicted", "seed", *([] if groups is None else [GROUP_COLUMN])]
+    header = [*columns, *(f"{SCORE_PREFIX}{label}" for label in classes)]
     rows = (
-        [clip_id, classes[label], classes[predicted], result.seed, *(f"{score:.{SCORE_DECIMALS}f}" for score in scores)]
+        [
+            *(clip_id, classes[label], classes[predicted], result.seed),
+            *([] if groups is None else [groups[clip_id]]),
+            *(f"{score:.{SCORE_DECIMALS}f}" for score in scores),
+        ]
         for result in results
         for clip_id, label, predicted, scores in zip(
             result.clip_ids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -93,6 +94,20 @@ def plan_splits(clips: Sequence[SplitClip], choices: TrainConfig, where: str) ->
             "clips with --select-on val (tables mark such rows), or give more training clips."
         )
     return SplitPlan(DEV, reported_on, dev_ids)
+
+
+def groups_of(clips: Iterable[SplitClip]) -> dict[str, str] | None:
+    """Return the group of each clip, by its id; None if no clip has one."""
+    groups = {clip.clip_id: clip.group for clip in clips}
+    return groups if any(groups.values()) else None
+
+
+def data_sha256(clips: Iterable[SplitClip]) -> str:
+    """Return a digest of the ids, labels, splits and groups of a data set, in any order of its clips."""
+    digest = hashlib.sha256()
+    for line in sorted("\0".join((clip.clip_id, clip.label, clip.split, clip.group)) for clip in clips):
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
 
 
 def is_marked(metrics: Mapping[str, Any]) -> bool:

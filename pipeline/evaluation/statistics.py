@@ -3,6 +3,9 @@
 An accuracy is computed from a matrix `correct` of shape (S, N), seeds by clips: true (or 1) for a correct prediction,
 false (or 0) for a wrong one, and a half for a tie. Clips and seeds are both regarded as random samples: an interval
 includes the effect of other clips and other seeds. Nothing is resampled, so p-values have no lower limit.
+
+Clips of one group (of one person or recording) are not independent. With `groups`, whole groups are the random sample:
+the variance is that of the groups, with one degree of freedom fewer than groups, and the sign test counts groups.
 `python -m benchmarks.verdicts` measures the coverage of intervals and the false alarms of tests.
 """
 
@@ -17,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.variance import MeanVariance, padded_clips, seed_variance, summed_seeds
+from pipeline.evaluation.variance import (
+    MeanVariance,
+    design_effect,
+    normal_quantile,
+    padded_clips,
+    seed_variance,
+    summed_seeds,
+)
 from pipeline.shapes import check_shape
 
 LEVEL = 0.95
@@ -30,6 +40,7 @@ _TIE = 1e-9
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
+Groups = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -57,14 +68,16 @@ class Difference:
     only_b: int
 
 
-def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) -> Interval:
+def accuracy_interval(
+    correct: BoolArray | FloatArray, *, groups: Groups | None = None, level: float = LEVEL
+) -> Interval:
     """Compute the accuracy in percent, averaged over seeds, with its interval.
 
     With one seed this is Wilson's score interval over clips. With several seeds it is the Agresti-Coull interval with
     the variance of the mean over clips and seeds.
 
     Shape:
-        correct: (S, N), seeds by clips.
+        correct: (S, N), seeds by clips; groups: (N,), index of the group of each clip.
 
     Raises:
         ShapeError: `correct` does not have two axes.
@@ -76,12 +89,15 @@ def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) 
     _check_not_empty(correct)
     values = correct.astype(np.float64)
     accuracy = float(values.mean())
-    from scipy.special import ndtri  # imported late: it takes half a second, and few commands need it
-
-    added = float(ndtri((1 + level) / 2)) ** 2
+    added = normal_quantile(level) ** 2
     # Half of the added clips are correct: each differs by a half from their mean of a half.
-    shift, clips = padded_clips(values.mean(axis=0) - 0.5, added, added / 4)
-    if sizes["S"] == 1:
+    of_clips = values.mean(axis=0)
+    effect, clip_degrees = _clustering(of_clips, groups)
+    shift, clips = padded_clips(of_clips - 0.5, added, added / 4, effect)
+    if groups is not None:
+        seeds = seed_variance(values)
+        half_width = MeanVariance(clips, seeds, max(1, sizes["S"] - 1), clip_degrees).half_width(level)
+    elif sizes["S"] == 1:
         num_clips = sizes["N"]
         squares = num_clips * accuracy * (1 - accuracy) + added / 4
         half_width = math.sqrt(added * squares) / (num_clips + added)
@@ -90,7 +106,9 @@ def accuracy_interval(correct: BoolArray | FloatArray, *, level: float = LEVEL) 
     return _interval(accuracy, 0.5 + shift, half_width, 0.0)
 
 
-def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, level: float = LEVEL) -> Difference:
+def paired_difference(
+    a: BoolArray, b: BoolArray, *, groups: Groups | None = None, same_seeds: bool = False, level: float = LEVEL
+) -> Difference:
     """Compare two rows on the same clips, so that shared difficulty cancels.
 
     The p-value is the larger of two: of a test of the mean difference over clips and seeds, and of the exact sign test
@@ -101,6 +119,7 @@ def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, l
 
     Shape:
         a, b: (S, N) and (R, N), seeds by clips; column n is the same clip in both.
+        groups: (N,), index of the group of each clip.
 
     Raises:
         ShapeError: the two have different numbers of clips, or of seeds with `same_seeds`.
@@ -118,14 +137,15 @@ def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, l
     of_a, of_b = a.astype(np.float64), b.astype(np.float64)
     of_clips = of_a.mean(axis=0) - of_b.mean(axis=0)  # (N,)
     value = float(of_clips.mean())
-    mean, clips = padded_clips(of_clips, 2.0, 1.0)
+    effect, clip_degrees = _clustering(of_clips, groups)
+    mean, clips = padded_clips(of_clips, 2.0, 1.0, effect)
     if same_seeds:
-        variance = MeanVariance(clips, seed_variance(of_a - of_b), max(1, len(a) - 1))
+        variance = MeanVariance(clips, seed_variance(of_a - of_b), max(1, len(a) - 1), clip_degrees)
     else:
-        variance = MeanVariance(clips, *summed_seeds(of_a, of_b))
-    only_a, only_b = int((of_clips > _TIE).sum()), int((of_clips < -_TIE).sum())
-    p_value = sign_test(only_a, only_b)
-    is_single = len(a) == 1 and len(b) == 1
+        variance = MeanVariance(clips, *summed_seeds(of_a, of_b), clip_degrees)
+    only_a, only_b = _signs(of_clips)
+    p_value = sign_test(only_a, only_b) if groups is None else sign_test(*_signs(np.bincount(groups, of_clips)))
+    is_single = len(a) == 1 and len(b) == 1 and groups is None
     if not is_single:
         p_value = max(p_value, variance.tail(abs(mean)))
     if same_seeds and bool((a == b).all()):
@@ -133,8 +153,18 @@ def paired_difference(a: BoolArray, b: BoolArray, *, same_seeds: bool = False, l
         points = Interval(0.0, 0.0, 0.0)
     else:
         points = _interval(value, mean, variance.half_width(level), -1.0)
-    test = "McNemar" if is_single else "clips and seeds"
+    test = "McNemar" if is_single else "clips and seeds" if groups is None else "groups of clips and seeds"
     return Difference(points, p_value, test, min(len(a), len(b)) >= MIN_SEEDS, only_a, only_b)
+
+
+def smallest_detectable(difference: Difference) -> float:
+    """Return the true difference in points that this test would find with a probability of about 80 %, at 5 %.
+
+    A test finds a difference that exceeds the half-width of its interval; 80 % of the errors are above -0.84 standard
+    deviations.
+    """
+    half_width = (difference.points.high - difference.points.low) / 2
+    return half_width * (1 + normal_quantile(0.6) / normal_quantile(LEVEL))
 
 
 def sign_test(num_plus: int, num_minus: int) -> float:
@@ -189,6 +219,18 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     centred_a, centred_b = ranks_a - ranks_a.mean(), ranks_b - ranks_b.mean()
     spread = math.sqrt(float(centred_a @ centred_a) * float(centred_b @ centred_b))
     return float(centred_a @ centred_b) / spread if spread > 0 else None
+
+
+def _clustering(of_clips: FloatArray, groups: Groups | None) -> tuple[float, float]:
+    """Return design effect and degrees of freedom of the clips' variance: 1 and infinity for independent clips."""
+    if groups is None:
+        return 1.0, math.inf
+    check_shape("groups", groups, "N", N=len(of_clips))
+    return design_effect(of_clips, groups), max(1, int(groups.max()))
+
+
+def _signs(differences: FloatArray) -> tuple[int, int]:
+    return int((differences > _TIE).sum()), int((differences < -_TIE).sum())
 
 
 def _check_not_empty(correct: BoolArray | FloatArray) -> None:

@@ -20,7 +20,7 @@ from pipeline.devices import fixed_threads, has_compiler, num_cores
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import hits
 from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
-from pipeline.evaluation.selection import TRAIN, plan_splits
+from pipeline.evaluation.selection import TRAIN, data_sha256, groups_of, plan_splits
 from pipeline.files import sha256_of_file, write_json
 from pipeline.finetune.cache_check import cache_against_clips, cached_predictions
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
@@ -109,7 +109,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
             return None
         first = trained[0]
         folder = _folder(settings, first.classifier)
-        metrics = _write(folder, trained, settings.init, runtime.precision)
+        metrics = _write(folder, clips, trained, settings.init, runtime.precision)
         faults = {clip_id: fault for each in trained for clip_id, fault in each.tuner.faults.of_clip.items()}
         seconds = sum(each.tuner.state.seconds() for each in trained)
         return FinetuneResult(folder, metrics, first.best_epoch, faults, seconds)
@@ -262,7 +262,7 @@ def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, fo
     return start
 
 
-def _write(folder: Path, trained: Sequence[_Trained], init: str, precision: str) -> dict[str, Any]:
+def _write(folder: Path, clips: Manifest, trained: Sequence[_Trained], init: str, precision: str) -> dict[str, Any]:
     """Write model, metrics and times."""
     first = trained[0]
     tuner, classifier = first.tuner, first.classifier
@@ -299,9 +299,12 @@ def _write(folder: Path, trained: Sequence[_Trained], init: str, precision: str)
         "init_selected_on": init_selected_on,
         "selected_on": selected_on,
         "reported_on": plan.reported_on,
+        "data": {"sha256": data_sha256(clips.clips)},
         "recipe": recipe.as_dict(),
         "num_segments": spec.num_segments,
         "num_classes": spec.num_classes,
+        "map_size": spec.map_size,
+        "st_block": classifier.head.st_block(spec.map_size),
         "seed": tuner.training_plan.seed,
         "precision": precision,
         "device": tuner.device.type,
@@ -324,7 +327,8 @@ def _write(folder: Path, trained: Sequence[_Trained], init: str, precision: str)
     else:
         (folder / FAILED_FILE).unlink(missing_ok=True)
     results = [each.tuner.seed_result(each.scored, each.best_epoch) for each in trained]
-    return write_results(folder, about, spec.classes, results, timing)
+    groups = groups_of(plan.clips_of(plan.reported_on, clips.clips))
+    return write_results(folder, about, spec.classes, results, timing, groups=groups)
 
 
 def _compile(classifier: Classifier, device: torch.device) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ClipFailure, PipelineError
+from pipeline.evaluation.metrics import fit_temperature
 from pipeline.evaluation.result_writer import SeedResult, Selection
 from pipeline.evaluation.selection import TRAIN
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, Sample, SampleRequest, SampleSettings
@@ -173,7 +174,8 @@ class Finetuner:
         self.classifier.load_state_dict(end)
         if self.data.report is not self.data.select:
             found = scored.metrics()
-            self.selection = Selection(len(scored.clip_ids), found["top1"], found["loss"])
+            temperature = fit_temperature(scored.scores, scored.labels)
+            self.selection = Selection(len(scored.clip_ids), found["top1"], found["loss"], temperature)
             scored = self.score(self.data.report)
             self._note_faults(self.data.plan.reported_on, scored)
         return scored, epoch

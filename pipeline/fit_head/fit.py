@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.backbones import backbone_contract
 from pipeline.devices import fixed_threads
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import compute_metrics
+from pipeline.evaluation.metrics import compute_metrics, fit_temperature
 from pipeline.evaluation.result_writer import SeedResult, Selection
 from pipeline.fit_head.curve import CURVE_DECIMALS, Curve
 from pipeline.fit_head.features import FeatureDataset, batches
@@ -320,7 +320,12 @@ class _Fit:
             order_tests=order_test_scores(self.head, report, self.compute),
             selection=None
             if report is select
-            else Selection(len(select.clip_ids), self.best["top1"], self.best["loss"]),
+            else Selection(
+                len(select.clip_ids),
+                self.best["top1"],
+                self.best["loss"],
+                fit_temperature(self.best["scores"].numpy(), select.labels[0]),
+            ),
             seconds=self.state.seconds(),
             num_resumed_epochs=self.num_resumed_epochs,
         )

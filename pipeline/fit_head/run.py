@@ -22,12 +22,14 @@ from pipeline.evaluation.result_writer import (
     read_finished,
     write_results,
 )
+from pipeline.evaluation.selection import data_sha256, groups_of
 from pipeline.files import write_json
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS
 from pipeline.fit_head.outcome import RunOutcome
 from pipeline.fit_head.trials import Trial, search_metrics, search_timing, trials_text
+from pipeline.heads import Head
 from pipeline.model import ModelSpec, save_model
 from pipeline.recipe import Recipe
 from pipeline.registry import WEIGHTS_NAMES, is_imported
@@ -107,7 +109,7 @@ def write_run(
     data: CachedData,
     backbone: nn.Module | None,
     results: Sequence[SeedResult],
-    head: nn.Module,
+    head: Head,
     trials: Sequence[Trial] = (),
 ) -> RunOutcome:
     """Write the results of a run and the model of `head` (of the first seed), and remove the checkpoints.
@@ -125,8 +127,11 @@ def write_run(
         "weights": dict(settings.weights),
         "recipe": run.recipe.as_dict(),
         **({} if run.search is None else {"search": search_metrics(run.search, trials)}),
+        "data": {"sha256": data_sha256(data.source.table())},
         "num_segments": data.num_segments,
         "num_classes": len(data.source.classes),
+        "map_size": settings.map_size,
+        "st_block": head.st_block(settings.map_size),
         "num_views": num_views,
         "frames": settings.frames,
         "selected_on": plan.selected_on,
@@ -146,8 +151,9 @@ def write_run(
         **({"calibration_seconds": dict(run.compute.measured)} if run.compute.measured else {}),
         **({} if run.search is None else {"search": search_timing(trials, run.compute.threads)}),
     }
+    groups = groups_of(plan.clips_of(plan.reported_on, data.source.table()))
     more = {} if run.search is None else {TRIALS_FILE: trials_text(trials)}
-    metrics = write_results(planned.folder, about, data.source.classes, results, timing, more)
+    metrics = write_results(planned.folder, about, data.source.classes, results, timing, more, groups)
     for left_over in planned.unfinished.glob("*"):
         left_over.unlink()
     if planned.unfinished.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,11 @@ class Head(nn.Module):
         width of the maps; heads of pooled features ignore it.
         """
         raise NotImplementedError
+
+    def st_block(self, map_size: int) -> dict[str, Any]:
+        """Return input, number of parameters and multiply-accumulates of the ST block, as in metrics.json."""
+        num_parameters = sum(parameter.numel() for parameter in self.st_block_parameters())
+        return {"maps": self.reads, "parameters": num_parameters, "macs": self.macs(map_size)}
 
     def st_block_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the ST block, without the learned projection, as counted in Table 3."""

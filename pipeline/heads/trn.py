@@ -85,6 +85,9 @@ class TRNHead(Head):
         """Count the multiply-accumulates of one clip with three sampled tuples per scale: 19 tuples at 8 segments."""
         return self._macs("sampled")
 
+    def st_block(self, map_size: int) -> dict[str, Any]:
+        return {**super().st_block(map_size), "macs": self._macs(self.choices.trn_eval_tuples)}
+
     def _macs(self, which: str) -> int:
         of_tuple = {d: (d * NUM_FEATURES + self.num_classes) * BOTTLENECK for d in self.scales}
         return sum(self.num_tuples(d, which) * of_tuple[d] for d in self.scales)

@@ -22,6 +22,11 @@ class CompareSettings(Settings):
     max_drop: float | None = option(
         None, "Points of top-1 that a row may lose against REV; a larger drop ends with exit code 1."
     )
+    check: Path | None = option(
+        None,
+        "Another comparison (its folder or comparison.json); if the protocols differ, the command names the parts and "
+        "ends with exit code 1.",
+    )
     pairs: tuple[str, ...] = option((), "Pairs of labels that are the time-reverse of each other: a:b,c:d.")
     paper: str = option("auto", "Data set of the paper's Table 3 to compare with: auto, jester, something.")
     manifest: Path | None = option(None, "Manifest of the clips, for links and contact sheets in the report.")

@@ -1,0 +1,73 @@
+"""What a group of rows does not show: rows that cannot be told apart, differences too small to see, unstable ranks."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Sequence
+
+from pipeline.compare.comparison import PairTest, Row
+from pipeline.evaluation.statistics import MIN_SEEDS, rank_correlation, smallest_detectable
+
+
+def detectable_sentence(rows: Sequence[Row], tests: Sequence[PairTest]) -> str | None:
+    """Return the smallest difference that the median pair of rows would show; None without a pair that is tested."""
+    sizes = [smallest_detectable(test.difference) for test in tests if test.difference.knows_seeds]
+    if not sizes:
+        return None
+    seeds = sorted({len(row.top1_of_seeds) for row in rows if row.knows_seeds})
+    predictions = rows[0].run.predictions
+    groups = "" if predictions.num_groups is None else f" in {predictions.num_groups:,} groups"
+    return (
+        f"Differences under {statistics.median(sizes):.1f} points of top-1 are likely to be missed with these "
+        f"{len(predictions.clip_ids):,} clips{groups} and {' or '.join(map(str, seeds))} seeds (median pair, 5 %, "
+        "power 80 %)."
+    )
+
+
+def indistinct_sets(rows: Sequence[Row], test_of: Callable[[Row, Row], PairTest]) -> list[list[Row]]:
+    """Return the largest runs of neighbouring rows of which no two are significantly different; rows are sorted.
+
+    Rows with too few seeds are left out. A row may be in several sets: that two rows cannot be told apart from a third
+    does not mean that they are equal.
+    """
+    known = [row for row in rows if row.knows_seeds]
+    found: list[list[Row]] = []
+    last_end = 0
+    for start in range(len(known)):
+        end = start + 1
+        while end < len(known) and not any(test_of(row, known[end]).is_significant for row in known[start:end]):
+            end += 1
+        if end > last_end and end - start > 1:
+            found.append(known[start:end])
+        last_end = max(last_end, end)
+    return found
+
+
+def indistinct_sentence(rows: Sequence[Row], test_of: Callable[[Row, Row], PairTest]) -> str | None:
+    """Return the sets of rows that cannot be told apart; None if there is none."""
+    sets = indistinct_sets(rows, test_of)
+    if not sets:
+        return None
+    return f"Not told apart: {'; '.join('{' + ', '.join(row.label for row in members) + '}' for members in sets)}."
+
+
+def rank_sentence(rows: Sequence[Row]) -> str | None:
+    """Return how far single seeds agree on the order of the rows; None for fewer than four rows of several seeds.
+
+    It is the mean of Spearman's rank correlation over pairs of seeds; seed s of every row is regarded as one study.
+    """
+    known = [row for row in rows if row.knows_seeds]
+    if len(known) < 4:
+        return None
+    num_seeds = min(len(row.top1_of_seeds) for row in known)
+    studies = [[row.top1_of_seeds[seed] for row in known] for seed in range(num_seeds)]
+    values = [rank_correlation(a, b) for a, b in itertools.combinations(studies, 2)]
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return None
+    num_first = sum(max(study) == study[0] for study in studies)
+    return (
+        f"Rank correlation of the rows between single seeds: {statistics.fmean(defined):+.2f} on average; the best row "
+        f"is first in {num_first} of {num_seeds} seeds ({len(known)} rows of at least {MIN_SEEDS} seeds)."
+    )
