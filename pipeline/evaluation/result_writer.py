@@ -143,7 +143,8 @@ def write_results(
     """Write the files of a run except its model, with their checksums as the last of those in Git; return the metrics.
 
     The metrics start with `about`: head, backbone, weights, recipe, num_segments, selected_on, reported_on,
-    num_train, num_failed, …. `more` are the texts of further files by name. `groups` has the group of each reported clip, if the data set has groups.
+    num_train, num_failed, …. `more` are the texts of further files by name. `groups` has the group of each reported
+    clip, if the data set has groups.
     """
     first = results[0]
     values = {
