@@ -108,7 +108,7 @@ def metrics_of(results: Sequence[SeedResult], groups: Mapping[str, str] | None =
         for order_test in results[0].order_tests
     }
     selections = [result.selection for result in results if result.selection is not None]
-    temperatures = [None if result.selection is None else result.selection.temperature for result in results]
+    temperatures = [selection.temperature for selection in selections if selection.temperature is not None]
     select = {
         name: _mean(getattr(selection, name) for selection in selections) for name in ("top1", "loss") if selections
     }
@@ -117,7 +117,7 @@ def metrics_of(results: Sequence[SeedResult], groups: Mapping[str, str] | None =
         "report": report,
         "probes": order_tests,
         "ece": _mean(metrics.ece(result.scores, result.labels) for result in results),
-        **({} if None in temperatures else {"calibrated": _calibrated(results, temperatures)}),
+        **({} if len(temperatures) < len(results) else {"calibrated": _calibrated(results, temperatures)}),
     }
 
 

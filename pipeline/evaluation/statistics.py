@@ -144,7 +144,11 @@ def paired_difference(
     else:
         variance = MeanVariance(clips, *summed_seeds(of_a, of_b), clip_degrees)
     only_a, only_b = _signs(of_clips)
-    p_value = sign_test(only_a, only_b) if groups is None else sign_test(*_signs(np.bincount(groups, of_clips)))
+    p_value = (
+        sign_test(only_a, only_b)
+        if groups is None
+        else sign_test(*_signs(np.bincount(groups, of_clips).astype(np.float64)))
+    )
     is_single = len(a) == 1 and len(b) == 1 and groups is None
     if not is_single:
         p_value = max(p_value, variance.tail(abs(mean)))
