@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.compare.budget import budget_json
 from pipeline.compare.comparison import Comparison, Group, Row
 from pipeline.compare.indistinct import (
     detectable_sentence,
@@ -215,6 +216,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                     }
                     for agreement in group.agreements
                 ],
+                **budget_json(group.rows),
             }
             for group in comparison.groups
         ],
