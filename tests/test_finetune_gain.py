@@ -28,7 +28,7 @@ from pipeline.recipe import SamplingConfig, named_recipe, recipe_from_dict
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
-from tests.support.run_stages import finetune
+from tests.support.run_stages import compare, finetune
 from tests.support.small_clips import CLASSES, PLAIN, T, write_clips, write_model
 
 CELL = "squeezenet-mlp"
@@ -216,3 +216,15 @@ def test_several_seeds_start_from_one_model(manifest: Path, model: Path, tmp_pat
     assert metrics["gain"]["points"] == pytest.approx(mean, abs=1e-3)
     first, both = (load_file(tmp_path / name / CELL / "model.safetensors") for name in ("seed-0", "two"))
     assert all(torch.equal(value, both[name]) for name, value in first.items())
+
+
+def test_the_table_and_the_report_show_the_gain_over_the_start(manifest: Path, model: Path, tmp_path: Path) -> None:
+    settings = {**QUICK, "epochs": 1, "overrides": {**SWITCHES, "interpolate": "start"}}
+    metrics = finetune(manifest=manifest, init=model, out=tmp_path / "finetune", **settings)
+    compare([tmp_path / "finetune"], out=tmp_path / "compare", latency=False)
+    gain = metrics["gain"]
+    stated = f"{gain['points']:+.1f} points [{gain['low']:+.1f}, {gain['high']:+.1f}] over its start of"
+    assert stated in (tmp_path / "compare" / "table.md").read_text()
+    rows = json.loads((tmp_path / "compare" / "comparison.json").read_text())["groups"][0]["rows"]
+    assert rows[0]["gain"] == json.loads(json.dumps(gain))
+    assert "share of the trained weights" in (tmp_path / "compare" / "report.html").read_text()

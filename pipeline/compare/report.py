@@ -14,6 +14,7 @@ from markupsafe import Markup
 from pipeline.compare.charts import confusion_chart
 from pipeline.compare.comparison import Comparison, Group, PairTest, Row
 from pipeline.compare.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
+from pipeline.compare.gain import interpolation_chart
 from pipeline.compare.gate import GateReport
 from pipeline.compare.plots import GroupPlots, draw_plots
 from pipeline.compare.table import Column, legend_of, marked_label, points_text, remarks_of, used_columns
@@ -32,6 +33,7 @@ class HeadPage:
     row: Row
     anchor: str
     curves: Markup | None
+    interpolation: Markup | None
     confusion: Markup
     confused: list[ConfusedPair]
     settings: dict[str, str]
@@ -121,6 +123,7 @@ def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest
         row=row,
         anchor=f"head-{name}",
         curves=training_curves(row.run.history),
+        interpolation=interpolation_chart(row.run),
         confusion=confusion_chart(predictions.confusion(), predictions.classes),
         confused=most_confused(predictions, manifest, folder),
         settings=settings,
@@ -129,7 +132,7 @@ def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest
 
 def _settings(run: RunResult) -> dict[str, str]:
     """Return the settings of a run: every value of metrics.json that is not a result, by its dotted name."""
-    results = {"report", "select", "probes", "ece", "start"}
+    results = {"report", "select", "probes", "ece", "start", "gain", "interpolation"}
     metrics = {key: value for key, value in run.metrics.items() if key not in results}
     values = {"folder": str(run.folder), **dict(_flat(metrics))}
     if run.metrics.get("ece") is not None:

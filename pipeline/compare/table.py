@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.compare.budget import budget_json
 from pipeline.compare.comparison import Comparison, Group, Row
+from pipeline.compare.gain import gain_sentence
 from pipeline.compare.indistinct import (
     detectable_sentence,
     indistinct_sentence,
@@ -191,7 +192,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "indistinct": [
                     [row.run.name for row in members] for members in indistinct_sets(group.rows, group.test_of)
                 ],
-                "rows": [_record(row) for row in group.rows],
+                "rows": [{**_record(row), **_gain_of(row)} for row in group.rows],
                 "tests": [
                     {
                         "a": test.a.run.name,
@@ -251,6 +252,7 @@ def remarks_of(group: Group) -> list[str]:
         detectable_sentence(group.rows, group.tests),
         rank_sentence(group.rows),
     ]
+    limits += [gain_sentence(row) for row in group.rows]
     remarks += [sentence for sentence in limits if sentence is not None]
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if any(row.run.is_selected_on_reported for row in group.rows):
@@ -333,6 +335,10 @@ def _record(row: Row) -> dict[str, Any]:
         "calibrated_ece": run.calibrated.get("ece"),
         "paper_top1": row.paper_top1,
     }
+
+
+def _gain_of(row: Row) -> dict[str, Any]:
+    return {"gain": row.run.metrics["gain"]} if "gain" in row.run.metrics else {}
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:
