@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
 from pipeline.manifest import read_manifest
+from tests.support.dask_clusters import dask_cluster
 from tests.support.run_stages import extract_settings, fit_head
 from tests.support.small_clips import T, write_clips
 
@@ -72,6 +75,53 @@ def test_searches_in_one_process_and_in_two_give_the_same_files(store: Path, tmp
     ]
     assert rates[0] == rates[1]
     assert all(outcome.was_finished for outcome in fit_head(**arguments, out=tmp_path / "2"))
+
+
+@pytest.mark.timeout(300)
+def test_two_dask_workers_give_the_same_trials_as_this_process(store: Path, tmp_path: Path) -> None:
+    arguments = {"store": store, "head": "tsn", "overrides": SHORT, "search": {"lr": "1e-3,1e-2"}, "trials": 3}
+    fit_head(**arguments, out=tmp_path / "here", jobs=1)
+    with dask_cluster(tmp_path, 2) as (address, _, _):
+        fit_head(**arguments, out=tmp_path / "cluster", scheduler=address)
+    for name in (*FILES, "trials.csv"):
+        files = [tmp_path / where / "squeezenet-tsn" / name for where in ("here", "cluster")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_scheduler_that_does_not_answer_is_an_error(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.fit_head.cluster.SECONDS_TO_CONNECT", 0.5)
+    with pytest.raises(PipelineError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9.*--jobs"):
+        fit_head(store=store, head="tsn", out=tmp_path, overrides=SHORT, scheduler="tcp://127.0.0.1:9")
+    with pytest.raises(PipelineError, match="give only one of them"):
+        fit_head(store=store, head="tsn", out=tmp_path, scheduler="tcp://127.0.0.1:9", jobs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_search_that_is_killed_ten_times_gives_the_same_files(store: Path, tmp_path: Path) -> None:
+    words = ["fit-head", "--store", str(store), "--head", "mlp,gru", "--epochs", "30", "--batch-size", "4"]
+    words += ["--trials", "4", "--search", "lr=log:1e-4:1e-2", "--seeds", "2", "--jobs", "2"]
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "pipeline", *words, "--out", str(out), "--quiet"]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+    started_at_seconds = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    seconds = time.monotonic() - started_at_seconds
+    generator = random.Random(0)
+    for _ in range(10):
+        process = start(tmp_path / "killed")
+        time.sleep(seconds * generator.uniform(0.2, 0.9))
+        process.kill()
+        process.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    for head in ("mlp", "gru"):
+        for name in (*FILES, "trials.csv"):
+            files = [tmp_path / where / f"squeezenet-{head}" / name for where in ("whole", "killed")]
+            assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_finished_cells_are_skipped_and_said(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ RANKS = {
     "pipeline": 7,  # the few names that a notebook needs
     "pipeline.allocator": 0,
     "pipeline.calibration": 0,
+    "pipeline.cluster_client": 0,
     "pipeline.devices": 0,
     "pipeline.errors": 0,
     "pipeline.files": 0,

@@ -9,9 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,53 +20,18 @@ from pipeline.extract import cluster
 from pipeline.manifest import Manifest
 from pipeline.store import FeatureStore
 from pipeline.store.verify import find_corruption
+from tests.support.dask_clusters import dask_cluster, free_port
 from tests.test_extraction import arrays_of, run, write_data
 from tests.test_faults import command
 
 pytestmark = pytest.mark.timeout(300)
 
-Process = subprocess.Popen[bytes]
 PLAIN = ["--weights", "random", "--dtype", "float32", "--compile", "eager", "--views", "1"]
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return write_data(tmp_path_factory.mktemp("clips"), train=9, val=3)
-
-
-def free_port() -> int:
-    with socket.socket() as order_test:
-        order_test.bind(("127.0.0.1", 0))
-        return int(order_test.getsockname()[1])
-
-
-@contextmanager
-def dask_cluster(folder: Path, num_workers: int) -> Iterator[tuple[str, Process, list[Process]]]:
-    """A scheduler and workers, started as a user starts them; the address, the scheduler, the workers."""
-    port = free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    scheduler = _start("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
-    # Without a nanny: a worker that dies is gone, as with its machine.
-    options = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0", "--local-directory", folder]
-    workers = [_start("worker", address, *map(str, options)) for _ in range(num_workers)]
-    try:
-        yield address, scheduler, workers
-    finally:
-        for process in (*workers, scheduler):
-            process.kill()
-            process.wait()
-
-
-def _start(*arguments: str) -> Process:
-    started = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
-    # A separate process group: Ctrl-C at the extraction does not reach it.
-    return subprocess.Popen(
-        started,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
 
 
 def extract(manifest: Manifest, location: Path, *options: str) -> subprocess.CompletedProcess[str]:

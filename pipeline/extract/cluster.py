@@ -8,7 +8,6 @@ Several extractions may share a cluster: each uses separate names and removes th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -23,12 +22,11 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker, wait
 from distributed.comm.core import CommClosedError
-from distributed.core import rpc
-from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
 from distributed.utils import silence_logging_cmgr
 
 from pipeline.allocator import keep_memory_between_batches
+from pipeline.cluster_client import SECONDS_TO_CONNECT, ask_scheduler
 from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
@@ -39,7 +37,6 @@ from pipeline.scratch import temporary_folder
 from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase
 
-SECONDS_TO_CONNECT = 20
 SECONDS_TO_ANSWER = 20
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_WORKERS = 120
@@ -146,7 +143,7 @@ class DaskEngine(Engine):
                 stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
             try:
                 if self._scheduler is not None:
-                    ask_scheduler(self._scheduler)
+                    ask_scheduler(self._scheduler, SECONDS_TO_CONNECT)
                 self._client = Client(address, timeout=SECONDS_TO_CONNECT)
                 stack.callback(self._close_client)
             except (OSError, TimeoutError, ValueError) as error:
@@ -296,21 +293,6 @@ class DaskEngine(Engine):
             raise PipelineError(
                 f"The Dask scheduler has no workers after {SECONDS_WITHOUT_WORKERS} s. Start some with `dask worker`."
             ) from error
-
-
-def ask_scheduler(address: str) -> None:
-    """Ask a scheduler for its identity, because `Client` waits forever for one that accepts a connection but is silent.
-
-    Raises:
-        TimeoutError, OSError, ValueError: it does not answer, or the address is invalid.
-    """
-
-    async def ask() -> None:
-        arguments = Security().get_connection_args("client")
-        async with rpc(address, connection_args=arguments) as scheduler:
-            await scheduler.identity(n_workers=0)
-
-    asyncio.run(asyncio.wait_for(ask(), SECONDS_TO_CONNECT))
 
 
 def _plugin(name: str) -> ExtractionPlugin:

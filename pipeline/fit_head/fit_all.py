@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.calibration import Calibration
@@ -15,6 +17,7 @@ from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import AUTO, HeadRequest
 from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, plan_run, unfinished_compute
 from pipeline.fit_head.schedule import ThisProcess, fit_scheduled
+from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.steps import run_steps
 from pipeline.fit_head.workers import Processes, StoreRequest, choose_num_processes
 from pipeline.heads import HEADS
@@ -44,20 +47,33 @@ def fit_all(
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
     for planned in left.values():
         planned.write_unfinished()
+    if settings.scheduler is not None:
+        # Workers have other working directories.
+        left = {request: replace(planned, folder=planned.folder.absolute()) for request, planned in left.items()}
     steps = {request: run_steps(planned, data, backbone, settings.force) for request, planned in left.items()}
     together = {request: steps[request] for request, planned in left.items() if _is_single_threaded(planned)}
     num_fits = sum(_num_fits(request) for request in together)
-    num_processes = choose_num_processes(num_fits, num_cores())
-    if settings.jobs is not None:
-        num_processes = min(settings.jobs, num_fits)
-    if num_processes > 1:
+    num_processes = choose_num_processes(num_fits, num_cores()) if settings.jobs is None else settings.jobs
+    if settings.scheduler is not None and together:
+        from pipeline.fit_head.cluster import Cluster  # imports Dask
+
+        with Cluster(_store_request(settings), settings.scheduler) as pool:
+            yield from fit_scheduled(together, pool)
+    elif min(num_processes, num_fits) > 1:
         with temporary_folder("features") as folder, data.sharing(folder) as shared:
             _load_features(data, [left[request] for request in together])
-            store = StoreRequest(settings.store, settings.out, shared, settings.num_segments, settings.views)
-            with Processes(store, num_processes) as pool:
+            with Processes(_store_request(settings, shared), min(num_processes, num_fits)) as pool:
                 yield from fit_scheduled(together, pool)
-        steps = {request: each for request, each in steps.items() if request not in together}
-    yield from fit_scheduled(steps, ThisProcess(data))
+    else:
+        together = {}
+    yield from fit_scheduled(
+        {request: each for request, each in steps.items() if request not in together}, ThisProcess(data)
+    )
+
+
+def _store_request(settings: FitHeadSettings, shared: SharedTables | None = None) -> StoreRequest:
+    location = settings.store if "://" in settings.store else os.path.abspath(settings.store)
+    return StoreRequest(location, settings.out, shared, settings.num_segments, settings.views)
 
 
 def _load_features(data: CachedData, runs: Sequence[PlannedRun]) -> None:

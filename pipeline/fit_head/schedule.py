@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class Pool(Protocol):
-    """Processes that fit tasks."""
+    """Processes that fit tasks. `num_slots` is the number of fits that run at once."""
 
-    num_slots: int
-
+    @property
+    def num_slots(self) -> int: ...
     def submit(self, task: Task) -> Future[Any]: ...
 
 
@@ -94,7 +94,7 @@ def fit_scheduled(runs: Mapping[HeadRequest, RunSteps], pool: Pool) -> Iterator[
     A run that fails does not stop the others.
     """
     batches: dict[HeadRequest, _Batch] = {}
-    running: dict[Future[Any], tuple[HeadRequest, int]] = {}
+    running: dict[Future[Any], tuple[HeadRequest, int, Task]] = {}
     costs = _Costs()
 
     def advance(request: HeadRequest, outcomes: Sequence[Any] | None) -> RequestResult | None:
@@ -118,9 +118,10 @@ def fit_scheduled(runs: Mapping[HeadRequest, RunSteps], pool: Pool) -> Iterator[
             else:
                 request, batch = max(waiting, key=lambda item: costs.priority(item[1].tasks[item[1].waiting[0]]))
             index = batch.waiting.pop(0)
-            costs.start(batch.tasks[index])
-            logger.debug(f"{batch.tasks[index].name}: starts")
-            running[pool.submit(batch.tasks[index])] = request, index
+            task = batch.tasks[index]
+            costs.start(task)
+            logger.debug(f"{task.name}: starts")
+            running[pool.submit(task)] = request, index, task
 
     for request in runs:
         if (result := advance(request, None)) is not None:
@@ -128,11 +129,17 @@ def fit_scheduled(runs: Mapping[HeadRequest, RunSteps], pool: Pool) -> Iterator[
     while batches:
         fill()
         for future in wait(running, return_when=FIRST_COMPLETED).done:
-            request, index = running.pop(future)
-            batch, outcome = batches[request], future.result()
-            batch.tasks[index].keep(outcome)
-            costs.add(batch.tasks[index], outcome)
-            batch.outcomes[index] = outcome
+            request, index, task = running.pop(future)
+            try:
+                outcome = future.result()
+            except PipelineError as error:  # the fit was lost with its worker
+                if batches.pop(request, None) is not None:
+                    yield RequestResult(request, None, str(error))
+                continue
+            task.keep(outcome)
+            costs.add(task, outcome)
+            if request in batches:
+                batches[request].outcomes[index] = outcome
         fill()  # before results are written, so that no core waits
         for request, batch in list(batches.items()):
             if batch.is_done:

@@ -38,7 +38,7 @@ class StoreRequest:
 
     location: str
     scratch: Path
-    shared: SharedTables
+    shared: SharedTables | None
     num_segments: int | None = None
     num_views: int | None = None
 
@@ -87,10 +87,11 @@ class Processes:
             ) from error
 
     def submit(self, task: Task) -> Future[Any]:
-        return self._pool.submit(_fit_here, self._store, task)
+        return self._pool.submit(fit_here, self._store, task)
 
 
-def _fit_here(request: StoreRequest, task: Task) -> Any:
+def fit_here(request: StoreRequest, task: Task) -> Any:
+    """Fit a task with the data of this process."""
     return task.fit(_data_of_process(request), RelayedProgress)
 
 

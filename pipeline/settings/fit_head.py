@@ -57,6 +57,9 @@ class FitHeadSettings(Settings):
         minimum=1,
     )
     jobs: int | None = option(None, "Number of fits that run in parallel.  [default: one per core]", minimum=1)
+    scheduler: str | None = option(
+        None, "Address of a Dask cluster that runs the fits of one thread.", metavar="ADDRESS"
+    )
     loaders: int = option(1, "Number of threads that read spatial maps ahead; does not affect results.", minimum=1)
     views: int | None = option(None, "Number of training views to use.  [default: all in the store]", minimum=1)
     num_segments: int | None = option(
@@ -74,6 +77,10 @@ class FitHeadSettings(Settings):
         for name in self.recipe:
             if name not in RECIPE_NAMES:
                 raise unknown_name("recipe", name, RECIPE_NAMES)
+        if self.scheduler is not None and self.jobs is not None:
+            raise PipelineError(
+                "--jobs starts processes here, --scheduler uses those of a cluster: give only one of them."
+            )
         common = {name: getattr(self, name) for name in SEARCH_SETTINGS}
         blocks = [
             {name: value for name, value in own.items() if name in SEARCH_SETTINGS} for own in self.heads.values()
