@@ -70,9 +70,13 @@ def init(settings: InitSettings) -> None:
     run(settings)
 
 
-@cli.command(cls=PipelineCommand, settings="pipeline.settings.prepare:PrepareSettings")
+@cli.command(
+    cls=PipelineCommand,
+    settings="pipeline.settings.prepare:PrepareSettings",
+    overview="pipeline.prepare.overview:overview",
+)
 def prepare(settings: PrepareSettings) -> None:
-    """Write a manifest of clips, labels and splits.
+    """Write a manifest of clips, labels and splits. Without arguments, list the data sets.
 
     ROOT is the folder of the data set, LISTS are its label files. A missing clip keeps its row and is counted.
 

@@ -56,10 +56,11 @@ class PipelineCommand(LoggedCommand):
     the command takes nothing from the block and prints a message. The callback gets the settings object.
 
     settings: `package.module:Class`, imported when the command is used, because `pipeline --help` does not need it.
+    overview: `package.module:function` whose text is printed if nothing is typed and required settings have no value.
     """
 
-    def __init__(self, *args: Any, settings: str, **kwargs: Any) -> None:
-        self._place = settings
+    def __init__(self, *args: Any, settings: str, overview: str | None = None, **kwargs: Any) -> None:
+        self._place, self._overview = settings, overview
         super().__init__(*args, **kwargs)
 
     @cached_property
@@ -107,6 +108,10 @@ class PipelineCommand(LoggedCommand):
         if ctx.params.pop("show_settings"):
             click.echo(self.settings_report(ctx))
             return None
+        if self._overview is not None and not self._is_complete(ctx):
+            module, _, name = self._overview.partition(":")
+            click.echo(getattr(importlib.import_module(module), name)())
+            return None
         note = version_note(ctx.obj or {})
         if note:
             logger.warning(note)
@@ -119,6 +124,12 @@ class PipelineCommand(LoggedCommand):
             logger.info(f"From params.yaml, block `{_block_name(ctx)}`: {settings_text(taken)}.")
         assert self.callback is not None
         return ctx.invoke(self.callback, self.resolved(ctx))
+
+    def _is_complete(self, ctx: click.Context) -> bool:
+        """Return whether something is typed, or every required setting has a value."""
+        sources = {ctx.get_parameter_source(name) for name in ctx.params}
+        is_typed = ParameterSource.COMMANDLINE in sources
+        return is_typed or all(ctx.params.get(name) not in (None, ()) for name in required_names(self.settings))
 
     def resolved(self, ctx: click.Context) -> Settings:
         """Create the settings object from the command line, `params.yaml` and the defaults.

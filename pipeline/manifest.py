@@ -4,6 +4,8 @@ It is a CSV with the columns ``clip_id,path,label,split`` (further columns are k
 folder (``class_id,label``) defines the order of the classes. Paths are relative to the manifest's folder or to a given
 root. A path is a video file, a folder of numbered frames, or ``file.h5::clip``. An empty label marks an unlabelled
 clip, which is predicted and never scored.
+
+Optional columns: `group`; `start` and `end`, if a clip is an interval of a long video, in the `unit` seconds or frames.
 """
 
 from __future__ import annotations
@@ -17,18 +19,21 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
+from pipeline.intervals import SECONDS, Interval, parse_interval
 
 COLUMNS = ("clip_id", "path", "label", "split")
 HDF5_SEPARATOR = "::"
 # Optional column: groups clips that belong together, such as those of one person or of one recording.
 GROUP_COLUMN = "group"
+# Optional columns of intervals; `unit` is `seconds` where it is missing or empty.
+START_COLUMN, END_COLUMN, UNIT_COLUMN = "start", "end", "unit"
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One row of a manifest. `Manifest.locate` makes `path` absolute.
 
-    extra: values of the further columns, in their order; group: the value of the column `group` among them.
+    extra: values of the further columns, in their order. group, interval: the values of optional columns among them.
     """
 
     clip_id: str
@@ -37,6 +42,7 @@ class Clip:
     split: str
     extra: tuple[str, ...] = ()
     group: str = ""
+    interval: Interval | None = None
 
     @property
     def is_labelled(self) -> bool:
@@ -83,9 +89,9 @@ class Manifest:
         return -1 if label == "" else self._index_of_class[label]
 
     def locate(self, clip: Clip) -> str:
-        """Return the absolute path of a clip, followed by ``::clip`` if it is in an HDF5 file."""
+        """Return the absolute path of a clip, followed by ``::clip`` in an HDF5 file, and by its interval, if any."""
         file, separator, member = clip.path.partition(HDF5_SEPARATOR)
-        return str(self.root / file) + separator + member
+        return str(self.root / file) + separator + member + (clip.interval.fragment if clip.interval else "")
 
 
 def classes_path(manifest_path: Path) -> Path:
@@ -98,7 +104,7 @@ def read_manifest(path: Path | str, root: Path | str | None = None) -> Manifest:
 
     Raises:
         PipelineError: the file or a column is missing, an id is empty or not unique, a path is absolute or leaves the
-            root, a split is empty, or a label is not in the class file.
+            root, a split is empty, a label is not in the class file, or an interval is not possible.
     """
     path = Path(path)
     base = Path(root) if root is not None else path.parent
@@ -113,6 +119,7 @@ def _validated(
     extra_positions = [index for index, column in enumerate(header) if column not in COLUMNS]
     known_labels = {"", *classes}
     group_position = header.index(GROUP_COLUMN) if GROUP_COLUMN in header else None
+    intervals = _IntervalColumns(path, header)
     clips: list[Clip] = []
     seen: dict[str, int] = {}
     for line, row in rows:
@@ -135,11 +142,48 @@ def _validated(
         seen[clip_id] = line
         extra = tuple(row[position] for position in extra_positions)
         group = "" if group_position is None else row[group_position]
-        clips.append(Clip(clip_id, clip_path, label, split, extra, group))
+        clips.append(Clip(clip_id, clip_path, label, split, extra, group, intervals.of(row, where)))
     if not clips:
         raise PipelineError(f"{path} has no clips: a manifest needs at least one row below its header.")
     extra_columns = tuple(header[position] for position in extra_positions)
     return Manifest(path, root.absolute(), tuple(clips), classes, extra_columns)
+
+
+class _IntervalColumns:
+    """The columns of intervals, if a manifest has them; all intervals have one unit."""
+
+    def __init__(self, path: Path, header: Sequence[str]) -> None:
+        present = [name for name in (START_COLUMN, END_COLUMN) if name in header]
+        if len(present) == 1:
+            raise PipelineError(
+                f"{path} has a column {present[0]} alone: an interval needs both {START_COLUMN} and {END_COLUMN}."
+            )
+        self._bounds = [header.index(name) for name in present]
+        self._unit = header.index(UNIT_COLUMN) if present and UNIT_COLUMN in header else None
+        self._first: tuple[str, str] | None = None
+
+    def of(self, row: Sequence[str], where: str) -> Interval | None:
+        """Return the interval of a row; None if it has none.
+
+        Raises:
+            PipelineError: it is not possible, or its unit is not that of the others.
+        """
+        if not self._bounds:
+            return None
+        start, end = (row[position].strip() for position in self._bounds)
+        unit = ("" if self._unit is None else row[self._unit].strip()) or SECONDS
+        try:
+            interval = parse_interval(start, end, unit)
+        except PipelineError as error:
+            raise PipelineError(f"{where}: {error}") from None
+        if interval is not None:
+            self._first = self._first or (unit, where)
+            if unit != self._first[0]:
+                raise PipelineError(
+                    f"{where}: the interval is in {unit}, but that of {self._first[1]} in {self._first[0]}. All "
+                    "intervals of a manifest must have one unit."
+                )
+        return interval
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

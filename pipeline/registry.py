@@ -41,6 +41,14 @@ DATA_SETS = {
     "features": "pipeline.prepare.features:list_features",
     "ucf101": "pipeline.prepare.ucf101:list_ucf101",
     "hmdb51": "pipeline.prepare.hmdb51:list_hmdb51",
+    "vjepa-csv": "pipeline.prepare.vjepa_csv:list_vjepa_csv",
+    "kinetics": "pipeline.prepare.kinetics:list_kinetics",
+    "diving48": "pipeline.prepare.diving48:list_diving48",
+    "epic-kitchens-100": "pipeline.prepare.epic_kitchens:list_epic_kitchens",
+    "ipn-hand": "pipeline.prepare.ipn_hand:list_ipn_hand",
+    "nvgesture": "pipeline.prepare.nvgesture:list_nvgesture",
+    "egogesture": "pipeline.prepare.egogesture:list_egogesture",
+    "finegym": "pipeline.prepare.finegym:list_finegym",
 }
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached", "finetune")

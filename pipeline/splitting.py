@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+MIN_GAIN = 1e-9  # larger than the rounding of a squared distance
+
 
 class LabelledId(NamedTuple):
     """A clip to draw from. `group` names clips that belong together, such as those of one person; "" is none."""
@@ -53,23 +55,31 @@ def _draw_groups(clips: Sequence[LabelledId], share: float, key: str) -> frozens
         members[clip.group or f"\x1f{clip.clip_id}"].append(clip)
     total = Counter(clip.label for clip in clips)
     wanted = {label: max(share * count, 1.0) if share > 0 and count > 1 else 0.0 for label, count in total.items()}
+    counts_of = {group: Counter(clip.label for clip in clips) for group, clips in members.items()}
     taken: Counter[str] = Counter()
-    held_out: list[str] = []
-    for group in _drawn_order(list(members), key):
-        counts = Counter(clip.label for clip in members[group])
-        if all(taken[label] + count < total[label] for label, count in counts.items()) and _comes_closer(
-            counts, taken, wanted
-        ):
-            taken += counts
-            held_out += [clip.clip_id for clip in members[group]]
-    return frozenset(held_out)
+    chosen: set[str] = set()
+    order = _drawn_order(list(members), key)
+    # Each step lowers the distance, so this ends. A group with several labels may be worth less after later steps.
+    is_changed = True
+    while is_changed:
+        is_changed = False
+        for group in order:
+            counts = counts_of[group]
+            others = taken - counts if group in chosen else taken
+            keeps_all = all(others[label] + count < total[label] for label, count in counts.items())
+            gain = _distance(others, wanted, counts) - _distance(others + counts, wanted, counts)
+            if group in chosen and gain < -MIN_GAIN and all(others[label] for label in counts):
+                chosen.remove(group)
+                taken, is_changed = others, True
+            elif group not in chosen and gain > MIN_GAIN and keeps_all:
+                chosen.add(group)
+                taken, is_changed = others + counts, True
+    return frozenset(clip.clip_id for group in chosen for clip in members[group])
 
 
-def _comes_closer(counts: Mapping[str, int], taken: Mapping[str, int], wanted: Mapping[str, float]) -> bool:
-    """Return whether taking `counts` more clips lowers the squared distance to the wanted number of each label."""
-    before = sum((wanted[label] - taken[label]) ** 2 for label in counts)
-    after = sum((wanted[label] - taken[label] - count) ** 2 for label, count in counts.items())
-    return after < before
+def _distance(taken: Mapping[str, int], wanted: Mapping[str, float], labels: Iterable[str]) -> float:
+    """Return the squared distance of the number of clips of some labels to the wanted one."""
+    return sum((wanted[label] - taken[label]) ** 2 for label in labels)
 
 
 def _drawn_order(names: Iterable[str], key: str) -> list[str]:

@@ -15,6 +15,7 @@ from pipeline.prepare.csv_table import parse_columns
 from pipeline.prepare.flip_policy import flip_policy
 from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
 from pipeline.prepare.listing import Listing, ListingRequest
+from pipeline.prepare.subset import subset_of
 from pipeline.prepare.write_listing import write_listing
 from pipeline.registry import DATA_SETS, LazyTable
 from pipeline.settings.prepare import PrepareSettings
@@ -65,8 +66,13 @@ def _list_clips(settings: PrepareSettings) -> Path:
         seed=settings.seed,
         fold=settings.fold,
         columns=parse_columns(settings.columns),
+        group_by=settings.group_by,
+        labels=settings.labels,
     )
-    return write_listing(LISTERS[settings.dataset](request), request, settings.out, settings.pack)
+    listing = LISTERS[settings.dataset](request)
+    if settings.subset is not None:
+        listing = subset_of(listing, settings.subset)
+    return write_listing(listing, request, settings.out, settings.pack)
 
 
 def _draw_gestures(settings: PrepareSettings) -> Path:

@@ -21,7 +21,7 @@ from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import encode_jpg, write_frame_folder, write_video
 from pipeline.prepare.inspection import decode_clips, stat_clips
 from pipeline.store import FeatureStore
-from pipeline.video import video_file
+from pipeline.video import video_decoder
 from pipeline.video.decode import open_clip
 from pipeline.video.limits import ClipLimits
 from tests.support.oddities import pictures, write_clip
@@ -289,9 +289,9 @@ def test_a_demuxer_that_does_not_come_back_is_stopped(tmp_path: Path, monkeypatc
 
     def slow(*arguments: object, **options: object) -> object:
         opened.append(options["timeout"])
-        raise video_file.av.ExitError(1, "Immediate exit requested")
+        raise video_decoder.av.ExitError(1, "Immediate exit requested")
 
-    monkeypatch.setattr(video_file.av, "open", slow)
+    monkeypatch.setattr(video_decoder.av, "open", slow)
     with pytest.raises(ClipError, match="--max-clip-seconds") as caught, open_clip(clip, ClipLimits(max_seconds=7)):
         pass
     assert caught.value.kind == "too-large"

@@ -34,6 +34,7 @@ RANKS = {
     "pipeline.runtime": 0,
     "pipeline.shapes": 0,
     "pipeline.tables": 0,
+    "pipeline.intervals": 0,
     "pipeline.manifest": 1,
     "pipeline.params": 1,
     "pipeline.recipe": 1,

@@ -16,7 +16,7 @@ from pipeline.manifest import read_manifest
 from pipeline.prepare.findings import find
 from pipeline.prepare.inspection import Inspected
 from pipeline.video.suffixes import VIDEO_SUFFIXES, without_suffix
-from pipeline.video.video_file import FORMATS
+from pipeline.video.video_decoder import FORMATS
 from tests.test_datasets import classes_of, manifest_of, prepare, write
 
 

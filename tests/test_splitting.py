@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -74,3 +75,25 @@ def test_a_drawn_validation_split_keeps_groups_together(share: float) -> None:
     assert all(len(splits) == 1 for splits in of_person.values())
     num_val = sum(value == "val" for value in split.values())
     assert num_val == pytest.approx(share * len(clips), abs=6)  # a person has six clips
+
+
+def test_a_thousand_draws_of_groups_keep_groups_shares_and_classes() -> None:
+    # Groups of very different sizes, each with one to three of the five labels.
+    generator = random.Random(0)
+    clips = []
+    for group in range(40):
+        for label in generator.sample("abcde", generator.randint(1, 3)):
+            clips += [LabelledId(f"{group}-{label}-{n}", label, f"g{group}") for n in range(generator.randint(1, 9))]
+    total = Counter(clip.label for clip in clips)
+    members = Counter((clip.label, clip.group) for clip in clips)
+    largest = {label: max(count for (of, _), count in members.items() if of == label) for label in total}
+    share = 0.2
+    for seed in range(1000):
+        held_out = draw_held_out(clips, share, seed, "split")
+        sides = {clip.group for clip in clips if clip.clip_id in held_out}
+        assert not sides & {clip.group for clip in clips if clip.clip_id not in held_out}
+        taken = Counter(clip.label for clip in clips if clip.clip_id in held_out)
+        for label, count in total.items():
+            # Within one group of what was asked, so that classes stay balanced.
+            assert abs(taken[label] - share * count) <= largest[label], (seed, label)
+            assert taken[label] < count

@@ -18,6 +18,7 @@ from pipeline.compare.comparison import Group
 from pipeline.errors import ClipError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.result_reader import RunResult
+from pipeline.intervals import split_location
 from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
 from pipeline.recipe import SamplingConfig
 from pipeline.video.decode import open_clip
@@ -135,8 +136,11 @@ class _Links:
     def to(self, clip_id: str) -> ClipLink:
         if self._manifest is None or clip_id not in self.clips:
             return ClipLink(clip_id, None)
-        file = self._manifest.locate(self.clips[clip_id]).partition(HDF5_SEPARATOR)[0]
-        return ClipLink(clip_id, quote(Path(os.path.relpath(file, self._folder)).as_posix()))
+        location, interval = split_location(self._manifest.locate(self.clips[clip_id]))
+        file = location.partition(HDF5_SEPARATOR)[0]
+        # A browser plays `#t=START,END` of a video.
+        fragment = "" if interval is None else interval.fragment
+        return ClipLink(clip_id, quote(Path(os.path.relpath(file, self._folder)).as_posix()) + fragment)
 
 
 def view_config_of(run: RunResult) -> ViewConfig:

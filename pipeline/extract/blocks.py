@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import TRANSIENT_KINDS, ClipError, ClipFailure
 from pipeline.extract.provenance import ABSENT, FileState, clip_exists, digest_of, state_of
+from pipeline.intervals import split_location
 from pipeline.manifest import Manifest
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
@@ -124,11 +125,14 @@ def _plan_block(
 
 
 def is_stale(before: ClipRecord, row: TableRow, location: str, state: FileState) -> bool:
-    """Return whether a clip must be computed again, because its label or its file has changed.
+    """Return whether a clip must be computed again, because its label, interval or file has changed.
 
     A finished clip whose file is missing is kept: its features are still those of that file.
     """
     if before.clip_id != row.clip_id or before.label != row.label:
+        return True
+    # The digest of an interval ends with it.
+    if before.digest and split_location(before.digest)[1] != split_location(location)[1]:
         return True
     # The file was never read (no permission), so the record cannot tell whether it has changed.
     # A limit may have been raised since then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import ClipError
+from pipeline.intervals import split_location, without_interval
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, open_file
 
@@ -33,7 +35,7 @@ ABSENT = FileState(-1, -1)
 
 def state_of(location: str) -> FileState:
     """Return size and modification time of a clip without reading it."""
-    file = location.partition(HDF5_SEPARATOR)[0]
+    file = without_interval(location).partition(HDF5_SEPARATOR)[0]
     try:
         if not os.path.isdir(file):
             found = os.stat(file)
@@ -52,15 +54,21 @@ def state_of(location: str) -> FileState:
 
 def clip_exists(location: str) -> bool:
     """Return whether the file or folder of a clip exists; faster than `state_of`, which scans folders."""
-    return os.path.exists(location.partition(HDF5_SEPARATOR)[0])
+    return os.path.exists(without_interval(location).partition(HDF5_SEPARATOR)[0])
 
 
 def digest_of(location: str, limits: ClipLimits = DEFAULT_LIMITS) -> str:
     """Compute the SHA-256 of a clip: of a file, of the names and bytes of a folder, or of a member of an HDF5 file.
 
+    For an interval, it is the SHA-256 of the whole video followed by the interval.
+
     Raises:
         ClipError: it cannot be read, or exceeds a limit.
     """
+    location, interval = split_location(location)
+    if interval is not None:
+        whole = _digest_of_video(location, limits, state_of(location))
+        return whole and whole + interval.fragment
     file, _, member = location.partition(HDF5_SEPARATOR)
     digest = hashlib.sha256()
     try:
@@ -85,6 +93,12 @@ def digest_of(location: str, limits: ClipLimits = DEFAULT_LIMITS) -> str:
             return ""
         raise ClipError("unreadable", f"{location} cannot be read: {error}.") from error
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def _digest_of_video(location: str, limits: ClipLimits, state: FileState) -> str:
+    """Compute the digest of a video with several intervals once, as long as its file does not change."""
+    return digest_of(location, limits)
 
 
 def _files_in(folder: str) -> list[os.DirEntry[str]]:

@@ -13,6 +13,7 @@ from pipeline.errors import ClipError
 from pipeline.manifest import Clip
 from pipeline.prepare.csv_table import parse_columns
 from pipeline.prepare.listing import Listing, ListingRequest
+from pipeline.prepare.subset import subset_of
 from pipeline.registry import DATA_SETS, LazyTable
 from pipeline.settings.init import InitSettings
 from pipeline.video.decode import open_clip
@@ -63,8 +64,11 @@ def list_clips(settings: InitSettings, root: Path) -> tuple[Listing, ListingRequ
         val_share=settings.val_share,
         fold=settings.fold,
         columns=parse_columns(settings.columns),
+        group_by=settings.group_by,
+        labels=settings.labels,
     )
-    return LISTERS[settings.data](request), request
+    listing = LISTERS[settings.data](request)
+    return (listing if settings.subset is None else subset_of(listing, settings.subset)), request
 
 
 def survey(listing: Listing, root: Path, num_segments: int, decodes: bool = True) -> Survey:

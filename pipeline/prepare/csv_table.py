@@ -68,9 +68,9 @@ def list_csv(request: ListingRequest) -> Listing:
         f"{table.path.name} with " + ", ".join(f"{what} in '{name}'" for what, name in table.columns.items())
         for table in tables
     )
+    position = extra.index(GROUP_COLUMN) if GROUP_COLUMN in extra else None
+    groups = ["" if position is None else values[position] for values in extras]
     if not any(row.split for row in rows):
-        position = extra.index(GROUP_COLUMN) if GROUP_COLUMN in extra else None
-        groups = ["" if position is None else values[position] for values in extras]
         named = [LabelledId(row.clip_id, row.label, group) for row, group in zip(rows, groups, strict=True)]
         drawn = stratified_split(named, request.val_share, request.seed)
         rows = [Row(row.clip_id, row.label, drawn[row.clip_id], row.where) for row in rows]
@@ -80,8 +80,8 @@ def list_csv(request: ListingRequest) -> Listing:
     labels = [row.label for row in rows if row.label]
     classes = ordered(labels if classes_file is None else read_labels(classes_file), request.class_order)
     clips = tuple(
-        Clip(row.clip_id, path, row.label, row.split, values)
-        for row, path, values in zip(rows, resolved.paths, extras, strict=True)
+        Clip(row.clip_id, path, row.label, row.split, values, group)
+        for row, path, values, group in zip(rows, resolved.paths, extras, groups, strict=True)
     )
     faulty = {rows[number].clip_id: reason for number, reason in resolved.faulty.items()}
     return Listing(clips, classes, layout, extra, tuple(resolved.notes()), faulty)

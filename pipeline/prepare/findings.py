@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.manifest import Clip, Manifest
+from pipeline.prepare.groups import parted_groups, parted_recordings, places_text
 from pipeline.prepare.inspection import Inspected
 
 # Columns of a manifest with the expected number of frames.
@@ -36,9 +37,17 @@ def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
         if expected and inspected.num_frames and expected != str(inspected.num_frames):
             text = f"{clip.path} has {inspected.num_frames} frames, but {expected} in the manifest."
             findings.append(Finding("frame-count", clip.clip_id, clip.split, text))
-    findings += _same_twice(manifest.clips, {clip.clip_id: clip.path for clip in manifest.clips}, "path")
+    findings += _same_twice(manifest.clips, {clip.clip_id: manifest.locate(clip) for clip in manifest.clips}, "path")
     digests = {clip_id: inspected.digest for clip_id, inspected in seen.items() if inspected.digest}
     findings += _same_twice(manifest.clips, digests, "content")
+    findings += [
+        Finding(kind, clips[1].clip_id, clips[1].split, f"{what} {name} has {places_text(clips)}.")
+        for kind, what, parted in (
+            ("group-in-splits", "The group", parted_groups(manifest.clips)),
+            ("recording-in-splits", "Going by its name, the recording", parted_recordings(manifest.clips)),
+        )
+        for name, clips in parted
+    ]
     return findings + missing_classes(manifest)
 
 

@@ -8,10 +8,12 @@ are unlabelled.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from unicodedata import normalize
 
 from pipeline.errors import PipelineError
-from pipeline.manifest import Clip
+from pipeline.manifest import GROUP_COLUMN, Clip
+from pipeline.prepare.groups import grouped
 from pipeline.prepare.listing import SPLIT_NAMES, Listing, ListingRequest, ordered
 from pipeline.prepare.tree import Tree, joined, read_tree
 from pipeline.splitting import LabelledId, stratified_split
@@ -35,14 +37,15 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
     if splits:
         found = [clip for top in splits for clip in _clips_of_split(tree, top)]
         found += [clip for top in splits for clip in _unlabelled(tree, top)]
-        clips = _named(found)
+        clips = grouped(_named(found), request.group_by)
         layout = f"folders of splits ({', '.join(splits)}) with a folder for each class"
         empty = [top for top in tops if top not in splits]
     else:
         found = [clip for top in tops for clip in _clips_of_class(tree, top, top, "")]
-        clips = _named(found)
-        split_of = stratified_split((LabelledId(c.clip_id, c.label) for c in clips), request.val_share, request.seed)
-        clips = [Clip(c.clip_id, c.path, c.label, split_of[c.clip_id]) for c in clips]
+        clips = grouped(_named(found), request.group_by)
+        named = [LabelledId(clip.clip_id, clip.label, clip.group) for clip in clips]
+        split_of = stratified_split(named, request.val_share, request.seed)
+        clips = [replace(clip, split=split_of[clip.clip_id]) for clip in clips]
         layout = f"a folder for each class; a share of {request.val_share:g} drawn for validation, seed {request.seed}"
         seen = {clip.label for clip in clips}
         empty = [top for top in tops if top not in seen]
@@ -58,7 +61,8 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
     if within:
         notes.append(f"Clips in subfolders of the classes are included: {_some(within)}.")
     classes = ordered(sorted({clip.label for clip in clips if clip.is_labelled}), request.class_order)
-    return Listing(tuple(clips), classes, layout, (), (*notes, *tree.left_out()))
+    columns = () if request.group_by is None else (GROUP_COLUMN,)
+    return Listing(tuple(clips), classes, layout, columns, (*notes, *tree.left_out()))
 
 
 def _split_folders(tree: Tree) -> list[str]:

@@ -11,9 +11,11 @@ from stat import S_ISDIR, S_ISREG
 
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError
+from pipeline.intervals import split_location, without_interval
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.decode import open_clip
 from pipeline.video.frame_folder import FrameFolder
+from pipeline.video.interval_reader import VideoInterval
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.packed import PackedClip
 from pipeline.video.video_file import VideoFile
@@ -48,7 +50,7 @@ def decode_clips(clips: Sequence[tuple[str, str]], limits: ClipLimits = DEFAULT_
 
 
 def _stat_clip(clip_id: str, location: str) -> Inspected:
-    file = location.partition(HDF5_SEPARATOR)[0]
+    file = without_interval(location).partition(HDF5_SEPARATOR)[0]
     try:
         found = os.stat(file)
     except (OSError, ValueError):
@@ -65,10 +67,11 @@ def _inspected(clip_id: str, location: str, limits: ClipLimits) -> Inspected:
     try:
         with clip_errors(location), open_clip(location, limits) as reader:
             # A video is decoded up to its end, whichever frames are requested.
-            num_wanted = 1 if isinstance(reader, VideoFile) else reader.num_frames
+            is_video = isinstance(reader, VideoFile | VideoInterval)
+            num_wanted = 1 if is_video else reader.num_frames
             for _ in reader.stream(range(num_wanted)):
                 pass
-            rate = (reader.frames_per_second or 0.0) if isinstance(reader, VideoFile) else 0.0
+            rate = (reader.frames_per_second or 0.0) if isinstance(reader, VideoFile | VideoInterval) else 0.0
             digest = _digest(reader, location)
             return Inspected(clip_id, "", "", reader.num_frames, reader.height, reader.width, rate, digest)
     except ClipError as error:
@@ -81,5 +84,7 @@ def _digest(reader: object, location: str) -> str:
         for ordinal in range(reader.num_frames):
             digest.update(hashlib.sha256(reader.encoded(ordinal)).digest())
         return digest.hexdigest()
+    if split_location(location)[1] is not None:
+        return ""  # intervals of one video differ, and are compared by their times
     with open(Path(location), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -29,6 +29,8 @@ class ListingRequest:
     class_order: `file` keeps the order of the data set, `sorted` sorts the labels by code point.
     val_share, seed: share and seed of a drawn split, if the data set has no split.
     fold: number of the published split. columns: names of CSV columns by their meaning.
+    group_by: regular expression that finds the group of a clip in its path: its parenthesis, or all that it matches.
+    labels: `verb` or `noun`, for data sets with both.
     is_clip: whether a file in the folders of the classes is a clip, by its name.
     """
 
@@ -39,6 +41,8 @@ class ListingRequest:
     seed: int = 0
     fold: int = 1
     columns: Mapping[str, str] = field(default_factory=dict)
+    group_by: str | None = None
+    labels: str = "verb"
     is_clip: Callable[[str], bool] = is_video_name
 
     def __post_init__(self) -> None:

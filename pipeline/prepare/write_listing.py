@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import HDF5_SEPARATOR, manifest_texts, write_manifest
+from pipeline.prepare.groups import parted_groups, parted_recordings, sentence
 from pipeline.prepare.listing import Listing, ListingRequest
 from pipeline.progress import Progress
 from pipeline.video.suffixes import is_image_name
@@ -35,6 +36,12 @@ def write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Pa
             logger.info(f"  {clip_id}: {reason}")
         if len(listing.faulty) > NUM_EXAMPLES:
             logger.info(f"  … and {len(listing.faulty) - NUM_EXAMPLES:,} more: `pipeline check` lists them.")
+    for what, parted in (
+        ("groups", parted_groups(listing.clips)),
+        ("recordings, going by the names of the clips,", parted_recordings(listing.clips)),
+    ):
+        if parted:
+            logger.warning(sentence(parted, what))
     root = request.root
     manifest_texts(out, listing.clips, listing.classes, listing.extra_columns)  # check before anything is packed
     if pack is not None:

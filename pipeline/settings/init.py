@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.registry import DATASET_NAMES, HEAD_NAMES, unknown_name
-from pipeline.settings.data_set import label_files, published_fold, val_share
+from pipeline.settings.data_set import group_by, label_files, labels, published_fold, subset, val_share
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option
 
@@ -62,6 +62,9 @@ class InitSettings(Settings):
     device: str = option("cpu", f"Device of the backbone and the heads: {DEVICE_HELP}")
     val_share: float = val_share()
     fold: int = published_fold()
+    group_by: str | None = group_by()
+    labels: str = labels()
+    subset: Path | None = subset()
     columns: str | None = option(
         None, "Names of a csv's columns, such as path=file,label=gesture.", metavar="WHAT=NAME,..."
     )

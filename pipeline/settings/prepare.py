@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline.registry import DATASET_NAMES
-from pipeline.settings.data_set import label_files, published_fold, val_share
+from pipeline.settings.data_set import group_by, label_files, labels, published_fold, subset, val_share
 from pipeline.settings.settings import Settings, option, required
 
 
@@ -30,6 +30,9 @@ class PrepareSettings(Settings):
     pack: Path | None = option(None, "HDF5 file to write, into which folders of frames are copied.", metavar="FILE.h5")
     val_share: float = val_share()
     fold: int = published_fold()
+    group_by: str | None = group_by()
+    labels: str = labels()
+    subset: Path | None = subset()
     columns: str | None = option(
         None,
         "Names of a csv's columns for path, clip_id, label, split, such as path=file,label=gesture.",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ClipError
+from pipeline.intervals import Interval, split_location
 from pipeline.manifest import HDF5_SEPARATOR
 from pipeline.video.frame_folder import FrameFolder, StillImage
 from pipeline.video.image_ends import JPG_MAGIC, PNG_MAGIC, is_jpg_stream, is_moving_png
 from pipeline.video.images import TIFF_MAGICS, is_image, is_moving_webp
+from pipeline.video.interval_reader import PartOfClip, VideoInterval
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, open_file
+from pipeline.video.long_video import UnlistedFramesError
 from pipeline.video.moving_image import MovingImage, has_several_images
 from pipeline.video.packed import PackedClip
 from pipeline.video.reader import ClipReader
@@ -24,12 +28,22 @@ __all__ = ["ClipReader", "open_clip"]
 def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> ClipReader:
     """Open a clip: a video file, a folder of numbered images, a still or moving image, or ``file.h5::clip``.
 
-    The format is detected from the content, not from the suffix. Use the result as a context manager.
+    An interval of a clip is opened by ``clip#t=START,END`` in seconds or ``clip#frames=START,END``. The format is
+    detected from the content, not from the suffix. Use the result as a context manager.
 
     Raises:
         ClipError: it is missing, empty, exceeds a limit, or cannot be read; `kind` groups the reasons.
     """
-    file, separator, member = str(location).partition(HDF5_SEPARATOR)
+    whole, interval = split_location(str(location))
+    reader = _opened(whole, interval, limits)
+    if interval is None or isinstance(reader, VideoInterval):
+        return reader
+    return PartOfClip(str(location), reader, interval)
+
+
+def _opened(location: str, interval: Interval | None, limits: ClipLimits) -> ClipReader:
+    """Open a clip; of a video file whose frames can be listed, only the interval."""
+    file, separator, member = location.partition(HDF5_SEPARATOR)
     path = Path(file)
     try:
         if not path.exists():
@@ -49,6 +63,9 @@ def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
         raise ClipError("missing", f"{path!s} cannot be a path ({error}).") from error
     if not start:
         raise ClipError("empty", f"{path} is empty (0 bytes).")
+    if interval is not None:
+        with contextlib.suppress(UnlistedFramesError):
+            return VideoInterval(location + interval.fragment, path, interval, limits)
     return VideoFile(path, limits=limits)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# All suffixes of the supported video formats (`video_file.FORMATS`), except for those of audio.
+# All suffixes of the supported video formats (`video_decoder.FORMATS`), except for those of audio.
 VIDEO_SUFFIXES = frozenset(
     {
         *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".ism", ".ismv", ".psp"),
