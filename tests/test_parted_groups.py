@@ -85,5 +85,6 @@ def test_numbered_clips_are_no_recordings(name: str) -> None:
 
 def test_intervals_of_one_video_are_one_recording() -> None:
     clips = clips_of({"a": "train", "b": "val"})
-    parts = [dataclasses.replace(clip, path="long.mp4", interval=Interval("1", "2", "seconds")) for clip in clips]
+    bounds = {"a": Interval("1", "2", "seconds"), "b": Interval("2", "3", "seconds")}
+    parts = [dataclasses.replace(clip, path="long.mp4", interval=bounds[clip.clip_id]) for clip in clips]
     assert [name for name, _ in parted_recordings(parts)] == ["long.mp4"]

@@ -56,7 +56,8 @@ def parted_recordings(clips: Sequence[Clip]) -> list[tuple[str, list[Clip]]]:
     if any(clip.group for clip in clips):
         return []
     stems: dict[str, str] = {}
-    times = Counter(clip.path for clip in clips)
+    # Rows that differ in nothing are one clip, which `check` reports by another name.
+    times = Counter(path for path, *_ in {(clip.path, clip.interval, clip.extra) for clip in clips})
     for clip in clips:
         if times[clip.path] > 1:
             stems[clip.clip_id] = clip.path
