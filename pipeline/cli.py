@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.settings.init import InitSettings
     from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
     from pipeline.settings.prepare import PrepareSettings
+    from pipeline.settings.report import ReportSettings
     from pipeline.settings.store import (
         StoreExportSettings,
         StoreImportFeaturesSettings,
@@ -165,6 +166,21 @@ def compare(settings: CompareSettings) -> None:
       pipeline compare results --against main --max-drop 1.0
     """
     from stages.compare import run
+
+    run(settings)
+
+
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.report:ReportSettings")
+def report(settings: ReportSettings) -> None:
+    """Print where the report of a comparison is, or serve it with the curves of running fits.
+
+    The server answers only on this machine and only reads.
+
+    \b
+    Example:
+      pipeline report results/compare --serve
+    """
+    from pipeline.compare.report_command import report as run
 
     run(settings)
 

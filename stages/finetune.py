@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pipeline.evaluation.tensorboard import check_tensorboard, write_events
 from pipeline.finetune.run import finetune
 from pipeline.settings.finetune import FinetuneSettings
 
@@ -18,9 +19,13 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     Raises:
         PipelineError: data or settings are wrong.
     """
+    if settings.tensorboard:
+        check_tensorboard()
     result = finetune(settings)
     if result is None:
         return {}
+    if settings.tensorboard:
+        write_events(result.folder)
     metrics, report = result.metrics, result.metrics["report"]
     click.echo(
         f"{result.folder}: {metrics['reported_on']} top-1 {report['top1']:.2f} ({report['top1_low']:.1f} to "

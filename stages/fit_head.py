@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.tensorboard import check_tensorboard, write_events
 from pipeline.fit_head.finished import find_finished
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import HeadRequest, plan_requests
@@ -30,6 +31,8 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     Raises:
         PipelineError: data or settings are wrong.
     """
+    if settings.tensorboard:
+        check_tensorboard()
     source = FeatureStore.open(settings.store)
     if source.num_pending:
         logger.info(
@@ -40,6 +43,8 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     results = []
     for result in _results(settings, requests, source, clips):
         _report(result)
+        if settings.tensorboard and result.outcome is not None:
+            write_events(result.outcome.folder)
         results.append(result)
     # In the order of the request, not of completion.
     results.sort(key=lambda result: requests.index(result.request))

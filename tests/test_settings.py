@@ -26,6 +26,7 @@ from pipeline.settings.init import InitSettings
 from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictSettings
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.quantity import BYTES, PIXELS, parse_quantity, quantity_text
+from pipeline.settings.report import ReportSettings
 from pipeline.settings.settings import Settings, option_of, override_groups, required_names
 from pipeline.settings.store import (
     StoreExportSettings,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "evaluate": EvaluateSettings,
     "export": ExportSettings,
     "describe": DescribeSettings,
+    "report": ReportSettings,
     "train-bundled": TrainBundledSettings,
     "store info": StoreInfoSettings,
     "store verify": StoreVerifySettings,
@@ -66,6 +68,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "evaluate": {"model": "m"},
     "export": {"model": "m", "out": "o"},
     "describe": {"what": "heads"},
+    "report": {},
     "train-bundled": {},
     "store info": {"store": "s.zarr"},
     "store verify": {"store": "s.zarr"},

@@ -30,7 +30,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel, with a marker at each point if `has_markers`; `band` is an area around it, (x, low, high)."""
+    """A line of a panel, with a marker at each point if `has_markers`; a single point is a marker.
+
+    name: text of the legend. end_name: text at the right end of the line. band: an area around it, (x, low, high).
+    """
 
     points: Sequence[Point]
     colour: str = "main"
@@ -38,6 +41,7 @@ class Line:
     opacity: float = 1.0
     dash: str = ""
     name: str = ""
+    end_name: str = ""
     has_markers: bool = False
     band: Sequence[tuple[float, float, float]] = ()
 
@@ -56,7 +60,9 @@ def line_chart(panels: Sequence[Panel], x_label: str, *, is_log_x: bool = False,
     """Return panels one above the other, with one x axis, as an SVG element."""
     every_x = [x for panel in panels for line in panel.lines for x, _ in line.points]
     low, high = min(every_x), max(every_x)
-    place_x = _scale((low, high), LEFT + 4, width - RIGHT - 4, is_log=is_log_x)
+    longest = max(len(line.end_name) for panel in panels for line in panel.lines)
+    end = width - RIGHT - 4 - LETTER_WIDTH * longest
+    place_x = _scale((low, high), LEFT + 4, end, is_log=is_log_x)
     parts: list[str] = []
     top = 6
     for index, panel in enumerate(panels):
@@ -146,7 +152,7 @@ def _panel(panel: Panel, place_x: Callable[[float], float], top: float, bottom: 
         low, high = low - margin, high + margin
     place_y = _scale((low, high), bottom, top)
     parts = []
-    for tick in ticks_of(low, high, 4):
+    for tick in ticks_of(low, high, max(3, panel.height // 28)):
         y = place_y(tick)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{width - RIGHT}" stroke="var(--grid)" stroke-width=".7"/>')
         parts.append(_text(LEFT - 4, y + 3, f"{tick:g}", "end"))
@@ -158,13 +164,17 @@ def _panel(panel: Panel, place_x: Callable[[float], float], top: float, bottom: 
             edge = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
             around = " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in edge)
             parts.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>')
+        if len(places) == 1:
+            parts.append(f'<circle cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="2.6" fill="{colour}"/>')
+            continue
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         dash = f' stroke-dasharray="{line.dash}"' if line.dash else ""
         opacity = f' opacity="{line.opacity:g}"' if line.opacity < 1 else ""
         stroke = f'stroke="{colour}" stroke-width="{line.width:g}" stroke-linejoin="round"'
         parts.append(f'<path d="{path}" fill="none" {stroke}{dash}{opacity}/>')
-        if line.has_markers or len(places) == 1:
+        if line.has_markers:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.9" fill="{colour}"/>' for x, y in places]
+    parts += _end_names(panel, place_x, place_y)
     right = float(width - RIGHT)
     for line in reversed([line for line in panel.lines if line.name]):
         parts.append(_text(right, top + 8, line.name, "end"))
@@ -173,6 +183,18 @@ def _panel(panel: Panel, place_x: Callable[[float], float], top: float, bottom: 
         start = f"M{right - 14:.1f} {top + 5}h14"
         parts.append(f'<path d="{start}" stroke="var(--{line.colour})" stroke-width="1.6"{dash}/>')
         right -= 24
+    return parts
+
+
+def _end_names(panel: Panel, place_x: Callable[[float], float], place_y: Callable[[float], float]) -> list[str]:
+    """Return the names at the right ends of the lines, moved down where they would cover each other."""
+    parts = []
+    lowest = -math.inf
+    named = [line for line in panel.lines if line.end_name]
+    for line in sorted(named, key=lambda line: place_y(line.points[-1][1])):
+        x, y = line.points[-1]
+        lowest = max(place_y(y) + 3, lowest + FONT_SIZE)
+        parts.append(_text(place_x(x) + 4, lowest, line.end_name, "start"))
     return parts
 
 

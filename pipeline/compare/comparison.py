@@ -53,6 +53,7 @@ class Row:
     order_test_drops: Mapping[str, float]
     paper_top1: float | None
     cost: HeadCost | None = None
+    training_seconds: float | None = None
     time_share: float | None = None
 
     @property
@@ -206,7 +207,8 @@ def compare_runs(
 
     `costs` has the measured cost of each run by its name.
     """
-    shares = _time_shares(runs)
+    seconds = {run.name: _training_seconds(run.timing) for run in runs}
+    total = sum(value for value in seconds.values() if value is not None)
     by_key: dict[tuple[str, ...], list[RunResult]] = {}
     for run in runs:
         sha256 = str(run.metrics["weights"].get("sha256"))
@@ -216,7 +218,7 @@ def compare_runs(
     for _, of_group in sorted(by_key.items()):
         labels = _labels(of_group)
         rows = [
-            _row(run, label, pairs, paper, (costs or {}).get(run.name), shares.get(run.name))
+            _row(run, label, pairs, paper, (costs or {}).get(run.name), seconds[run.name], total)
             for run, label in zip(of_group, labels, strict=True)
         ]
         rows.sort(key=lambda row: (-row.top1.value, row.label))
@@ -272,7 +274,8 @@ def _row(
     pairs: Sequence[tuple[str, str]],
     paper: str,
     cost: HeadCost | None,
-    time_share: float | None,
+    training_seconds: float | None,
+    total_seconds: float,
 ) -> Row:
     values = run.metrics_from_predictions()
     of_pairs = pair_correct(run.predictions, pairs)
@@ -289,7 +292,10 @@ def _row(
         order_test_drops={name: values["top1"] - float(top1) for name, top1 in order_tests.items() if top1 is not None},
         paper_top1=column.accuracies.get(run.head) if column is not None and column.same_data else None,
         cost=cost,
-        time_share=time_share,
+        training_seconds=training_seconds,
+        time_share=100 * training_seconds / total_seconds
+        if training_seconds is not None and total_seconds > 0
+        else None,
     )
 
 
@@ -326,14 +332,10 @@ def _agreements(rows: Sequence[Row], paper: str) -> Iterable[RankAgreement]:
             yield agreement
 
 
-def _time_shares(runs: Iterable[RunResult]) -> dict[str, float]:
-    """Return the share of each run in the total training time, in percent, for the runs with a known time."""
-    seconds = {run.name: _training_seconds(run.timing) for run in runs if run.timing is not None}
-    known = {name: value for name, value in seconds.items() if value is not None}
-    total = sum(known.values())
-    return {name: 100 * value / total for name, value in known.items()} if total > 0 else {}
-
-
-def _training_seconds(timing: Mapping[str, Any]) -> float | None:
-    seconds = timing.get("total_seconds")
-    return None if seconds is None else float(seconds)
+def _training_seconds(timing: Mapping[str, Any] | None) -> float | None:
+    """Return the time of all seeds and, if there was one, of the search; None if it is unknown on this machine."""
+    seconds = None if timing is None else timing.get("total_seconds")
+    if timing is None or seconds is None:
+        return None
+    of_search: Sequence[float] = (timing.get("search") or {}).get("seconds_of_trials", ())
+    return float(seconds) + sum(of_search)

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -17,7 +18,17 @@ from pipeline.compare.disagreement import ConfusedPair, ContactSheet, contact_sh
 from pipeline.compare.gain import interpolation_chart
 from pipeline.compare.gate import GateReport
 from pipeline.compare.plots import GroupPlots, draw_plots
-from pipeline.compare.table import Column, legend_of, marked_label, points_text, remarks_of, used_columns
+from pipeline.compare.search_charts import SearchPage, budget_chart, budget_note, search_pages
+from pipeline.compare.signature import signature_id, signature_line
+from pipeline.compare.table import (
+    Column,
+    interval_text,
+    legend_of,
+    marked_label,
+    points_text,
+    remarks_of,
+    used_columns,
+)
 from pipeline.compare.training_curves import training_curves
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.files import write_text
@@ -40,6 +51,23 @@ class HeadPage:
 
 
 @dataclass(frozen=True)
+class SegmentCell:
+    """Top-1 of a head with one number of segments."""
+
+    text: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """Groups that differ in the number of segments alone, side by side: top-1 of each head; None if it is missing."""
+
+    title: str
+    num_segments: list[int]
+    rows: list[tuple[str, list[SegmentCell | None]]]
+
+
+@dataclass(frozen=True)
 class GroupPage:
     """Contents of the report for one group."""
 
@@ -54,6 +82,12 @@ class GroupPage:
     heads: list[HeadPage]
     sheets: list[ContactSheet]
     pairwise: list[list[PairTest | None]]
+    recalls: list[tuple[str, int, list[float]]]
+    budget: Markup | None
+    budget_note: str
+    searches: list[SearchPage]
+    signature: str
+    signature_id: str
     shared_settings: dict[str, str]
 
 
@@ -82,7 +116,12 @@ def write_report(
         for index, (group, of_group) in enumerate(zip(comparison.groups, drawn, strict=True))
     ]
     text = template.render(
-        pages=pages, pairs=comparison.pairs, gate=gate, legend=legend_of(comparison), machine=machine
+        pages=pages,
+        sides=segment_tables(comparison),
+        pairs=comparison.pairs,
+        gate=gate,
+        legend=legend_of(comparison),
+        machine=machine,
     )
     write_text(path, text)
 
@@ -90,6 +129,7 @@ def write_report(
 def _group_page(index: int, group: Group, plots: GroupPlots, manifest: Manifest | None, folder: Path) -> GroupPage:
     sentences = [agreement.sentence() for agreement in group.agreements]
     settings = [_settings(row.run) for row in group.rows]
+    searches = search_pages(group.rows)
     shared = {key: value for key, value in settings[0].items() if all(other.get(key) == value for other in settings)}
     return GroupPage(
         group=group,
@@ -113,8 +153,58 @@ def _group_page(index: int, group: Group, plots: GroupPlots, manifest: Manifest 
         ],
         sheets=[] if manifest is None else contact_sheets(group, manifest, folder),
         pairwise=_pairwise(group),
+        recalls=class_recalls(group),
+        budget=budget_chart(searches),
+        budget_note=budget_note(searches),
+        searches=searches,
+        signature=signature_line(group.signature),
+        signature_id=signature_id(group.signature),
         shared_settings=shared,
     )
+
+
+def segment_tables(comparison: Comparison) -> list[SegmentTable]:
+    """Return a table for the groups with one backbone and the same clips, if their numbers of segments differ."""
+    by_key: dict[tuple[str, ...], list[Group]] = {}
+    for group in comparison.groups:
+        run = group.rows[0].run
+        key = (group.backbone, group.weights, str(run.metrics["weights"].get("sha256")), run.predictions.clips_digest)
+        by_key.setdefault(key, []).append(group)
+    tables = []
+    for groups in by_key.values():
+        if len(groups) < 2:
+            continue
+        groups.sort(key=lambda group: group.num_segments)
+        tops = [{row.label: row.top1 for row in group.rows} for group in groups]
+        rows = []
+        for label in dict.fromkeys(label for of_group in tops for label in of_group):
+            found = [of_group.get(label) for of_group in tops]
+            values = [top1.value for top1 in found if top1 is not None]
+            best = max(values) if len(set(values)) > 1 else None
+            cells = [None if top1 is None else SegmentCell(interval_text(top1), top1.value == best) for top1 in found]
+            rows.append((label, cells))
+        title = f"{groups[0].backbone}, weights {groups[0].weights}: numbers of segments side by side"
+        tables.append(SegmentTable(title, [group.num_segments for group in groups], rows))
+    return tables
+
+
+def class_recalls(group: Group) -> list[tuple[str, int, list[float]]]:
+    """Return each class that has clips, with their number and the recall of each row in percent."""
+    predictions = group.rows[0].run.predictions
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    recalls = []
+    for row in group.rows:
+        own = row.run.predictions
+        names = {label: index for index, label in enumerate(own.classes)}
+        matrix = own.confusion()
+        recalls.append(
+            {label: 100 * matrix[names[label], names[label]] for label in predictions.classes if label in names}
+        )
+    return [
+        (label, int(count), [float(of_row.get(label, 0.0) / count) for of_row in recalls])
+        for label, count in zip(predictions.classes, counts, strict=True)
+        if count
+    ]
 
 
 def _head_page(name: str, row: Row, settings: dict[str, str], manifest: Manifest | None, folder: Path) -> HeadPage:

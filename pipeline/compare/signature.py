@@ -74,10 +74,15 @@ def signature_of(runs: Iterable[RunResult]) -> dict[str, str]:
     return {name: _joined({part(run) for run in every}) for name, part in PARTS.items()}
 
 
+def signature_id(signature: Mapping[str, str]) -> str:
+    """Return a short digest of a signature."""
+    return _digest(dict(signature))
+
+
 def signature_line(signature: Mapping[str, str]) -> str:
     """Return a signature as one line that starts with its digest."""
     parts = "; ".join(f"{name} {value}" for name, value in signature.items())
-    return f"Signature {_digest(dict(signature))}: {parts}."
+    return f"Signature {signature_id(signature)}: {parts}."
 
 
 def check_signatures(own: Sequence[Mapping[str, str]], place: Path) -> str:

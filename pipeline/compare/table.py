@@ -30,13 +30,17 @@ GAP = "  "
 
 @dataclass(frozen=True)
 class Column:
-    """One column. In a narrow terminal, columns with a high `priority` value are omitted first."""
+    """One column. In a narrow terminal, columns with a high `priority` value are omitted first.
+
+    value: number by which the report sorts the column, if its text does not start with it.
+    """
 
     header: str
     text: Callable[[Row], str]
     priority: int
     is_measured: bool = False
     align: str = ">"
+    value: Callable[[Row], float | str] | None = None
 
 
 # Metrics with a separate column, in addition to top-1, which has its interval.
@@ -55,8 +59,18 @@ def _calibrated_text(row: Row, name: str, decimals: int) -> str:
 COLUMNS = (
     Column("head", lambda row: marked_label(row), 0, align="<"),
     Column("maps", lambda row: row.complexity.maps if row.complexity else "", 6, align="<"),
-    Column("params", lambda row: count_text(row.complexity.parameters if row.complexity else None), 1),
-    Column("MACs", lambda row: count_text(row.complexity.macs if row.complexity else None), 1),
+    Column(
+        "params",
+        lambda row: count_text(row.complexity.parameters if row.complexity else None),
+        1,
+        value=lambda row: row.complexity.parameters if row.complexity else "",
+    ),
+    Column(
+        "MACs",
+        lambda row: count_text(row.complexity.macs if row.complexity else None),
+        1,
+        value=lambda row: row.complexity.macs if row.complexity else "",
+    ),
     Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
     Column("selected on", lambda row: row.run.selected_on, 7, align="<"),
     Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
@@ -68,7 +82,20 @@ COLUMNS = (
     Column("reversed", lambda row: drop_text(row, "reversed"), 3),
     Column("paper", lambda row: "" if row.paper_top1 is None else f"{row.paper_top1:.1f}", 2),
     Column("ms/clip", lambda row: "" if row.cost is None else f"{row.cost.latency_ms:.2f}", 6, is_measured=True),
-    Column("memory", lambda row: "" if row.cost is None else bytes_text(row.cost.memory_bytes), 8, is_measured=True),
+    Column(
+        "memory",
+        lambda row: "" if row.cost is None else bytes_text(row.cost.memory_bytes),
+        8,
+        is_measured=True,
+        value=lambda row: "" if row.cost is None else row.cost.memory_bytes,
+    ),
+    Column(
+        "training",
+        lambda row: "" if row.training_seconds is None else duration_text(row.training_seconds),
+        7,
+        is_measured=True,
+        value=lambda row: "" if row.training_seconds is None else row.training_seconds,
+    ),
     Column("time", lambda row: "" if row.time_share is None else f"{row.time_share:.1f} %", 7, is_measured=True),
 )
 
@@ -86,10 +113,11 @@ LEGEND = {
     "shuffled, reversed": "points of top-1 lost (-) or gained (+) when the frames are in that order",
     "paper": "top-1 of the paper's Table 3",
     "ms/clip, memory": "of the head only, with its features in memory, measured on this machine with one thread",
+    "training": "time in which all seeds of the row were trained on this machine, and its search if it had one",
     "time": "share of the training time of all rows whose time is known on this machine",
 }
 OPTIONAL_FIELDS = ("num_groups", "calibrated_loss", "calibrated_ece")
-_MEASURED_TERMS = {"ms/clip, memory", "time"}
+_MEASURED_TERMS = {"ms/clip, memory", "training", "time"}
 
 
 def legend_of(comparison: Comparison, *, with_measured: bool = True, width: int | None = None) -> dict[str, str]:
@@ -143,6 +171,18 @@ def bytes_text(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.0f} kB"
 
 
+def duration_text(seconds: float) -> str:
+    """Return a duration in its two largest units.
+
+    >>> [duration_text(seconds) for seconds in (8.21, 72.0, 5000.0)]
+    ['8.2 s', '1 min 12 s', '1 h 23 min']
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def terminal_table(comparison: Comparison, width: int) -> str:
     """Return every group as a table of at most `width` characters, followed by remarks."""
     return "\n\n".join(_terminal_group(group, width) for group in comparison.groups)
@@ -158,7 +198,7 @@ def markdown_table(comparison: Comparison) -> str:
             "|" + "|".join("---" if column.align == "<" else "---:" for column in columns) + "|",
             *("| " + " | ".join(_escaped(column.text(row)) for column in columns) + " |" for row in group.rows),
         ]
-        remarks = "\n".join(f"- {_escaped(remark)}" for remark in remarks_of(group))
+        remarks = "\n".join(f"- {_escaped(remark)}" for remark in [*remarks_of(group), signature_line(group.signature)])
         parts.append(f"### {group.title}\n\n" + "\n".join(lines) + "\n\n" + remarks)
     legend = "\n".join(f"- {term}: {text}" for term, text in legend_of(comparison, with_measured=False).items())
     return "\n\n".join([*parts, legend]) + "\n"
@@ -230,6 +270,7 @@ def measured_json(comparison: Comparison) -> dict[str, Any]:
         row.run.name: {
             "latency_ms": None if row.cost is None else row.cost.latency_ms,
             "memory_bytes": None if row.cost is None else row.cost.memory_bytes,
+            "training_seconds": row.training_seconds,
             "time_share_percent": row.time_share,
         }
         for row in comparison.rows
@@ -261,7 +302,7 @@ def remarks_of(group: Group) -> list[str]:
         remarks.append(VIDEO_ENCODER_NOTE)
     if failed:
         remarks.append(f"Clips that could not be used: {failed[-1]:,}. `pipeline store info` gives the reasons.")
-    return [*remarks, signature_line(group.signature)]
+    return remarks
 
 
 def _terminal_group(group: Group, width: int) -> str:
@@ -274,7 +315,7 @@ def _terminal_group(group: Group, width: int) -> str:
     if left_out:
         needed = _needed_width(group, used_columns(group))
         lines += wrapped(f"{width} characters leave out: {', '.join(left_out)}; {needed} show all.", width)
-    for remark in remarks_of(group):
+    for remark in [*remarks_of(group), signature_line(group.signature)]:
         lines += wrapped(remark, width)
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from pipeline.files import sha256_of_file, write_json, write_text
 METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE = "metrics.json", "history.csv", "predictions.csv"
 CONFUSION_FILE, TIMING_FILE, MODEL_FILE = "confusion.csv", "timing.json", "model.safetensors"
 TRIALS_FILE = "trials.csv"
+RUNNING_SUFFIX = ".history.csv"  # of the history of a running fit, beside its checkpoint
 METRIC_DECIMALS = 4
 HISTORY_COLUMNS = ("seed", "epoch", "lr", "train_loss", "train_top1", "select_loss", "select_top1")
 
@@ -156,7 +157,7 @@ def write_results(
         "best_epoch": first.best_epoch,
         **metrics_of(results, groups),
     }
-    write_text(folder / HISTORY_FILE, _history_text(results))
+    write_text(folder / HISTORY_FILE, _history_text((result.seed, result.history) for result in results))
     write_text(folder / PREDICTIONS_FILE, _predictions_text(classes, results, groups))
     write_text(folder / CONFUSION_FILE, _confusion_text(classes, results))
     write_json(folder / METRICS_FILE, values)
@@ -193,11 +194,16 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return _read_json(folder / METRICS_FILE)
 
 
-def _history_text(results: Sequence[SeedResult]) -> str:
+def write_running(folder: Path, name: str, seed: int, history: Sequence[EpochRecord]) -> None:
+    """Write the history of a running fit, for `pipeline report --serve`."""
+    write_text(folder / f"{name}{RUNNING_SUFFIX}", _history_text([(seed, history)]))
+
+
+def _history_text(of_seeds: Iterable[tuple[int, Sequence[EpochRecord]]]) -> str:
     rows = (
-        [result.seed, record.epoch, *(_number(getattr(record, name)) for name in HISTORY_COLUMNS[2:])]
-        for result in results
-        for record in result.history
+        [seed, record.epoch, *(_number(getattr(record, name)) for name in HISTORY_COLUMNS[2:])]
+        for seed, history in of_seeds
+        for record in history
     )
     return csv_text(HISTORY_COLUMNS, rows)
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.metrics import fit_temperature
-from pipeline.evaluation.result_writer import SeedResult, Selection
+from pipeline.evaluation.result_writer import SeedResult, Selection, write_running
 from pipeline.evaluation.selection import TRAIN
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, Sample, SampleRequest, SampleSettings
 from pipeline.finetune.data_wait import WaitClock
@@ -299,6 +299,7 @@ class Finetuner:
         if self.world.is_main:
             state = {**self.state_dict(), "sums": asdict(sums)}
             self.checkpoints.write(self.state.epoch * self.steps_per_epoch + self.sums.step, state)
+            write_running(self.checkpoints.folder, "running", self.training_plan.seed, self.state.history)
 
     def _best_state(self, scored: ScoredClips) -> dict[str, Any]:
         return {

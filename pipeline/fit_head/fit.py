@@ -21,7 +21,7 @@ from pipeline.backbones import backbone_contract
 from pipeline.devices import fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics, fit_temperature
-from pipeline.evaluation.result_writer import SeedResult, Selection
+from pipeline.evaluation.result_writer import SeedResult, Selection, write_running
 from pipeline.fit_head.curve import CURVE_DECIMALS, Curve
 from pipeline.fit_head.features import FeatureDataset, batches
 from pipeline.fit_head.scoring import order_test_scores, score_features
@@ -191,6 +191,7 @@ class _Fit:
             is_due = time.monotonic() - saved_at_seconds >= checkpoint_seconds
             if checkpoint is not None and (is_due or is_pause):
                 write_checkpoint(checkpoint, digest, self.state_dict())
+                write_running(checkpoint.parent, checkpoint.stem, self.seed, self.state.history)
                 saved_at_seconds = time.monotonic()
 
     def run_epoch(self) -> None:

@@ -70,6 +70,7 @@ class FinetuneSettings(Settings):
     allow_squeezenet_weights: bool = option(
         False, "Load weights of SqueezeNet 1.1 into squeezenet_bypass; the results record it."
     )
+    tensorboard: bool = option(False, "Write TensorBoard event files too (needs the package tensorboard).")
     force: bool = option(False, "Ignore checkpoints and finished results, and train from the beginning.")
 
     @property

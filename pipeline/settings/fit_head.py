@@ -67,6 +67,7 @@ class FitHeadSettings(Settings):
     )
     weights: str | None = option(None, "Path of the backbone weights if the file has moved.")
     calibration: Path | None = option(None, CALIBRATION_HELP)
+    tensorboard: bool = option(False, "Write TensorBoard event files too (needs the package tensorboard).")
     force: bool = option(False, "Fit heads again that are already finished.")
 
     def __post_init__(self) -> None:
