@@ -40,9 +40,9 @@ def write_events(folder: Path) -> Path:
     path = folder / HISTORY_FILE
     history = read_csv(path, str(path))
     for seed, rows in history.groupby("seed"):
-        with SummaryWriter(str(out / f"seed-{seed}")) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(out / f"seed-{seed}")) as writer:
             for row in rows.to_dict("records"):
                 for column, tag in TAGS.items():
                     if not math.isnan(row[column]):
-                        writer.add_scalar(tag, row[column], int(row["epoch"]))  # type: ignore[no-untyped-call]
+                        writer.add_scalar(tag, row[column], int(row["epoch"]))
     return out
