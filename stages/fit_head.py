@@ -41,11 +41,17 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     clips = StoredClips(source, settings.num_segments, settings.views)
     requests = plan_requests(settings, clips)
     results = []
-    for result in _results(settings, requests, source, clips):
-        _report(result)
-        if settings.tensorboard and result.outcome is not None:
-            write_events(result.outcome.folder)
-        results.append(result)
+    try:
+        for result in _results(settings, requests, source, clips):
+            _report(result)
+            if settings.tensorboard and result.outcome is not None:
+                write_events(result.outcome.folder)
+            results.append(result)
+    except KeyboardInterrupt:
+        raise PipelineError(
+            f"Stopped. {len(results)} of {len(requests)} heads are finished; the same command continues with the "
+            "others from their last checkpoints."
+        ) from None
     # In the order of the request, not of completion.
     results.sort(key=lambda result: requests.index(result.request))
     outcomes = [result.outcome for result in results if result.outcome is not None]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import stages.fit_head
 from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
 from pipeline.manifest import read_manifest
@@ -217,3 +218,14 @@ def test_all_heads_are_those_that_the_store_has_maps_for(
     outcomes = fit_head(store=store, head="all", out=tmp_path, overrides={"epochs": 0}, jobs=1)
     assert len(outcomes) == 9
     assert "does not have their maps: convlstm, fcn3d" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages.fit_head, "_results", interrupted)
+    with pytest.raises(PipelineError, match=r"Stopped\. 0 of 1 heads are finished; the same command continues"):
+        fit_head(store=store, head="tsn", out=tmp_path)
