@@ -43,6 +43,6 @@ def write_events(folder: Path) -> Path:
         with SummaryWriter(str(out / f"seed-{seed}")) as writer:
             for row in rows.to_dict("records"):
                 for column, tag in TAGS.items():
-                    if not math.isnan(row[column]):
+                    if not math.isnan(row.get(column, math.nan)):
                         writer.add_scalar(tag, row[column], int(row["epoch"]))
     return out
