@@ -16,8 +16,8 @@ from pipeline.compare.indistinct import indistinct_sets
 from pipeline.compare.signature import check_signatures
 from pipeline.compare.table import as_json, csv_table, markdown_table
 from pipeline.errors import PipelineError
+from pipeline.evaluation.columns import group_indices
 from pipeline.evaluation.metrics import cross_entropy, fit_temperature
-from pipeline.evaluation.predictions import group_indices
 from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import SeedResult, Selection, write_results
 from pipeline.evaluation.selection import data_sha256, groups_of

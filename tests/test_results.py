@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from pipeline.backbones import build_backbone
-from pipeline.backbones.preprocessing import IMAGENET_RGB
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import cell_name, read_finished
@@ -234,7 +233,7 @@ def test_another_number_of_segments_is_refused(tmp_path: Path) -> None:
 
 def test_other_weights_than_the_stores_are_refused() -> None:
     with pytest.raises(PipelineError, match=r"was made with the weights random \(sha256 abcd…\)"):
-        backbone_of_store(settings(weights={"name": "random", "sha256": "abcd"}, preprocessing=IMAGENET_RGB.as_dict()))
+        backbone_of_store(settings(weights={"name": "random", "sha256": "abcd"}))
     with pytest.raises(PipelineError, match=r"which is missing.*--weights PATH"):
         backbone_of_store(settings(weights={"name": "mine.pth", "sha256": "abcd"}))
 

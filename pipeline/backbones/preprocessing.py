@@ -65,12 +65,14 @@ class Preprocessing:
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-def stated_input_size(values: Mapping[str, Any]) -> int:
-    """Return the input size of a preprocessing that a store or a model file states.
+def stated_input_size(values: Mapping[str, Any]) -> int | None:
+    """Return the input size of a preprocessing that a store or a model file states; None for imported features.
 
     Raises:
         PipelineError: it has none, or it is not an integer.
     """
+    if isinstance(values, Mapping) and not values:
+        return None
     size = values.get("input_size") if isinstance(values, Mapping) else None
     if type(size) is not int:
         raise PipelineError(f"The preprocessing {values} has no integer `input_size`. The file is damaged.")

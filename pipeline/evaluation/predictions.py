@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-
-SCORE_PREFIX = "score:"
-GROUP_COLUMN = "group"
+from pipeline.evaluation.columns import GROUP_COLUMN, SCORE_PREFIX, group_indices
 
 
 @dataclass(frozen=True)
@@ -117,13 +115,6 @@ def read_predictions(source: Path | IO[str], name: str) -> Predictions:
     labels = np.array([index_of[label] for label in by_seed[0]["label"]])
     groups = group_indices(clip_ids, by_seed[0][GROUP_COLUMN]) if GROUP_COLUMN in table else None
     return Predictions(classes, clip_ids, labels, scores, predicted, groups)
-
-
-def group_indices(clip_ids: Sequence[str], groups: Iterable[str]) -> NDArray[np.int64]:
-    """Return the index of the group of each clip; a clip without a group is a group by itself."""
-    index_of: dict[tuple[str, str], int] = {}
-    keys = [("", clip_id) if group == "" else (group, "") for clip_id, group in zip(clip_ids, groups, strict=True)]
-    return np.array([index_of.setdefault(key, len(index_of)) for key in keys], dtype=np.int64)
 
 
 def read_predictions_text(text: str, name: str) -> Predictions:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
+from pipeline.evaluation.columns import GROUP_COLUMN, SCORE_PREFIX, group_indices
 from pipeline.evaluation.metrics import SCORE_DECIMALS, compute_metrics
-from pipeline.evaluation.predictions import GROUP_COLUMN, SCORE_PREFIX, group_indices
 from pipeline.evaluation.statistics import accuracy_interval
 from pipeline.files import sha256_of_file, write_json, write_text
 

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.predictions import read_csv
 from pipeline.evaluation.result_writer import HISTORY_FILE
 
 EVENTS_FOLDER = "tensorboard"
@@ -33,7 +32,10 @@ def check_tensorboard() -> None:
 
 def write_events(folder: Path) -> Path:
     """Write the history of each seed of a result folder to `tensorboard/seed-N`, in place of earlier event files."""
+    # Imported late: torch and pandas take seconds, and few runs write event files.
     from torch.utils.tensorboard import SummaryWriter
+
+    from pipeline.evaluation.predictions import read_csv
 
     out = folder / EVENTS_FOLDER
     shutil.rmtree(out, ignore_errors=True)
