@@ -449,14 +449,25 @@ def test_the_papers_numbers_stand_beside_those_of_its_own_data_alone(tmp_path: P
 
 
 def test_two_recipes_are_compared_with_the_paper_one_by_one(tmp_path: Path) -> None:
-    for recipe, accuracies in {"cached": (0.9, 0.3), "paper": (0.3, 0.9)}.items():
-        for head, accuracy in zip(("fcn3d", "tsn"), accuracies, strict=True):
+    # The paper's order on Jester: fcn3d, mlp, lstm, tsn.
+    heads = ("fcn3d", "mlp", "lstm", "tsn")
+    for recipe, accuracies in {"cached": (0.9, 0.7, 0.5, 0.3), "paper": (0.3, 0.5, 0.7, 0.9)}.items():
+        for head, accuracy in zip(heads, accuracies, strict=True):
             write_cell(tmp_path / f"{recipe}/squeezenet-{head}", head=head, accuracy=accuracy, recipe=recipe)
     (group,) = comparison_of(tmp_path).groups
     assert [(one.recipe, one.correlation) for one in group.agreements] == [("cached", 1.0), ("paper", -1.0)]
     for agreement in group.agreements:
         names = {text.get_text() for text in against_paper(group, agreement).axes[0].texts}
-        assert names == {f"fcn3d, {agreement.recipe}", f"tsn, {agreement.recipe}"}
+        assert names == {f"{head}, {agreement.recipe}" for head in heads}
+
+
+@pytest.mark.parametrize(("num_heads", "correlation"), [(3, None), (4, 1.0)])
+def test_three_heads_have_no_rank_correlation(num_heads: int, correlation: float | None) -> None:
+    column = paper_column("squeezenet", 8, ())
+    assert column is not None
+    agreement = rank_agreement(column, "cached", dict(list(column.accuracies.items())[:num_heads]))
+    assert agreement.correlation == (None if correlation is None else pytest.approx(correlation))
+    assert ("needs 4 heads" in agreement.sentence()) == (correlation is None)
 
 
 def test_the_data_file_of_table_3_agrees_with_the_paper() -> None:

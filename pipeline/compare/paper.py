@@ -18,6 +18,7 @@ DATA_SETS = ("jester", "something")
 # Labels that only these data sets have; the number of classes could also be that of other data sets.
 _JESTER_LABELS = frozenset({"Drumming Fingers", "Doing other things", "Swiping Left", "Zooming In With Full Hand"})
 _SOMETHING_LABELS = frozenset({"Approaching something with your camera", "Bending something so that it deforms"})
+MIN_HEADS = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class RankAgreement:
     def sentence(self) -> str:
         """Return the agreement as a sentence."""
         value = "not defined" if self.correlation is None else f"{self.correlation:+.2f}"
+        if self.num_heads < MIN_HEADS:
+            value = f"needs {MIN_HEADS} heads"
         caution = "" if self.column.same_data else "; other clips, so only the order of the heads is compared"
         what = f"the paper's Table 3 ({self.column.title}), {self.num_heads} heads, recipe {self.recipe}"
         return f"Rank correlation with {what}: {value}{caution}."
@@ -79,10 +82,14 @@ def paper_column(
 
 
 def rank_agreement(column: PaperColumn, recipe: str, top1_of_heads: Mapping[str, float]) -> RankAgreement:
-    """Compute the rank correlation of our top-1 with the paper's, over the heads that both have."""
+    """Compute the rank correlation of our top-1 with the paper's, over the heads that both have.
+
+    With fewer than `MIN_HEADS` heads it is None: three heads in random order agree completely in one case of six.
+    """
     heads = [head for head in column.accuracies if head in top1_of_heads]
     ours, theirs = [top1_of_heads[head] for head in heads], [column.accuracies[head] for head in heads]
-    return RankAgreement(column, recipe, len(heads), rank_correlation(ours, theirs))
+    correlation = rank_correlation(ours, theirs) if len(heads) >= MIN_HEADS else None
+    return RankAgreement(column, recipe, len(heads), correlation)
 
 
 @cache
