@@ -320,8 +320,9 @@ def describe(settings: DescribeSettings) -> None:
     of one clip (heads) or one frame (backbones).
 
     \b
-    Example:
+    Examples:
       pipeline describe heads --json --num-segments 8 --num-classes 27
+      pipeline describe backbones timm:vit_small_patch16_224@112
     """
     from pipeline.compare.describe_command import describe as run
 

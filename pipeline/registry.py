@@ -30,6 +30,11 @@ BACKBONES = {
     "squeezenet_bypass": "pipeline.backbones.squeezenet:SqueezeNetBypass",
     "bninception": "pipeline.backbones.bninception:BNInception",
 }
+# Classes of backbones that are built from the rest of a name, by its prefix: `torchvision:NAME`.
+BACKBONE_FAMILIES = {
+    "torchvision:": "pipeline.backbones.torchvision_models:TorchvisionBackbone",
+    "timm:": "pipeline.backbones.timm_models:TimmBackbone",
+}
 # Data sets, with the function that lists their clips; `gestures` are drawn.
 DATA_SETS = {
     "gestures": "pipeline.prepare.gestures.data_set:write_gestures",
@@ -74,6 +79,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def is_imported(backbone: str) -> bool:
     """Return whether features come from `store import-features`, so that no network here computes them."""
     return backbone.startswith(IMPORTED_PREFIX)
+
+
+def place_of_backbone(name: str) -> str | None:
+    """Return the place of a backbone's class, `package.module:name`; None if the name is unknown."""
+    family = next((place for prefix, place in BACKBONE_FAMILIES.items() if name.startswith(prefix)), None)
+    return BACKBONES.get(name, family)
 
 
 def look_up(kind: str, name: str, table: Mapping[str, Entry]) -> Entry:

@@ -204,7 +204,8 @@ def test_the_papers_flops_come_out_as_the_docs_explain_them() -> None:
 def test_backbones_are_described() -> None:
     table = {row["name"]: row for row in describe_backbones()}
     for row in table.values():
-        assert set(row) == {"name", "channels", "map_size", "parameters", "macs", "preprocessing"}
+        names = {"name", "channels", "map_size", "input_size", "parameters", "macs", "license", "preprocessing"}
+        assert set(row) == names
     squeezenet = table["squeezenet"]
     # With the 1×1 convolution to 1000 classes that SqueezeNet has elsewhere: the paper's 1.24 M.
     assert squeezenet["parameters"] + (512 + 1) * 1000 == 1_235_496

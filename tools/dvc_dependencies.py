@@ -46,8 +46,9 @@ COPIES = {
     "pipeline/init/templates/demo.yaml": "params.yaml",
     "pipeline/init/templates/seeds.json": ".dvc/plots/seeds.json",
 }
-BACKBONES = [registry.module_of(place) for place in registry.BACKBONES.values()]
-BACKBONES += ["pipeline.backbones.torchvision_models"]
+BACKBONES = [
+    registry.module_of(place) for table in (registry.BACKBONES, registry.BACKBONE_FAMILIES) for place in table.values()
+]
 HEADS = [registry.module_of(place) for place in registry.HEADS.values()]
 DATA_SETS = [registry.module_of(place) for place in registry.DATA_SETS.values()]
 # Modules that a stage finds by name, and the head whose file it uses.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.backbones.download import PublishedWeights
+from pipeline.backbones.download import PublishedWeights, fetch
 from pipeline.backbones.initialisation import initialise_he
 from pipeline.backbones.preprocessing import Preprocessing
 from pipeline.errors import PipelineError, ShapeError
@@ -43,6 +44,12 @@ class Backbone(nn.Module):
     """Prefixes of keys in weight files that belong to the classifier, which is not part of a backbone."""
     imagenet: PublishedWeights | None = None
     """The published ImageNet weights."""
+    packages: tuple[str, ...] = ()
+    """Packages that define the layers, whose versions a store records, besides those that every store names."""
+    license: str = ""
+    """The licence of the published weights, if it is known."""
+    named_input_size: int | None = None
+    """The input size that the name asks for, such as 112 in `timm:NAME@112`."""
     weights_come_from: str = ""
     """The backbone whose weights have the same keys and shapes, if this one has no published weights."""
     has_blocks = False
@@ -140,7 +147,7 @@ class Backbone(nn.Module):
         try:
             with torch.inference_mode():
                 maps = self.eval().forward_features(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError) as error:  # torchvision's transformers assert their size
+        except (RuntimeError, AssertionError, ValueError) as error:  # transformers assert their size
             raise PipelineError(
                 f"Backbone '{self.name}' cannot read inputs of {size} pixels ({error}). Leave out --input-size."
             ) from error
@@ -150,6 +157,22 @@ class Backbone(nn.Module):
     def weight_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a weight file sets, by their names in the file."""
         return self.state_dict()
+
+    def published_file(self) -> tuple[Path, str]:
+        """Return the path of the published weights and their SHA-256; they are downloaded once.
+
+        Raises:
+            PipelineError: there are none, or they cannot be downloaded.
+        """
+        if self.imagenet is None:
+            raise PipelineError(
+                f"No ImageNet weights of {self.name} are known; pass the path of a weight file, or 'random'."
+            )
+        return fetch(self.imagenet)
+
+    def convert_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Rename the tensors of a weight file in another format of the same network; by default, there is none."""
+        return tensors
 
     def extra_repr(self) -> str:
         return f"{self.name}: {self.channels}×{self.map_size}×{self.map_size}"

@@ -39,6 +39,13 @@ class Preprocessing:
                 f"not {self.input_size} and {self.crop_fraction}."
             )
 
+    def __str__(self) -> str:
+        mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return (
+            f"{self.input_size} pixels, {self.crop_fraction:.3g} of the short side, {self.channel_order}, "
+            f"scale {self.scale:.4g}, mean {mean}, deviation {std}"
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, from which `from_dict` creates an equal object."""
         return {

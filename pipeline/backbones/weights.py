@@ -14,7 +14,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.backbones.backbone import Backbone
-from pipeline.backbones.download import fetch
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of_file
 from pipeline.registry import WEIGHTS_NAMES, unknown_name
@@ -28,12 +27,18 @@ class WeightsRecord:
     """Record of loaded weights: `name` is imagenet, bundled, random or a file name; `sha256` is that of the file.
 
     For random weights `sha256` is computed over the tensors (`digest_of_tensors`). `note` has further information for
-    readers of results.
+    readers of results, `license` the licence of published weights if it is known.
     """
 
     name: str
     sha256: str
     note: str = ""
+    license: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Return what stores, models and metrics record: name, SHA-256, and the licence if it is known."""
+        licence = {"license": self.license} if self.license else {}
+        return {"name": self.name, "sha256": self.sha256, **licence}
 
 
 def load_weights(
@@ -56,8 +61,9 @@ def load_weights(
     if weights in ("imagenet", "bundled"):
         made_for = backbone.weights_come_from or backbone.name
     note = _check_architecture(backbone, made_for, path, allow_other_architecture)
-    assign_tensors(backbone, tensors, path)
-    return WeightsRecord(weights if weights in WEIGHTS_NAMES else path.name, sha256, note)
+    assign_tensors(backbone, backbone.convert_tensors(tensors), path)
+    name = weights if weights in WEIGHTS_NAMES else path.name
+    return WeightsRecord(name, sha256, note, backbone.license if weights == "imagenet" else "")
 
 
 def read_weight_file(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -132,11 +138,7 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def _find_file(backbone: Backbone, weights: str) -> tuple[Path, str]:
     if weights == "imagenet":
-        if backbone.imagenet is None:
-            raise PipelineError(
-                f"No ImageNet weights of {backbone.name} are known; pass the path of a weight file, or 'random'."
-            )
-        return fetch(backbone.imagenet)
+        return backbone.published_file()
     if weights == "bundled":
         path = BUNDLED_FOLDER / f"{backbone.weights_come_from or backbone.name}.safetensors"
         if not path.is_file():

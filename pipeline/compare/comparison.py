@@ -107,9 +107,10 @@ class Group:
         run = self.rows[0].run
         num_clips, num_groups = len(run.predictions.clip_ids), run.predictions.num_groups
         groups = "" if num_groups is None else f" in {num_groups:,} groups"
+        licence = run.metrics["weights"].get("license", "")
         num_classes = len(run.predictions.classes)
         return (
-            f"{self.backbone}, weights {self.weights}, {self.num_segments} segments: "
+            f"{self.backbone}, weights {self.weights}{licence and f' ({licence})'}, {self.num_segments} segments: "
             f"{num_clips:,} clips{groups} of {self.reported_on}, {num_classes} classes"
         )
 

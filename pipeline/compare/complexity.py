@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.backbones import BACKBONES, backbone_contract
+from pipeline.backbones import BACKBONES, backbone_contract, make_backbone
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.heads import HEADS, build_head
 from pipeline.heads.trn import TRNHead
 from pipeline.model import load_spec
 from pipeline.recipe import HeadConfig
-from pipeline.registry import look_up
 
 MAP_SIZE = 13  # of SqueezeNet; BNInception has 7
 
@@ -82,10 +81,11 @@ def map_size_of(run: RunResult) -> int | None:
 
 
 def describe_backbones(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """Return a row for each backbone (by default all): `name, channels, map_size, parameters, macs, preprocessing`.
+    """Return a row for each backbone, by default for all that have a fixed name; no weights are read.
 
-    Both counts are for the feature layers, without the classifier of the original network; MACs are those of one frame
-    of the backbone's input size.
+    A row has `name, channels, map_size, input_size, parameters, macs, license, preprocessing`; `license` is that of the
+    published weights, if it is known. Both counts are for the feature layers, without the classifier of the original
+    network; MACs are those of one frame of the backbone's input size.
 
     Raises:
         PipelineError: a backbone is unknown.
@@ -95,16 +95,18 @@ def describe_backbones(names: Iterable[str] | None = None) -> list[dict[str, Any
 
 def _describe_backbone(name: str) -> dict[str, Any]:
     with torch.device("meta"):
-        backbone = look_up("backbone", name, BACKBONES)().eval()
+        backbone = make_backbone(name).eval()
         size = backbone.preprocessing.input_size
         frame = torch.empty(1, 3, size, size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        backbone.forward_features(frame)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            backbone.forward_features(frame)
     return {
         "name": name,
         "channels": backbone.channels,
         "map_size": backbone.map_size,
+        "input_size": size,
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "macs": counter.get_total_flops() // 2,  # the counter counts two operations for a multiply-accumulate
+        "license": backbone.license,
         "preprocessing": backbone.preprocessing.as_dict(),
     }

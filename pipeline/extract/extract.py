@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.backbones import build_backbone
+from pipeline.backbones.timm_name import with_taps
 from pipeline.errors import PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
@@ -78,7 +79,11 @@ def extract_features(
         objects = open_object_store(location)
     with writer_lock(objects):
         backbone, weights = build_backbone(
-            request.backbone, request.weights, request.seed, request.allow_squeezenet_weights, request.input_size
+            with_taps(request.backbone, request.taps),
+            request.weights,
+            request.seed,
+            request.allow_squeezenet_weights,
+            request.input_size,
         )
         store_exists = has_store(objects)
         if not store_exists:
@@ -100,7 +105,7 @@ def extract_features(
                 "weights": request.weights if weights.name in WEIGHTS_NAMES else path_from(location, request.weights),
                 "weights_note": weights.note,
                 # Without the tag of a build such as +cpu, which does not affect the store.
-                "versions": {name: version(name).partition("+")[0] for name in PACKAGES},
+                "versions": {name: version(name).partition("+")[0] for name in (*PACKAGES, *backbone.packages)},
             }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)

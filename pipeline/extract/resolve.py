@@ -70,7 +70,7 @@ def resolve_settings(
     maps = tuple(kind for kind in MAP_KINDS if kind in request.maps)
     settings = StoreSettings(
         backbone=backbone.name,
-        weights={"name": weights.name, "sha256": weights.sha256},
+        weights=weights.as_dict(),
         compute_dtype=dtype,
         capability=capability,
         compile_mode=compile_mode,

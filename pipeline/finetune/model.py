@@ -125,7 +125,7 @@ def fresh_classifier(
         map_size=network.map_size,
         preprocessing=json.loads(json.dumps(network.preprocessing.as_dict())),
         recipe=recipe.as_dict(),
-        weights={"name": record.name, "sha256": record.sha256},
+        weights=record.as_dict(),
         seed=seed,
         stage=STAGE,
     )

@@ -42,7 +42,7 @@ from pipeline.imports import code_digest
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.model import Classifier, save_model
 from pipeline.recipe import HeadConfig, Recipe, SamplingConfig
-from pipeline.registry import BACKBONES, HEAD_NAMES, HEADS, module_of, unknown_name
+from pipeline.registry import HEAD_NAMES, HEADS, module_of, place_of_backbone, unknown_name
 from pipeline.runtime import Runtime
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.checkpoints import CheckpointFolder
@@ -356,7 +356,8 @@ def _digest(
     for name, tensor in sorted(classifier.state_dict().items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     spec = classifier.spec
-    backbone = BACKBONES.get(spec.backbone, "pipeline.backbones.torchvision_models:TorchvisionBackbone")
+    backbone = place_of_backbone(spec.backbone)
+    assert backbone is not None  # the classifier was built
     digest.update(code_digest((__name__, module_of(HEADS[spec.head]), module_of(backbone))).encode())
     return digest.hexdigest()
 

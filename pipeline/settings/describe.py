@@ -12,6 +12,9 @@ class DescribeSettings(Settings):
     """Settings of `pipeline describe`."""
 
     what: str = required("What to describe.", is_argument=True, choices=("heads", "backbones"))
+    names: tuple[str, ...] = option(
+        (), "Names to describe, such as timm:resnet18; nothing is downloaded.  [default: all]", is_argument=True
+    )
     num_segments: int = option(8, "Number of segments of a clip.", minimum=1)
     num_classes: int = option(27, "Number of classes.", minimum=1)
     map_size: int = option(13, "Side of the spatial maps: 13 for SqueezeNet, 7 for BNInception.", minimum=1)

@@ -28,6 +28,11 @@ class ExtractSettings(Settings):
     )
     backbone: str = option("squeezenet", f"Backbone: {BACKBONE_HELP}")
     weights: str = option("imagenet", f"Weights of the backbone: {WEIGHTS_HELP}")
+    taps: tuple[str, ...] = option(
+        (),
+        "Layers of a timm backbone whose maps are stored side by side, such as 5,11, and cls for its class token.  "
+        "[default: the last layer]",
+    )
     num_segments: int = option(8, "Number of frames taken from each clip.", minimum=1)
     views: int = option(4, "Number of training views of each clip, in addition to the test view.", minimum=0)
     maps: tuple[str, ...] = option(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.registry import BACKBONE_NAMES, WEIGHTS_NAMES
+from pipeline.registry import BACKBONE_FAMILIES, BACKBONE_NAMES, WEIGHTS_NAMES
 
-BACKBONE_HELP = f"{', '.join(BACKBONE_NAMES)}, or torchvision:NAME."
+BACKBONE_HELP = f"{', '.join(BACKBONE_NAMES)}, or {', '.join(f'{prefix}NAME' for prefix in BACKBONE_FAMILIES)}."
 WEIGHTS_HELP = f"{', '.join(WEIGHTS_NAMES)}, or the path of a weight file."
 DEVICE_HELP = "cpu, cuda, or cuda:N."
 ROOT_HELP = "Folder to which the paths of clips are relative.  [default: folder of the manifest]"

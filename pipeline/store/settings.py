@@ -104,7 +104,8 @@ def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
     if settings.map_size**2 * settings.channels * max(settings.num_segments, 1) * 2 > MAX_ROW_BYTES:
         raise ValueError(f"the features of one clip would take more than {MAX_ROW_BYTES:,} bytes")
     texts = [settings.backbone, settings.compute_dtype, settings.capability, settings.compile_mode]
-    texts += [settings.weights["name"], settings.weights["sha256"], *vars(settings.frame_choices).values()]
+    texts += [settings.weights["name"], settings.weights["sha256"], *settings.weights.values()]
+    texts += vars(settings.frame_choices).values()
     if not all(type(text) is str for text in texts) or not isinstance(settings.preprocessing, Mapping):
         raise TypeError("a name in the settings is not a string")
     if not set(settings.maps) <= set(MAP_KINDS) or settings.frames not in ("segments", "all"):

@@ -99,6 +99,8 @@ def _origin_lines(settings: dict[str, Any], note: str) -> tuple[str, list[str]]:
         return f"  imported   {name}, {settings['compute_dtype']} arrays{encoder}", []
     weights = settings["weights"]
     origin = f"  backbone   {settings['backbone']}, {weights['name']} (sha256 {weights['sha256']})"
+    if "license" in weights:
+        origin += f", licence {weights['license']}"
     return origin + (f"; {note}" if note else ""), [
         f"  computed   {settings['compute_dtype']}, {settings['compile_mode']}, {settings['capability']}, "
         f"batches of {settings['batch_frames']} frames, transform {settings['transform_version']}",
