@@ -32,7 +32,7 @@ from pipeline.params import (
     value_text,
     version_note,
 )
-from pipeline.registry import unknown_name
+from pipeline.registry import choose_heads, unknown_name
 from pipeline.settings.quantity import quantity_text
 from pipeline.settings.settings import Option, Settings, option_of, override_groups, required_names
 
@@ -159,7 +159,7 @@ class PipelineCommand(LoggedCommand):
             values["search"] = _search_of_untyped(ctx, search, _is_typed(ctx, "search"))
             if search and not values["search"] and not _is_typed(ctx, "trials"):
                 values["trials"] = None  # every searched setting is typed
-            values["heads"] = _settings_of_heads(ctx, values["head"])
+            values["heads"] = _settings_of_heads(ctx, choose_heads(values["head"], values["positions"]))
         return self.settings(**values)
 
     def settings_report(self, ctx: click.Context) -> str:
@@ -285,7 +285,7 @@ def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, 
     blocks = {
         head: {name: value for name, value in block.items() if not _is_typed(ctx, name)}
         for head, block in head_params(ctx.obj or {}).items()
-        if head in heads or "all" in heads
+        if head in heads
     }
     for block in blocks.values():
         if isinstance(block.get("search"), Mapping):

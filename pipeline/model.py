@@ -256,15 +256,16 @@ def _check_tensors(path: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> N
 
 
 def _load_strictly(path: Path, part: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
-    if missing or unexpected or reshaped:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        own = module.state_dict()
+        missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        reshaped = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
         raise PipelineError(
             f"{path} does not have the tensors of its {part}: missing {missing}, unexpected {unexpected}, wrong shape "
             f"{reshaped}. Another version of that {part} wrote it; train it again."
-        )
-    module.load_state_dict(tensors)
+        ) from error
 
 
 def _existing(path: Path | str) -> Path:

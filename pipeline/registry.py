@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipelineError
 
-HEADS = {
+# The eleven heads of the paper.
+PAPER_HEADS = {
     "mlp": "pipeline.heads.mlp:MLPHead",
     "tsn": "pipeline.heads.tsn:TSNHead",
     "trn": "pipeline.heads.trn:TRNHead",
@@ -25,6 +26,32 @@ HEADS = {
     "fcn2d": "pipeline.heads.fcn2d:FCN2DHead",
     "fcn3d": "pipeline.heads.fcn3d:FCN3DHead",
 }
+# Probes and heads that are used on frozen features today.
+MODERN_HEADS = {
+    "linear": "pipeline.heads.linear:LinearHead",
+    "knn": "pipeline.heads.knn:KNNHead",
+    "concat": "pipeline.heads.concat:ConcatHead",
+    "meanstd": "pipeline.heads.meanstd:MeanStdHead",
+    "diff": "pipeline.heads.diff:DiffHead",
+    "attn": "pipeline.heads.attn:AttnHead",
+    "attn_sincos": "pipeline.heads.attn_sincos:AttnSincosHead",
+    "attn_learned": "pipeline.heads.attn_learned:AttnLearnedHead",
+    "attn4": "pipeline.heads.attn4:Attn4Head",
+    "attn4_sincos": "pipeline.heads.attn4_sincos:Attn4SincosHead",
+    "attn4_learned": "pipeline.heads.attn4_learned:Attn4LearnedHead",
+    "ep": "pipeline.heads.ep:EPHead",
+    "ep_sincos": "pipeline.heads.ep_sincos:EPSincosHead",
+    "ep_learned": "pipeline.heads.ep_learned:EPLearnedHead",
+    "transformer": "pipeline.heads.transformer:TransformerHead",
+    "tcn": "pipeline.heads.tcn:TCNHead",
+    "shift": "pipeline.heads.shift:ShiftHead",
+    "mamba": "pipeline.heads.mamba:MambaHead",
+}
+HEADS = {**PAPER_HEADS, **MODERN_HEADS}
+# Names that stand for several heads wherever heads are chosen.
+HEAD_GROUPS = {"paper": tuple(PAPER_HEADS), "modern": tuple(MODERN_HEADS), "all": tuple(HEADS)}
+# Positions of the segments that attention adds to their features; a head `NAME_KIND` has those of its kind.
+POSITIONS = ("none", "sincos", "learned")
 BACKBONES = {
     "squeezenet": "pipeline.backbones.squeezenet:SqueezeNet",
     "squeezenet_bypass": "pipeline.backbones.squeezenet:SqueezeNetBypass",
@@ -74,6 +101,35 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a sentence that suggests the most similar known name; an empty text if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def choose_heads(names: Iterable[str], positions: str | None = None) -> tuple[str, ...]:
+    """Return the names of heads, with the heads of a group in place of its name, each head once.
+
+    positions: kind of positions that the heads get, one of `POSITIONS`; None leaves the names as they are.
+
+    Raises:
+        PipelineError: a name is neither a head nor a group, or a head has no variant with these positions.
+    """
+    chosen: list[str] = []
+    for name in names:
+        if name not in HEADS and name not in HEAD_GROUPS:
+            raise unknown_name("head", name, [*HEAD_GROUPS, *HEADS])
+        chosen += HEAD_GROUPS.get(name, (name,))
+    if positions is not None:
+        chosen = [_with_positions(name, positions) for name in chosen]
+    return tuple(dict.fromkeys(chosen))
+
+
+def _with_positions(name: str, positions: str) -> str:
+    variants = {kind: name if kind == "none" else f"{name}_{kind}" for kind in POSITIONS}
+    if not set(variants.values()) <= HEADS.keys():
+        bases = [head for head in HEADS if f"{head}_{POSITIONS[-1]}" in HEADS]
+        raise PipelineError(
+            f"`positions` (={positions}) is for the heads {', '.join(bases)}; '{name}' has no such variant. Leave it "
+            "out, or fit that head separately."
+        )
+    return variants[positions]
 
 
 def is_imported(backbone: str) -> bool:

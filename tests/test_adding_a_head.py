@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.registry import HEADS
 from tests.conftest import REPOSITORY
 
 DESCRIBE = "import json; from pipeline.compare.complexity import describe_heads; print(json.dumps(describe_heads()))"
@@ -48,7 +49,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     file, entry = code_blocks()
     (tmp_path / "pipeline" / "heads" / "tconv.py").write_text(file)
-    last = '    "fcn3d": "pipeline.heads.fcn3d:FCN3DHead",\n'
+    last = '    "mamba": "pipeline.heads.mamba:MambaHead",\n'
     replaced_once(tmp_path / "pipeline" / "registry.py", last, last + entry)
     return tmp_path
 
@@ -76,7 +77,8 @@ def test_the_new_head_is_described(project: Path) -> None:
     weights, scores = 3 * 256 * 256, 2 * 256 * 27
     assert rows["tconv"]["parameters"] == weights + 256 + scores + 27
     assert rows["tconv"]["macs"] == 8 * weights + scores
-    assert len(rows) == 12
+    assert rows["tconv"]["order"] == "ordered"
+    assert len(rows) == len(HEADS) + 1
 
 
 def test_the_new_head_is_fitted_compared_and_predicts(project: Path) -> None:

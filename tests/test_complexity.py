@@ -81,7 +81,7 @@ def test_every_head_of_the_registry_has_a_row() -> None:
     assert [row["name"] for row in table] == list(HEADS)
     for row in table:
         extra = {"macs_sampled"} if row["name"] == "trn" else set()
-        assert set(row) == {"name", "maps", "parameters", "macs", "section"} | extra
+        assert set(row) == {"name", "maps", "parameters", "macs", "section", "order"} | extra
         assert row["maps"] == HEADS[row["name"]].reads
 
 

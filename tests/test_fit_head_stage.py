@@ -215,7 +215,7 @@ def test_what_cannot_be_fitted_is_refused_before_the_first_fit(store: Path, tmp_
 def test_all_heads_are_those_that_the_store_has_maps_for(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcomes = fit_head(store=store, head="all", out=tmp_path, overrides={"epochs": 0}, jobs=1)
+    outcomes = fit_head(store=store, head="paper", out=tmp_path, overrides={"epochs": 0}, jobs=1)
     assert len(outcomes) == 9
     assert "does not have their maps: convlstm, fcn3d" in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ from pipeline.init.plan import estimate, make_plan
 from pipeline.init.rates import HEAD_SECONDS, BackboneRate, Machine, measure_machine
 from pipeline.init.render import yaml_text
 from pipeline.init.survey import Survey
-from pipeline.registry import DATASET_NAMES, HEAD_NAMES
+from pipeline.registry import DATASET_NAMES, HEAD_GROUPS, HEAD_NAMES
 from pipeline.settings.init import InitSettings
 from tests.conftest import REPOSITORY
 from tests.test_pages import write_class_folders
@@ -240,8 +240,10 @@ def test_the_plan_follows_the_number_of_clips() -> None:
     assert {*planning.LEAST_HEADS} <= {*small.heads}
     assert "convlstm" in small.left_out
     assert small.maps == ("pooled",)
-    assert {*small.heads, *small.left_out} == {*HEAD_NAMES}
-    assert chosen(100, minutes=100_000).heads == HEAD_NAMES
+    assert {*small.heads, *small.left_out} == {*HEAD_GROUPS["paper"]}
+    assert chosen(100, minutes=100_000).heads == HEAD_GROUPS["paper"]
+    assert chosen(100, head=("modern",)).heads == HEAD_GROUPS["modern"]
+    assert chosen(100, head=("all",)).heads == HEAD_NAMES
     short = chosen(100, minutes=0)
     assert (short.seeds, set(short.heads)) == (1, set(planning.LEAST_HEADS))
     named = chosen(100, head=("convlstm",), seeds=2, epochs=7, views=0, batch_size=3)

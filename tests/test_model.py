@@ -27,6 +27,7 @@ from pipeline.model import (
     save_model,
 )
 from pipeline.recipe import named_recipe
+from tests.support.random_fits import fit_to_random_clips
 
 CLASSES = ("swipe left", "swipe right", "geöffnet")
 
@@ -46,7 +47,7 @@ def classifier(head: str, seed: int = 0) -> Classifier:
         seed=seed,
         stage="fit_head",
     )
-    return Classifier(backbone, head_of_spec(spec), spec).eval()
+    return Classifier(backbone, fit_to_random_clips(head_of_spec(spec)), spec).eval()
 
 
 def save(path: Path, model: Classifier) -> None:

@@ -69,8 +69,8 @@ def dependencies(stage: str) -> list[str]:
     """Return the paths of the code that a stage depends on; a folder if all of its modules count."""
     modules = set(deciding_modules([f"stages.{ENTRY_OF_STAGE.get(stage, stage)}", *FOUND_BY_NAME[stage]]))
     if stage in HEAD_OF_STAGE:
-        # The code that all heads share, without their files.
-        modules |= set(deciding_modules(HEADS)) - set(HEADS)
+        # The code that heads share, without the files of single heads. A head that another one imports is shared, too.
+        modules |= {module for head in HEADS for module in deciding_modules([head]) if module != head}
     paths = set(_paths(modules))
     if stage in HEAD_OF_STAGE:
         paths.add(f"pipeline/heads/{HEAD_OF_STAGE[stage]}.py")

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.backbones import BACKBONES, backbone_contract, make_backbone
 from pipeline.errors import PipelineError
+from pipeline.evaluation.order_certificate import order_of
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.heads import HEADS, build_head
 from pipeline.heads.trn import TRNHead
@@ -27,10 +28,11 @@ MAP_SIZE = 13  # of SqueezeNet; BNInception has 7
 def describe_heads(
     num_segments: int = 8, num_classes: int = 27, map_size: int = MAP_SIZE, names: Iterable[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row for each head (by default all): `name, maps, parameters, macs, section`, and `macs_sampled` for TRN.
+    """Return a row for each head (by default all): `name, maps, parameters, macs, section, order`.
 
     Both counts are for the ST block, without the learned projection; MACs are those of one clip. For TRN `macs` counts
-    all ordered tuples (247 at 8 segments), `macs_sampled` three of each scale (19).
+    all ordered tuples (247 at 8 segments), and a further entry `macs_sampled` three of each scale (19). `order` is
+    `blind` if the order of segments has no effect on the scores, else `ordered`.
 
     Raises:
         PipelineError: a head is unknown, or does not support a size.
@@ -55,7 +57,7 @@ def _describe_head(name: str, num_segments: int, num_classes: int, map_size: int
     }
     if isinstance(head, TRNHead):
         row["macs_sampled"] = head.macs_sampled()
-    return {**row, "section": head.section}
+    return {**row, "section": head.section, "order": order_of(name)}
 
 
 def st_block_of(run: RunResult) -> dict[str, Any] | None:

@@ -65,6 +65,11 @@ class EndToEnd(nn.Module):
 
     def __init__(self, classifier: Classifier, runtime: Runtime) -> None:
         super().__init__()
+        if classifier.head.is_closed_form:
+            raise PipelineError(
+                f"The head '{classifier.spec.head}' has no gradient, so it cannot be trained end to end. Fit it on "
+                "cached features with `pipeline fit-head`, or choose another head."
+            )
         self.classifier = classifier
         self.runtime = runtime
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.modules.conv import _ConvNd
+from torch import nn
 
 from pipeline.calibration import (
     Calibration,
@@ -122,7 +122,10 @@ def _key(sizes: HeadSizes, device: torch.device, threads: int) -> dict[str, Any]
 
 
 def has_convolutions(head_name: str) -> bool:
-    """Return whether a head's ST block has convolutions, apart from the learned projection of spatial heads."""
+    """Return whether a head's ST block has 2D or 3D convolutions, apart from the projection of spatial heads.
+
+    Convolutions over the segments alone are small products, like the layers of the other heads.
+    """
     with torch.device("meta"):
         head = build_head(head_name, in_channels=1, num_segments=8, num_classes=2)
-    return any(isinstance(m, _ConvNd) for name, m in head.named_modules() if name != "projection")
+    return any(isinstance(m, nn.Conv2d | nn.Conv3d) for name, m in head.named_modules() if name != "projection")

@@ -182,6 +182,9 @@ class _Fit:
         self, checkpoint: Path | None, checkpoint_seconds: float, digest: str, num_epochs: int | None = None
     ) -> None:
         """Train to the end of the schedule, or pause after `num_epochs`; start from the checkpoint if there is one."""
+        if self.head.is_closed_form:
+            self._fit_closed_form()
+            return
         if checkpoint is not None:
             self.resume(checkpoint, digest)
         saved_at_seconds = time.monotonic()
@@ -193,6 +196,21 @@ class _Fit:
                 write_checkpoint(checkpoint, digest, self.state_dict())
                 write_running(checkpoint.parent, checkpoint.stem, self.seed, self.state.history)
                 saved_at_seconds = time.monotonic()
+
+    def _fit_closed_form(self) -> None:
+        """Fit the head to each training clip once, in its first view, and score the selection clips."""
+        order = self.data.train.sequential_order()
+        loaded = batches(self.data.train, order, self.choices.batch_size, self.compute.num_loaders)
+        self.head.train()
+        self.head.fit_closed_form((self.compute.moved(batch.features), batch.labels) for batch in loaded)
+        self._keep_start()
+
+    def _keep_start(self) -> None:
+        """Score the selection clips before any epoch, and keep the head as the best."""
+        scores = self._scores(self.data.select)
+        found = compute_metrics(scores, self.data.select.labels[0])
+        self._keep(scores, found)
+        self.state.record_start(found)
 
     def run_epoch(self) -> None:
         """Train on every clip once, score the selection clips, keep the head if it is the best so far."""
@@ -293,7 +311,7 @@ class _Fit:
         return Curve(
             top1=tuple(round(record.select_top1 or 0.0, CURVE_DECIMALS) for record in records),
             loss=tuple(round(record.select_loss or 0.0, CURVE_DECIMALS) for record in records),
-            is_over=self.schedule.is_over,
+            is_over=self.schedule.is_over or self.head.is_closed_form,
             seconds=self.state.seconds(),
             failure=failure,
         )
@@ -302,10 +320,7 @@ class _Fit:
         """Return the head of the best epoch, and score the reported clips and their order tests with it."""
         select, report = self.data.select, self.data.report
         if not self.best:
-            scores = self._scores(select)
-            found = compute_metrics(scores, select.labels[0])
-            self._keep(scores, found)
-            self.state.record_start(found)
+            self._keep_start()
         self.head.load_state_dict(self.best["head"])
         self.head.requires_grad_(True).eval()
         # If one split is both, use the scores of the epoch, so that a resumed fit computes nothing twice.

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
-from pipeline.registry import HEAD_NAMES
+from pipeline.registry import HEAD_GROUPS
 from pipeline.settings.fit_head import SEARCH_SETTINGS, FitHeadSettings
 from pipeline.settings.search import Search, plan_search
 from pipeline.store.layout import TEST_VIEW
@@ -20,7 +20,6 @@ from pipeline.store.settings import VIDEO_ENCODER_NOTE
 
 logger = logging.getLogger(__name__)
 
-ALL = "all"
 AUTO = "auto"
 # Settings of a block `heads.NAME` that are not options of the recipe.
 OWN_SETTINGS = ("seeds", "seed", "precision", "threads", *SEARCH_SETTINGS)
@@ -50,7 +49,7 @@ def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadReq
     Raises:
         PipelineError: the store does not fit a recipe, or a setting is out of range.
     """
-    names = _served(list(dict.fromkeys(settings.head)), clips)
+    names = _served(settings, clips)
     if clips.views == (TEST_VIEW,):
         logger.info("training uses the test view, because the store has no training views or `views` is 0")
     if clips.source.settings.video_encoder:
@@ -68,19 +67,17 @@ def plan_requests(settings: FitHeadSettings, clips: StoredClips) -> list[HeadReq
     return requests
 
 
-def _served(names: list[str], clips: StoredClips) -> list[str]:
-    """Return the named heads; `all` selects the heads whose maps the store has."""
-    if ALL not in names:
-        return names
-    if clips.has_maps("pooled") and clips.has_maps("spatial"):
-        return list(HEAD_NAMES)
+def _served(settings: FitHeadSettings, clips: StoredClips) -> list[str]:
+    """Return the heads to fit; of a group, those whose maps the store has."""
+    names = settings.head_names
+    if not HEAD_GROUPS.keys() & settings.head or (clips.has_maps("pooled") and clips.has_maps("spatial")):
+        return list(names)
     from pipeline.heads import HEADS  # imports torch
 
-    served = [name for name in HEAD_NAMES if clips.has_maps(HEADS[name].reads)]
-    left_out = [name for name in HEAD_NAMES if name not in served]
+    left_out = [name for name in names if name not in settings.head and not clips.has_maps(HEADS[name].reads)]
     if left_out:
         logger.info(f"skipped, because the store does not have their maps: {', '.join(left_out)}")
-    return served
+    return [name for name in names if name not in left_out]
 
 
 def _request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,6 +42,10 @@ class Head(nn.Module):
 
     reads: ClassVar[Literal["pooled", "spatial"]]
     section: ClassVar[str]
+    # Names of the parameters that the module itself owns, such as a query; weight decay is for the weights of layers.
+    free_parameters: ClassVar[tuple[str, ...]] = ()
+    # Whether `fit_closed_form` fits the head, instead of epochs of training.
+    is_closed_form: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -75,6 +80,14 @@ class Head(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 nn.init.normal_(self.projection.weight, std=0.001)
             nn.init.zeros_(self.projection.bias)
+
+    def fit_closed_form(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Fit the head to the training clips without gradients; for heads with `is_closed_form`.
+
+        Shape:
+            batches: (B, T, C, H, W) features and (B,) labels of each batch.
+        """
+        raise NotImplementedError
 
     def macs(self, map_size: int) -> int:
         """Count the multiply-accumulates of the ST block for one clip, from the layer shapes of its definition.
@@ -119,6 +132,13 @@ class Head(nn.Module):
         )
         return (features - mean) * scale
 
+    def prepare(self, features: Tensor) -> Tensor:
+        """Check and scale the input features. Shape: features, returns: (B, T, C, H, W)."""
+        self._check(features)
+        if not torch.is_autocast_enabled(features.device.type):
+            features = features.to(self.projection.weight.dtype)
+        return self._scaled(features)
+
     def project(self, features: Tensor) -> Tensor:
         """Check, scale, drop out and project the input features.
 
@@ -126,10 +146,7 @@ class Head(nn.Module):
             features: (B, T, C, H, W).
             returns:  (B, T, 256) for pooled heads; (B, T, 256, H, W) in channels-last memory for spatial ones.
         """
-        self._check(features)
-        if not torch.is_autocast_enabled(features.device.type):
-            features = features.to(self.projection.weight.dtype)
-        features = self._scaled(features)
+        features = self.prepare(features)
         if self.reads == "pooled":
             vectors: Tensor = self.projection(self.dropout(features.flatten(2)))
             return vectors

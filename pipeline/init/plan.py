@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.init.rates import PARALLEL_HEADS, SPATIAL_HEADS, START_SECONDS, Machine
 from pipeline.init.survey import Survey
-from pipeline.registry import HEAD_NAMES
+from pipeline.registry import HEAD_NAMES, PAPER_HEADS, choose_heads
 from pipeline.settings.init import InitSettings
 
 MANY_CLIPS = 5_000  # training clips from which on larger batches and fewer epochs are enough
@@ -56,8 +56,8 @@ class Estimate:
 def make_plan(settings: InitSettings, found: Survey, machine: Machine) -> Plan:
     """Choose what the settings leave open.
 
-    Heads are taken in the order of their time while their sum stays below `minutes`. If the small heads with three
-    seeds do not fit, each head gets one seed.
+    Heads of the paper are taken in the order of their time while their sum stays below `minutes`. If the small ones
+    with three seeds do not fit, each head gets one seed.
     """
     is_large = found.num_train >= MANY_CLIPS
     epochs = settings.epochs or (15 if is_large else 30)
@@ -70,19 +70,18 @@ def make_plan(settings: InitSettings, found: Survey, machine: Machine) -> Plan:
     def seconds_of(head: str, seeds: int) -> float:
         return len(machine.backbones) * machine.head_seconds(head, found.num_train * epochs, seeds)
 
-    small = [head for head in HEAD_NAMES if head not in PARALLEL_HEADS]
+    small = [head for head in PAPER_HEADS if head not in PARALLEL_HEADS]
     seeds = settings.seeds or (3 if sum(seconds_of(head, 3) for head in small) <= limit else 1)
     if settings.head:
-        heads = HEAD_NAMES if "all" in settings.head else settings.head
-        return Plan(_in_order(heads), {}, seeds, epochs, batch_size, views)
-    seconds = {head: seconds_of(head, seeds) for head in HEAD_NAMES}
+        return Plan(_in_order(choose_heads(settings.head)), {}, seeds, epochs, batch_size, views)
+    seconds = {head: seconds_of(head, seeds) for head in PAPER_HEADS}
     chosen = set(LEAST_HEADS)
     total = sum(seconds[head] for head in chosen)
     for head in sorted(seconds, key=lambda name: seconds[name]):
         if head not in chosen and total + seconds[head] <= limit:
             chosen.add(head)
             total += seconds[head]
-    left_out = {head: seconds[head] for head in HEAD_NAMES if head not in chosen}
+    left_out = {head: seconds[head] for head in PAPER_HEADS if head not in chosen}
     return Plan(_in_order(chosen), left_out, seeds, epochs, batch_size, views)
 
 

@@ -23,6 +23,19 @@ HEAD_SECONDS = {
     "fcn2d": 0.007,
     "fcn3d": 0.08,
     "convlstm": 1.0,
+    # Measured beside the LSTM in one process, as multiples of its time.
+    "linear": 0.0003,
+    "knn": 0.0001,
+    "concat": 0.0003,
+    "meanstd": 0.0003,
+    "diff": 0.0003,
+    **dict.fromkeys(("attn", "attn_sincos", "attn_learned"), 0.0006),
+    **dict.fromkeys(("attn4", "attn4_sincos", "attn4_learned"), 0.0026),
+    **dict.fromkeys(("ep", "ep_sincos", "ep_learned"), 0.0004),
+    "transformer": 0.0016,
+    "tcn": 0.0011,
+    "shift": 0.0004,
+    "mamba": 0.0026,
 }
 REFERENCE_FRAMES = 27.0
 REFERENCE_BACKBONE = "squeezenet"

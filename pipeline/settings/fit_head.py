@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
 from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
-from pipeline.registry import HEAD_NAMES, RECIPE_NAMES, unknown_name
-from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP
+from pipeline.registry import POSITIONS, RECIPE_NAMES, choose_heads, unknown_name
+from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP, HEADS_HELP
 from pipeline.settings.search import SAMPLERS, plan_search
 from pipeline.settings.settings import Settings, mapping, option, overrides, required
 
@@ -26,8 +26,11 @@ class FitHeadSettings(Settings):
 
     store: str = required("Feature store that `pipeline extract` wrote.", fills_braces=True)
     backbone: str = option("squeezenet", "Value of {backbone} in --store.")
-    head: tuple[str, ...] = option(
-        ("all",), f"Heads to fit, separated by commas: all, or some of {', '.join(HEAD_NAMES)}."
+    head: tuple[str, ...] = option(("paper",), f"Heads to fit, separated by commas: {HEADS_HELP}.")
+    positions: str | None = option(
+        None,
+        "Positions that attention adds to the features: fits attn_learned for attn and learned.",
+        choices=POSITIONS,
     )
     out: Path = required("Folder of results; each head is written to a folder in it.")
     recipe: tuple[str, ...] = option(
@@ -72,9 +75,7 @@ class FitHeadSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.head:
-            if name != "all" and name not in HEAD_NAMES:
-                raise unknown_name("head", name, HEAD_NAMES)
+        choose_heads(self.head, self.positions)  # which checks them
         for name in self.recipe:
             if name not in RECIPE_NAMES:
                 raise unknown_name("recipe", name, RECIPE_NAMES)
@@ -91,3 +92,8 @@ class FitHeadSettings(Settings):
             raise PipelineError(
                 f"`trials` (={self.trials}) needs a search: give --search NAME=VALUES, or `search` in params.yaml."
             )
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The heads of the names and groups in `head`, with the positions of `positions`."""
+        return choose_heads(self.head, self.positions)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.registry import DATASET_NAMES, HEAD_NAMES, unknown_name
+from pipeline.registry import DATASET_NAMES, HEAD_NAMES, choose_heads
 from pipeline.settings.data_set import group_by, label_files, labels, published_fold, subset, val_share
-from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, WEIGHTS_HELP
+from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, HEADS_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option
 
 DRAWN = "gestures"  # `--demo`
@@ -41,8 +41,7 @@ class InitSettings(Settings):
     )  # fmt: skip
     head: tuple[str, ...] = option(
         (),
-        f"Heads to compare, separated by commas: all, or some of {', '.join(HEAD_NAMES)}.  "
-        "[default: those that fit into --minutes]",
+        f"Heads to compare, separated by commas: {HEADS_HELP}.  [default: those of the paper that fit into --minutes]",
     )
     seeds: int | None = option(
         None, "Number of fits of each head.  [default: 3, or 1 if 3 do not fit into --minutes]", minimum=1
@@ -71,9 +70,7 @@ class InitSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for head in self.head:
-            if head != "all" and head not in HEAD_NAMES:
-                raise unknown_name("head", head, HEAD_NAMES)
+        choose_heads(self.head)  # which checks the names
         if self.data == FEATURES and self.finetune is not None:
             raise PipelineError("--finetune needs the clips and their backbone; --data features has neither.")
         if self.demo and self.root is not None:

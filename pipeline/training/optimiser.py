@@ -131,6 +131,8 @@ def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
         }
         for group in plan.groups
     ]
+    # torch refuses an optimiser without groups; a head that is fitted in closed form has no parameters.
+    groups = groups or [{"params": [], "lr": choices.lr, "base_lr": choices.lr}]
     # Fused: one kernel updates all values of a parameter, instead of one pass for each operation.
     if choices.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, lr=choices.lr, momentum=choices.momentum, fused=True)
@@ -207,6 +209,8 @@ def _kind_of(owner: nn.Module, name: str, choices: TrainConfig) -> tuple[str, fl
     if choices.weight_decay_groups == "all":
         return "all", 1.0, True
     last = name.rpartition(".")[2]
+    if last in getattr(owner, "free_parameters", ()):
+        return "free parameters", 1.0, False
     if isinstance(owner, NORMS):
         return "norms", 1.0, False
     if isinstance(owner, _ConvNd) and last == "bias":

@@ -1,0 +1,53 @@
+"""Efficient probing: several learned queries attend to the segments' features, each for its share of the values."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.heads.head import NUM_FEATURES, Head
+from pipeline.heads.positions import Positions, learned_tokens
+
+NUM_QUERIES = 8
+
+
+class EPHead(Head):
+    """Classify a clip from eight learned queries that attend to its segments; without positions, order has no effect.
+
+    The keys are the features themselves. One value projection without bias is split over the queries: each query
+    averages 32 features with its weights.
+
+    Shape:
+        features: (B, T, C, 1, 1), pooled backbone features of T segments.
+        returns:  (B, K), class scores before softmax.
+
+    Source: Psomas et al., Attention, please! Revisiting attentive probing through the lens of efficiency, 2025; not in
+        the paper.
+    """
+
+    reads = "pooled"
+    section = "none"
+    free_parameters = ("queries",)
+    positions_kind: ClassVar[str] = "none"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.positions = Positions(self.positions_kind, self.num_segments, NUM_FEATURES)
+        self.queries = nn.Parameter(learned_tokens(NUM_QUERIES, NUM_FEATURES))
+        self.values = nn.Linear(NUM_FEATURES, NUM_FEATURES, bias=False)
+        self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
+
+    def macs(self, map_size: int) -> int:
+        products = (NUM_QUERIES + 1) * NUM_FEATURES  # of queries and keys, of weights and values
+        return self.num_segments * (NUM_FEATURES**2 + products) + NUM_FEATURES * self.num_classes
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = self.positions(self.project(features))  # (B, T, 256)
+        similarities = tokens @ self.queries.T.to(tokens.dtype) * NUM_FEATURES**-0.5  # (B, T, 8)
+        weights = torch.softmax(similarities, dim=1).to(tokens.dtype)
+        values = self.values(tokens).unflatten(2, (NUM_QUERIES, -1))  # (B, T, 8, 32)
+        pooled = torch.einsum("btm,btmd->bmd", weights, values).flatten(1)  # (B, 256)
+        scores: Tensor = self.classifier(pooled)  # (B, K)
+        return scores

@@ -1,0 +1,18 @@
+"""Efficient probing with fixed sines and cosines as positions."""
+
+from __future__ import annotations
+
+from pipeline.heads.ep import EPHead
+
+
+class EPSincosHead(EPHead):
+    """Classify a clip as `ep` does, with added sines and cosines of the positions; order has an effect.
+
+    Shape:
+        features: (B, T, C, 1, 1), pooled backbone features of T segments.
+        returns:  (B, K), class scores before softmax.
+
+    Source: that of `ep`, with `Positions`.
+    """
+
+    positions_kind = "sincos"
