@@ -35,7 +35,7 @@ def test_describe_heads_gives_the_papers_parameters(run: CliRunner) -> None:
         "blstm": 0.40, "convlstm": 4.73, "fcn2d": 0.56, "fcn3d": 1.56,
     }  # fmt: skip
     assert {name: round(rows[name]["parameters"] / 1e6, 2) for name in paper} == paper
-    assert set(rows["lstm"]) == {"name", "maps", "parameters", "macs", "section"}
+    assert set(rows["lstm"]) == {"name", "maps", "parameters", "macs", "section", "order"}
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
