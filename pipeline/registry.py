@@ -50,6 +50,10 @@ MODERN_HEADS = {
 HEADS = {**PAPER_HEADS, **MODERN_HEADS}
 # Names that stand for several heads wherever heads are chosen.
 HEAD_GROUPS = {"paper": tuple(PAPER_HEADS), "modern": tuple(MODERN_HEADS), "all": tuple(HEADS)}
+# Heads on whose scores the order of segments has no effect: a test compares them with the certificate of every head,
+# which `describe heads` computes (`pipeline.evaluation.order_certificate`).
+BLIND_HEADS = frozenset({"tsn", "linear", "knn", "meanstd", "attn", "attn4", "ep"})
+BLIND, ORDERED = "blind", "ordered"
 # Positions of the segments that attention adds to their features; a head `NAME_KIND` has those of its kind.
 POSITIONS = ("none", "sincos", "learned")
 BACKBONES = {

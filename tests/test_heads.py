@@ -22,15 +22,13 @@ from pipeline.errors import PipelineError, ShapeError
 from pipeline.heads import HEADS, Head, build_head, trn
 from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import RECIPES, HeadConfig
-from pipeline.registry import HEAD_NAMES, PAPER_HEADS
+from pipeline.registry import BLIND_HEADS, HEAD_NAMES, PAPER_HEADS
 from tests.support import plain_heads
 from tests.support.random_fits import fit_to_random_clips
 
 T, C, K = 4, 6, 5
 every_head = pytest.mark.parametrize("name", HEADS)
 every_trained_head = pytest.mark.parametrize("name", [name for name in HEADS if not HEADS[name].is_closed_form])
-# Heads on whose scores the order of segments has no effect.
-BLIND = ("tsn", "linear", "knn", "meanstd", "attn", "attn4", "ep")
 NO_DROPOUT = HeadConfig(dropout=0.0, mlp_dropout=0.0)
 
 
@@ -131,7 +129,7 @@ def test_permuting_segments_changes_ordered_heads_alone(name: str) -> None:
     head = settled(make(name), name)
     clips = draw(name)
     scores, permuted = head(clips), head(clips[:, [2, 0, 3, 1]])
-    if name in BLIND:
+    if name in BLIND_HEADS:
         torch.testing.assert_close(scores, permuted)
     else:
         assert (scores - permuted).abs().amax() > 1e-6

@@ -23,6 +23,7 @@ from pipeline.evaluation.statistics import (
     holm,
     paired_difference,
 )
+from pipeline.registry import BLIND, BLIND_HEADS, HEADS, ORDERED
 
 if TYPE_CHECKING:
     from pipeline.compare.latency import HeadCost
@@ -55,6 +56,8 @@ class Row:
     cost: HeadCost | None = None
     training_seconds: float | None = None
     time_share: float | None = None
+    order: str | None = None
+    """Certificate of the head: `blind` or `ordered`; None if this version does not have the head."""
 
     @property
     def knows_seeds(self) -> bool:
@@ -297,6 +300,7 @@ def _row(
         time_share=100 * training_seconds / total_seconds
         if training_seconds is not None and total_seconds > 0
         else None,
+        order=None if run.head not in HEADS else BLIND if run.head in BLIND_HEADS else ORDERED,
     )
 
 

@@ -18,6 +18,7 @@ from pipeline.compare.indistinct import (
     indistinct_sets,
     rank_sentence,
 )
+from pipeline.compare.order_use import order_sentences, shuffled_loss, use_text, uses_order
 from pipeline.compare.signature import signature_line
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK, SELECTED_ON_REPORTED_NOTE
@@ -80,6 +81,8 @@ COLUMNS = (
     Column("pairs", lambda row: "" if row.pairs is None else f"{row.pairs.value:.1f}", 2),
     Column("shuffled", lambda row: drop_text(row, "shuffled"), 3),
     Column("reversed", lambda row: drop_text(row, "reversed"), 3),
+    Column("order", lambda row: row.order or "", 4, align="<"),
+    Column("uses order", use_text, 4, align="<"),
     Column("paper", lambda row: "" if row.paper_top1 is None else f"{row.paper_top1:.1f}", 2),
     Column("ms/clip", lambda row: "" if row.cost is None else f"{row.cost.latency_ms:.2f}", 6, is_measured=True),
     Column(
@@ -111,6 +114,8 @@ LEGEND = {
     "ECE": "expected calibration error in percent, after temperature scaling on the selection clips",
     "pairs": "percent of clips whose label scores higher than its time-reverse; chance is 50",
     "shuffled, reversed": "points of top-1 lost (-) or gained (+) when the frames are in that order",
+    "order": "blind: the head's scores cannot depend on the order of frames; ordered: they can",
+    "uses order": "whether the 95 % interval of the pairs is above 50, or that of the loss on shuffled clips above 0",
     "paper": "top-1 of the paper's Table 3",
     "ms/clip, memory": "of the head only, with its features in memory, measured on this machine with one thread",
     "training": "time in which all seeds of the row were trained on this machine, and its search if it had one",
@@ -293,7 +298,7 @@ def remarks_of(group: Group) -> list[str]:
         detectable_sentence(group.rows, group.tests),
         rank_sentence(group.rows),
     ]
-    limits += [gain_sentence(row) for row in group.rows]
+    limits += [*order_sentences(group.rows), *(gain_sentence(row) for row in group.rows)]
     remarks += [sentence for sentence in limits if sentence is not None]
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if any(row.run.is_selected_on_reported for row in group.rows):
@@ -371,10 +376,20 @@ def _record(row: Row) -> dict[str, Any]:
         "pairs_low": _rounded(row.pairs.low) if row.pairs else None,
         "pairs_high": _rounded(row.pairs.high) if row.pairs else None,
         **{f"{name}_drop": _rounded(row.order_test_drops.get(name)) for name in ("shuffled", "reversed", "repeated")},
+        "order": row.order,
+        "uses_order": uses_order(row),
+        **_interval_record("shuffled_drop", shuffled_loss(row)),
         "ece": _rounded(run.metrics.get("ece")),
         "calibrated_loss": run.calibrated.get("loss"),
         "calibrated_ece": run.calibrated.get("ece"),
         "paper_top1": row.paper_top1,
+    }
+
+
+def _interval_record(name: str, interval: Interval | None) -> dict[str, float | None]:
+    return {
+        f"{name}_low": None if interval is None else _rounded(interval.low),
+        f"{name}_high": None if interval is None else _rounded(interval.high),
     }
 
 

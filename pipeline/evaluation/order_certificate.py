@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pipeline.evaluation.order_tests import reordered
 from pipeline.heads import HEADS, Head, build_head
-from pipeline.registry import look_up
+from pipeline.registry import BLIND, ORDERED, look_up
 
-BLIND, ORDERED = "blind", "ordered"
 NUM_PERMUTATIONS = 100
 # Largest difference of the scores of a blind head, as a share of the range of the scores.
 MAX_BLIND_DIFFERENCE = 1e-5
@@ -56,10 +55,10 @@ def order_difference(head: Head, clip: Tensor) -> float:
         clip: (1, T, C, H, W).
     """
     was_training = head.training
-    orders = torch.stack([torch.randperm(clip.shape[1]) for _ in range(NUM_PERMUTATIONS)])
+    orders = torch.stack([torch.randperm(clip.shape[1]) for _ in range(NUM_PERMUTATIONS)]).unique(dim=0)
     head.double().eval()
     with torch.inference_mode():
         plain = head(clip.double())  # (1, K)
-        changed = head(reordered(clip.double().expand(NUM_PERMUTATIONS, *clip.shape[1:]), orders))  # (100, K)
+        changed = head(reordered(clip.double().expand(len(orders), *clip.shape[1:]), orders))  # (100 or fewer, K)
     head.float().train(was_training)
     return float((changed - plain).abs().max() / (plain.max() - plain.min()))
