@@ -84,6 +84,7 @@ def resolve_settings(
         map_size=_map_size(backbone, request.map_size),
         preprocessing=backbone.preprocessing.as_dict(),
         frames="all" if is_all else "segments",
+        store_dtype=request.store_dtype,
     )
     if store is not None:
         check_settings_match(store, settings, manifest.classes)

@@ -25,6 +25,7 @@ from pipeline.prefetch import open_executor, prefetch
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.store.object_store import Phase, no_phase, open_object_store
+from pipeline.store.quantise import as_stored
 from pipeline.store.record import DONE, FAILED, BlockRecord, ClipRecord, current_record
 from pipeline.store.writer import BlockBuilder, write_block
 
@@ -156,10 +157,11 @@ class Worker:
             if not np.array_equal(store.read_sampling(view, [row])[0], found.sampling[view]):
                 return False
             stored = store.read_pooled(view, [row])[0] if "pooled" in self.settings.maps else None
-            if stored is not None and not _close(stored, found.pooled[view], tolerance):
+            dtype = self.settings.store_dtype
+            if stored is not None and not _close(stored, as_stored(found.pooled[view], dtype), tolerance):
                 return False
             maps = found.spatial[view]
-            if maps is not None and not _close(store.read_spatial(view, row), maps, tolerance):
+            if maps is not None and not _close(store.read_spatial(view, row), as_stored(maps, dtype), tolerance):
                 return False
         return True
 

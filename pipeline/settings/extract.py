@@ -44,6 +44,12 @@ class ExtractSettings(Settings):
         "change.  [default: the size of the backbone's maps]",
         minimum=1,
     )
+    store_dtype: str = option(
+        "float16",
+        "Number type of stored features. int8: about half the size, with a scale for each clip and channel and an "
+        "error of at most 1/127 of its largest value.",
+        choices=("float16", "int8"),
+    )
     input_size: int | None = option(
         None,
         "Side of the square input of the backbone in pixels; half the side takes about a quarter of the time.  "
@@ -94,6 +100,8 @@ class ExtractSettings(Settings):
         super().__post_init__()
         if not self.maps:
             raise PipelineError("`maps` must be some of pooled, spatial.")
+        if self.frames == "all" and self.store_dtype != "float16":
+            raise PipelineError("`store_dtype` int8 is for frames=segments; features of every frame are float16.")
         if self.scheduler is not None and self.workers is not None:
             raise PipelineError(
                 "--workers starts processes here, --scheduler uses those of a cluster: give only one of them."

@@ -18,7 +18,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 
 from pipeline.errors import PipelineError
-from pipeline.store.layout import ZSTD_LEVEL
+from pipeline.store.layout import ZSTD_LEVEL, fill_value
 
 MISSING = 2**64 - 1
 _CODEC = Zstd(level=ZSTD_LEVEL, checksum=True)
@@ -120,5 +120,5 @@ def split_shard(shard: bytes, num_chunks: int) -> list[bytes | None]:
 
 
 def filled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Create an array of fill values: NaN for features, -1 for `sampling`."""
-    return np.full(shape, np.nan if dtype == np.float16 else -1, dtype=dtype)
+    """Create an array of the values of unfinished rows."""
+    return np.full(shape, fill_value(dtype), dtype=dtype)

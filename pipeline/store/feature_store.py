@@ -28,6 +28,7 @@ from pipeline.store.attributes import (
 )
 from pipeline.store.chunks import decode_chunk, decode_new, filled, index_size, read_index
 from pipeline.store.object_store import ObjectStore, open_object_store, path_seen_from
+from pipeline.store.quantise import dequantise
 from pipeline.store.record import (
     DONE,
     FAILED,
@@ -280,8 +281,12 @@ class FeatureStore:
         Shape:
             returns: (len(rows), T, C), float16.
         """
-        found: Float16 = self._read_chunks(view, "pooled", np.asarray(rows, dtype=np.int64))
-        return found
+        numbers = np.asarray(rows, dtype=np.int64)
+        found = self._read_chunks(view, "pooled", numbers)
+        values: Float16 = (
+            found if found.dtype == np.float16 else dequantise(found, self._scales(view, "pooled", numbers))
+        )
+        return values
 
     def read_spatial(self, view: str, row: int) -> Float16:
         """Read the feature maps of one row; an unfinished row is NaN.
@@ -289,9 +294,11 @@ class FeatureStore:
         Shape:
             returns: (T, H, W, C), float16, channels last.
         """
-        out: Float16 = filled(layout.row_shape(self.settings, "spatial"), np.dtype("float16"))
+        out = filled(layout.row_shape(self.settings, "spatial"), layout.row_dtype(self.settings, "spatial"))
         self._read_map(view, row, out)
-        return out
+        if out.dtype == np.float16:
+            return out
+        return dequantise(out, self._scales(view, "spatial", np.array([row]))[0])
 
     def read_spatial_batch(self, view: str, rows: Rows, num_threads: int = NUM_READ_THREADS) -> Float16:
         """Read the feature maps of some rows in any order.
@@ -302,7 +309,10 @@ class FeatureStore:
         self._check_kind("spatial")
         shape = (len(rows), *layout.row_shape(self.settings, "spatial"))
         out: Float16 = np.empty(shape, dtype=np.float16)
-        if num_threads > 1 and len(rows) > 1:
+        if self.settings.store_dtype != "float16":
+            for place, row in enumerate(rows):
+                out[place] = self.read_spatial(view, int(row))
+        elif num_threads > 1 and len(rows) > 1:
             list(self._pool.map(self._read_map, [view] * len(rows), map(int, rows), out))
         else:
             for row, place in zip(rows, out, strict=True):
@@ -416,13 +426,19 @@ class FeatureStore:
             out[here] = chunk[rows[here] % self.block_clips]
         return out
 
-    def _read_map(self, view: str, row: int, out: Float16) -> None:
+    def _scales(self, view: str, kind: str, rows: npt.NDArray[np.int64]) -> Float16:
+        """Read the scales of int8 features. Shape: (len(rows), 1, ..., 1, C), as the axes of the rows."""
+        found: Float16 = self._read_chunks(view, layout.scale_of(kind), rows)
+        num_axes = len(layout.row_shape(self.settings, kind))
+        return found.reshape(len(rows), *(1,) * (num_axes - 1), -1)
+
+    def _read_map(self, view: str, row: int, out: npt.NDArray[Any]) -> None:
         self._check_kind("spatial")
         block, offset = divmod(row, self.block_clips)
         key = layout.chunk_key(view, "spatial", block)
         record = self.records.get(block)
         if record is None or view not in record.views:
-            out[...] = np.nan
+            out[...] = layout.fill_value(out.dtype)
             return
         index = self._indices.get(key)
         if index is None:

@@ -5,13 +5,14 @@
     records/clips.json               row, clip_id, path, label, split of every clip, with its SHA-256
     records/attributes.json          a second copy of the attributes of zarr.json, with its SHA-256
     records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects
-    views/test/pooled                (clip, T, C)        float16, one chunk per block
-    views/test/spatial               (clip, T, H, W, C)  float16, one shard per block, one chunk per clip
+    views/test/pooled                (clip, T, C)        float16 or int8, one chunk per block
+    views/test/spatial               (clip, T, H, W, C)  float16 or int8, one shard per block, one chunk per clip
     views/test/sampling              (clip, T + 6)       float64: frame numbers, crop box, flip, label
+    views/test/pooled_scale          (clip, C)           float16, if `pooled` is int8; the same for `spatial`
     views/train-0/…                  the same for each training draw
     frames/000012                    (frame, C)          float16, with `--frames all`: block 12, its clips in order
 
-An unfinished row reads as NaN (-1 in `sampling`).
+An unfinished row reads as NaN (-1 in `sampling`; int8 codes are 0, and their scale NaN).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import MemoryStore
 
 from pipeline.store.object_store import ObjectStore
-from pipeline.store.settings import StoreSettings
+from pipeline.store.quantise import ABOUT
+from pipeline.store.settings import MAP_KINDS, StoreSettings
 
 FORMAT = "st-pipeline feature store 2"
 RECORDS_FOLDER = "records"
@@ -46,7 +48,7 @@ TEST_VIEW = "test"
 ZSTD_LEVEL = 1
 SAMPLING_COLUMNS = ("top", "left", "height", "width", "flip", "label")
 GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
-_NUM_AXES = {"pooled": 3, "spatial": 5, "sampling": 2}
+_NUM_AXES = {"pooled": 3, "spatial": 5, "sampling": 2, "pooled_scale": 2, "spatial_scale": 2}
 _RECORD = re.compile(r"\d{6,9}\.json")
 _VIEW = re.compile(r"test|train-(0|[1-9]\d{0,5})")
 COMPRESSORS = (ZstdCodec(level=ZSTD_LEVEL, checksum=True),)
@@ -75,7 +77,13 @@ def times_key(block: int) -> str:
 
 def kinds_of(settings: StoreSettings) -> tuple[str, ...]:
     """Return the names of the arrays of each view."""
-    return (*settings.maps, "sampling")
+    scales = () if settings.store_dtype == "float16" else tuple(scale_of(kind) for kind in settings.maps)
+    return (*settings.maps, *scales, "sampling")
+
+
+def scale_of(kind: str) -> str:
+    """Return the name of the array with the scales of int8 features."""
+    return f"{kind}_scale"
 
 
 def array_path(view: str, kind: str) -> str:
@@ -105,6 +113,8 @@ def row_shape(settings: StoreSettings, kind: str) -> tuple[int, ...]:
         "pooled": (segments, channels),
         "spatial": (segments, size, size, channels),
         "sampling": (segments + len(SAMPLING_COLUMNS),),
+        "pooled_scale": (channels,),
+        "spatial_scale": (channels,),
     }[kind]
 
 
@@ -112,7 +122,12 @@ def row_dtype(settings: StoreSettings, kind: str) -> np.dtype[Any]:
     """Return the data type of an array. Before transform version 2, crop boxes were whole pixels."""
     if kind == "sampling":
         return np.dtype("int32" if settings.transform_version < 2 else "float64")
-    return np.dtype("float16")
+    return np.dtype(settings.store_dtype if kind in MAP_KINDS else "float16")
+
+
+def fill_value(dtype: np.dtype[Any]) -> float:
+    """Return the value of an unfinished row: NaN for features and scales, 0 for int8, -1 for `sampling`."""
+    return float("nan") if dtype == np.float16 else 0 if dtype == np.int8 else -1
 
 
 def is_view(name: str) -> bool:
@@ -188,13 +203,19 @@ def _array_options(settings: StoreSettings, kind: str, num_rows: int, block_clip
         "dtype": row_dtype(settings, kind),
         "chunks": (1 if is_spatial else block_clips, *shape),
         "shards": (block_clips, *shape) if is_spatial else None,
-        "fill_value": -1 if kind == "sampling" else float("nan"),
+        "fill_value": fill_value(row_dtype(settings, kind)),
         "compressors": COMPRESSORS,
         "filters": None,
         "config": {"write_empty_chunks": True},
         "dimension_names": _dimension_names(kind),
-        "attributes": {"columns": sampling_columns(settings)} if kind == "sampling" else {},
+        "attributes": _attributes_of(settings, kind),
     }
+
+
+def _attributes_of(settings: StoreSettings, kind: str) -> dict[str, Any]:
+    if kind == "sampling":
+        return {"columns": sampling_columns(settings)}
+    return {"quantisation": ABOUT} if row_dtype(settings, kind) == np.int8 else {}
 
 
 def frames_metadata(num_frames: int, channels: int) -> bytes:
@@ -217,6 +238,8 @@ def _dimension_names(kind: str) -> tuple[str, ...]:
         "pooled": ("clip", "segment", "channel"),
         "spatial": ("clip", "segment", "height", "width", "channel"),
         "sampling": ("clip", "column"),
+        "pooled_scale": ("clip", "channel"),
+        "spatial_scale": ("clip", "channel"),
     }[kind]
 
 

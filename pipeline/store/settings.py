@@ -10,6 +10,9 @@ from typing import Any, Literal
 from pipeline.recipe import SamplingConfig
 
 MAP_KINDS = ("pooled", "spatial")
+STORE_DTYPES = ("float16", "int8")
+# Settings that older stores do not have, with the values that the bytes of those stores have.
+LATER_SETTINGS: dict[str, Any] = {"video_encoder": False, "store_dtype": "float16"}
 VIDEO_ENCODER_NOTE = (
     "The features come from a video encoder, which mixes the frames of a clip: the order of frames within a segment is "
     "part of each feature. Order tests change only the order of the segments, so a small loss does not mean that order "
@@ -40,6 +43,7 @@ class StoreSettings:
     map_size: height and width of the stored maps, at most those of the backbone's maps.
     frames: `segments` stores T frames of each view; `all` stores pooled features of every frame of the centre crop,
         with num_segments=0.
+    store_dtype: number type of the stored features, `float16` or `int8` (`pipeline.store.quantise`).
     video_encoder: whether the features come from a model that mixes the frames of a clip, such as a video transformer.
     """
 
@@ -59,12 +63,14 @@ class StoreSettings:
     preprocessing: Mapping[str, Any]
     frames: Literal["segments", "all"] = "segments"
     video_encoder: bool = False
+    store_dtype: str = "float16"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain data for JSON."""
         values = dataclasses.asdict(self)
-        if not self.video_encoder:
-            del values["video_encoder"]  # stores of image encoders keep the bytes that they had before this setting
+        for name, earlier in LATER_SETTINGS.items():
+            if values[name] == earlier:
+                del values[name]  # stores keep the bytes that they had before this setting
         return {
             **values,
             "maps": list(self.maps),
@@ -77,12 +83,12 @@ class StoreSettings:
 
         `maps` is not compared, because it decides which features are stored, not their bytes.
         """
-        mine, theirs = ({"video_encoder": False, **_flat(settings)} for settings in (self, other))
+        mine, theirs = ({**LATER_SETTINGS, **_flat(settings)} for settings in (self, other))
         return [name for name in mine if name != "maps" and mine[name] != theirs[name]]
 
     def described(self, field: str) -> str:
         """Return `field=value` for a message; weights are shown with the start of their checksum."""
-        value = _flat(self).get(field, False)
+        value = {**LATER_SETTINGS, **_flat(self)}[field]
         if field == "weights":
             return f"weights={value['name']} (sha256 {value['sha256'][:8]}…)"
         return f"{field}={value}"
@@ -112,6 +118,8 @@ def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:
         raise ValueError(f"maps (={settings.maps}) or frames (={settings.frames!r}) has an unknown value")
     if type(settings.video_encoder) is not bool or (settings.video_encoder and settings.frames == "all"):
         raise ValueError("video_encoder must be true or false, and false with frames=all")
+    if settings.store_dtype not in STORE_DTYPES or (settings.store_dtype != "float16" and settings.frames == "all"):
+        raise ValueError(f"store_dtype (={settings.store_dtype!r}) must be float16, or int8 with frames=segments")
     return settings
 
 

@@ -13,6 +13,7 @@ from pipeline.store import layout
 from pipeline.store.chunks import decode_chunk, encode_chunk, filled, join_shard, split_shard
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.object_store import ObjectStore, Phase, no_phase
+from pipeline.store.quantise import quantise
 from pipeline.store.record import DONE, BlockRecord, ClipRecord, checksum, verified, write_record, write_times
 from pipeline.store.settings import StoreSettings
 from pipeline.store.table import TableRow, write_table
@@ -93,12 +94,20 @@ class BlockBuilder:
             sampling: (T + 6,), float64.
         """
         if "pooled" in self.settings.maps:
-            self._rows["pooled", view, offset] = pooled
+            self._rows["pooled", view, offset] = self._codes("pooled", offset, view, pooled)
         self._rows["sampling", view, offset] = sampling
         if "spatial" in self.settings.maps:
             if spatial is None:
                 raise ValueError("the store has spatial maps, but none were given")
-            self._maps[view, offset] = encode_chunk(spatial)
+            self._maps[view, offset] = encode_chunk(self._codes("spatial", offset, view, spatial))
+
+    def _codes(self, kind: str, offset: int, view: str, features: np.ndarray) -> np.ndarray:
+        """Return features as they are stored; keep the scales of int8."""
+        if self.settings.store_dtype == "float16":
+            return features
+        codes, scales = quantise(features)
+        self._rows[layout.scale_of(kind), view, offset] = scales
+        return codes
 
     def add_frames(self, offset: int, frames: np.ndarray) -> None:
         """Add the pooled features of all frames of one clip (`--frames all`).
@@ -119,7 +128,7 @@ class BlockBuilder:
         self._frames.pop(offset, None)
         for view in self.views:
             self._maps.pop((view, offset), None)
-            for kind in ("pooled", "sampling"):
+            for kind in layout.kinds_of(self.settings):
                 self._rows.pop((kind, view, offset), None)
 
     def copy_rows(self, objects: ObjectStore, record: BlockRecord, view: str, offsets: Sequence[int]) -> None:
@@ -173,7 +182,8 @@ class BlockBuilder:
         return objects
 
     def _encoded_shard(self, view: str) -> bytes:
-        empty = encode_chunk(filled(layout.row_shape(self.settings, "spatial"), np.dtype("float16")))
+        dtype = layout.row_dtype(self.settings, "spatial")
+        empty = encode_chunk(filled(layout.row_shape(self.settings, "spatial"), dtype))
         return join_shard([self._maps.get((view, offset), empty) for offset in range(self.block_clips)])
 
     def _encoded_frames(self) -> dict[str, bytes]:

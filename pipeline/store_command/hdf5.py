@@ -196,9 +196,14 @@ def _members(store: FeatureStore, file: h5py.File, num_clips: int) -> dict[str, 
         clips = dataset(group, "clip", (None,), "int64")[:].tolist()
         if len(set(clips)) != len(clips) or any(not 0 <= clip < num_clips for clip in clips):
             raise ValueError(f"views/{view}/clip does not hold indices of clips")
-        for kind in layout.kinds_of(store.settings):
+        # Features are float16 in the file, also those of an int8 store.
+        dtypes = {
+            **dict.fromkeys(store.settings.maps, "float16"),
+            "sampling": layout.row_dtype(store.settings, "sampling"),
+        }
+        for kind, dtype in dtypes.items():
             shape = (len(clips), *layout.row_shape(store.settings, kind))
-            dataset(group, kind, shape, str(layout.row_dtype(store.settings, kind)))
+            dataset(group, kind, shape, str(dtype))
         members[view] = {clip: at for at, clip in enumerate(clips)}
     return members
 

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.registry import IMPORTED_PREFIX, is_imported
 from pipeline.store import layout
 from pipeline.store.feature_store import FeatureStore
+from pipeline.store.quantise import ABOUT
 from pipeline.store.record import DONE
 
 
@@ -76,7 +77,8 @@ def info_text(info: StoreInfo) -> str:
         origin,
         f"  features   {', '.join(settings['maps'])}; {settings['channels']} channels, "
         f"{settings['map_size']}×{settings['map_size']}; "
-        + ("every frame" if settings["frames"] == "all" else f"{settings['num_segments']} segments"),
+        + ("every frame" if settings["frames"] == "all" else f"{settings['num_segments']} segments")
+        + (f"; int8: {ABOUT}" if "store_dtype" in settings else ""),
         *how,
         f"  classes    {len(info.classes)}",
         f"  size       {info.num_bytes / 1e6:,.1f} MB, {info.ratio:.2f} of plain float16; "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.backbones.preprocessing import stated_input_size
 from pipeline.errors import PipelineError
 from pipeline.extract.compute import device_like
 from pipeline.extract.extract import extract_features
@@ -105,6 +106,9 @@ def _repair(
         num_segments=settings.num_segments or 1,
         views=num_draws,
         maps=settings.maps,
+        map_size=settings.map_size,
+        store_dtype=settings.store_dtype,
+        input_size=stated_input_size(settings.preprocessing),
         overrides=dataclasses.asdict(settings.frame_choices),
         frames=settings.frames,
         dtype=settings.compute_dtype,
