@@ -123,7 +123,7 @@ def test_a_damaged_store_is_repaired_to_the_same_bytes(folder: Path, tmp_path: P
     damaged = copy / "small.zarr" / layout.chunk_key("test", "spatial_scale", 0)
     before = damaged.read_bytes()
     damaged.write_bytes(before[:-1])
-    with pytest.raises(PipelineError, match="another checksum|bytes, not"):
+    with pytest.raises(PipelineError, match=r"1 objects of .* are damaged"):
         store_verify(store=copy / "small.zarr", manifest=copy / "small.csv")
     store_verify(store=copy / "small.zarr", manifest=copy / "small.csv", repair=True)
     assert damaged.read_bytes() == before
