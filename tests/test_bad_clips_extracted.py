@@ -48,7 +48,7 @@ def of_size(num_frames: int, height: int, width: int) -> Maker:
 
 
 def cut(codec: str, fraction: float, kind: str) -> Maker:
-    """A file of which only the first part is there."""
+    """A file that was cut off after its first part."""
 
     def make(path: Path) -> PixelsOrKind:
         write_video(path, small_frames(), 12, codec, pixel_format="rgb8" if codec == "gif" else "yuv420p")

@@ -93,9 +93,9 @@ def test_jester_in_both_layouts_without_a_header(tmp_path: Path, named: str) -> 
     assert "2 Swiping Left <-> 3 Swiping Right" in result.stdout
 
 
-def test_jesters_test_answers_are_used_where_they_are_there(tmp_path: Path) -> None:
+def test_jesters_test_answers_are_used_if_they_exist(tmp_path: Path) -> None:
     root = tmp_path / "data"
-    # Unpacked into a folder of its own name, as archives are.
+    # Archives are often unpacked into a folder with the same name.
     write_jester_frames(root / "20bn-jester-v1" / "20bn-jester-v1")
     for name, text in [("labels", JESTER_LABELS), ("train", JESTER_TRAIN), ("validation", JESTER_VALIDATION)]:
         write(root / "labels" / f"{name}.csv", text)

@@ -189,7 +189,7 @@ def test_frames_of_changing_size_are_refused_with_both_sizes(tmp_path: Path) -> 
 
 
 def test_a_vp8_frame_that_is_not_shown_is_not_counted(tmp_path: Path) -> None:
-    # libvpx stores VP8's alternate reference as a packet of its own; its first byte tells: bit 4 is "show".
+    # libvpx stores VP8's alternate reference in a separate packet. Bit 4 of its first byte is the flag "show".
     assert [shown_in_vp8(memoryview(bytes([byte]))) for byte in (0b00010000, 0b00000000, 0b00110001)] == [1, 0, 1]
 
 

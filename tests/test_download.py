@@ -192,7 +192,7 @@ def test_an_answer_of_the_server_is_passed_on(status: int, server: Server, tmp_p
 
 def test_without_a_network_the_message_says_which_file_to_put_where(tmp_path: Path) -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound, but nobody listens: refused
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/{NAME}"
         with pytest.raises(PipelineError) as caught:
             fetch(PublishedWeights(url, DIGEST[:8]), tmp_path)

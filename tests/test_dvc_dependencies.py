@@ -82,7 +82,7 @@ RUN = """
 
 
 def modules_of_a_run(stage: str, **arguments: object) -> set[str]:
-    """The project's modules that a stage really loads: held against what is read from the sources."""
+    """The modules of the project that a stage imports at run time, compared with those found in the sources."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(RUN), stage, json.dumps(arguments)],
         cwd=REPOSITORY,

@@ -503,7 +503,7 @@ def test_no_more_workers_are_started_than_cores_and_memory_allow(
     assert choose_num_workers(dataclasses.replace(request, workers=3), settings, jobs) == 3
 
 
-def test_whoever_watches_sees_frames_before_the_first_block_is_written(
+def test_progress_shows_frames_before_the_first_block_is_written(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Folders and lists as people have them: what lies about is left out and said, and every path finds its file."""
+"""Folders and lists of users: other files are left out and counted, and every path leads to its file."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_every_crop_and_both_sides_are_drawn_about_equally() -> None:
     size = {**SIZE, "height": 240, "width": 320}
     drawn = [drawn_view(k, clip_id="a", seed=0, choices=SamplingConfig(flip="plain"), **size) for k in range(2000)]
     counts = Counter(view.crop for view in drawn)
-    expected = Counter(multiscale_crops(240, 320))  # four boxes stand in it twice
+    expected = Counter(multiscale_crops(240, 320))  # four boxes occur twice
     for box, times in expected.items():
         assert abs(counts[box] - 40 * times) < 5 * (40 * times) ** 0.5
     assert abs(sum(view.flip for view in drawn) - 1000) < 5 * 500**0.5

@@ -25,7 +25,7 @@ MADE = (
     "tools/dvc_dependencies.py writes this file from pipeline/init/templates/stages.yaml and the imports of the stages."
 )
 DEMO_HEADER = f"""\
-# clips -> manifest -> feature store -> fitted heads -> finetuned model -> table. Values stand in params.yaml; the
+# clips -> manifest -> feature store -> fitted heads -> finetuned model -> table. Values are in params.yaml; the
 # commands are the lines that people type. `ci/dvc.yaml` is the same file, read with the settings of `ci/params.yaml`
 # (DVC cannot follow a link in an older revision).
 # {MADE}"""
