@@ -121,8 +121,21 @@ def test_the_temperature_minimises_the_loss() -> None:
     scores[np.arange(400), labels] += 5
     found = optimize.minimize_scalar(lambda t: cross_entropy(scores / t, labels), bounds=(0.05, 20), method="bounded")
     assert fit_temperature(scores, labels) == pytest.approx(found.x, rel=1e-3)
+
+
+def test_there_is_no_temperature_if_the_loss_has_no_minimum_or_the_clips_are_few() -> None:
+    labels = np.arange(40) % 5
+    right = np.eye(5)[labels] * 9
     # Every clip is correct: the loss falls without end as the temperature falls.
-    assert 1 / 20 <= fit_temperature(np.eye(5)[labels] * 9, labels) < 0.3
+    assert fit_temperature(right, labels) is None
+    one_wrong = right.copy()
+    one_wrong[0] = np.eye(5)[1] * 9
+    # At the minimum the expected score of a clip, 9 p, is the mean score of the labels, 9 · 39/40.
+    temperature = fit_temperature(one_wrong, labels)
+    assert temperature is not None
+    p = 1 / (1 + 4 * np.exp(-9 / temperature))
+    assert p == pytest.approx(39 / 40, abs=1e-6)
+    assert fit_temperature(one_wrong[:19], labels[:19]) is None
 
 
 def test_a_signature_names_the_part_that_differs(grouped: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ NUM_CALIBRATION_BINS = 15
 # Scores are rounded before any metric is computed, so that predictions.csv reproduces every metric exactly.
 SCORE_DECIMALS = 4
 MAX_TEMPERATURE, MAX_TEMPERATURE_STEPS = 20.0, 100
+MIN_CALIBRATION_CLIPS = 20  # one parameter fitted on fewer clips says little about others
 
 Scores = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -115,14 +116,17 @@ def ece(scores: Scores, labels: Labels, num_bins: int = NUM_CALIBRATION_BINS) ->
     return 100.0 * float(np.abs(distances).sum() / len(labels))
 
 
-def fit_temperature(scores: Scores, labels: Labels) -> float:
+def fit_temperature(scores: Scores, labels: Labels) -> float | None:
     """Return the temperature by which scores are divided so that the loss on these clips is smallest.
 
-    It is found by Newton's method in the inverse temperature, in which the loss is convex, between 1/20 and 20.
+    It is found by Newton's method in the inverse temperature, in which the loss is convex, between 1/20 and 20. It is
+    None with fewer than `MIN_CALIBRATION_CLIPS` clips, and if all clips are correct: the loss then has no minimum.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017, Sec. 4.2.
     """
     _check(scores, labels)
+    if len(labels) < MIN_CALIBRATION_CLIPS or hits(scores, labels, 1).all():
+        return None
     values = scores.astype(np.float64)
     own = np.take_along_axis(values, labels[:, None], axis=1)[:, 0]
     inverse = 1.0
