@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.compare.budget import parse_budgets
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.gate import GateReport, compare_with_revision
 from pipeline.compare.signature import check_signatures
@@ -65,6 +66,7 @@ def run(settings: CompareSettings) -> Comparison:
         pairs=_known_pairs(settings.pairs, known_labels),
         paper=settings.paper,
         costs=costs,
+        budgets=parse_budgets(settings.at_budget),
     )
     # Written before it is printed, so that `pipeline compare | head` writes everything.
     if settings.out is not None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.compare.budget import budget_json
+from pipeline.compare.budget import budget_json, parse_budgets
 from pipeline.compare.comparison import compare_runs
-from pipeline.compare.table import as_json
+from pipeline.compare.table import as_json, markdown_table, terminal_table
 from pipeline.errors import PipelineError
 from pipeline.evaluation.checksums import write_checksums
 from pipeline.evaluation.expected_best import crossings, expected_best
@@ -87,3 +87,28 @@ def test_damaged_trials_are_an_error_with_a_way_out(tmp_path: Path) -> None:
     (folder / "trials.csv").unlink()
     with pytest.raises(PipelineError, match=r"trials\.csv does not match"):
         read_run(folder)
+
+
+def test_the_table_shows_the_search_within_smaller_budgets(tmp_path: Path) -> None:
+    gru = write_searched(tmp_path / "fit_head" / "squeezenet-gru", "gru", ["60", "61", "62", "63"], 0.009)
+    write_searched(tmp_path / "fit_head" / "squeezenet-lstm", "lstm", ["", "0", "90", "10"], 0.003)
+    write_cell(tmp_path / "fit_head" / "squeezenet-mlp", head="mlp", num_seeds=3)
+    # Four trials in two core-minutes: one minute pays for two of them, ten minutes for more than there are.
+    (gru / "timing.json").write_text(json.dumps({"total_seconds": 1.0, "search": {"core_seconds": 120.0}}))
+    runs = [read_run(path) for path in sorted((tmp_path / "fit_head").iterdir())]
+    budgets = parse_budgets(["2", "16", "1min", "10min", "0.1min"])
+    comparison = compare_runs(runs, budgets=budgets)
+    texts = {row.run.head: row.at_budgets for row in comparison.rows}
+    # Means over all pairs: (61 + 62 + 63 + 62 + 63 + 63) / 6 and (0 + 90 + 10 + 90 + 10 + 90) / 6.
+    assert texts["gru"] == {"at 2 trials": "62.3", "at 16 trials": "≥ 63.0", "at 1 min": "62.3", "at 10 min": "≥ 63.0"}
+    assert texts["lstm"] == {"at 2 trials": "48.3", "at 16 trials": "≥ 90.0"}
+    assert texts["mlp"] == {}
+    assert "at 2 trials" in markdown_table(comparison)
+    assert "at 1 min" not in markdown_table(comparison)
+    assert "at 1 min" in terminal_table(comparison, 300)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "min", "4h", "nan", "infmin"])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(PipelineError, match=r"`--at-budget` \(=.*must be a number of trials, such as 4, or of core"):
+        parse_budgets([text])

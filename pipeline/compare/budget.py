@@ -1,21 +1,25 @@
-"""Results against budget: what each head's search would have found with fewer trials, for `comparison.json`."""
+"""Results against budget: what each head's search would have found with fewer trials or less time."""
 
 from __future__ import annotations
 
 import csv
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.compare.comparison import Row
 from pipeline.errors import PipelineError
 from pipeline.evaluation.expected_best import BudgetCurve, crossings, expected_best
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.evaluation.result_writer import TRIALS_FILE
 
+if TYPE_CHECKING:
+    from pipeline.compare.comparison import Row
+
 DECIMALS = 4
+MINUTES = "min"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,66 @@ def read_trials(run: RunResult) -> list[TrialRow]:
             ]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise PipelineError(f"{path} is missing or malformed ({error!r}). Fit the head again.") from error
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget of a search: a number of trials, or core-minutes."""
+
+    amount: float
+    is_time: bool
+
+    @property
+    def header(self) -> str:
+        return f"at {self.amount:g} {MINUTES if self.is_time else 'trials'}"
+
+    def num_trials(self, run: RunResult, num_tried: int) -> int | None:
+        """Return the number of trials that the budget pays for; None if the times of the run are unknown here."""
+        if not self.is_time:
+            return int(self.amount)
+        core_seconds = ((run.timing or {}).get("search") or {}).get("core_seconds")
+        return None if not core_seconds else int(60 * self.amount * num_tried / core_seconds)
+
+
+def parse_budgets(texts: Sequence[str]) -> list[Budget]:
+    """Parse budgets such as `4` (trials) or `10min` (core-minutes).
+
+    Raises:
+        PipelineError: a text is neither.
+    """
+    found = []
+    for text in texts:
+        number = text.removesuffix(MINUTES)
+        try:
+            budget = Budget(float(number), is_time=number != text)
+        except ValueError:
+            budget = Budget(0, is_time=False)
+        is_usable = 0 < budget.amount < math.inf and (budget.is_time or budget.amount.is_integer())
+        if not is_usable:
+            raise PipelineError(
+                f"`--at-budget` (={text}) must be a number of trials, such as 4, or of core-minutes, such as 10min."
+            )
+        found.append(budget)
+    return found
+
+
+def scores_at(run: RunResult, budgets: Sequence[Budget]) -> dict[str, str]:
+    """Return, by column header, the expected best top-1 on the selection clips within each budget.
+
+    A budget beyond the search has the score of the whole search, marked with `≥`. There is no entry for a run without a
+    search, for a time that is unknown on this machine, and for one too short for a trial.
+    """
+    trials = read_trials(run) if budgets else []
+    if not trials:
+        return {}
+    curve = expected_best([trial.top1 for trial in trials])
+    found = {}
+    for budget in budgets:
+        affordable = budget.num_trials(run, curve.num_trials)
+        if affordable:
+            mark = "≥ " if affordable > curve.num_trials else ""
+            found[budget.header] = f"{mark}{curve.expected[min(affordable, curve.num_trials) - 1]:.1f}"
+    return found
 
 
 def budget_json(rows: Sequence[Row]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.compare.budget import Budget, scores_at
 from pipeline.compare.paper import RankAgreement, paper_column, rank_agreement
 from pipeline.compare.signature import signature_of
 from pipeline.evaluation.predictions import pair_correct
@@ -42,7 +43,11 @@ class Complexity:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `metrics` are in percent, `order_test_drops` in points of top-1 lost."""
+    """One line of the table. `metrics` are in percent, `order_test_drops` in points of top-1 lost.
+
+    order: certificate of the head, `blind` or `ordered`; None if this version does not have the head.
+    at_budgets: expected best top-1 on the selection clips within a smaller search, as text by column header.
+    """
 
     run: RunResult
     label: str
@@ -57,7 +62,7 @@ class Row:
     training_seconds: float | None = None
     time_share: float | None = None
     order: str | None = None
-    """Certificate of the head: `blind` or `ordered`; None if this version does not have the head."""
+    at_budgets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def knows_seeds(self) -> bool:
@@ -206,10 +211,11 @@ def compare_runs(
     pairs: Sequence[tuple[str, str]] = (),
     paper: str = "auto",
     costs: Mapping[str, HeadCost] | None = None,
+    budgets: Sequence[Budget] = (),
 ) -> Comparison:
     """Group the runs that can be compared, sort each group by top-1, and test every pair in it.
 
-    `costs` has the measured cost of each run by its name.
+    `costs` has the measured cost of each run by its name; `budgets` are those of which the table shows the search.
     """
     seconds = {run.name: _training_seconds(run.timing) for run in runs}
     total = sum(value for value in seconds.values() if value is not None)
@@ -222,7 +228,10 @@ def compare_runs(
     for _, of_group in sorted(by_key.items()):
         labels = _labels(of_group)
         rows = [
-            _row(run, label, pairs, paper, (costs or {}).get(run.name), seconds[run.name], total)
+            replace(
+                _row(run, label, pairs, paper, (costs or {}).get(run.name), seconds[run.name], total),
+                at_budgets=scores_at(run, budgets),
+            )
             for run, label in zip(of_group, labels, strict=True)
         ]
         rows.sort(key=lambda row: (-row.top1.value, row.label))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.compare.budget import budget_json
+from pipeline.compare.budget import MINUTES, budget_json
 from pipeline.compare.comparison import Comparison, Group, Row
 from pipeline.compare.gain import gain_sentence
 from pipeline.compare.indistinct import (
@@ -117,6 +117,7 @@ LEGEND = {
     "order": "blind: the head's scores cannot depend on the order of frames; ordered: they can",
     "uses order": "whether the 95 % interval of the pairs is above 50, or that of the loss on shuffled clips above 0",
     "paper": "top-1 of the paper's Table 3",
+    "at": "expected best top-1 on the selection clips after so many trials, or core-minutes (min), of the search",
     "ms/clip, memory": "of the head only, with its features in memory, measured on this machine with one thread",
     "training": "time in which all seeds of the row were trained on this machine, and its search if it had one",
     "time": "share of the training time of all rows whose time is known on this machine",
@@ -327,7 +328,9 @@ def _terminal_group(group: Group, width: int) -> str:
 
 def used_columns(group: Group, width: int | None = None) -> list[Column]:
     """Return the columns with values for a group, or the most important ones of them that fit into `width`."""
+    budgets = dict.fromkeys(header for row in group.rows for header in row.at_budgets)
     columns = [column for column in COLUMNS if any(column.text(row) for row in group.rows)]
+    columns += [_budget_column(header) for header in budgets]
     while width is not None and _needed_width(group, columns) > width:
         # Those of one priority go together.
         last = max(column.priority for column in columns)
@@ -335,6 +338,11 @@ def used_columns(group: Group, width: int | None = None) -> list[Column]:
             break
         columns = [column for column in columns if column.priority < last]
     return columns
+
+
+def _budget_column(header: str) -> Column:
+    # Seconds differ between machines, so a budget in minutes is not committed.
+    return Column(header, lambda row: row.at_budgets.get(header, ""), 3, is_measured=header.endswith(MINUTES))
 
 
 def _needed_width(group: Group, columns: Sequence[Column]) -> int:

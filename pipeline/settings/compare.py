@@ -27,6 +27,11 @@ class CompareSettings(Settings):
         "Another comparison (its folder or comparison.json); if the protocols differ, the command names the parts and "
         "ends with exit code 1.",
     )
+    at_budget: tuple[str, ...] = option(
+        (),
+        "Budgets of the search for which the table shows the expected best top-1 on the selection clips: numbers of "
+        "trials or core-minutes, such as 4,16,10min.",
+    )
     pairs: tuple[str, ...] = option((), "Pairs of labels that are the time-reverse of each other: a:b,c:d.")
     paper: str = option("auto", "Data set of the paper's Table 3 to compare with: auto, jester, something.")
     manifest: Path | None = option(None, "Manifest of the clips, for links and contact sheets in the report.")
