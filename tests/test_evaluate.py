@@ -122,6 +122,30 @@ def test_a_bad_clip_is_counted_and_an_unlabelled_one_left_out(fitted: Fitted, tm
     assert "clips/absent does not exist" in result.stderr
 
 
+def test_intervals_are_over_groups_of_clips(fitted: Fitted, tmp_path: Path) -> None:
+    def metrics_with(groups: str) -> dict[str, Any]:
+        clips = fitted.manifest.in_split("val")
+        grouped = [replace(clip, extra=(group,), group=group) for clip, group in zip(clips, groups, strict=True)]
+        write_manifest(tmp_path / "m.csv", grouped, CLASSES, ("group",))
+        out = tmp_path / "out"
+        result = run(fitted.model("lstm"), "--manifest", tmp_path / "m.csv", "--root", fitted.folder, "--out", out)
+        assert result.exit_code == 0, result.output
+        num_groups = len(set(groups))
+        assert f"5 clips in {num_groups} groups" in result.stdout
+        assert read_run(out).predictions.num_groups == num_groups
+        found: dict[str, Any] = json.loads((out / "metrics.json").read_text())["report"]
+        return found
+
+    without = evaluate(model=fitted.model("lstm"), store=str(fitted.store))["report"]
+    # Groups use Student's t, so that even groups of one clip have the wider interval.
+    single = metrics_with("abcde")
+    assert single["top1_low"] < without["top1_low"] < without["top1_high"] < single["top1_high"]
+    right = read_run(tmp_path / "out").predictions.correct[0].astype(int)
+    # One group is right and the other is wrong: two groups tell nothing about a third.
+    two = metrics_with("".join("ab"[value] for value in right))
+    assert (two["top1_low"], two["top1_high"]) == (0.0, 100.0)
+
+
 def test_the_text_has_every_figure_and_class(fitted: Fitted) -> None:
     result = run(fitted.model("lstm"), "--store", fitted.store, "--split", "train")
     assert result.exit_code == 0, result.output

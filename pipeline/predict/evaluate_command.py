@@ -63,24 +63,30 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         source = {"manifest": str(settings.manifest), "num_crops": int(settings.crops), "num_draws": settings.draws}
     values = about(scorer, found, split, source)
     if settings.out is None:
-        metrics = {**values, "num_seeds": 1, "num_report": len(found.result.labels), **metrics_of([found.result])}
+        figures = metrics_of([found.result], found.groups)
+        metrics = {**values, "num_seeds": 1, "num_report": len(found.result.labels), **figures}
     else:
         timing = {"total_seconds": round(found.result.seconds, 3)}
-        metrics = write_results(settings.out, values, scorer.classes, [found.result], timing)
+        metrics = write_results(settings.out, values, scorer.classes, [found.result], timing, groups=found.groups)
     rows = class_rows(found.result, scorer.classes)
+    num_groups = len({found.groups[clip_id] for clip_id in found.result.clip_ids}) if found.groups else 0
     _report_faults(found)
-    click.echo(json.dumps({**metrics, "classes": rows}, indent=2) if settings.json else report_text(metrics, rows))
+    click.echo(
+        json.dumps({**metrics, "classes": rows}, indent=2) if settings.json else report_text(metrics, rows, num_groups)
+    )
     if settings.out is not None:
         logger.info(f"Wrote {settings.out}.")
     return metrics
 
 
-def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return metrics and the table of classes as text."""
+def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], num_groups: int = 0) -> str:
+    """Return metrics and the table of classes as text; the interval is over groups of clips if there are any."""
     report, order_tests = metrics["report"], metrics["probes"]
     weights = " (random)" if metrics["weights"]["name"] == "random" else ""
+    groups = f" in {num_groups} groups" if num_groups else ""
     lines = [
-        f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['reported_on']}: {metrics['num_report']} clips, "
+        f"{metrics['backbone']}{weights}-{metrics['head']} on {metrics['reported_on']}: "
+        f"{metrics['num_report']} clips{groups}, "
         f"{metrics['num_failed']} failed, {metrics['num_unlabelled']} unlabelled; views: {metrics['num_views']}",
         f"  top-1        {report['top1']:6.2f} %   95 % interval {report['top1_low']:.2f} to {report['top1_high']:.2f}",
         f"  top-5        {report['top5']:6.2f} %",

@@ -18,6 +18,7 @@ from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.evaluation.metrics import confusion_matrix, round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, reordering
 from pipeline.evaluation.result_writer import SeedResult
+from pipeline.evaluation.selection import groups_of
 from pipeline.finetune.model import STAGE as FINETUNE
 from pipeline.fit_head.features import FeatureDataset, SampleOrder, load_frames, load_pooled
 from pipeline.fit_head.scoring import order_test_scores, score_features
@@ -46,12 +47,14 @@ class Evaluation:
 
     num_views: number of views of a clip whose scores are averaged; the order tests only use the test view.
     faults: clips that could not be used.
+    groups: group of each clip of the split by id; None if the clips have no groups.
     """
 
     result: SeedResult
     num_views: int
     faults: tuple[ClipFailure, ...]
     num_unlabelled: int
+    groups: dict[str, str] | None
 
 
 def evaluate_store(
@@ -100,7 +103,8 @@ def evaluate_store(
     )
     of_split = [clip for clip in store.table() if clip.split == split]
     faults = tuple(ClipFailure(clip.clip_id, clip.kind, clip.reason) for clip in of_split if clip.status == "failed")
-    return Evaluation(result, 1 + num_draws, faults, sum(clip.class_index < 0 for clip in of_split))
+    num_unlabelled = sum(clip.class_index < 0 for clip in of_split)
+    return Evaluation(result, 1 + num_draws, faults, num_unlabelled, groups_of(of_split))
 
 
 def evaluate_manifest(
@@ -169,7 +173,7 @@ def evaluate_manifest(
         order_tests={order_test: round_scores(np.stack(values)) for order_test, values in order_tests.items()},
         seconds=time.monotonic() - started_at_seconds,
     )
-    return Evaluation(result, num_views, tuple(faults), len(clips) - len(labelled))
+    return Evaluation(result, num_views, tuple(faults), len(clips) - len(labelled), groups_of(clips))
 
 
 def class_rows(result: SeedResult, classes: Sequence[str]) -> list[dict[str, Any]]:
