@@ -13,7 +13,7 @@ from scipy import optimize, stats
 
 from pipeline.compare.comparison import compare_runs
 from pipeline.compare.indistinct import indistinct_sets
-from pipeline.compare.signature import check_signatures
+from pipeline.compare.signature import check_signatures, signature_of
 from pipeline.compare.table import as_json, csv_table, markdown_table
 from pipeline.errors import PipelineError
 from pipeline.evaluation.columns import group_indices
@@ -150,6 +150,16 @@ def test_a_signature_names_the_part_that_differs(grouped: Path, tmp_path: Path) 
     path.write_text('{"groups": [{}]}')
     with pytest.raises(PipelineError, match="has no signature to compare with"):
         check_signatures(own, path)
+
+
+def test_a_signature_has_the_sizes_of_input_and_maps(tmp_path: Path) -> None:
+    for size in (112, 224):
+        write_cell(tmp_path / f"{size}/squeezenet-gru", head="gru", input_size=size, map_size=3, num_views=2)
+    views = [signature_of([read_run(path)])["view"] for path in sorted(tmp_path.glob("*/*"))]
+    assert [view.partition("test centre, ")[2] for view in views] == [
+        "input 112 x 112, maps 3 x 3",
+        "input 224 x 224, maps 3 x 3",
+    ]
 
 
 def test_rows_that_cannot_be_told_apart_are_the_largest_runs(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("backbone", "head"), PAIRS)
 def test_24_clips_are_learnt_by_heart(manifest: Path, tmp_path: Path, backbone: str, head: str) -> None:
-    finetune(
+    metrics = finetune(
         manifest=manifest,
         head=head,
         backbone=backbone,
@@ -62,6 +62,7 @@ def test_24_clips_are_learnt_by_heart(manifest: Path, tmp_path: Path, backbone: 
         batch_size=8,
         overrides={"lr": 1e-3, "backbone_lr": 1e-3, "interpolate": "off", "weight_decay": 0.0, **PLAIN},
     )
+    assert metrics["input_size"] == SIDE
     with open(tmp_path / f"{backbone}-{head}" / "history.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert float(last["train_top1"]) == 100

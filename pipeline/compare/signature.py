@@ -35,9 +35,10 @@ def _sampling(run: RunResult) -> str:
 
 
 def _views(run: RunResult) -> str:
-    frames, size = _recipe_part(run, "frames") or {}, run.metrics.get("map_size")
+    frames = _recipe_part(run, "frames") or {}
     parts = [f"train {frames.get('crops', NOT_RECORDED)} x {run.metrics.get('num_views', '?')}", "test centre"]
-    return ", ".join([*parts, *([] if size is None else [f"maps {size} x {size}"])])
+    sizes = {"input": run.metrics.get("input_size"), "maps": run.metrics.get("map_size")}
+    return ", ".join([*parts, *(f"{name} {size} x {size}" for name, size in sizes.items() if size is not None)])
 
 
 def _recipe(run: RunResult) -> str:

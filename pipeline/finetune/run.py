@@ -303,6 +303,7 @@ def _write(folder: Path, clips: Manifest, trained: Sequence[_Trained], init: str
         "recipe": recipe.as_dict(),
         "num_segments": spec.num_segments,
         "num_classes": spec.num_classes,
+        "input_size": classifier.backbone.preprocessing.input_size,
         "map_size": spec.map_size,
         "st_block": classifier.head.st_block(spec.map_size),
         "seed": tuner.training_plan.seed,

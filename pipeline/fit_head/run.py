@@ -130,6 +130,7 @@ def write_run(
         "data": {"sha256": data_sha256(data.source.table())},
         "num_segments": data.num_segments,
         "num_classes": len(data.source.classes),
+        "input_size": stated_input_size(settings.preprocessing),
         "map_size": settings.map_size,
         "st_block": head.st_block(settings.map_size),
         "num_views": num_views,
