@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StoreInfoSettings,
         StoreVerifySettings,
     )
+    from pipeline.settings.temporality import TemporalitySettings
 
 
 @click.group(cls=PipelineGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -308,6 +309,22 @@ def store_import_features(settings: StoreImportFeaturesSettings) -> None:
       pipeline store import-features vjepa.h5 --manifest mine.csv --store cache/vjepa.zarr --video-encoder
     """
     from pipeline.store_command.import_features import store_import_features as run
+
+    run(settings)
+
+
+@cli.command(cls=PipelineCommand, settings="pipeline.settings.temporality:TemporalitySettings")
+def temporality(settings: TemporalitySettings) -> None:
+    """Measure which classes of a data set need the order of frames, on the cached features of a store.
+
+    It fits a head with and without order, on a single frame, and to tell a clip from its reverse; it finds pairs of
+    classes that are each other's reverse, and writes a list of the temporal classes for `pipeline prepare --subset`.
+
+    \b
+    Example:
+      pipeline temporality cache/gestures/squeezenet-8seg.zarr --out results/temporality
+    """
+    from pipeline.temporality.command import temporality as run
 
     run(settings)
 

@@ -56,6 +56,7 @@ RANKS = {
     "pipeline.init": 6,
     "pipeline.predict": 6,
     "pipeline.store_command": 6,
+    "pipeline.temporality": 6,
     "stages": 7,
     "pipeline.options": 8,
     "pipeline.command_group": 9,

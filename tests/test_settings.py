@@ -35,6 +35,7 @@ from pipeline.settings.store import (
     StoreInfoSettings,
     StoreVerifySettings,
 )
+from pipeline.settings.temporality import TemporalitySettings
 
 COMMANDS: dict[str, type[Settings]] = {
     "init": InitSettings,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "describe": DescribeSettings,
     "report": ReportSettings,
     "train-bundled": TrainBundledSettings,
+    "temporality": TemporalitySettings,
     "store info": StoreInfoSettings,
     "store verify": StoreVerifySettings,
     "store export": StoreExportSettings,
@@ -70,6 +72,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "describe": {"what": "heads"},
     "report": {},
     "train-bundled": {},
+    "temporality": {"store": "s.zarr"},
     "store info": {"store": "s.zarr"},
     "store verify": {"store": "s.zarr"},
     "store export": {"store": "s.zarr", "out": "o"},
