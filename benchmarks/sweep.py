@@ -21,10 +21,10 @@ import click
 import psutil
 
 from pipeline.devices import num_cores
-from pipeline.registry import HEAD_NAMES
+from pipeline.registry import PAPER_HEADS
 
 SPATIAL = ("convlstm", "fcn3d")
-POOLED = tuple(name for name in HEAD_NAMES if name not in SPATIAL)
+POOLED = tuple(name for name in PAPER_HEADS if name not in SPATIAL)
 
 
 @click.command()
