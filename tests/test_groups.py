@@ -169,9 +169,22 @@ def test_rows_that_cannot_be_told_apart_are_the_largest_runs(tmp_path: Path) -> 
         write_cell(folder, head=head, accuracy=accuracy, num_clips=300, num_seeds=5, seed=seed)
     runs = [read_run(folder) for folder in sorted((tmp_path / "fit_head").iterdir())]
     group = compare_runs(runs).groups[0]
-    sets = [[row.label for row in members] for members in indistinct_sets(group.rows, group.test_of)]
+    sets = [[row.label for row in members] for members in indistinct_sets(group)]
     assert sets == [["trn", "gru"]]
     text = markdown_table(compare_runs(runs))
     assert "Not told apart: {trn, gru}." in text
     assert "Differences under" in text
     assert "the best row is first in" in text
+
+
+def test_the_row_that_the_verdict_calls_better_is_in_no_set(tmp_path: Path) -> None:
+    for seed in range(8):
+        folder = tmp_path / f"fit_head/squeezenet-head{seed}"
+        write_cell(folder, head=f"head{seed}", accuracy=0.7 if seed else 0.79, num_clips=300, num_seeds=3, seed=seed)
+    group = compare_runs([read_run(folder) for folder in sorted((tmp_path / "fit_head").iterdir())]).groups[0]
+    best, *others = group.rows
+    # Every test is below 5 %, and none is after the adjustment for 28 pairs.
+    assert "head0 is better than every other row" in group.verdict()
+    assert not any(group.test_of(best, row).is_significant for row in others)
+    (members,) = indistinct_sets(group)
+    assert {row.label for row in members} == {row.label for row in others}

@@ -135,14 +135,36 @@ class Group:
         }
         return "Recipe: " + "; ".join(stage + ", ".join(names) for stage, names in of_stage.items() if names) + "."
 
+    @cached_property
+    def has_best(self) -> bool:
+        """Whether the first row may be called better than every other row with enough seeds.
+
+        It may if each of its paired tests is below 5 %. This needs no adjustment for the number of rows: the claim is
+        false only if the test against the true best row is wrong.
+
+        Source: Gutmann and Maymin, Is the selected population the best?, 1987.
+        """
+        p_values = [
+            test.difference.p_value
+            for test in (self.test_of(self.rows[0], row) for row in self.rows[1:])
+            if test.difference.knows_seeds
+        ]
+        return bool(p_values) and self.num_drawn >= MIN_CLIPS_OF_A_TEST and max(p_values) < SIGNIFICANCE
+
+    @property
+    def num_drawn(self) -> int:
+        """Number of clips, or of groups of clips if there are any, over which the tests generalise."""
+        predictions = self.rows[0].run.predictions
+        return len(predictions.clip_ids) if predictions.num_groups is None else predictions.num_groups
+
+    def are_distinct(self, a: Row, b: Row) -> bool:
+        """Return whether one of two rows may be called better, by the verdict or by their adjusted test."""
+        return self.test_of(a, b).is_significant or (self.has_best and self.rows[0] in (a, b))
+
     def verdict(self) -> str:
         """Return a sentence that names the best row, or the reason why no row can be called better.
 
-        The best row is named if each of its paired tests is below 5 %. This needs no adjustment for the number of
-        rows: the claim is false only if the test against the true best row is wrong. "Better than the other 3" selects
-        rows by their results, so these p-values are adjusted over all pairs.
-
-        Source: Gutmann and Maymin, Is the selected population the best?, 1987.
+        "Better than the other 3" selects rows by their results, so these p-values are adjusted over all pairs.
         """
         best, others = self.rows[0], self.rows[1:]
         if not others:
@@ -158,13 +180,12 @@ class Group:
         unknown = f" {_few_seeds_text(few_seeds)}, so {not_known}: {labels}." if few_seeds else ""
         if not tested:
             return f"{highest}.{unknown}"
-        num_groups = best.run.predictions.num_groups
-        num_drawn = len(best.run.predictions.clip_ids) if num_groups is None else num_groups
-        if num_drawn < MIN_CLIPS_OF_A_TEST:
-            what = f"Fewer than {MIN_CLIPS_OF_A_TEST} {'clips' if num_groups is None else 'groups of clips'}"
+        if self.num_drawn < MIN_CLIPS_OF_A_TEST:
+            has_groups = best.run.predictions.num_groups is not None
+            what = f"Fewer than {MIN_CLIPS_OF_A_TEST} {'groups of clips' if has_groups else 'clips'}"
             return f"{highest}. {what} are too few to call a row better.{unknown}"
         rule = f"paired tests, {100 * SIGNIFICANCE:.0f} %"
-        if all(test.difference.p_value < SIGNIFICANCE for _, test in tested):
+        if self.has_best:
             second = tested[0][0]
             compared = "every other row" + (f" of {MIN_SEEDS} or more seeds" if few_seeds else "")
             lead = f"{best.top1.value - second.top1.value:.1f} points above the next, {second.label}"

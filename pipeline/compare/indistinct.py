@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from pipeline.compare.comparison import PairTest, Row
+from pipeline.compare.comparison import Group, PairTest, Row
 from pipeline.evaluation.statistics import MIN_SEEDS, rank_correlation, smallest_detectable
 
 
@@ -25,18 +25,18 @@ def detectable_sentence(rows: Sequence[Row], tests: Sequence[PairTest]) -> str |
     )
 
 
-def indistinct_sets(rows: Sequence[Row], test_of: Callable[[Row, Row], PairTest]) -> list[list[Row]]:
-    """Return the largest runs of neighbouring rows of which no two are significantly different; rows are sorted.
+def indistinct_sets(group: Group) -> list[list[Row]]:
+    """Return the largest runs of neighbouring rows of which no two are significantly different.
 
     Rows with too few seeds are left out. A row may be in several sets: that two rows cannot be told apart from a third
     does not mean that they are equal.
     """
-    known = [row for row in rows if row.knows_seeds]
+    known = [row for row in group.rows if row.knows_seeds]
     found: list[list[Row]] = []
     last_end = 0
     for start in range(len(known)):
         end = start + 1
-        while end < len(known) and not any(test_of(row, known[end]).is_significant for row in known[start:end]):
+        while end < len(known) and not any(group.are_distinct(row, known[end]) for row in known[start:end]):
             end += 1
         if end > last_end and end - start > 1:
             found.append(known[start:end])
@@ -44,9 +44,9 @@ def indistinct_sets(rows: Sequence[Row], test_of: Callable[[Row, Row], PairTest]
     return found
 
 
-def indistinct_sentence(rows: Sequence[Row], test_of: Callable[[Row, Row], PairTest]) -> str | None:
+def indistinct_sentence(group: Group) -> str | None:
     """Return the sets of rows that cannot be told apart; None if there is none."""
-    sets = indistinct_sets(rows, test_of)
+    sets = indistinct_sets(group)
     if not sets:
         return None
     return f"Not told apart: {'; '.join('{' + ', '.join(row.label for row in members) + '}' for members in sets)}."

@@ -235,9 +235,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "num_segments": group.num_segments,
                 "signature": group.signature,
                 "verdict": group.verdict(),
-                "indistinct": [
-                    [row.run.name for row in members] for members in indistinct_sets(group.rows, group.test_of)
-                ],
+                "indistinct": [[row.run.name for row in members] for members in indistinct_sets(group)],
                 "rows": [{**_record(row), **_gain_of(row)} for row in group.rows],
                 "tests": [
                     {
@@ -295,7 +293,7 @@ def remarks_of(group: Group) -> list[str]:
     if len(front) > 1:
         remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
     limits = [
-        indistinct_sentence(group.rows, group.test_of),
+        indistinct_sentence(group),
         detectable_sentence(group.rows, group.tests),
         rank_sentence(group.rows),
     ]
