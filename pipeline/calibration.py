@@ -46,7 +46,12 @@ class Calibration:
         self.path = default_path() if path is None else path
 
     def measure(
-        self, what: str, sizes: Mapping[str, Any], candidates: Mapping[str, Callable[[], Step]]
+        self,
+        what: str,
+        sizes: Mapping[str, Any],
+        candidates: Mapping[str, Callable[[], Step]],
+        *,
+        is_logged: bool = True,
     ) -> dict[str, float]:
         """Return the seconds of each candidate, from the file if they are in it; a new measurement is logged.
 
@@ -59,8 +64,9 @@ class Calibration:
             return {name: float(value) for name, value in known.items()}
         seconds = measured_seconds({name: prepare() for name, prepare in candidates.items()})
         self._keep(key, seconds)
-        steps = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items())
-        logger.info(f"Measured on this machine, a step of {what}: {steps}. Kept in {self.path}.")
+        if is_logged:
+            steps = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items())
+            logger.info(f"Measured on this machine, a step of {what}: {steps}. Kept in {self.path}.")
         return seconds
 
     def note(self, what: str, sizes: Mapping[str, Any], seconds: float | None) -> float:

@@ -62,9 +62,9 @@ class Progress:
         rate = (self.done - self._done_at_start) / elapsed_seconds
         parts = [f"{self.label}: {self.done:,}/{self.total:,} {self.unit}", f"{rate:,.1f} {self.unit}/s"]
         if 0 < self.done < self.total and rate > 0:
-            parts.append(f"{_duration((self.total - self.done) / rate)} to go")
+            parts.append(f"{duration_text((self.total - self.done) / rate)} to go")
         else:
-            parts.append(f"{_duration(elapsed_seconds)}")
+            parts.append(f"{duration_text(elapsed_seconds)}")
         if self.note:
             parts.append(self.note)
         return ", ".join(parts)
@@ -96,7 +96,8 @@ def tracked(items: Iterable[Item], label: str, total: int, unit: str = "clips") 
             progress.advance()
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Return a duration in hours, minutes or seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -78,12 +78,19 @@ def choose_compute(
         name: functools.partial(training_step, head_name, sizes, Runtime(chosen, name, threads))
         for name in ("float32", "bfloat16")
     }
-    seconds = calibration.measure(f"head {head_name}", _key(sizes, chosen, threads), steps)
+    seconds = calibration.measure(f"head {head_name}", calibration_key(sizes, chosen, threads), steps)
     return Runtime(chosen, choose_dtype(seconds), threads, num_loaders, tuple(seconds.items()))
 
 
-def training_step(head_name: str, sizes: HeadSizes, compute: Runtime) -> Callable[[], None]:
-    """Return a training step, forward and backward, of a new head on a few random clips."""
+def training_step(
+    head_name: str,
+    sizes: HeadSizes,
+    compute: Runtime,
+    num_clips: int = CALIBRATION_CLIPS,
+    *,
+    with_optimiser: bool = False,
+) -> Callable[[], None]:
+    """Return a training step of a new head on a few equal clips: forward and backward, with or without the update."""
     with torch.random.fork_rng(devices=[]):
         head = build_head(
             head_name,
@@ -91,14 +98,20 @@ def training_step(head_name: str, sizes: HeadSizes, compute: Runtime) -> Callabl
             num_segments=sizes.num_segments,
             num_classes=sizes.num_classes,
         ).to(compute.device)
-    shape = (CALIBRATION_CLIPS, sizes.num_segments, sizes.map_size, sizes.map_size, sizes.in_channels)
+    parameters = list(head.parameters())
+    optimiser = torch.optim.AdamW(parameters) if with_optimiser and parameters else None
+    shape = (num_clips, sizes.num_segments, sizes.map_size, sizes.map_size, sizes.in_channels)
     features = torch.ones(shape, device=compute.device).permute(0, 1, 4, 2, 3).to(compute.dtype)
 
     def step() -> None:
         with fixed_threads(compute.threads), torch.random.fork_rng(devices=[]):
             with compute.autocast():
                 scores = head(features)
-            scores.float().logsumexp(dim=1).sum().backward()
+            if scores.requires_grad:
+                scores.float().logsumexp(dim=1).sum().backward()
+            if optimiser is not None:
+                optimiser.step()
+                optimiser.zero_grad()
             finish(str(compute.device))
 
     return step
@@ -113,11 +126,12 @@ def _choose_threads(head_name: str, device: torch.device, sizes: HeadSizes | Non
         str(count): functools.partial(training_step, head_name, sizes, Runtime(device, "float32", count))
         for count in counts
     }
-    found = calibration.measure(f"threads of head {head_name}", _key(sizes, device, cores), steps)
+    found = calibration.measure(f"threads of head {head_name}", calibration_key(sizes, device, cores), steps)
     return choose_threads({int(name): seconds for name, seconds in found.items()})
 
 
-def _key(sizes: HeadSizes, device: torch.device, threads: int) -> dict[str, Any]:
+def calibration_key(sizes: HeadSizes, device: torch.device, threads: int) -> dict[str, Any]:
+    """Return the values that a measurement of a head depends on, apart from the machine."""
     return {**vars(sizes), "device": device_name(str(device)), "threads": threads}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from pipeline.allocator import keep_memory_between_batches
 from pipeline.calibration import Calibration
 from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
+from pipeline.evaluation.selection import TRAIN
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import HeadSizes, choose_compute
+from pipeline.fit_head.estimate import MIN_CLIPS, estimate_text, seconds_of_fit
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
 from pipeline.fit_head.plan import AUTO, HeadRequest
 from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, plan_run, unfinished_compute
@@ -24,6 +27,8 @@ from pipeline.heads import HEADS
 from pipeline.scratch import temporary_folder
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
+
+logger = logging.getLogger(__name__)
 
 
 def fit_all(
@@ -54,6 +59,8 @@ def fit_all(
     together = {request: steps[request] for request, planned in left.items() if _is_single_threaded(planned)}
     num_fits = sum(_num_fits(request) for request in together)
     num_processes = choose_num_processes(num_fits, num_cores()) if settings.jobs is None else settings.jobs
+    if settings.scheduler is None:
+        _announce_time(left, data, settings, min(num_processes, num_fits))
     if settings.scheduler is not None and together:
         from pipeline.fit_head.cluster import Cluster  # imports Dask
 
@@ -69,6 +76,29 @@ def fit_all(
     yield from fit_scheduled(
         {request: each for request, each in steps.items() if request not in together}, ThisProcess(data)
     )
+
+
+def _announce_time(
+    left: Mapping[HeadRequest, PlannedRun], data: CachedData, settings: FitHeadSettings, num_slots: int
+) -> None:
+    """Log how long the runs will take, unless that is less than an estimate is worth."""
+    calibration, total = Calibration(settings.calibration), 0
+    together: dict[str, float] = {}
+    alone: dict[str, float] = {}
+    sizes = {}
+    for request, planned in left.items():
+        plan = data.plan(planned.run.recipe.training)
+        clips = {part: len(data.rows_of(part, plan).clips) for part in (TRAIN, plan.selected_on)}
+        sizes[request] = (clips[TRAIN], clips[plan.selected_on])
+        total += clips[TRAIN] * planned.run.recipe.training.epochs * _num_fits(request)
+    if total < MIN_CLIPS:
+        return
+    for request, planned in left.items():
+        run = planned.run
+        seconds = _num_fits(request) * seconds_of_fit(run, *sizes[request], _sizes(run.head, data), calibration)
+        where = together if _is_single_threaded(planned) and num_slots > 1 else alone
+        where[run.head] = where.get(run.head, 0.0) + seconds
+    logger.info(estimate_text(together, alone, num_slots))
 
 
 def _store_request(settings: FitHeadSettings, shared: SharedTables | None = None) -> StoreRequest:
@@ -90,9 +120,7 @@ def _num_fits(request: HeadRequest) -> int:
 def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) -> PlannedRun:
     reads = HEADS[request.head].reads
     data.check_maps(reads, request.head)
-    store = data.source.settings
-    map_size = store.map_size if reads == "spatial" else 1
-    sizes = HeadSizes(store.channels, data.num_segments, len(data.source.classes), map_size)
+    store, sizes = data.source.settings, _sizes(request.head, data)
     # An unfinished fit is resumed with its number type and threads, whatever would be measured now.
     begun = unfinished_compute(request.folder(store.backbone))
     precision = begun.get("precision", AUTO) if request.precision == AUTO else request.precision
@@ -103,6 +131,12 @@ def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) 
     compute = choose_compute(request.head, request.device, precision, threads, settings.loaders, sizes, calibration)
     run = HeadRun(request.head, request.recipe, request.seeds, compute, request.search)
     return plan_run(run, data, request.out, settings.force)
+
+
+def _sizes(head: str, data: CachedData) -> HeadSizes:
+    store = data.source.settings
+    map_size = store.map_size if HEADS[head].reads == "spatial" else 1
+    return HeadSizes(store.channels, data.num_segments, len(data.source.classes), map_size)
 
 
 def _is_single_threaded(planned: PlannedRun) -> bool:
