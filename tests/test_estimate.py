@@ -71,5 +71,5 @@ def test_long_fits_announce_their_time_and_short_ones_do_not(
     known = json.loads((tmp_path / "calibration.json").read_text())
     assert sum('"training of head' in key for key in known) == 2
     # A second call reads the measured steps.
-    monkeypatch.setattr(estimate, "training_step", None)
+    monkeypatch.setattr(estimate, "training_step", lambda *_, **__: pytest.fail("measured again"))
     fit_head(out=tmp_path / "again", **options)
