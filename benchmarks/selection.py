@@ -37,11 +37,12 @@ from pipeline.store import FeatureStore
 def selected_on_test(data: CachedData, head: str, settings: Mapping[str, Any], num_seeds: int) -> list[float]:
     """Return top-1 of `test` for each seed, in percent, where `test` also selects the epoch."""
     recipe = named_recipe(str(settings["recipe"])).with_overrides(
-        **{name: value for name, value in settings.items() if name not in ("recipe", "seeds")}
+        **{name: value for name, value in settings.items() if name not in ("recipe", "seeds", "precision")}
     )
     apart = data.of(HEADS[head].reads, recipe)
     head_data = dataclasses.replace(apart, select=apart.report)
-    fits = (fit_head(head_data, head, recipe, seed, choose_compute(head)) for seed in range(num_seeds))
+    compute = choose_compute(head, precision=str(settings.get("precision", "auto")))
+    fits = (fit_head(head_data, head, recipe, seed, compute) for seed in range(num_seeds))
     return [top1(result.scores, result.labels) for result in fits]
 
 
@@ -71,7 +72,7 @@ def selected_on_val(folder: Path, num_seeds: int, epochs: int) -> list[float]:
 def main(store: str, results: Path, params: Path, heads: str | None, out: Path | None) -> None:
     """Print top-1 of each head with selection on val and on test, and the difference."""
     blocks = yaml.safe_load(params.read_text(encoding="utf-8"))
-    common = {key: blocks["fit_head"][key] for key in ("recipe", "seeds", "epochs") if key in blocks["fit_head"]}
+    common = {key: blocks["fit_head"][key] for key in ("recipe", "seeds", "epochs", "precision") if key in blocks["fit_head"]}
     opened = FeatureStore.open(store)
     data = CachedData(opened, Path("."))
     plan = data.plan(named_recipe(str(common.get("recipe", "cached"))).training)
