@@ -72,7 +72,8 @@ def selected_on_val(folder: Path, num_seeds: int, epochs: int) -> list[float]:
 def main(store: str, results: Path, params: Path, heads: str | None, out: Path | None) -> None:
     """Print top-1 of each head with selection on val and on test, and the difference."""
     blocks = yaml.safe_load(params.read_text(encoding="utf-8"))
-    common = {key: blocks["fit_head"][key] for key in ("recipe", "seeds", "epochs", "precision") if key in blocks["fit_head"]}
+    names = ("recipe", "seeds", "epochs", "precision")
+    common = {name: blocks["fit_head"][name] for name in names if name in blocks["fit_head"]}
     opened = FeatureStore.open(store)
     data = CachedData(opened, Path("."))
     plan = data.plan(named_recipe(str(common.get("recipe", "cached"))).training)
