@@ -27,6 +27,7 @@ from pipeline.files import atomic_path
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import recipe_from_dict
+from pipeline.registry import VIDEO_ENCODER_PREFIX
 from pipeline.shapes import check_shape
 from pipeline.video.views import TRANSFORM_VERSION
 
@@ -220,6 +221,11 @@ def load_model(path: Path | str) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         # All random parameters are replaced; drawing them must not change the caller's random state.
         size = stated_input_size(spec.preprocessing)
+        if spec.backbone.startswith(VIDEO_ENCODER_PREFIX):
+            raise PipelineError(
+                f"{path} has only the head for features of the video encoder {spec.backbone}. Video encoders cannot be "
+                "finetuned, exported or used by predict: extract the features of the clips."
+            )
         backbone, _ = build_backbone(spec.backbone, weights="random", input_size=size)
         head = head_of_spec(spec)
     if spec.transform_version != TRANSFORM_VERSION:

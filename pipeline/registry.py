@@ -65,6 +65,7 @@ BACKBONES = {
 BACKBONE_FAMILIES = {
     "torchvision:": "pipeline.backbones.torchvision_models:TorchvisionBackbone",
     "timm:": "pipeline.backbones.timm_models:TimmBackbone",
+    "python:": "pipeline.backbones.python_encoder:PythonEncoder",
 }
 # Data sets, with the function that lists their clips; `gestures` are drawn.
 DATA_SETS = {
@@ -86,6 +87,7 @@ DATA_SETS = {
     "egogesture": "pipeline.prepare.egogesture:list_egogesture",
     "finegym": "pipeline.prepare.finegym:list_finegym",
 }
+VIDEO_ENCODER_PREFIX = "python:"
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached", "finetune")
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")

@@ -31,7 +31,8 @@ class Backbone(nn.Module):
 
     Shape:
         frames:  (N, 3, H, W) uint8, RGB; any memory format, channels_last is the fastest.
-        returns: (N, C, h, w), float.
+        returns: (N, C, h, w), float; (N / frames_per_map, C, h, w) for a video encoder, with N a multiple of
+            clip_frames.
 
     Source: paper, Sec. 3.2 (feature extraction by a 2D CNN without its last pooling and classifier).
     """
@@ -44,6 +45,12 @@ class Backbone(nn.Module):
     """Prefixes of keys in weight files that belong to the classifier, which is not part of a backbone."""
     imagenet: PublishedWeights | None = None
     """The published ImageNet weights."""
+    clip_frames: int = 1
+    """Number of frames that the network reads together: 1 for an image network, more for a video encoder."""
+    frames_per_map: int = 1
+    """Number of successive frames from which a map is computed; it divides `clip_frames`."""
+    has_own_weights = False
+    """Whether the network is built with its weights, so that `imagenet` reads no file."""
     packages: tuple[str, ...] = ()
     """Packages that define the layers, whose versions a store records, besides those that every store names."""
     license: str = ""
@@ -146,7 +153,7 @@ class Backbone(nn.Module):
             raise PipelineError(f"`input_size` (={size}) must be from {MIN_INPUT_SIZE} to {MAX_INPUT_SIZE} pixels.")
         try:
             with torch.inference_mode():
-                maps = self.eval().forward_features(torch.zeros(1, 3, size, size))
+                maps = self.eval().forward_features(torch.zeros(self.clip_frames, 3, size, size))
         except (RuntimeError, AssertionError, ValueError) as error:  # transformers assert their size
             raise PipelineError(
                 f"Backbone '{self.name}' cannot read inputs of {size} pixels ({error}). Leave out --input-size."

@@ -56,6 +56,8 @@ def load_weights(
     if weights == "random":
         backbone.initialise(seed)
         return WeightsRecord("random", digest_of_tensors(backbone.weight_tensors()), note=f"seed {seed}")
+    if backbone.has_own_weights and weights == "imagenet":
+        return WeightsRecord("imagenet", digest_of_tensors(backbone.weight_tensors()), "weights of the factory")
     path, sha256 = _find_file(backbone, weights)
     tensors, made_for = read_weight_file(path)
     if weights in ("imagenet", "bundled"):

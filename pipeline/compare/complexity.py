@@ -99,16 +99,17 @@ def _describe_backbone(name: str) -> dict[str, Any]:
     with torch.device("meta"):
         backbone = make_backbone(name).eval()
         size = backbone.preprocessing.input_size
-        frame = torch.empty(1, 3, size, size)
+        frames = torch.empty(backbone.clip_frames, 3, size, size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            backbone.forward_features(frame)
+            backbone.forward_features(frames)
     return {
         "name": name,
         "channels": backbone.channels,
         "map_size": backbone.map_size,
         "input_size": size,
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        "macs": counter.get_total_flops() // 2,  # the counter counts two operations for a multiply-accumulate
+        # The counter counts two operations for a multiply-accumulate.
+        "macs": counter.get_total_flops() // 2 // backbone.clip_frames,
         "license": backbone.license,
         "preprocessing": backbone.preprocessing.as_dict(),
     }

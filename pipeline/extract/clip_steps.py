@@ -99,7 +99,9 @@ class FeatureExtractor:
         self._is_cuda = setup.compute.device.startswith("cuda")
         self._class_index = {label: index for index, label in enumerate(setup.classes)}
         # Batches longer than a view hold all views of a clip.
-        self._joins_views = 0 < settings.num_segments < settings.batch_frames
+        self._frames_per_map = backbone.frames_per_map
+        self._num_frames = settings.num_segments * self._frames_per_map  # of a view
+        self._joins_views = 0 < self._num_frames < settings.batch_frames
 
     def features(self, clip: ClipJob) -> ClipFeatures:
         """Extract the features of one clip; a clip that cannot be used is recorded with its reason instead."""
@@ -163,7 +165,8 @@ class FeatureExtractor:
         if view.flip and index >= 0 and self.setup.swapped_labels:
             index = self.setup.swapped_labels[index]
         box = (view.crop.top, view.crop.left, view.crop.height, view.crop.width)
-        return np.array((*view.frame_indices, *box, int(view.flip), index), dtype=row_dtype(self.settings, "sampling"))
+        frames = view.frame_indices[:: self._frames_per_map]  # the first frame of each segment
+        return np.array((*frames, *box, int(view.flip), index), dtype=row_dtype(self.settings, "sampling"))
 
     def _views(self, clip: ClipJob, num_frames: int, height: int, width: int) -> list[View]:
         settings, fraction = self.settings, self._preprocessing.crop_fraction
@@ -172,7 +175,7 @@ class FeatureExtractor:
             return [View(TEST_VIEW, tuple(range(num_frames)), crop, flip=False)]
         shape = (num_frames, height, width)
         config = ViewConfig(
-            settings.num_segments, settings.frame_choices, fraction, self._preprocessing.input_size, settings.seed
+            self._num_frames, settings.frame_choices, fraction, self._preprocessing.input_size, settings.seed
         )
         views = [config.test(*shape)] if TEST_VIEW in clip.views else []
         for view in clip.views:

@@ -109,7 +109,7 @@ class BackboneRunner:
         with torch.inference_mode(), self._exact():
             for start in range(0, len(frames), self.compute.batch_frames):
                 batch = frames[start : start + self.compute.batch_frames]
-                found = self._padded(batch)[: len(batch)]  # (n, C, h, w)
+                found = self._padded(batch)[: len(batch) // self._backbone.frames_per_map]  # (n, C, h, w)
                 vectors.append(pooled(found).to(torch.float16))
                 if keep_maps:
                     reduced = self._backbone.reduce_maps(found, self._map_size)

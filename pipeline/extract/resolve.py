@@ -56,14 +56,17 @@ def resolve_settings(
         if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or has_compiler()):
             compile_mode = store.settings.compile_mode
     # An existing store keeps its batch size, whatever views are requested and however much memory is free.
-    if store is None:
+    if backbone.clip_frames > 1:
+        _check_video_encoder(backbone, request)
+        batch_frames = backbone.clip_frames
+    elif store is None:
         batch_frames = computing.choose_batch_frames(request.device, num_segments, 1 + num_draws)
     else:
         batch_frames = store.settings.batch_frames
     speeds = BackboneSpeeds(backbone, request.device, batch_frames, Calibration(request.calibration))
     trial = None
     if dtype == "auto" and multiplies_bfloat16_fast(request.device):
-        trial = _frames_for_trial(manifest, backbone, num_segments or 8)
+        trial = _frames_for_trial(manifest, backbone, (num_segments or 8) * backbone.frames_per_map)
     dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial, speeds)
     compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames, dtype, speeds)
     capability = computing.capability_of(request.device)
@@ -84,6 +87,7 @@ def resolve_settings(
         map_size=_map_size(backbone, request.map_size),
         preprocessing=backbone.preprocessing.as_dict(),
         frames="all" if is_all else "segments",
+        video_encoder=backbone.clip_frames > 1,
         store_dtype=request.store_dtype,
     )
     if store is not None:
@@ -132,6 +136,17 @@ def check_settings_match(store: FeatureStore, settings: StoreSettings, classes: 
         )
 
 
+def _check_video_encoder(backbone: Backbone, request: ExtractSettings) -> None:
+    maps_per_clip = backbone.clip_frames // backbone.frames_per_map
+    if request.frames == "all":
+        raise PipelineError(f"{backbone.name} reads clips, not single frames: use --frames segments.")
+    if request.num_segments % maps_per_clip:
+        raise PipelineError(
+            f"`num_segments` (={request.num_segments}) must be a multiple of {maps_per_clip}: {backbone.name} computes "
+            f"{maps_per_clip} segments from {backbone.clip_frames} frames."
+        )
+
+
 def _map_size(backbone: Backbone, asked: int | None) -> int:
     if asked is not None and asked > backbone.map_size:
         raise PipelineError(
@@ -140,7 +155,7 @@ def _map_size(backbone: Backbone, asked: int | None) -> int:
     return backbone.map_size if asked is None else asked
 
 
-def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int) -> Tensor | None:
+def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_frames: int) -> Tensor | None:
     """Return test frames of the first few clips that decode, to try a number type on, or None."""
     found: list[Tensor] = []
     for clip in manifest.clips[:20]:
@@ -148,7 +163,7 @@ def _frames_for_trial(manifest: Manifest, backbone: Backbone, num_segments: int)
             with open_clip(manifest.locate(clip)) as reader:
                 fraction, size = backbone.preprocessing.crop_fraction, backbone.preprocessing.input_size
                 shape = (reader.num_frames, reader.height, reader.width)
-                view = test_view(*shape, num_segments, SamplingConfig(), fraction)
+                view = test_view(*shape, num_frames, SamplingConfig(), fraction)
                 found.append(render(reader.read(view.frame_indices), view.crop, view.flip, size))
         except ClipError:
             continue

@@ -121,6 +121,10 @@ def fresh_classifier(
 ) -> Classifier:
     """Build a classifier with a new head, for training from scratch: the paper's end-to-end protocol."""
     network, record = build_backbone(backbone, weights, seed, allow_squeezenet_weights, input_size)
+    if network.clip_frames > 1:
+        raise PipelineError(
+            f"{network.name} is a video encoder, which finetune cannot train. Fit a head on its features."
+        )
     spec = ModelSpec(
         head=head,
         backbone=network.name,

@@ -163,14 +163,14 @@ def write_run(
 
 
 def backbone_of_store(settings: StoreSettings, weights: str | None = None) -> nn.Module | None:
-    """Build the backbone of a store, for the model file; None for imported features.
+    """Build the backbone of a store, for the model file; None for imported features and video encoders.
 
     weights: path of the weights if they have moved.
 
     Raises:
         PipelineError: the weights are missing, or are not those of the store.
     """
-    if is_imported(settings.backbone):
+    if is_imported(settings.backbone) or settings.video_encoder:
         return None
     name = settings.weights["name"] if weights is None else weights
     if name not in WEIGHTS_NAMES and not Path(name).is_file():

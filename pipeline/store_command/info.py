@@ -95,15 +95,15 @@ def info_text(info: StoreInfo) -> str:
 
 def _origin_lines(settings: dict[str, Any], note: str) -> tuple[str, list[str]]:
     """Return a line about the network, and those about its run."""
+    encoder = "; a video encoder, which mixes the frames of a clip" if settings.get("video_encoder") else ""
     if is_imported(settings["backbone"]):
-        encoder = "; a video encoder, which mixes the frames of a clip" if settings.get("video_encoder") else ""
         name = settings["backbone"].removeprefix(IMPORTED_PREFIX)
         return f"  imported   {name}, {settings['compute_dtype']} arrays{encoder}", []
     weights = settings["weights"]
     origin = f"  backbone   {settings['backbone']}, {weights['name']} (sha256 {weights['sha256']})"
     if "license" in weights:
         origin += f", licence {weights['license']}"
-    return origin + (f"; {note}" if note else ""), [
+    return origin + (f"; {note}" if note else "") + encoder, [
         f"  computed   {settings['compute_dtype']}, {settings['compile_mode']}, {settings['capability']}, "
         f"batches of {settings['batch_frames']} frames, transform {settings['transform_version']}",
         f"  frames     {', '.join(f'{name}={value}' for name, value in settings['frame_choices'].items())}, "
