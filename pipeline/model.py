@@ -27,7 +27,7 @@ from pipeline.files import atomic_path
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import recipe_from_dict
-from pipeline.registry import VIDEO_ENCODER_PREFIX
+from pipeline.registry import VIDEO_ENCODER_PREFIXES
 from pipeline.shapes import check_shape
 from pipeline.video.views import TRANSFORM_VERSION
 
@@ -221,7 +221,7 @@ def load_model(path: Path | str) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         # All random parameters are replaced; drawing them must not change the caller's random state.
         size = stated_input_size(spec.preprocessing)
-        if spec.backbone.startswith(VIDEO_ENCODER_PREFIX):
+        if spec.backbone.startswith(VIDEO_ENCODER_PREFIXES):
             raise PipelineError(
                 f"{path} has only the head for features of the video encoder {spec.backbone}. Video encoders cannot be "
                 "finetuned, exported or used by predict: extract the features of the clips."

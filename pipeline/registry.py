@@ -66,6 +66,7 @@ BACKBONE_FAMILIES = {
     "torchvision:": "pipeline.backbones.torchvision_models:TorchvisionBackbone",
     "timm:": "pipeline.backbones.timm_models:TimmBackbone",
     "python:": "pipeline.backbones.python_encoder:PythonEncoder",
+    "transformers:": "pipeline.backbones.transformers_encoder:TransformersEncoder",
 }
 # Data sets, with the function that lists their clips; `gestures` are drawn.
 DATA_SETS = {
@@ -87,7 +88,7 @@ DATA_SETS = {
     "egogesture": "pipeline.prepare.egogesture:list_egogesture",
     "finegym": "pipeline.prepare.finegym:list_finegym",
 }
-VIDEO_ENCODER_PREFIX = "python:"
+VIDEO_ENCODER_PREFIXES = ("python:", "transformers:")
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached", "finetune")
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pipeline.backbones import backbone_contract, build_backbone, make_backbone, pooled
-from pipeline.backbones.timm_import import huggingface_hub, timm
+from pipeline.backbones.hub import huggingface_hub
+from pipeline.backbones.timm_import import timm
 from pipeline.backbones.timm_name import TimmName, parse_timm_name, with_taps
 from pipeline.compare.complexity import describe_backbones
 from pipeline.errors import PipelineError

@@ -10,7 +10,6 @@ from pipeline.errors import PipelineError
 
 try:
     timm = importlib.import_module("timm")
-    huggingface_hub = importlib.import_module("huggingface_hub")
 except ModuleNotFoundError as error:
     raise PipelineError(
         f"timm:NAME needs the package {error.name}. Install it: pip install 'st-pipeline[timm]', or make setup."

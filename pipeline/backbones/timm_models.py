@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from pipeline.backbones.backbone import Backbone
 from pipeline.backbones.download import PublishedWeights, fetch
+from pipeline.backbones.hub import hub_file
 from pipeline.backbones.preprocessing import Preprocessing
-from pipeline.backbones.timm_import import huggingface_hub, timm
+from pipeline.backbones.timm_import import timm
 from pipeline.backbones.timm_name import CLASS_TOKEN, parse_timm_name
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of_file
@@ -115,7 +116,7 @@ class TimmBackbone(Backbone):
             raise PipelineError(
                 f"timm has no weights of {self.name} that can be read; pass a weight file, or 'random'."
             )
-        path = _from_hub(config.hf_hub_id, config.hf_hub_filename or HUB_FILE)
+        path = hub_file(config.hf_hub_id, config.hf_hub_filename or HUB_FILE)
         return path, sha256_of_file(path)
 
     def convert_tensors(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -222,17 +223,3 @@ def _build(model: str, seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         built: nn.Module = timm.create_model(model, pretrained=False)
     return built
-
-
-def _from_hub(repository: str, name: str) -> Path:
-    cached = huggingface_hub.try_to_load_from_cache(repository, name)
-    if isinstance(cached, str):
-        return Path(cached)
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, name))
-    except (OSError, RuntimeError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
-        raise PipelineError(
-            f"{name} of {repository} is not in the cache of the Hugging Face hub and cannot be downloaded "
-            f"({type(error).__name__}). Try again with a network, get the file elsewhere and pass its path, or use "
-            "--weights random."
-        ) from error

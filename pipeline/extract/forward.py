@@ -79,7 +79,8 @@ class BackboneRunner:
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
         self._backbone = backbone.eval().to(device=compute.device, dtype=self._dtype)
-        self._backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if backbone.clip_frames == 1:  # weights of 3D convolutions have no such format
+            self._backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         size = backbone.preprocessing.input_size
         self._example = torch.zeros(
             (compute.batch_frames, 3, size, size), dtype=torch.uint8, device=compute.device
