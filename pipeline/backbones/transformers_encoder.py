@@ -37,8 +37,8 @@ class Family:
     """What differs between the encoders.
 
     network: the encoder of a new model. frames, size: fields of the configuration. argument: name of the clips.
-    prefixes: of the encoder's keys in weight files, the longest first. crop_fraction: of the published preprocessing. renamed:
-        ends of keys in weight files, with their names in the library.
+    prefixes: of the encoder's keys in weight files, the longest first. crop_fraction: of the published preprocessing.
+    renamed: ends of keys in weight files, with their names in the library.
     """
 
     network: Callable[[nn.Module], nn.Module]
@@ -81,8 +81,7 @@ class TransformersEncoder(VideoEncoder):
         if kind not in FAMILIES:
             raise PipelineError(f"{full_name} is a '{kind}'; the known video encoders are {', '.join(FAMILIES)}.")
         self._family = FAMILIES[kind]
-        values = {field: getattr(self._config, field) for field in (self._family.frames, self._family.size)}
-        num_frames, size = values.values()
+        num_frames, size = (getattr(self._config, name) for name in (self._family.frames, self._family.size))
         side = size // self._config.patch_size
         grid = (num_frames // self._config.tubelet_size, side, side)
         preprocessing = Preprocessing.from_dict(
