@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pipeline.backbones import backbone_contract, build_backbone, make_backbone, pooled
 from pipeline.backbones.hub import huggingface_hub
 from pipeline.backbones.timm_import import timm
-from pipeline.backbones.timm_name import TimmName, parse_timm_name, with_taps
+from pipeline.backbones.timm_name import TimmName, full_name, parse_timm_name, with_taps
 from pipeline.compare.complexity import describe_backbones
 from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
@@ -122,8 +122,11 @@ def test_names_have_model_size_and_taps() -> None:
     name = "timm:vit_small_patch14_dinov2.lvd142m@224+5+11+cls"
     parsed = parse_timm_name(name)
     assert parsed == TimmName("vit_small_patch14_dinov2.lvd142m", 224, ("5", "11", "cls"))
-    assert str(parsed) == name
-    assert with_taps("timm:test_vit@96", ("2", "cls")) == "timm:test_vit@96+2+cls"
+    assert str(parsed) == "timm:vit_small_patch14_dinov2.lvd142m+224px+5+11+cls"
+    assert parse_timm_name(str(parsed)) == parsed
+    assert (
+        with_taps("timm:test_vit@96", ("2", "cls")) == full_name("timm:test_vit@96+2+cls") == "timm:test_vit+96px+2+cls"
+    )
     assert with_taps("squeezenet", ()) == "squeezenet"
     with pytest.raises(PipelineError, match="differs from the taps"):
         with_taps("timm:test_vit+1", ("2",))
@@ -228,7 +231,7 @@ def test_a_study_end_to_end(tmp_path: Path) -> None:
     )  # fmt: skip
     extract_features(read_manifest(manifest), str(tmp_path / "s.zarr"), request)
     store = FeatureStore.open(str(tmp_path / "s.zarr"))
-    name = f"timm:test_vit@{SIZE}+3+cls"
+    name = f"timm:test_vit+{SIZE}px+3+cls"
     assert (store.settings.backbone, store.settings.channels, store.settings.map_size) == (name, 128, 4)
     assert store.provenance["versions"]["timm"] == timm.__version__
     training = {"epochs": 1, "batch_size": 4}

@@ -1,4 +1,7 @@
-"""Names of timm's models: `timm:NAME[@SIZE][+TAP…]`, such as `timm:vit_tiny_patch16_224@112+5+11+cls`."""
+"""Names of timm's models: `timm:NAME[@SIZE][+TAP…]`, such as `timm:vit_tiny_patch16_224@112+5+11+cls`.
+
+`@112` is short for `+112px`, the form in stores, results and `params.yaml`: DVC separates names of stages with `@`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pipeline.errors import PipelineError
 
 PREFIX = "timm:"
 CLASS_TOKEN = "cls"
-_PATTERN = re.compile(r"(?P<model>[\w.-]+)(@(?P<size>\d+))?(?P<taps>(\+\w+)*)")
+_PATTERN = re.compile(r"(?P<model>[\w.-]+)(@(?P<short>\d+)|\+(?P<size>\d+)px)?(?P<taps>(\+\w+)*)")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class TimmName:
             )
 
     def __str__(self) -> str:
-        size = "" if self.input_size is None else f"@{self.input_size}"
+        size = "" if self.input_size is None else f"+{self.input_size}px"
         return f"{PREFIX}{self.model}{size}{''.join(f'+{tap}' for tap in self.taps)}"
 
 
@@ -54,8 +57,20 @@ def parse_timm_name(name: str) -> TimmName:
             f"'{name}' must be {PREFIX}NAME, {PREFIX}NAME@SIZE or {PREFIX}NAME@SIZE+TAP+TAP, such as "
             f"{PREFIX}vit_tiny_patch16_224@112+5+11."
         )
-    size = found["size"]
+    size = found["short"] or found["size"]
     return TimmName(found["model"], None if size is None else int(size), tuple(found["taps"].split("+")[1:]))
+
+
+def full_name(backbone: str) -> str:
+    """Return the name of a backbone as stores and results have it.
+
+    Raises:
+        PipelineError: a name of timm has another form.
+
+    >>> full_name("timm:test_vit@96+2"), full_name("squeezenet")
+    ('timm:test_vit+96px+2', 'squeezenet')
+    """
+    return str(parse_timm_name(backbone)) if backbone.startswith(PREFIX) else backbone
 
 
 def with_taps(backbone: str, taps: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def _describe_backbone(name: str) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             backbone.forward_features(frames)
     return {
-        "name": name,
+        "name": backbone.name,
         "channels": backbone.channels,
         "map_size": backbone.map_size,
         "input_size": size,

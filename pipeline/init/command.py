@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ def init(settings: InitSettings) -> None:
             f"The study would be written into the folder of the clips ({root}), where its results would be taken for "
             "clips. Run `pipeline init` in another folder, or give one with --out."
         )
+    from pipeline.backbones.timm_name import full_name  # its package imports torch
+
+    # DVC separates names of stages with `@`, which may be typed in the name of a backbone.
+    settings = replace(settings, backbone=tuple(map(full_name, settings.backbone)))
     name = safe_name(settings.name or root.resolve().name)
     manifest = Path("data_manifests") / f"{name}.csv"
     check_free(folder, [PARAMS, STAGES, manifest, classes_path(manifest)])
