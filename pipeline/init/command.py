@@ -142,7 +142,7 @@ def _values(
         "num_segments": settings.num_segments,
         "views": plan.views,
         "maps": plan.maps,
-        "map_size": settings.map_size,
+        "map_size": min(settings.map_size, *(rate.map_size for rate in machine.backbones.values())),
         "spatial_factor": max(1 + rate.spatial_bytes // rate.pooled_bytes for rate in machine.backbones.values()),
         "device": settings.device,
         "seeds": plan.seeds,

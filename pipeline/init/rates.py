@@ -136,7 +136,7 @@ def measure_backbone(name: str, device: str, map_size: int) -> BackboneRate:
             finish(device)
             num_runs += 1
     rate = NUM_FRAMES * num_runs / (clock() - before) * (num_cores() if is_cpu else 1)
-    size = map_size or backbone.map_size
+    size = min(map_size, backbone.map_size) or backbone.map_size
     # Of maps after a ReLU about 70 % are zeros, of averaged ones few: compressed, they take that much of their size.
     share = 0.85 if map_size else 0.35
     return BackboneRate(
