@@ -74,7 +74,7 @@ COLUMNS = (
     ),
     Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
     Column("selected on", lambda row: row.run.selected_on, 7, align="<"),
-    Column("seeds", lambda row: str(len(row.top1_of_seeds)), 7),
+    Column("seeds", lambda row: str(len(row.top1_of_seeds)), 1),
     *(_metric_column(name, priority) for priority, name in enumerate(OTHER_SHARES, start=4)),
     Column("NLL", lambda row: _calibrated_text(row, "loss", 3), 5),
     Column("ECE", lambda row: _calibrated_text(row, "ece", 1), 5),
