@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.compare.budget import parse_budgets
+from pipeline.compare.columns import legend_of
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.gate import GateReport, compare_with_revision
 from pipeline.compare.signature import check_signatures
-from pipeline.compare.table import (
-    legend_of,
-    terminal_table,
-    wrapped,
-)
+from pipeline.compare.table import terminal_table, wrapped
 from pipeline.compare.write import write_comparison
 from pipeline.errors import PipelineError
 from pipeline.evaluation.predictions import parse_pairs

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.compare.budget import budget_json, parse_budgets
 from pipeline.compare.comparison import compare_runs
-from pipeline.compare.table import as_json, markdown_table, terminal_table
+from pipeline.compare.records import as_json
+from pipeline.compare.table import markdown_table, terminal_table
 from pipeline.errors import PipelineError
 from pipeline.evaluation.checksums import write_checksums
 from pipeline.evaluation.expected_best import crossings, expected_best

@@ -13,8 +13,9 @@ from scipy import optimize, stats
 
 from pipeline.compare.comparison import compare_runs
 from pipeline.compare.indistinct import indistinct_sets
+from pipeline.compare.records import as_json, csv_table
 from pipeline.compare.signature import check_signatures, signature_of
-from pipeline.compare.table import as_json, csv_table, markdown_table
+from pipeline.compare.table import markdown_table
 from pipeline.errors import PipelineError
 from pipeline.evaluation.columns import group_indices
 from pipeline.evaluation.metrics import cross_entropy, fit_temperature

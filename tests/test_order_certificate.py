@@ -9,7 +9,8 @@ import torch
 
 from pipeline.compare.comparison import Group, Row
 from pipeline.compare.order_use import order_sentences, shuffled_loss, uses_order
-from pipeline.compare.table import as_json, terminal_table
+from pipeline.compare.records import as_json
+from pipeline.compare.table import terminal_table
 from pipeline.evaluation.order_certificate import MAX_BLIND_DIFFERENCE, order_difference, order_of
 from pipeline.heads import HEADS, build_head
 from pipeline.registry import BLIND_HEADS

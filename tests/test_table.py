@@ -11,21 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.compare.columns import count_text, legend_of, points_text
 from pipeline.compare.comparison import Comparison, compare_runs
 from pipeline.compare.latency import measure_head
 from pipeline.compare.paper import paper_column, rank_agreement, table3
 from pipeline.compare.plots import against_paper
+from pipeline.compare.records import as_json, csv_table
 from pipeline.compare.report import write_report
-from pipeline.compare.table import (
-    as_json,
-    count_text,
-    csv_table,
-    legend_of,
-    markdown_table,
-    points_text,
-    remarks_of,
-    terminal_table,
-)
+from pipeline.compare.table import markdown_table, remarks_of, terminal_table
 from pipeline.compare.training_curves import training_curves
 from pipeline.errors import PipelineError
 from pipeline.evaluation.predictions import pair_correct, parse_pairs

@@ -23,10 +23,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from pipeline.compare.columns import count_text
 from pipeline.compare.comparison import Comparison, Group
 from pipeline.compare.labels import place_labels
 from pipeline.compare.paper import RankAgreement
-from pipeline.compare.table import count_text
 from pipeline.files import atomic_path, write_text
 
 WIDTH_INCHES = 4.1

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.compare.charts import confusion_chart
+from pipeline.compare.columns import Column, interval_text, legend_of, marked_label, points_text, used_columns
 from pipeline.compare.comparison import Comparison, Group, PairTest, Row
 from pipeline.compare.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.compare.gain import interpolation_chart
@@ -20,15 +21,7 @@ from pipeline.compare.gate import GateReport
 from pipeline.compare.plots import GroupPlots, draw_plots
 from pipeline.compare.search_charts import SearchPage, budget_chart, budget_note, search_pages
 from pipeline.compare.signature import signature_id, signature_line
-from pipeline.compare.table import (
-    Column,
-    interval_text,
-    legend_of,
-    marked_label,
-    points_text,
-    remarks_of,
-    used_columns,
-)
+from pipeline.compare.table import remarks_of
 from pipeline.compare.training_curves import training_curves
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.files import write_text

@@ -7,8 +7,9 @@ from pathlib import Path
 from pipeline.compare.comparison import Comparison
 from pipeline.compare.gate import GateReport
 from pipeline.compare.plots import draw_plots, write_plots
+from pipeline.compare.records import as_json, csv_table, measured_json
 from pipeline.compare.report import write_report
-from pipeline.compare.table import as_json, csv_table, markdown_table, measured_json
+from pipeline.compare.table import markdown_table
 from pipeline.files import write_json, write_text
 from pipeline.manifest import Manifest
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,11 @@ import torch
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.devices import fixed_threads, has_compiler, num_cores
 from pipeline.errors import PipelineError
-from pipeline.evaluation.metrics import hits
-from pipeline.evaluation.result_writer import MODEL_FILE, cell_name, write_results
-from pipeline.evaluation.selection import TRAIN, data_sha256, groups_of, plan_splits
-from pipeline.files import sha256_of_file, write_json
-from pipeline.finetune.cache_check import cache_against_clips, cached_predictions
+from pipeline.evaluation.result_writer import cell_name
+from pipeline.evaluation.selection import TRAIN, plan_splits
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
 from pipeline.finetune.distributed import World, init_distributed
-from pipeline.finetune.gain import gain_over_start
 from pipeline.finetune.model import (
-    STAGE,
     check_recomputes,
     choose_runtime,
     default_parts,
@@ -35,13 +30,14 @@ from pipeline.finetune.model import (
     freeze_up_to,
     fresh_classifier,
 )
-from pipeline.finetune.scoring import ScoredClips
+from pipeline.finetune.results import TrainedSeed, write_trained
+from pipeline.finetune.start import NONE, begin
 from pipeline.finetune.state import ClipData, TrainingPlan
 from pipeline.finetune.trainer import Finetuner
 from pipeline.imports import code_digest
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.model import Classifier, save_model
-from pipeline.recipe import HeadConfig, Recipe, SamplingConfig
+from pipeline.model import Classifier
+from pipeline.recipe import HeadConfig, Recipe
 from pipeline.registry import HEAD_NAMES, HEADS, module_of, place_of_backbone, unknown_name
 from pipeline.runtime import Runtime
 from pipeline.settings.finetune import FinetuneSettings
@@ -51,9 +47,7 @@ from pipeline.video.limits import ClipLimits
 
 logger = logging.getLogger(__name__)
 
-NONE = "none"
 CHECKPOINT_FOLDER = "checkpoints"
-FAILED_FILE = "failed.json"
 
 
 @dataclass(frozen=True)
@@ -65,16 +59,6 @@ class FinetuneResult:
     best_epoch: int
     faults: dict[str, tuple[str, str, str]]
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A finished training of one seed."""
-
-    classifier: Classifier
-    tuner: Finetuner
-    scored: ScoredClips
-    best_epoch: int
 
 
 def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
@@ -109,7 +93,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
             return None
         first = trained[0]
         folder = _folder(settings, first.classifier)
-        metrics = _write(folder, clips, trained, settings.init, runtime.precision)
+        metrics = write_trained(folder, clips, trained, settings.init, runtime.precision)
         faults = {clip_id: fault for each in trained for clip_id, fault in each.tuner.faults.of_clip.items()}
         seconds = sum(each.tuner.state.seconds() for each in trained)
         return FinetuneResult(folder, metrics, first.best_epoch, faults, seconds)
@@ -119,7 +103,9 @@ def _folder(settings: FinetuneSettings, classifier: Classifier) -> Path:
     return settings.out / cell_name(classifier.spec.backbone, classifier.spec.head)
 
 
-def _train(settings: FinetuneSettings, clips: Manifest, world: World, runtime: Runtime, num_workers: int) -> _Trained:
+def _train(
+    settings: FinetuneSettings, clips: Manifest, world: World, runtime: Runtime, num_workers: int
+) -> TrainedSeed:
     """Train one seed from the initial model or from its last checkpoint to its end."""
     classifier, recipe = _classifier(clips, settings)
     spec = classifier.spec
@@ -148,11 +134,11 @@ def _train(settings: FinetuneSettings, clips: Manifest, world: World, runtime: R
     checkpoints = CheckpointFolder(place, digest, settings.keep_checkpoints)
     with ClipLoader(num_workers, num_ahead=2 * own_part) as loader, _named_interrupt(place):
         tuner = Finetuner(classifier, data, plan, runtime, loader, checkpoints, world)
-        start = _begin(tuner, classifier, settings.init, world, settings.force)
+        start = begin(tuner, classifier, settings.init, world, settings.force)
         tuner.run()
         scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
         assert scored is not None
-        return _Trained(classifier, tuner, scored, best_epoch)
+        return TrainedSeed(classifier, tuner, scored, best_epoch)
 
 
 def with_min_steps(recipe: Recipe, num_clips: int) -> Recipe:
@@ -212,124 +198,6 @@ def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: Fin
         limits=ClipLimits.of(settings),
     )
     return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
-
-
-def _begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, force: bool) -> ScoredClips | None:
-    """Resume from a checkpoint, or score the initial model and compare it with the results of `fit-head`."""
-    if not force and tuner.choices.epochs > 0 and tuner.resume():
-        return None
-    world.barrier()  # all processes have finished looking for a checkpoint
-    if world.is_main and tuner.choices.epochs > 0:
-        tuner.checkpoints.clear()
-    frames = classifier.spec.recipe["frames"] if init != NONE else None
-    samples = tuner.data.samples
-    if frames is not None:
-        # Use exactly the frames of the cache, even if the recipe samples short clips differently.
-        samples = dataclasses.replace(samples, choices=SamplingConfig(**frames))
-    data = tuner.data
-    if tuner.choices.epochs == 0:
-        start = tuner.score(data.report, samples)
-        tuner.start_without_epochs(start)
-    else:
-        start = tuner.score(data.select, samples)
-        tuner.start(start)
-        if data.report is not data.select and init != NONE:
-            # `fit-head` wrote the scores of the reported clips. They are compared here and select nothing.
-            start = tuner.score(data.report, samples)
-    if init != NONE:
-        tuner.start_correct = dict(
-            zip(start.clip_ids, hits(start.scores, start.labels).astype(int).tolist(), strict=True)
-        )
-    top1 = start.metrics()["top1"]
-    cached = cached_predictions(Path(init).parent) if init != NONE else None
-    if cached is None:
-        logger.info(
-            f"start: top-1 {top1:.2f} on the clips"
-            + (f"; no cached scores in the folder of {init}" if init != NONE else "")
-        )
-        return start
-    report = cache_against_clips(cached, start)
-    if report is None:
-        logger.info(f"start: top-1 {top1:.2f} on the clips; {MODEL_FILE} was not validated on any of them")
-        return start
-    logger.info(f"start: cached top-1 {report['cached_top1']:.2f}, now top-1 {top1:.2f} on the clips")
-    logger.info(
-        f"cache against end-to-end: {report['num_clips']} clips, largest difference of a score "
-        f"{report['largest_difference']:.4f} (scores reach {report['largest_score']:.2f}), mean "
-        f"{report['mean_difference']:.4f}; {report['num_other_class']} clips get another class"
-    )
-    tuner.start_report = report
-    return start
-
-
-def _write(folder: Path, clips: Manifest, trained: Sequence[_Trained], init: str, precision: str) -> dict[str, Any]:
-    """Write model, metrics and times."""
-    first = trained[0]
-    tuner, classifier = first.tuner, first.classifier
-    recipe, plan = tuner.training_plan.recipe, tuner.data.plan
-    init_selected_on = classifier.spec.selected_on
-    # Without an epoch, model and selection are those of `init`.
-    selected_on = plan.selected_on if tuner.choices.epochs > 0 else init_selected_on
-    spec = dataclasses.replace(
-        classifier.spec,
-        recipe=recipe.as_dict(),
-        seed=tuner.training_plan.seed,
-        stage=STAGE,
-        compute_dtype=precision,
-        best_epoch=first.best_epoch,
-        selected_on=selected_on,
-        reported_on=plan.reported_on,
-        init=init,
-    )
-    save_model(folder / MODEL_FILE, spec, classifier.head, classifier.backbone)
-    failed = {clip_id: list(fault) for each in trained for clip_id, fault in each.tuner.faults.of_clip.items()}
-    interpolations = {
-        str(each.tuner.training_plan.seed): each.tuner.interpolation.as_dict()
-        for each in trained
-        if each.tuner.interpolation is not None
-    }
-    gain = gain_over_start([(each.scored, each.tuner.start_correct) for each in trained])
-    about = {
-        "stage": STAGE,
-        "head": spec.head,
-        "backbone": spec.backbone,
-        "weights": dict(spec.weights),
-        "init": init,
-        "init_sha256": sha256_of_file(Path(init)) if init != NONE else None,
-        "init_selected_on": init_selected_on,
-        "selected_on": selected_on,
-        "reported_on": plan.reported_on,
-        "data": {"sha256": data_sha256(clips.clips)},
-        "recipe": recipe.as_dict(),
-        "num_segments": spec.num_segments,
-        "num_classes": spec.num_classes,
-        "input_size": classifier.backbone.preprocessing.input_size,
-        "map_size": spec.map_size,
-        "st_block": classifier.head.st_block(spec.map_size),
-        "seed": tuner.training_plan.seed,
-        "precision": precision,
-        "device": tuner.device.type,
-        "num_processes": tuner.world.size,
-        "num_train": len(tuner.data.train) - tuner.faults.num_of("train"),
-        "num_failed": len(failed),
-        "start": tuner.start_report,
-        **({"gain": gain} if gain is not None and tuner.choices.epochs > 0 else {}),
-        **({"interpolation": interpolations} if interpolations else {}),
-    }
-    is_cuda = tuner.device.type == "cuda"
-    timing = {
-        **({"peak_memory_bytes": torch.cuda.max_memory_allocated(tuner.device)} if is_cuda else {}),
-        "total_seconds": round(sum(each.tuner.state.seconds() for each in trained), 3),
-        "num_epochs": sum(len(each.tuner.state.history) - 1 for each in trained),
-        "epochs": [times for each in trained for times in each.tuner.times],
-    }
-    if failed:
-        write_json(folder / FAILED_FILE, failed)
-    else:
-        (folder / FAILED_FILE).unlink(missing_ok=True)
-    results = [each.tuner.seed_result(each.scored, each.best_epoch) for each in trained]
-    groups = groups_of(plan.clips_of(plan.reported_on, clips.clips))
-    return write_results(folder, about, spec.classes, results, timing, groups=groups)
 
 
 def _compile(classifier: Classifier, device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -27,54 +27,36 @@ from pipeline.store.attributes import (
     write_attributes,
 )
 from pipeline.store.chunks import decode_chunk, decode_new, filled, index_size, read_index
+from pipeline.store.contents import StoreContents
 from pipeline.store.object_store import ObjectStore, open_object_store, path_seen_from
 from pipeline.store.quantise import dequantise
 from pipeline.store.record import (
     DONE,
-    FAILED,
     BlockRecord,
-    ClipRecord,
     checksum,
     current_record,
-    read_record,
     unusable_object,
     verified,
 )
 from pipeline.store.settings import StoreSettings
-from pipeline.store.table import ClipRow, TableRow, read_table, write_table
+from pipeline.store.table import write_table
 
 Float16 = npt.NDArray[np.float16]
 Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
 NUM_READ_THREADS = min(4, os.cpu_count() or 1)
-PENDING = "pending"
 PROVENANCE_PATHS = ("manifest", "root", "weights", "features")
 
 
-class FeatureStore:
+class FeatureStore(StoreContents):
     """A feature store. Rows are the numbers in `ClipRow.row`; views are `test`, `train-0`, `train-1`, …
 
     Every byte that is read is compared with a checksum. Reading is safe from several threads and processes, also while
     an extraction runs; `reload` reads its new records.
-
-    damage: problems of the attributes, the table and the records, by key; empty unless opened with `r+`.
-    forgotten: blocks with a record that count as pending, because they will be rewritten. The record is kept until
-        then, so that a killed repair can be resumed.
     """
 
     def __init__(self, objects: ObjectStore, attributes: Attributes, damage: Mapping[str, str] = {}) -> None:
-        self.objects = objects
-        self.attributes = attributes
-        self.settings: StoreSettings = attributes.settings
-        self.classes: tuple[str, ...] = attributes.classes
-        self.block_clips: int = attributes.block_clips
-        self.rows: tuple[TableRow, ...] = ()
-        self.records: dict[int, BlockRecord] = {}
-        self.damage: dict[str, str] = {}
-        self.forgotten: set[int] = set()
-        self._attribute_damage = dict(damage)
         self._indices: dict[str, np.ndarray] = {}
-        self._record_of_row: dict[int, ClipRecord] = {}
-        self.reload()
+        super().__init__(objects, attributes, damage)
 
     @classmethod
     def open(cls, location: str | Path, mode: Literal["r", "r+"] = "r") -> FeatureStore:
@@ -146,135 +128,6 @@ class FeatureStore:
                 found[name] = path_seen_from(self.objects.location, str(found[name]))
         return found
 
-    def reload(self) -> None:
-        """Read table and records again."""
-        self.damage = dict(self._attribute_damage)
-        try:
-            data = self.objects.get(layout.TABLE_KEY)
-            self.rows = read_table(data, self.objects.location, self.classes)
-            keys = [layout.record_key(block) for block in sorted({row.row // self.block_clips for row in self.rows})]
-        except PipelineError as error:
-            self.damage[layout.TABLE_KEY] = str(error)
-            self.rows, keys = (), layout.record_keys(self.objects.names(layout.RECORDS_FOLDER))
-        self.records = {}
-        id_of_row = {row.row: row.clip_id for row in self.rows}
-        for key, data in zip(keys, self.objects.get_many(keys), strict=True):
-            if data is None or layout.block_of_record(key) in self.forgotten:
-                continue
-            try:
-                record = self._checked(read_record(data, key), key, id_of_row)
-                self.records[record.block] = record
-            except PipelineError as error:
-                self.damage[key] = str(error)
-        self._index_records()
-
-    def forget(self, blocks: Iterable[int]) -> None:
-        """Treat blocks as pending until `remember`, without writing anything."""
-        self.forgotten.update(blocks)
-        for block in self.forgotten:
-            self.records.pop(block, None)
-            self.damage.pop(layout.record_key(block), None)
-        self._index_records()
-
-    def remember(self) -> None:
-        """Read everything again, including the rewritten records of forgotten blocks."""
-        self.forgotten.clear()
-        self.reload()
-
-    def _index_records(self) -> None:
-        self._indices.clear()
-        self._record_of_row = {
-            record.block * self.block_clips + clip.offset: clip
-            for record in self.records.values()
-            for clip in record.clips
-        }
-        vars(self).pop("_listed", None)
-
-    def _checked(self, record: BlockRecord, key: str, id_of_row: Mapping[int, str]) -> BlockRecord:
-        if layout.record_key(record.block) != key:
-            raise PipelineError(f"{key} of the store is the record of block {record.block}.")
-        first = record.block * self.block_clips
-        for clip in record.clips:
-            if clip.offset >= self.block_clips:
-                raise PipelineError(f"{key} of the store has a clip at position {clip.offset} of {self.block_clips}.")
-            if self.rows and id_of_row.get(first + clip.offset) != clip.clip_id:
-                raise PipelineError(
-                    f"{key} of the store names clip '{clip.clip_id}', but the table has another clip in that row."
-                )
-        return record
-
-    def clear_attribute_damage(self) -> None:
-        """Drop the damage of the attributes after both copies were rewritten."""
-        for key in self._attribute_damage:
-            self.damage.pop(key, None)
-        self._attribute_damage.clear()
-
-    def damage_text(self) -> str:
-        """Return a sentence with the damaged objects and how to repair them."""
-        key, what = next(iter(self.damage.items()))
-        if not layout.record_keys([key.rpartition("/")[2]]):
-            return what
-        count = len(self.damage) - 1
-        return (
-            f"{key} {f'and {count} more records ' if count else ''}of the store {self.objects.location} "
-            f"{'are' if count else 'is'} damaged. Run `pipeline store verify --repair`, or `pipeline extract` again."
-        )
-
-    @property
-    def num_blocks(self) -> int:
-        """Number of blocks that the rows of the table need."""
-        return max((row.row // self.block_clips for row in self.rows), default=-1) + 1
-
-    @property
-    def num_clips(self) -> int:
-        """Number of clips of the manifest, including failed and pending ones."""
-        return sum(row.listed for row in self.rows)
-
-    @property
-    def num_failed(self) -> int:
-        """Number of clips of the manifest that failed."""
-        return sum(clip.status == FAILED for clip in self._listed)
-
-    @property
-    def num_pending(self) -> int:
-        """Number of clips of the manifest that are not extracted yet."""
-        return sum(clip.status == PENDING for clip in self._listed)
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """Views that at least one block has: `test` first, then the training draws by number."""
-        found = {view for record in self.records.values() for view in record.views}
-        return tuple(sorted(found, key=lambda view: (view != layout.TEST_VIEW, len(view), view)))
-
-    def array_views(self) -> tuple[str, ...]:
-        """Return the views that have arrays, with or without a finished block."""
-        return tuple(sorted(filter(layout.is_view, self.objects.names("views"))))
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits, in the order of their first clip."""
-        return tuple(dict.fromkeys(row.split for row in self.rows if row.listed))
-
-    def table(self) -> tuple[ClipRow, ...]:
-        """Return all clips of the manifest in its order: done, failed and pending."""
-        return self._listed
-
-    def clips(self, split: str | None = None, view: str = layout.TEST_VIEW) -> tuple[ClipRow, ...]:
-        """Return the finished clips of a split (None: all) that have a view, in the order of the manifest.
-
-        Raises:
-            PipelineError: no clip of the split has the view.
-        """
-        found = tuple(
-            clip for clip in self._listed if clip.status == DONE and split in (None, clip.split) and view in clip.views
-        )
-        if not found:
-            raise PipelineError(
-                f"The store {self.objects.location} has no clip of split '{split}' with the view '{view}'. "
-                f"Splits: {', '.join(self.splits)}; views: {', '.join(self.views)}."
-            )
-        return found
-
     def read_pooled(self, view: str, rows: Rows) -> Float16:
         """Read pooled features of some rows; unfinished rows are NaN.
 
@@ -282,11 +135,7 @@ class FeatureStore:
             returns: (len(rows), T, C), float16.
         """
         numbers = np.asarray(rows, dtype=np.int64)
-        found = self._read_chunks(view, "pooled", numbers)
-        values: Float16 = (
-            found if found.dtype == np.float16 else dequantise(found, self._scales(view, "pooled", numbers))
-        )
-        return values
+        return self._as_float16(self._read_chunks(view, "pooled", numbers), view, "pooled", numbers)
 
     def read_spatial(self, view: str, row: int) -> Float16:
         """Read the feature maps of one row; an unfinished row is NaN.
@@ -294,11 +143,8 @@ class FeatureStore:
         Shape:
             returns: (T, H, W, C), float16, channels last.
         """
-        out = filled(layout.row_shape(self.settings, "spatial"), layout.row_dtype(self.settings, "spatial"))
-        self._read_map(view, row, out)
-        if out.dtype == np.float16:
-            return out
-        return dequantise(out, self._scales(view, "spatial", np.array([row]))[0])
+        found: Float16 = self.read_spatial_batch(view, [row], num_threads=1)[0]
+        return found
 
     def read_spatial_batch(self, view: str, rows: Rows, num_threads: int = NUM_READ_THREADS) -> Float16:
         """Read the feature maps of some rows in any order.
@@ -307,17 +153,14 @@ class FeatureStore:
             returns: (len(rows), T, H, W, C), float16, channels last.
         """
         self._check_kind("spatial")
-        shape = (len(rows), *layout.row_shape(self.settings, "spatial"))
-        out: Float16 = np.empty(shape, dtype=np.float16)
-        if self.settings.store_dtype != "float16":
-            for place, row in enumerate(rows):
-                out[place] = self.read_spatial(view, int(row))
-        elif num_threads > 1 and len(rows) > 1:
+        shape, dtype = layout.row_shape(self.settings, "spatial"), layout.row_dtype(self.settings, "spatial")
+        out = np.empty((len(rows), *shape), dtype=dtype)
+        if num_threads > 1 and len(rows) > 1:
             list(self._pool.map(self._read_map, [view] * len(rows), map(int, rows), out))
         else:
             for row, place in zip(rows, out, strict=True):
                 self._read_map(view, int(row), place)
-        return out
+        return self._as_float16(out, view, "spatial", np.asarray(rows, dtype=np.int64))
 
     def read_sampling(self, view: str, rows: Rows) -> npt.NDArray[np.float64]:
         """Read frame numbers, crop box (top, left, height, width in pixels of the frame), flip and label of some rows.
@@ -353,6 +196,14 @@ class FeatureStore:
             for _, offset in members:
                 yield frames[starts[offset] : starts[offset + 1]]
 
+    def group(self) -> zarr.Group:
+        """Return the store as a read-only Zarr group."""
+        return zarr.open_group(self.objects.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
+
+    def _index_records(self) -> None:
+        super()._index_records()
+        self._indices.clear()
+
     def _frames_of_block(self, block: int) -> tuple[npt.NDArray[np.int64], Float16]:
         """Read all frames of a block and the bounds of each clip. Shape: (B + 1,) and (F, C)."""
         record = self.records.get(block)
@@ -376,25 +227,6 @@ class FeatureStore:
             return data
         # An extraction may have rewritten the block since the store was opened.
         return verified(self.objects, current_record(self.objects, record.block) or record, key)
-
-    def group(self) -> zarr.Group:
-        """Return the store as a read-only Zarr group."""
-        return zarr.open_group(self.objects.zarr_store, mode="r", zarr_format=3, use_consolidated=False)
-
-    @cached_property
-    def _listed(self) -> tuple[ClipRow, ...]:
-        index_of = {"": -1, **{label: index for index, label in enumerate(self.classes)}}
-        return tuple(self._clip_row(row, index_of) for row in self.rows if row.listed)
-
-    def _clip_row(self, row: TableRow, index_of: dict[str, int]) -> ClipRow:
-        block = row.row // self.block_clips
-        known = (row.row, block, row.clip_id, row.path, row.label, index_of[row.label], row.split)
-        found = self._record_of_row.get(row.row)
-        if found is None:
-            return ClipRow(*known, PENDING, "", "", 0, "", 0, 0, 0, (), row.group)
-        what = (found.status, found.kind, found.reason, found.size, found.digest)
-        views = self.records[block].views_of(found.offset)
-        return ClipRow(*known, *what, found.num_frames, found.height, found.width, views, row.group)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -425,6 +257,11 @@ class FeatureStore:
             here = of_block == block
             out[here] = chunk[rows[here] % self.block_clips]
         return out
+
+    def _as_float16(self, found: npt.NDArray[Any], view: str, kind: str, rows: npt.NDArray[np.int64]) -> Float16:
+        """Return features as they are, or int8 features multiplied by their scales."""
+        values: Float16 = found if found.dtype == np.float16 else dequantise(found, self._scales(view, kind, rows))
+        return values
 
     def _scales(self, view: str, kind: str, rows: npt.NDArray[np.int64]) -> Float16:
         """Read the scales of int8 features. Shape: (len(rows), 1, ..., 1, C), as the axes of the rows."""
