@@ -32,7 +32,7 @@ PARAMS, STAGES = "params.yaml", "dvc.yaml"
 HEADER = """\
 # clips -> manifest -> feature store -> fitted heads -> table: `dvc repro` runs what is not done yet. Values stand in
 # params.yaml; the commands are the lines that people type. Written by `pipeline init`."""
-DEMO_MINUTES = "15 minutes on two cores"
+DEMO_MINUTES = "20 minutes on two cores"
 
 
 def init(settings: InitSettings) -> None:
