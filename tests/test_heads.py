@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, ShapeError
 from pipeline.heads import HEADS, Head, build_head, trn
+from pipeline.heads.convlstm import convolve
 from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import RECIPES, HeadConfig
 from pipeline.registry import BLIND_HEADS, HEAD_NAMES, PAPER_HEADS
@@ -259,6 +260,18 @@ def test_gradients_equal_those_of_the_plain_definition(name: str) -> None:
         gradients.append({key: parameter.grad.clone() for key, parameter in head.named_parameters()})
     for key in gradients[0]:
         torch.testing.assert_close(gradients[0][key], gradients[1][key], msg=key)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 3), (2, 5), (5, 6), (13, 13)])
+def test_a_convolution_of_convlstm_is_that_of_torch(height: int, width: int) -> None:
+    maps = torch.randn(2, 6, height, width, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(8, 6, 3, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    found, expected = convolve(maps, weight, bias), nn.functional.conv2d(maps, weight, bias, padding=1)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(scores, (maps, weight, bias), upstream) for scores in (found, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize(

