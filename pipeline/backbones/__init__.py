@@ -109,7 +109,8 @@ def _make(name: str) -> Backbone:
         # Constructors draw weights that are overwritten; this must not change the caller's random state.
         if name in BACKBONES:
             return BACKBONES[name]()
-        for prefix, family in FAMILIES.items():
+        for prefix in FAMILIES:
             if name.startswith(prefix):
-                return family(name.removeprefix(prefix))
+                # Looked up only here: the libraries of the other families may be missing.
+                return FAMILIES[prefix](name.removeprefix(prefix))
     raise unknown_name("backbone", name, (*BACKBONES, *(f"{prefix}NAME" for prefix in FAMILIES)))
