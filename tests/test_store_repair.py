@@ -32,6 +32,18 @@ def damage(location: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-1])
 
 
+def test_a_repair_removes_what_one_left_that_was_killed_after_its_last_block(tmp_path: Path) -> None:
+    extract_tiny(write_data(tmp_path / "clips", train=2, val=1), tmp_path / "s.zarr")
+    location = tmp_path / "s.zarr"
+    before = files_of(location)
+    part = location / layout.LOCAL_FOLDER / "modified" / ".000000.json.a1b2c3d4.part"
+    part.write_bytes(b"{")
+    store_verify(store=location, samples=0)
+    assert part.exists(), "without --repair, nothing is changed"
+    store_verify(store=location, samples=0, repair=True)
+    assert files_of(location) == before
+
+
 def test_squeezenet_weights_in_the_bypass_are_repaired_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.store import StoreVerifySettings
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
+from pipeline.store.locks import writer_lock
+from pipeline.store.object_store import ObjectStore
 from pipeline.store.record import FAILED
 from pipeline.store.verify import Corruption, find_corruption
 from pipeline.store_command.recheck import recheck
@@ -36,6 +38,8 @@ def store_verify(settings: StoreVerifySettings) -> list[Corruption]:
     store = FeatureStore.open(settings.store, "r+")
     damage = find_corruption(store)
     _print_damage(store, damage)
+    if settings.repair and not damage:
+        _remove_parts(store.objects)
     if is_imported(store.settings.backbone):
         if damage:
             raise PipelineError(
@@ -56,6 +60,13 @@ def store_verify(settings: StoreVerifySettings) -> list[Corruption]:
     if settings.samples:
         _recheck(FeatureStore.open(settings.store), source, weights, settings.samples)
     return damage
+
+
+def _remove_parts(objects: ObjectStore) -> None:
+    """Remove incomplete files, which a repair leaves if it is killed after its last block."""
+    if any(key.endswith(".part") for key in objects.sizes()):
+        with writer_lock(objects):
+            objects.remove_parts()
 
 
 def _print_damage(store: FeatureStore, damage: list[Corruption]) -> None:
