@@ -62,9 +62,9 @@ class Progress:
         rate = (self.done - self._done_at_start) / elapsed_seconds
         parts = [f"{self.label}: {self.done:,}/{self.total:,} {self.unit}", f"{rate:,.1f} {self.unit}/s"]
         if 0 < self.done < self.total and rate > 0:
-            parts.append(f"{duration_text((self.total - self.done) / rate)} to go")
+            parts.append(f"{clock_text((self.total - self.done) / rate)} to go")
         else:
-            parts.append(f"{duration_text(elapsed_seconds)}")
+            parts.append(f"{clock_text(elapsed_seconds)}")
         if self.note:
             parts.append(self.note)
         return ", ".join(parts)
@@ -96,8 +96,8 @@ def tracked(items: Iterable[Item], label: str, total: int, unit: str = "clips") 
             progress.advance()
 
 
-def duration_text(seconds: float) -> str:
-    """Return a duration in hours, minutes or seconds."""
+def clock_text(seconds: float) -> str:
+    """Return a duration in whole seconds, minutes and seconds, or hours and minutes."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""The few names of `import pipeline`, and the example of the docs, run as it stands."""
+"""The names of `import pipeline`, and the example of the docs, which is run unchanged."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from pipeline.compare.comparison import Comparison, Group, Row
 from pipeline.compare.order_use import use_text
 from pipeline.evaluation.metrics import METRICS
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_MARK
-from pipeline.evaluation.statistics import Interval
 
 GAP = "  "
 
@@ -58,7 +57,7 @@ COLUMNS = (
         1,
         value=lambda row: row.complexity.macs if row.complexity else "",
     ),
-    Column("top-1 [95 %]", lambda row: interval_text(row.top1), 0),
+    Column("top-1 [95 %]", lambda row: row.top1.text(), 0),
     Column("selected on", lambda row: row.run.selected_on, 7, align="<"),
     Column("seeds", lambda row: str(len(row.top1_of_seeds)), 1),
     *(_metric_column(name, priority) for priority, name in enumerate(OTHER_SHARES, start=4)),
@@ -114,10 +113,6 @@ _MEASURED_TERMS = {"ms/clip, memory", "training", "time"}
 def marked_label(row: Row) -> str:
     """Return the row's label, with a mark if the reported clips selected the epoch."""
     return f"{row.label} {SELECTED_ON_REPORTED_MARK}" if row.run.is_selected_on_reported else row.label
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def drop_text(row: Row, order_test: str) -> str:

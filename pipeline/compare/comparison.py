@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -249,10 +249,7 @@ def compare_runs(
     for _, of_group in sorted(by_key.items()):
         labels = _labels(of_group)
         rows = [
-            replace(
-                _row(run, label, pairs, paper, (costs or {}).get(run.name), seconds[run.name], total),
-                at_budgets=scores_at(run, budgets),
-            )
+            _row(run, label, pairs, paper, (costs or {}).get(run.name), seconds[run.name], total, budgets)
             for run, label in zip(of_group, labels, strict=True)
         ]
         rows.sort(key=lambda row: (-row.top1.value, row.label))
@@ -310,6 +307,7 @@ def _row(
     cost: HeadCost | None,
     training_seconds: float | None,
     total_seconds: float,
+    budgets: Sequence[Budget],
 ) -> Row:
     values = run.metrics_from_predictions()
     of_pairs = pair_correct(run.predictions, pairs)
@@ -331,6 +329,7 @@ def _row(
         if training_seconds is not None and total_seconds > 0
         else None,
         order=None if run.head not in HEADS else BLIND if run.head in BLIND_HEADS else ORDERED,
+        at_budgets=scores_at(run, budgets),
     )
 
 

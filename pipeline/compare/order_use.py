@@ -62,7 +62,7 @@ def order_sentences(rows: Sequence[Row]) -> list[str]:
         if blind[0] is rows[0]:
             sentences.append(f"{rows[0].label} has the highest top-1 and is blind: here order is not needed for it.")
     if told:
-        found = "; ".join(f"{row.label} {_text(row.pairs)}" for row in told if row.pairs is not None)
+        found = "; ".join(f"{row.label} {row.pairs.text()}" for row in told if row.pairs is not None)
         sentences.append(
             f"Warning: a blind head tells the pairs apart ({found}), so something else than order does, such as the "
             "appearance of the clips. The pairs of the other heads are no evidence of order either."
@@ -77,7 +77,3 @@ def order_sentences(rows: Sequence[Row]) -> list[str]:
 
 def _labels(rows: Iterable[Row]) -> str:
     return "; ".join(row.label for row in rows)
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"

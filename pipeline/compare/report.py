@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.compare.charts import confusion_chart
-from pipeline.compare.columns import Column, interval_text, legend_of, marked_label, points_text, used_columns
+from pipeline.compare.columns import Column, legend_of, marked_label, points_text, used_columns
 from pipeline.compare.comparison import Comparison, Group, PairTest, Row
 from pipeline.compare.disagreement import ConfusedPair, ContactSheet, contact_sheets, most_confused
 from pipeline.compare.gain import interpolation_chart
@@ -174,7 +174,7 @@ def segment_tables(comparison: Comparison) -> list[SegmentTable]:
             found = [of_group.get(label) for of_group in tops]
             values = [top1.value for top1 in found if top1 is not None]
             best = max(values) if len(set(values)) > 1 else None
-            cells = [None if top1 is None else SegmentCell(interval_text(top1), top1.value == best) for top1 in found]
+            cells = [None if top1 is None else SegmentCell(top1.text(), top1.value == best) for top1 in found]
             rows.append((label, cells))
         title = f"{groups[0].backbone}, weights {groups[0].weights}: numbers of segments side by side"
         tables.append(SegmentTable(title, [group.num_segments for group in groups], rows))

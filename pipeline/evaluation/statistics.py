@@ -51,6 +51,14 @@ class Interval:
     low: float
     high: float
 
+    def text(self) -> str:
+        """Return the value with its interval, to one decimal.
+
+        >>> Interval(96.04, 92.6, 97.8).text()
+        '96.0 [92.6, 97.8]'
+        """
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
 
 @dataclass(frozen=True)
 class Difference:

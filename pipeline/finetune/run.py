@@ -134,7 +134,7 @@ def _train(
     checkpoints = CheckpointFolder(place, digest, settings.keep_checkpoints)
     with ClipLoader(num_workers, num_ahead=2 * own_part) as loader, _named_interrupt(place):
         tuner = Finetuner(classifier, data, plan, runtime, loader, checkpoints, world)
-        start = begin(tuner, classifier, settings.init, world, settings.force)
+        start = begin(tuner, settings.init, settings.force)
         tuner.run()
         scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
         assert scored is not None

@@ -9,10 +9,8 @@ from pathlib import Path
 from pipeline.evaluation.metrics import hits
 from pipeline.evaluation.result_writer import MODEL_FILE
 from pipeline.finetune.cache_check import cache_against_clips, cached_predictions
-from pipeline.finetune.distributed import World
 from pipeline.finetune.scoring import ScoredClips
 from pipeline.finetune.trainer import Finetuner
-from pipeline.model import Classifier
 from pipeline.recipe import SamplingConfig
 
 logger = logging.getLogger(__name__)
@@ -21,14 +19,14 @@ logger = logging.getLogger(__name__)
 NONE = "none"
 
 
-def begin(tuner: Finetuner, classifier: Classifier, init: str, world: World, force: bool) -> ScoredClips | None:
+def begin(tuner: Finetuner, init: str, force: bool) -> ScoredClips | None:
     """Resume from a checkpoint, or score the initial model and compare it with the results of `fit-head`."""
     if not force and tuner.choices.epochs > 0 and tuner.resume():
         return None
-    world.barrier()  # all processes have finished looking for a checkpoint
-    if world.is_main and tuner.choices.epochs > 0:
+    tuner.world.barrier()  # all processes have finished looking for a checkpoint
+    if tuner.world.is_main and tuner.choices.epochs > 0:
         tuner.checkpoints.clear()
-    frames = classifier.spec.recipe["frames"] if init != NONE else None
+    frames = tuner.classifier.spec.recipe["frames"] if init != NONE else None
     samples = tuner.data.samples
     if frames is not None:
         # Use exactly the frames of the cache, even if the recipe samples short clips differently.

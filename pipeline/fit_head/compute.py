@@ -98,8 +98,7 @@ def training_step(
             num_segments=sizes.num_segments,
             num_classes=sizes.num_classes,
         ).to(compute.device)
-    parameters = list(head.parameters())
-    optimiser = torch.optim.AdamW(parameters) if with_optimiser and parameters else None
+    optimiser = torch.optim.AdamW(head.parameters()) if with_optimiser else None
     shape = (num_clips, sizes.num_segments, sizes.map_size, sizes.map_size, sizes.in_channels)
     features = torch.ones(shape, device=compute.device).permute(0, 1, 4, 2, 3).to(compute.dtype)
 
@@ -107,8 +106,7 @@ def training_step(
         with fixed_threads(compute.threads), torch.random.fork_rng(devices=[]):
             with compute.autocast():
                 scores = head(features)
-            if scores.requires_grad:
-                scores.float().logsumexp(dim=1).sum().backward()
+            scores.float().logsumexp(dim=1).sum().backward()
             if optimiser is not None:
                 optimiser.step()
                 optimiser.zero_grad()

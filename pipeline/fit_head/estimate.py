@@ -9,7 +9,7 @@ from pipeline.calibration import Calibration
 from pipeline.fit_head.compute import HeadSizes, calibration_key, training_step
 from pipeline.fit_head.run import HeadRun
 from pipeline.heads import HEADS
-from pipeline.progress import duration_text
+from pipeline.progress import clock_text
 
 # Fits of fewer training clips, over all epochs and fits, end before an estimate is of use.
 MIN_CLIPS = 50_000
@@ -38,5 +38,5 @@ def estimate_text(together: Mapping[str, float], alone: Mapping[str, float], slo
         fit at a time.
     """
     of_heads = {head: seconds / slots for head, seconds in together.items()} | dict(alone)
-    heads = ", ".join(f"{head} {duration_text(seconds)}" for head, seconds in of_heads.items())
-    return f"Estimated time, from a measured step of each head: {heads}; all {duration_text(sum(of_heads.values()))}."
+    heads = ", ".join(f"{head} {clock_text(seconds)}" for head, seconds in of_heads.items())
+    return f"Estimated time, from a measured step of each head: {heads}; all {clock_text(sum(of_heads.values()))}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +25,7 @@ from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.steps import run_steps
 from pipeline.fit_head.workers import Processes, StoreRequest, choose_num_processes
 from pipeline.heads import HEADS
+from pipeline.recipe import Recipe
 from pipeline.scratch import temporary_folder
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
@@ -82,23 +84,25 @@ def _announce_time(
     left: Mapping[HeadRequest, PlannedRun], data: CachedData, settings: FitHeadSettings, num_slots: int
 ) -> None:
     """Log how long the runs will take, unless that is less than an estimate is worth."""
-    calibration, total = Calibration(settings.calibration), 0
-    together: dict[str, float] = {}
-    alone: dict[str, float] = {}
-    sizes = {}
-    for request, planned in left.items():
-        plan = data.plan(planned.run.recipe.training)
-        clips = {part: len(data.rows_of(part, plan).clips) for part in (TRAIN, plan.selected_on)}
-        sizes[request] = (clips[TRAIN], clips[plan.selected_on])
-        total += clips[TRAIN] * planned.run.recipe.training.epochs * _num_fits(request)
-    if total < MIN_CLIPS:
+    clips = {recipe: _num_clips(data, recipe) for recipe in {request.recipe for request in left}}
+    trained = (clips[request.recipe][0] * request.recipe.training.epochs * _num_fits(request) for request in left)
+    if sum(trained) < MIN_CLIPS:
         return
+    calibration = Calibration(settings.calibration)
+    together: dict[str, float] = defaultdict(float)
+    alone: dict[str, float] = defaultdict(float)
     for request, planned in left.items():
         run = planned.run
-        seconds = _num_fits(request) * seconds_of_fit(run, *sizes[request], _sizes(run.head, data), calibration)
+        seconds = seconds_of_fit(run, *clips[request.recipe], _sizes(run.head, data), calibration)
         where = together if _is_single_threaded(planned) and num_slots > 1 else alone
-        where[run.head] = where.get(run.head, 0.0) + seconds
+        where[run.head] += _num_fits(request) * seconds
     logger.info(estimate_text(together, alone, num_slots))
+
+
+def _num_clips(data: CachedData, recipe: Recipe) -> tuple[int, int]:
+    """Return the numbers of clips that an epoch trains and scores."""
+    plan = data.plan(recipe.training)
+    return len(data.rows_of(TRAIN, plan).clips), len(data.rows_of(plan.selected_on, plan).clips)
 
 
 def _store_request(settings: FitHeadSettings, shared: SharedTables | None = None) -> StoreRequest:

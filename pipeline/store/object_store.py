@@ -71,8 +71,13 @@ class ObjectStore(ABC):
         """Return the names directly under a prefix, by default the top level."""
 
     @abstractmethod
+    def parts(self) -> list[Path]:
+        """Return the files that a killed writer left incomplete, and those that a running one is writing."""
+
     def remove_parts(self) -> None:
-        """Remove files that a killed writer left incomplete. The caller must hold the store's lock."""
+        """Remove incomplete files. The caller must hold the store's lock."""
+        for path in self.parts():
+            path.unlink()
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Read several objects, in parallel if that is faster."""
@@ -191,11 +196,13 @@ class LocalObjectStore(ObjectStore):
         folder = self.root / under
         return set(os.listdir(folder)) if folder.is_dir() else set()
 
-    def remove_parts(self) -> None:
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                if name.startswith(".") and name.endswith(".part"):
-                    os.unlink(os.path.join(folder, name))
+    def parts(self) -> list[Path]:
+        return [
+            Path(folder, name)
+            for folder, _, names in os.walk(self.root)
+            for name in names
+            if name.startswith(".") and name.endswith(".part")
+        ]
 
 
 class RemoteObjectStore(ObjectStore):
@@ -236,8 +243,9 @@ class RemoteObjectStore(ObjectStore):
 
         return sync(found())
 
-    def remove_parts(self) -> None:
-        """Do nothing: a remote object does not exist before its put completes."""
+    def parts(self) -> list[Path]:
+        """Return nothing: a remote object does not exist before its put completes."""
+        return []
 
     def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return self._gather([(key, None) for key in keys])

@@ -64,7 +64,7 @@ def store_verify(settings: StoreVerifySettings) -> list[Corruption]:
 
 def _remove_parts(objects: ObjectStore) -> None:
     """Remove incomplete files, which a repair leaves if it is killed after its last block."""
-    if any(key.endswith(".part") for key in objects.sizes()):
+    if objects.parts():
         with writer_lock(objects):
             objects.remove_parts()
 

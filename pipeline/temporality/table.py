@@ -99,8 +99,8 @@ def markdown(found: Measured, rows: Sequence[ClassRow], pairs: Sequence[ReverseP
         [
             " / ".join(pair.labels),
             "yes" if pair.is_proposed else "no",
-            _text(pair.swapped_reversed),
-            _text(pair.swapped_in_order),
+            pair.swapped_reversed.text(),
+            pair.swapped_in_order.text(),
             "confirmed" if pair.is_confirmed else "not confirmed",
         ]
         for pair in pairs
@@ -137,7 +137,7 @@ def _cells(row: ClassRow) -> list[str]:
     return [
         row.label,
         f"{row.num_clips:,}",
-        *(_text(interval) for interval in row.measures.values()),
+        *(interval.text() for interval in row.measures.values()),
         f"{gain.value:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]{mark}",
         row.reverse,
     ]
@@ -150,7 +150,3 @@ def _markdown_lines(header: Sequence[str], rows: Sequence[Sequence[str]], num_te
 
 def _numbers(intervals: Sequence[Interval]) -> list[float]:
     return [round(value, 4) + 0.0 for each in intervals for value in (each.value, each.low, each.high)]
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
