@@ -34,13 +34,15 @@ POOLED = tuple(name for name in PAPER_HEADS if name not in SPATIAL)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--one/--no-one", "has_one", default=True, help="Also run the same fits one after another.")
-def main(store: str, heads: str, trials: int, epochs: int, seeds: int, has_one: bool) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Folder that keeps the results.  [default: temporary]")
+def main(store: str, heads: str, trials: int, epochs: int, seeds: int, has_one: bool, out: Path | None) -> None:
     """Measure a search over heads: wall time, share of the cores, and the same fits one after another."""
     click.echo(f"{num_cores()} cores, {heads.count(',') + 1} heads × {trials} trials × {epochs} epochs, {seeds} seeds")
     arguments = ["--store", store, "--head", heads, "--trials", str(trials), "--seeds", str(seeds)]
-    arguments += ["--epochs", str(epochs), "--search", "lr=log:1e-4:1e-2", "--search", "weight-decay=0,1e-2"]
+    arguments += ["--epochs", str(epochs), "--search", "lr=log:1e-4:3e-2", "--search", "weight-decay=0,1e-2"]
+    arguments += ["--recipe", "cached", "--precision", "float32"]
     with tempfile.TemporaryDirectory() as folder:
-        outs = {"together": Path(folder, "together"), "one by one": Path(folder, "one")}
+        outs = {"together": out or Path(folder, "together"), "one by one": Path(folder, "one")}
         wall_seconds = {"together": _run(arguments, outs["together"], "together")}
         if has_one:
             wall_seconds["one by one"] = _run([*arguments, "--jobs", "1"], outs["one by one"], "one by one")

@@ -37,13 +37,14 @@ def run(settings: CompareSettings) -> Comparison:
 
     Raises:
         UnknownRevisionError: Git does not have the revision `against`.
-        GateError: a row lost more than `max_drop` against it, or vanished.
-        PipelineError: there are no results, results are inconsistent, a pair is unknown, `max_drop` has no revision, or
-            the protocol differs from that of `check`.
+        GateError: a row lost more than `max_drop` against it, vanished, or has another budget (`equal_budget`).
+        PipelineError: there are no results, results are inconsistent, a pair is unknown, `max_drop` or `equal_budget`
+            has no revision, or the protocol differs from that of `check`.
     """
     against, max_drop = settings.against, settings.max_drop
-    if max_drop is not None and against is None:
-        raise PipelineError("`--max-drop` needs a revision to compare with, such as `--against main`.")
+    if against is None and (max_drop is not None or settings.equal_budget):
+        option = "--max-drop" if max_drop is not None else "--equal-budget"
+        raise PipelineError(f"`{option}` needs a revision to compare with, such as `--against main`.")
     if max_drop is not None and not max_drop >= 0:
         raise PipelineError(f"`--max-drop` (={max_drop:g}) must be zero or more points of top-1.")
     places = [Path(place) for place in settings.dirs]
@@ -51,7 +52,9 @@ def run(settings: CompareSettings) -> Comparison:
     present = [place for place in places if place.is_dir()] if against is not None else places
     folders = find_runs(present) if present or against is None else []
     runs = [read_run(folder) for folder in folders]
-    gate = None if against is None else compare_with_revision(runs, places, against, max_drop)
+    gate = None
+    if against is not None:
+        gate = compare_with_revision(runs, places, against, max_drop, settings.equal_budget)
     if not runs:
         _print_gate(gate)
         raise PipelineError(f"There are no results in {', '.join(map(str, places))}. `pipeline fit-head` writes them.")

@@ -32,10 +32,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def gate(project: Path, max_drop: float | None = 1.0, revision: str = "main") -> GateReport:
+def gate(project: Path, max_drop: float | None = 1.0, revision: str = "main", equal_budget: bool = False) -> GateReport:
     place = project / "results/fit_head"
     cells = [read_run(folder) for folder in find_runs([place])] if any(place.glob("*/metrics.json")) else []
-    return compare_with_revision(cells, [place], revision, max_drop)
+    return compare_with_revision(cells, [place], revision, max_drop, equal_budget)
 
 
 def test_unchanged_results_pass(project: Path) -> None:
@@ -208,3 +208,43 @@ def test_compare_prints_table_and_diff_then_fails(project: Path, capsys: pytest.
     printed = capsys.readouterr().out
     assert "top-1 [95 %]" in printed
     assert "| results/fit_head/squeezenet-tsn |" in printed
+
+
+def searched(project: Path, trials: int, epochs: int = 20) -> None:
+    """Write a better result that was chosen among `trials` trials."""
+    write_cell(
+        project / "results/fit_head/squeezenet-lstm",
+        head="lstm",
+        accuracy=0.95,
+        num_clips=200,
+        recipe={"name": "cached", "training": {"epochs": epochs}},  # type: ignore[arg-type]
+        search={"trials": trials, "epochs": trials * epochs, "chosen": {"lr": 0.001}},
+    )
+
+
+def test_a_better_result_of_a_larger_search_fails_at_equal_budget(project: Path) -> None:
+    searched(project, trials=4)
+    git(project, "commit", "--quiet", "--all", "-m", "four trials")
+    assert "equal budgets, and no cell has vanished" in gate(project, equal_budget=True).check()
+    searched(project, trials=16)
+    assert "passes" in gate(project).check()
+    with pytest.raises(GateError, match=r"20 epochs, chosen among 4 trials \(80 epochs\); here .* 16 trials") as caught:
+        gate(project, equal_budget=True).check()
+    assert "squeezenet-lstm" in str(caught.value)
+    assert "tsn" not in str(caught.value)
+
+
+def test_a_better_result_of_more_epochs_fails_at_equal_budget(project: Path) -> None:
+    searched(project, trials=4)
+    git(project, "commit", "--quiet", "--all", "-m", "four trials")
+    searched(project, trials=4, epochs=30)
+    report = gate(project, equal_budget=True)
+    (change,) = [change for change in report.changes if change.name.endswith("lstm")]
+    assert change.verdict == "**budget**"
+    with pytest.raises(GateError, match="another budget"):
+        report.check()
+
+
+def test_an_equal_budget_needs_a_revision(project: Path) -> None:
+    with pytest.raises(PipelineError, match="`--equal-budget` needs a revision"):
+        compare([project / "results/fit_head"], equal_budget=True, latency=False)

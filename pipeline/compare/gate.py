@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compare.fit_budget import FitBudget
 from pipeline.errors import PipelineError
 from pipeline.evaluation import metrics as evaluation_metrics
 from pipeline.evaluation.predictions import Predictions, read_predictions_text
@@ -34,7 +35,7 @@ class UnknownRevisionError(PipelineError):
 
 
 class GateError(PipelineError):
-    """A cell lost more than is allowed, or has vanished."""
+    """A cell lost more than is allowed, has another budget, or has vanished."""
 
     exit_code = 1
 
@@ -46,12 +47,16 @@ class PastCell:
     name: str
     reported_on: str
     figures: dict[str, float]
+    budget: FitBudget
     predictions: Predictions | None
 
 
 @dataclass(frozen=True)
 class Change:
-    """One cell before and now, in percent; `before` or `after` is None if the cell is missing there."""
+    """One cell before and now, in percent; `before` or `after` is None if the cell is missing there.
+
+    budgets: those before and now, if they must be equal; None if they need not be, or if the cell is missing in one.
+    """
 
     name: str
     before: dict[str, float] | None
@@ -59,6 +64,11 @@ class Change:
     interval: Interval | None
     max_drop: float | None
     is_same_split: bool = True
+    budgets: tuple[FitBudget, FitBudget] | None = None
+
+    @property
+    def has_other_budget(self) -> bool:
+        return self.budgets is not None and self.budgets[0] != self.budgets[1]
 
     @property
     def drop(self) -> float | None:
@@ -72,6 +82,12 @@ class Change:
         """The reason why this cell fails the gate, in one sentence; None if it passes."""
         if self.after is None:
             return f"{self.name} has vanished: it is in the revision and not here."
+        if self.budgets is not None and self.has_other_budget:
+            before, after = (budget.text() for budget in self.budgets)
+            return (
+                f"{self.name} had another budget: {before}; here {after}. More trials or epochs alone raise a score; "
+                "fit it with the same."
+            )
         if self.before is None or self.drop is None or self.max_drop is None:
             return None
         # A drop of exactly the tolerance passes, despite rounding of floats.
@@ -86,7 +102,7 @@ class Change:
     def verdict(self) -> str:
         """The verdict for the table, in one or two words."""
         if self.fault is not None:
-            return "**vanished**" if self.after is None else "**drop**"
+            return "**vanished**" if self.after is None else "**budget**" if self.has_other_budget else "**drop**"
         if self.before is None:
             return "new"
         if not self.is_same_split:
@@ -106,6 +122,7 @@ class GateReport:
     revision: str
     max_drop: float | None
     changes: tuple[Change, ...]
+    needs_equal_budget: bool = False
 
     @property
     def faults(self) -> list[str]:
@@ -143,20 +160,27 @@ class GateReport:
         """Return a sentence that the gate passes.
 
         Raises:
-            GateError: a cell dropped beyond the tolerance or vanished; the message names each with its drop.
+            GateError: a cell dropped beyond the tolerance, vanished, or has another budget; the message names each.
         """
         if self.faults:
             raise GateError("\n  ".join([f"The gate against {self.revision} fails.", *self.faults]))
-        allowed = "" if self.max_drop is None else f"no drop of top-1 beyond the tolerance ({self.max_drop:g}), and "
-        return f"The gate against {self.revision} passes: {allowed}no cell has vanished."
+        allowed = "" if self.max_drop is None else f"no drop of top-1 beyond the tolerance ({self.max_drop:g}), "
+        budget = "equal budgets, " if self.needs_equal_budget else ""
+        also = "and " if allowed or budget else ""
+        return f"The gate against {self.revision} passes: {allowed}{budget}{also}no cell has vanished."
 
 
 def compare_with_revision(
-    cells: Sequence[RunResult], places: Iterable[Path | str], revision: str, max_drop: float | None = None
+    cells: Sequence[RunResult],
+    places: Iterable[Path | str],
+    revision: str,
+    max_drop: float | None = None,
+    equal_budget: bool = False,
 ) -> GateReport:
     """Compare the cells here with those of `revision` in the same folders.
 
-    Without `max_drop` a drop of any size passes; a vanished cell always fails.
+    Without `max_drop` a drop of any size passes; a vanished cell always fails. With `equal_budget`, a cell with another
+    number of trials or epochs fails.
 
     Raises:
         UnknownRevisionError: the revision does not exist in Git.
@@ -183,9 +207,10 @@ def compare_with_revision(
                 interval,
                 max_drop,
                 is_same_split=before is None or after is None or before.reported_on == after.reported_on,
+                budgets=(before.budget, FitBudget.of(after.metrics)) if equal_budget and before and after else None,
             )
         )
-    return GateReport(revision, max_drop, tuple(changes))
+    return GateReport(revision, max_drop, tuple(changes), equal_budget)
 
 
 def _cells_at(root: Path, revision: str, places: Sequence[str]) -> list[PastCell]:
@@ -241,7 +266,7 @@ def _read_cells(files: DVCFileSystem, revision: str, places: Sequence[str]) -> l
             text = files.read_text(f"{folder}/{PREDICTIONS_FILE}", encoding="utf-8")
             predictions = read_predictions_text(text, f"{name}/{PREDICTIONS_FILE} at {revision}")
         figures = {key: float(metrics["report"][key]) for key in METRICS if key in metrics["report"]}
-        past.append(PastCell(name, str(metrics["reported_on"]), figures, predictions))
+        past.append(PastCell(name, str(metrics["reported_on"]), figures, FitBudget.of(metrics), predictions))
     return past
 
 

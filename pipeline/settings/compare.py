@@ -22,6 +22,9 @@ class CompareSettings(Settings):
     max_drop: float | None = option(
         None, "Points of top-1 that a row may lose against REV; a larger drop ends with exit code 1."
     )
+    equal_budget: bool = option(
+        False, "With REV: a row whose search or fits have another number of trials or epochs ends with exit code 1."
+    )
     check: Path | None = option(
         None,
         "Another comparison (its folder or comparison.json); if the protocols differ, the command names the parts and "
