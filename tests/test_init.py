@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.init import command as init_command
 from pipeline.init import plan as planning
 from pipeline.init.folder import set_up_tools
 from pipeline.init.plan import estimate, make_plan
-from pipeline.init.rates import HEAD_SECONDS, BackboneRate, Machine, measure_machine
+from pipeline.init.rates import BackboneRate, Machine, measure_machine
 from pipeline.init.render import yaml_text
 from pipeline.init.survey import Survey
 from pipeline.registry import DATASET_NAMES, HEAD_GROUPS, HEAD_NAMES
@@ -29,11 +28,14 @@ from pipeline.settings.init import InitSettings
 from tests.conftest import REPOSITORY
 from tests.test_pages import write_class_folders
 
+# Seconds of one training clip in one epoch on one core.
+CLIP_SECONDS = dict.fromkeys(HEAD_NAMES, 0.0005) | {"trn": 0.0025, "fcn2d": 0.007, "fcn3d": 0.08, "convlstm": 1.0}
 
-def machine(*backbones: str, scale: float = 1.0) -> Machine:
+
+def machine(*backbones: str) -> Machine:
     """Return a machine of two cores on which each backbone runs 100 frames per second."""
-    rate = BackboneRate(frames_per_second=100.0, pooled_bytes=1_000, spatial_bytes=60_000)
-    return Machine(dict.fromkeys(backbones, rate), cores=2, small_scale=scale, parallel_scale=scale)
+    rate = BackboneRate(frames_per_second=100.0, pooled_bytes=1_000, spatial_bytes=60_000, channels=500, map_size=13)
+    return Machine(dict.fromkeys(backbones, rate), CLIP_SECONDS, cores=2, fit_cores=2)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no backbone, and run neither Git nor DVC, except in the tests that take `tools`."""
-    monkeypatch.setattr(init_command, "measure_machine", lambda names, device, map_size: machine(*names))
+    monkeypatch.setattr(init_command, "measure_machine", lambda names, *others: machine(*names))
     monkeypatch.setattr(init_command, "set_up_tools", lambda folder: [])
 
 
@@ -253,38 +255,32 @@ def test_the_plan_follows_the_number_of_clips() -> None:
 def test_the_estimate_is_that_of_a_calculation_by_hand() -> None:
     plan = chosen(100, head=("mlp", "fcn3d"), epochs=10, seeds=3, views=1)
     found = Survey(num_train=100, num_clips=125, num_classes=4, decode_seconds=0.02)
-    taken = estimate(plan, found, machine("squeezenet", scale=2.0), 8)
+    taken = estimate(plan, found, machine("squeezenet"), 8)
     # 125 test views and 100 training views of 8 frames; 2 starts of 6 s, 2.5 core-seconds of decoding on two cores.
     assert taken.extract_seconds == pytest.approx(12 + 1.25 + 1_800 / 100)
     assert taken.store_bytes == 1_800 * 61_000
-    # 3 seeds x 10 epochs x 100 clips at twice the time; each with a start.
-    steps = 3_000 * 2.0 / 2
-    assert taken.fit_seconds == pytest.approx(12 + steps * (HEAD_SECONDS["mlp"] + HEAD_SECONDS["fcn3d"]))
-    # A single seed of a small head uses one core.
-    assert machine().head_seconds("mlp", 1_000, 1) == pytest.approx(6 + 1_000 * HEAD_SECONDS["mlp"])
-
-
-def test_every_head_has_a_rate() -> None:
-    assert tuple(sorted(HEAD_SECONDS)) == tuple(sorted(HEAD_NAMES))
+    # 3 seeds x 10 epochs x 100 clips on two cores; each head with a start.
+    assert taken.fit_seconds == pytest.approx(12 + 3_000 / 2 * (0.0005 + 0.08))
+    # A single seed of a small head uses one core, that of a head with convolutions all.
+    assert machine().head_seconds("mlp", 1_000, 1) == pytest.approx(6 + 0.5)
+    assert machine().head_seconds("fcn3d", 1_000, 1) == pytest.approx(6 + 40)
 
 
 def test_the_machine_is_measured() -> None:
-    whole, averaged = (measure_machine(["squeezenet"], "cpu", size) for size in (0, 4))
+    heads = ("fcn3d", "mlp", "knn")
+    whole, averaged = (measure_machine(["squeezenet"], heads, "cpu", size, 8, 4) for size in (0, 4))
     for found, size, share in ((whole, 13, 0.35), (averaged, 4, 0.85)):
         rate = found.backbones["squeezenet"]
         # 512 channels, two bytes each.
         assert rate.pooled_bytes == 1_024
         assert rate.spatial_bytes == pytest.approx(1_024 * size**2 * share, abs=1)
         assert 1 < rate.frames_per_second < 100_000
-        assert found.map_size == size
-        assert found.small_scale == found.parallel_scale > 0
-
-
-def test_small_maps_make_spatial_heads_fast_and_no_other() -> None:
-    small = dataclasses.replace(machine(), map_size=4)
-    for head in HEAD_NAMES:
-        ratio = (small.head_seconds(head, 10**6, 1) - 6) / (machine().head_seconds(head, 10**6, 1) - 6)
-        assert ratio == pytest.approx(16 / 169 if head in ("convlstm", "fcn3d") else 1)
+        assert (rate.channels, rate.map_size) == (512, size)
+        assert tuple(found.clip_seconds) == heads
+        # k-NN is not trained; 3D-FCN computes hundreds of times as much as Simple-MLP.
+        assert found.clip_seconds["fcn3d"] > found.clip_seconds["mlp"] > found.clip_seconds["knn"] == 0
+    # Ten times as many cells.
+    assert whole.clip_seconds["fcn3d"] > averaged.clip_seconds["fcn3d"]
 
 
 def test_a_study_of_features_imports_them(tmp_path: Path) -> None:

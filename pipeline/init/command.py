@@ -23,7 +23,7 @@ from pipeline.init.survey import Survey, list_clips, survey
 from pipeline.manifest import classes_path
 from pipeline.params import VERSION_KEY
 from pipeline.prepare.write_listing import write_listing
-from pipeline.registry import HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES
+from pipeline.registry import HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES, choose_heads
 from pipeline.settings.init import FEATURES, InitSettings
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,10 @@ def init(settings: InitSettings) -> None:
     imports = settings.data == FEATURES
     found = survey(listing, root, settings.num_segments, decodes=not imports)
     logger.info("Measuring the speed of this machine for the estimate.")
-    machine = measure_machine(settings.backbone, settings.device, settings.map_size)
+    heads = choose_heads(settings.head or ("paper",))
+    machine = measure_machine(
+        settings.backbone, heads, settings.device, settings.map_size, settings.num_segments, found.num_classes
+    )
     plan = make_plan(settings, found, machine)
     if imports:
         plan = without_extraction(plan)

@@ -1,45 +1,14 @@
-"""Speed of this machine, as far as an estimate needs it: a measurement of the backbones, and a table of heads."""
+"""Measure the speed of backbones and heads on this machine, as far as an estimate needs it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.devices import find_device, fixed_threads, num_cores
+from pipeline.runtime import Runtime
 
-# Core-seconds of one training clip in one epoch with its share of validation: processor time of `pipeline fit-head
-# --threads 1` on 8 segments of SqueezeNet (13x13 maps), less that of its start, on an AMD EPYC without bfloat16. There
-# one core runs SqueezeNet's forward pass at `REFERENCE_FRAMES` frames per second (float32, not compiled).
-HEAD_SECONDS = {
-    "tsn": 0.0003,
-    "mlp": 0.0005,
-    "rnn_tanh": 0.0005,
-    "rnn_relu": 0.0005,
-    "lstm": 0.0006,
-    "gru": 0.0006,
-    "blstm": 0.0007,
-    "trn": 0.0025,
-    "fcn2d": 0.007,
-    "fcn3d": 0.08,
-    "convlstm": 1.0,
-    # Measured beside the LSTM in one process, as multiples of its time.
-    "linear": 0.0003,
-    "knn": 0.0001,
-    "concat": 0.0003,
-    "meanstd": 0.0003,
-    "diff": 0.0003,
-    **dict.fromkeys(("attn", "attn_sincos", "attn_learned"), 0.0006),
-    **dict.fromkeys(("attn4", "attn4_sincos", "attn4_learned"), 0.0026),
-    **dict.fromkeys(("ep", "ep_sincos", "ep_learned"), 0.0004),
-    "transformer": 0.0016,
-    "tcn": 0.0011,
-    "shift": 0.0004,
-    "mamba": 0.0026,
-}
-REFERENCE_FRAMES = 27.0
-REFERENCE_BACKBONE = "squeezenet"
-REFERENCE_MAP_SIZE = 13
 # Heads that read spatial maps; with `fcn2d` those whose fits use all cores, the others use one core for each seed.
 SPATIAL_HEADS = frozenset({"convlstm", "fcn3d"})
 PARALLEL_HEADS = SPATIAL_HEADS | {"fcn2d"}
@@ -48,7 +17,11 @@ PARALLEL_HEADS = SPATIAL_HEADS | {"fcn2d"}
 START_SECONDS = 6.0
 
 NUM_FRAMES = 8
-MIN_SECONDS = 0.4
+MIN_SECONDS, MIN_HEAD_SECONDS = 0.4, 0.1
+# Clips in the measured step of a head. Heads of spatial maps take seconds for a whole batch.
+NUM_CLIPS, NUM_SPATIAL_CLIPS = 16, 4
+# An epoch also scores the selection clips; a forward pass takes a third of the time of a training step.
+SHARE_OF_SCORING = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,55 +31,69 @@ class BackboneRate:
     frames_per_second: float
     pooled_bytes: int
     spatial_bytes: int
-    map_size: int = REFERENCE_MAP_SIZE
+    channels: int
+    map_size: int
 
 
 @dataclass(frozen=True)
 class Machine:
     """Speeds of the machine.
 
-    backbones: by name. small_scale, parallel_scale: how many times as long as on one reference core a step of a small
-        head takes on one core here, and that of a head in `PARALLEL_HEADS` on the device (on the CPU: on one core).
-    map_size: height and width of the spatial maps.
+    backbones: by name. clip_seconds: seconds of one training clip in one epoch, by head; on the CPU those of one core.
+    fit_cores: number of cores that fit heads; 1 for a GPU, on which one fit follows another.
     """
 
     backbones: Mapping[str, BackboneRate]
+    clip_seconds: Mapping[str, float]
     cores: int
-    small_scale: float
-    parallel_scale: float
-    map_size: int = REFERENCE_MAP_SIZE
+    fit_cores: int
 
     def head_seconds(self, head: str, num_clips: int, seeds: int) -> float:
         """Return the seconds to fit a head: its start, and `num_clips` training steps of one clip for each seed."""
-        if head in PARALLEL_HEADS:
-            scale, cores = self.parallel_scale, self.cores
-        else:
-            scale, cores = self.small_scale, min(self.cores, seeds)
-        if head in SPATIAL_HEADS:
-            scale *= (self.map_size / REFERENCE_MAP_SIZE) ** 2
-        return START_SECONDS + HEAD_SECONDS[head] * scale * num_clips * seeds / cores
+        cores = self.fit_cores if head in PARALLEL_HEADS else min(self.fit_cores, seeds)
+        return START_SECONDS + self.clip_seconds[head] * num_clips * seeds / cores
 
 
-def measure_machine(backbones: Sequence[str], device: str, map_size: int) -> Machine:
-    """Run each backbone on the device, and the reference backbone, for a moment.
+def measure_machine(
+    backbones: Sequence[str], heads: Sequence[str], device: str, map_size: int, num_segments: int, num_classes: int
+) -> Machine:
+    """Run each backbone, and a training step of each head on its features, for a moment.
 
     map_size: height and width to which spatial maps are averaged; 0: those of the backbone.
 
     Raises:
-        PipelineError: a backbone or the device is unknown.
+        PipelineError: a backbone, a head or the device is unknown.
     """
     rates = {name: measure_backbone(name, device, map_size) for name in backbones}
-    reference = REFERENCE_BACKBONE
-    on_device = rates.get(reference) or measure_backbone(reference, device, map_size)
-    on_cpu = on_device if device == "cpu" else measure_backbone(reference, "cpu", map_size)
-    cores = num_cores()
+    # The features of the most expensive backbone.
+    largest = max(rates.values(), key=lambda rate: rate.channels * rate.map_size**2)
     return Machine(
         backbones=rates,
-        cores=cores,
-        small_scale=REFERENCE_FRAMES * cores / on_cpu.frames_per_second,
-        parallel_scale=REFERENCE_FRAMES * cores / on_device.frames_per_second,
-        map_size=max(rate.map_size for rate in rates.values()),
+        clip_seconds={head: measure_head(head, largest, device, num_segments, num_classes) for head in heads},
+        cores=num_cores(),
+        fit_cores=num_cores() if device == "cpu" else 1,
     )
+
+
+def measure_head(head: str, features: BackboneRate, device: str, num_segments: int, num_classes: int) -> float:
+    """Return the seconds that one training clip takes in an epoch, on one core or on the device."""
+    from pipeline.fit_head.compute import HeadSizes, training_step
+    from pipeline.heads import HEADS
+
+    if HEADS[head].is_closed_form:
+        return 0.0
+    is_spatial = head in SPATIAL_HEADS
+    num_clips = NUM_SPATIAL_CLIPS if is_spatial else NUM_CLIPS
+    sizes = HeadSizes(features.channels, num_segments, num_classes, features.map_size if is_spatial else 1)
+    runtime = Runtime(find_device(device), "float32", 1)
+    clock = _clock_of(device)
+    step = training_step(head, sizes, runtime, num_clips, with_optimiser=True)
+    step()
+    num_steps, before = 0, clock()
+    while num_steps == 0 or clock() - before < MIN_HEAD_SECONDS:
+        step()
+        num_steps += 1
+    return (1 + SHARE_OF_SCORING) * (clock() - before) / (num_steps * num_clips)
 
 
 def measure_backbone(name: str, device: str, map_size: int) -> BackboneRate:
@@ -121,9 +108,7 @@ def measure_backbone(name: str, device: str, map_size: int) -> BackboneRate:
     from pipeline.calibration import finish
 
     where = find_device(device)
-    is_cpu = where.type == "cpu"
-    # One thread, by the processor's time: other work on the cores does not change it.
-    clock = time.process_time if is_cpu else time.perf_counter
+    clock = _clock_of(device)
     backbone = build_backbone(name, "random")[0].to(where)
     size = backbone.preprocessing.input_size
     frames = torch.zeros(NUM_FRAMES, 3, size, size, dtype=torch.uint8, device=where)
@@ -135,7 +120,7 @@ def measure_backbone(name: str, device: str, map_size: int) -> BackboneRate:
             backbone(frames)
             finish(device)
             num_runs += 1
-    rate = NUM_FRAMES * num_runs / (clock() - before) * (num_cores() if is_cpu else 1)
+    rate = NUM_FRAMES * num_runs / (clock() - before) * (num_cores() if where.type == "cpu" else 1)
     size = min(map_size, backbone.map_size) or backbone.map_size
     # Of maps after a ReLU about 70 % are zeros, of averaged ones few: compressed, they take that much of their size.
     share = 0.85 if map_size else 0.35
@@ -143,5 +128,11 @@ def measure_backbone(name: str, device: str, map_size: int) -> BackboneRate:
         rate,
         pooled_bytes=2 * backbone.channels,
         spatial_bytes=round(2 * backbone.channels * size**2 * share),
+        channels=backbone.channels,
         map_size=size,
     )
+
+
+def _clock_of(device: str) -> Callable[[], float]:
+    """Return a clock for one thread; on the CPU that of the processor, which other programs hardly affect."""
+    return time.process_time if find_device(device).type == "cpu" else time.perf_counter
