@@ -21,10 +21,9 @@ import click
 import psutil
 
 from pipeline.devices import num_cores
-from pipeline.registry import PAPER_HEADS
+from pipeline.registry import PAPER_HEADS, SPATIAL_HEADS
 
-SPATIAL = ("convlstm", "fcn3d")
-POOLED = tuple(name for name in PAPER_HEADS if name not in SPATIAL)
+POOLED = tuple(name for name in PAPER_HEADS if name not in SPATIAL_HEADS)
 
 
 @click.command()

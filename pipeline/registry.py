@@ -36,12 +36,18 @@ MODERN_HEADS = {
     "attn": "pipeline.heads.attn:AttnHead",
     "attn_sincos": "pipeline.heads.attn_sincos:AttnSincosHead",
     "attn_learned": "pipeline.heads.attn_learned:AttnLearnedHead",
+    "attn_tokens": "pipeline.heads.attn_tokens:AttnTokensHead",
+    "attn_tokens_sincos": "pipeline.heads.attn_tokens_sincos:AttnTokensSincosHead",
+    "attn_tokens_learned": "pipeline.heads.attn_tokens_learned:AttnTokensLearnedHead",
     "attn4": "pipeline.heads.attn4:Attn4Head",
     "attn4_sincos": "pipeline.heads.attn4_sincos:Attn4SincosHead",
     "attn4_learned": "pipeline.heads.attn4_learned:Attn4LearnedHead",
     "ep": "pipeline.heads.ep:EPHead",
     "ep_sincos": "pipeline.heads.ep_sincos:EPSincosHead",
     "ep_learned": "pipeline.heads.ep_learned:EPLearnedHead",
+    "ep_tokens": "pipeline.heads.ep_tokens:EPTokensHead",
+    "ep_tokens_sincos": "pipeline.heads.ep_tokens_sincos:EPTokensSincosHead",
+    "ep_tokens_learned": "pipeline.heads.ep_tokens_learned:EPTokensLearnedHead",
     "transformer": "pipeline.heads.transformer:TransformerHead",
     "tcn": "pipeline.heads.tcn:TCNHead",
     "shift": "pipeline.heads.shift:ShiftHead",
@@ -52,8 +58,10 @@ HEADS = {**PAPER_HEADS, **MODERN_HEADS}
 HEAD_GROUPS = {"paper": tuple(PAPER_HEADS), "modern": tuple(MODERN_HEADS), "all": tuple(HEADS)}
 # Heads on whose scores the order of segments has no effect: a test compares them with the certificate of every head,
 # which `describe heads` computes (`pipeline.evaluation.order_certificate`).
-BLIND_HEADS = frozenset({"tsn", "linear", "knn", "meanstd", "attn", "attn4", "ep"})
+BLIND_HEADS = frozenset({"tsn", "linear", "knn", "meanstd", "attn", "attn_tokens", "attn4", "ep", "ep_tokens"})
 BLIND, ORDERED = "blind", "ordered"
+# Heads that read feature maps; the others read pooled features (tested).
+SPATIAL_HEADS = frozenset({"convlstm", "fcn3d", *(name for name in MODERN_HEADS if "_tokens" in name)})
 # Positions of the segments that attention adds to their features; a head `NAME_KIND` has those of its kind.
 POSITIONS = ("none", "sincos", "learned")
 BACKBONES = {

@@ -23,7 +23,7 @@ from pipeline.heads import HEADS, Head, build_head, trn
 from pipeline.heads.convlstm import convolve
 from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import RECIPES, HeadConfig
-from pipeline.registry import BLIND_HEADS, HEAD_NAMES, PAPER_HEADS
+from pipeline.registry import BLIND_HEADS, HEAD_NAMES, PAPER_HEADS, SPATIAL_HEADS
 from tests.support import plain_heads
 from tests.support.random_fits import fit_to_random_clips
 
@@ -60,7 +60,7 @@ def settled(head: Head, name: str) -> Head:
 
 def test_registry_agrees_with_the_names_known_without_torch() -> None:
     assert tuple(HEADS) == HEAD_NAMES
-    assert {name for name, head in HEADS.items() if head.reads == "spatial"} == {"convlstm", "fcn3d"}
+    assert {name for name, head in HEADS.items() if head.reads == "spatial"} == SPATIAL_HEADS
 
 
 def test_unknown_head_is_refused_with_a_suggestion() -> None:

@@ -33,18 +33,27 @@ PARAMETERS = {
     "attn": 731_163,
     "attn_sincos": 731_163,
     "attn_learned": 731_163 + 2_048,
+    "attn_tokens": 731_163,
+    "attn_tokens_sincos": 731_163,
+    "attn_tokens_learned": 731_163 + 2_048,
     "attn4": 3_100_443,
     "attn4_sincos": 3_100_443,
     "attn4_learned": 3_100_443 + 2_048,
     "ep": 74_523,
     "ep_sincos": 74_523,
     "ep_learned": 74_523 + 2_048,
+    "ep_tokens": 74_523,
+    "ep_tokens_sincos": 74_523,
+    "ep_tokens_learned": 74_523 + 2_048,
     "transformer": 1_589_531,
     "tcn": 794_907,
     "shift": 138_523,
     "mamba": 445_723,
 }
 ATTENTION = ("attn", "attn4", "ep")
+
+
+MAP_SIZE = 3  # of heads that read maps
 
 
 def by_hand(num_segments: int, num_classes: int) -> dict[str, tuple[int, int]]:
@@ -58,14 +67,16 @@ def by_hand(num_segments: int, num_classes: int) -> dict[str, tuple[int, int]]:
     def block_macs(tokens: int) -> int:
         return tokens * (3 * square + square + 8 * square) + 2 * tokens * tokens * d
 
-    pooler_macs = square + n * 2 * square + 2 * n * d + 8 * square
+    def pooler_macs(tokens: int) -> int:
+        return square + tokens * 2 * square + 2 * tokens * d + 8 * square
+
     inner, state, rank = 2 * d, 16, 16
     mamba = d * 2 * inner + inner * 4 + inner + inner * (rank + 2 * state) + rank * inner + inner
     mamba += inner * state + inner + inner * d + 2 * norm
     mamba_step = d * 2 * inner + inner * 4 + inner * (rank + 2 * state) + rank * inner + 3 * inner * state + inner * d
     attn, attn4 = d + pooler + scores, 3 * block + d + pooler + scores
-    attn_macs = pooler_macs + d * k
-    ep, ep_macs = 8 * d + square + scores, n * (8 * d + square + d) + d * k
+    attn_macs, of_tokens = pooler_macs(n) + d * k, n * MAP_SIZE**2
+    ep, ep_macs_of_token = 8 * d + square + scores, 8 * d + square + d
     found = {
         "linear": (0, 0),
         "knn": (0, 0),
@@ -79,8 +90,10 @@ def by_hand(num_segments: int, num_classes: int) -> dict[str, tuple[int, int]]:
     }
     for name, size, macs in (
         ("attn", attn, attn_macs),
+        ("attn_tokens", attn, pooler_macs(of_tokens) + d * k),
         ("attn4", attn4, 3 * block_macs(n) + attn_macs),
-        ("ep", ep, ep_macs),
+        ("ep", ep, n * ep_macs_of_token + d * k),
+        ("ep_tokens", ep, of_tokens * ep_macs_of_token + d * k),
     ):
         found |= {name: (size, macs), f"{name}_sincos": (size, macs), f"{name}_learned": (size + n * d, macs)}
     return found
@@ -93,7 +106,7 @@ def test_parameters_are_those_of_the_definition() -> None:
 
 @pytest.mark.parametrize(("num_segments", "num_classes"), [(8, 27), (3, 5), (16, 174)])
 def test_parameters_and_macs_equal_those_added_up_by_hand(num_segments: int, num_classes: int) -> None:
-    table = rows(num_segments=num_segments, num_classes=num_classes)
+    table = rows(num_segments=num_segments, num_classes=num_classes, map_size=MAP_SIZE)
     found = {name: (table[name]["parameters"], table[name]["macs"]) for name in MODERN_HEADS}
     assert found == by_hand(num_segments, num_classes)
 
@@ -101,17 +114,21 @@ def test_parameters_and_macs_equal_those_added_up_by_hand(num_segments: int, num
 @pytest.mark.parametrize("name", [name for name in MODERN_HEADS if name not in ("linear", "knn", "mamba")])
 def test_macs_equal_an_independent_count(name: str) -> None:
     """Products of matrices in the plain definition, as torch counts them."""
-    assert rows(num_segments=3, num_classes=5)[name]["macs"] == counted_macs(name, 3, 5, 1)
+    row = rows(num_segments=3, num_classes=5, map_size=MAP_SIZE)[name]
+    assert row["macs"] == counted_macs(name, 3, 5, MAP_SIZE)
 
 
-@pytest.mark.parametrize("name", ["attn", "attn_learned", "attn4", "ep", "transformer"])
+@pytest.mark.parametrize(
+    "name", ["attn", "attn_learned", "attn_tokens_learned", "attn4", "ep", "ep_tokens_sincos", "transformer"]
+)
 def test_attention_equals_the_plain_definition(name: str) -> None:
     torch.manual_seed(0)
     head = build_head(name, in_channels=16, num_segments=8, num_classes=5).double().eval()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))  # attention far from the mean
-    features = torch.randn(3, 8, 16, 1, 1, dtype=torch.float64)
+    size = (1, 1) if head.reads == "pooled" else (2, 3)
+    features = torch.randn(3, 8, 16, *size, dtype=torch.float64)
     torch.testing.assert_close(head(features), PLAIN_HEADS[name](head, features), rtol=0, atol=1e-6)
 
 
@@ -203,7 +220,10 @@ def test_groups_stand_for_their_heads() -> None:
 def test_positions_choose_the_variant_of_a_head() -> None:
     for kind, names in (("none", ATTENTION), ("learned", tuple(f"{name}_learned" for name in ATTENTION))):
         assert FitHeadSettings(store="s", out="o", head=ATTENTION, positions=kind).head_names == names  # type: ignore[arg-type]
-    with pytest.raises(PipelineError, match=r"`positions` \(=sincos\) is for the heads attn, attn4, ep; 'lstm' has no"):
+    with pytest.raises(
+        PipelineError,
+        match="for the heads attn, attn_tokens, attn4, ep, ep_tokens; 'lstm' has no",
+    ):
         FitHeadSettings(store="s", out="o", head="lstm", positions="sincos")  # type: ignore[arg-type]
     with pytest.raises(PipelineError, match=r"must be one of none, sincos, learned"):
         FitHeadSettings(store="s", out="o", head="attn", positions="rotary")  # type: ignore[arg-type]

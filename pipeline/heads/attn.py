@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ class AttnHead(Head):
         models, 2022; not in the paper.
     """
 
-    reads = "pooled"
+    reads: ClassVar[Literal["pooled", "spatial"]] = "pooled"
     section = "none"
     free_parameters = ("query",)
     positions_kind: ClassVar[str] = "none"
@@ -38,10 +38,19 @@ class AttnHead(Head):
         self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
 
     def macs(self, map_size: int) -> int:
-        return self.pooler.macs(1, self.num_segments) + NUM_FEATURES * self.num_classes
+        return self.pooler.macs(1, self.num_tokens(map_size)) + NUM_FEATURES * self.num_classes
+
+    def num_tokens(self, map_size: int) -> int:
+        """Return the number of tokens of a clip."""
+        return self.num_segments
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """Project features to tokens with their positions. Shape: features: (B, T, C, H, W); returns: (B, N, 256)."""
+        tokens: Tensor = self.positions(self.project(features))
+        return tokens
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.pool(self.positions(self.project(features)))
+        return self.pool(self.tokens(features))
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Compute class scores from tokens. Shape: tokens: (B, N, 256); returns: (B, K)."""

@@ -33,7 +33,7 @@ class Attn4Head(AttnHead):
     def macs(self, map_size: int) -> int:
         block = self.blocks[0]
         assert isinstance(block, SelfAttentionBlock)
-        return super().macs(map_size) + NUM_BLOCKS * block.macs(self.num_segments)
+        return super().macs(map_size) + NUM_BLOCKS * block.macs(self.num_tokens(map_size))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.pool(self.blocks(self.positions(self.project(features))))
+        return self.pool(self.blocks(self.tokens(features)))

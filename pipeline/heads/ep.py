@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class EPHead(Head):
         the paper.
     """
 
-    reads = "pooled"
+    reads: ClassVar[Literal["pooled", "spatial"]] = "pooled"
     section = "none"
     free_parameters = ("queries",)
     positions_kind: ClassVar[str] = "none"
@@ -41,13 +41,22 @@ class EPHead(Head):
 
     def macs(self, map_size: int) -> int:
         products = (NUM_QUERIES + 1) * NUM_FEATURES  # of queries and keys, of weights and values
-        return self.num_segments * (NUM_FEATURES**2 + products) + NUM_FEATURES * self.num_classes
+        return self.num_tokens(map_size) * (NUM_FEATURES**2 + products) + NUM_FEATURES * self.num_classes
+
+    def num_tokens(self, map_size: int) -> int:
+        """Return the number of tokens of a clip."""
+        return self.num_segments
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """Project features to tokens with their positions. Shape: features: (B, T, C, H, W); returns: (B, N, 256)."""
+        tokens: Tensor = self.positions(self.project(features))
+        return tokens
 
     def forward(self, features: Tensor) -> Tensor:
-        tokens = self.positions(self.project(features))  # (B, T, 256)
-        similarities = tokens @ self.queries.T.to(tokens.dtype) * NUM_FEATURES**-0.5  # (B, T, 8)
+        tokens = self.tokens(features)  # (B, N, 256)
+        similarities = tokens @ self.queries.T.to(tokens.dtype) * NUM_FEATURES**-0.5  # (B, N, 8)
         weights = torch.softmax(similarities, dim=1).to(tokens.dtype)
-        values = self.values(tokens).unflatten(2, (NUM_QUERIES, -1))  # (B, T, 8, 32)
-        pooled = torch.einsum("btm,btmd->bmd", weights, values).flatten(1)  # (B, 256)
+        values = self.values(tokens).unflatten(2, (NUM_QUERIES, -1))  # (B, N, 8, 32)
+        pooled = torch.einsum("bnm,bnmd->bmd", weights, values).flatten(1)  # (B, 256)
         scores: Tensor = self.classifier(pooled)  # (B, K)
         return scores

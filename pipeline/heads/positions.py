@@ -18,7 +18,7 @@ class Positions(nn.Module):
     kind: `none` adds nothing; `sincos` adds fixed sines and cosines; `learned` adds learned vectors.
 
     Shape:
-        vectors, returns: (B, T, D).
+        vectors, returns: (..., T, D).
 
     Source: Vaswani et al., Attention is all you need, 2017 (`sincos`, Sec. 3.5).
     """

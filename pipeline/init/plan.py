@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.init.rates import PARALLEL_HEADS, SPATIAL_HEADS, START_SECONDS, Machine
+from pipeline.init.rates import PARALLEL_HEADS, START_SECONDS, Machine
 from pipeline.init.survey import Survey
-from pipeline.registry import HEAD_NAMES, PAPER_HEADS, choose_heads
+from pipeline.registry import HEAD_NAMES, PAPER_HEADS, SPATIAL_HEADS, choose_heads
 from pipeline.settings.init import InitSettings
 
 MANY_CLIPS = 5_000  # training clips from which on larger batches and fewer epochs are enough

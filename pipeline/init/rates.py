@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.devices import find_device, fixed_threads, num_cores
+from pipeline.registry import SPATIAL_HEADS
 from pipeline.runtime import Runtime
 
-# Heads that read spatial maps; with `fcn2d` those whose fits use all cores, the others use one core for each seed.
-SPATIAL_HEADS = frozenset({"convlstm", "fcn3d"})
-PARALLEL_HEADS = SPATIAL_HEADS | {"fcn2d"}
+# Heads with convolutions, whose fits use all cores; the others use one core for each seed.
+PARALLEL_HEADS = frozenset({"convlstm", "fcn2d", "fcn3d"})
 
 # Seconds to start a command of a stage, which imports torch.
 START_SECONDS = 6.0

@@ -203,9 +203,20 @@ def _positions(head: nn.Module, num_positions: int) -> Tensor:
     return table
 
 
+def _tokens(head: nn.Module, features: Tensor) -> Tensor:
+    """Project each segment, or each place of its map, and add the position of the segment."""
+    positions = _positions(head, features.shape[1])
+    if head.reads == "pooled":
+        return torch.stack(_vectors(head, features), dim=1) + positions
+    weight, (height, width) = head.projection.weight[:, :, 0, 0], features.shape[3:]
+    places = itertools.product(range(features.shape[1]), range(height), range(width))
+    tokens = [features[:, t, :, y, x] @ weight.T + head.projection.bias + positions[t] for t, y, x in places]
+    return torch.stack(tokens, dim=1)
+
+
 def attn(head: nn.Module, features: Tensor) -> Tensor:
     """Compute the attentive probe, and that of four blocks, head of attention by head of attention."""
-    tokens = torch.stack(_vectors(head, features), dim=1) + _positions(head, features.shape[1])
+    tokens = _tokens(head, features)
     for block in getattr(head, "blocks", ()):
         tokens = _self_attention(block, tokens, 16)
     pooler = head.pooler
@@ -218,7 +229,7 @@ def attn(head: nn.Module, features: Tensor) -> Tensor:
 
 
 def ep(head: nn.Module, features: Tensor) -> Tensor:
-    tokens = torch.stack(_vectors(head, features), dim=1) + _positions(head, features.shape[1])
+    tokens = _tokens(head, features)
     pooled = []
     for query, weight in zip(head.queries, head.values.weight.split(32), strict=True):
         shares = torch.softmax((tokens @ query[:, None])[..., 0] / 16, dim=1)  # (B, T)
@@ -316,10 +327,11 @@ PLAIN_HEADS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "concat": concat,
     "meanstd": meanstd,
     "diff": diff,
-    **{name: attn for base in ("attn", "attn4") for name in (base, f"{base}_sincos", f"{base}_learned")},
-    "ep": ep,
-    "ep_sincos": ep,
-    "ep_learned": ep,
+    **{
+        f"{base}{kind}": plain
+        for base, plain in {"attn": attn, "attn_tokens": attn, "attn4": attn, "ep": ep, "ep_tokens": ep}.items()
+        for kind in ("", "_sincos", "_learned")
+    },
     "transformer": transformer,
     "tcn": tcn,
     "shift": shift,
