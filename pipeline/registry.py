@@ -97,6 +97,11 @@ DATA_SETS = {
     "finegym": "pipeline.prepare.finegym:list_finegym",
 }
 VIDEO_ENCODER_PREFIXES = ("python:", "transformers:")
+VIDEO_ENCODER_NOTE = (
+    "The features come from a video encoder, which mixes the frames of a clip: the order of frames within a segment is "
+    "part of each feature. Order tests change only the order of the segments, so a small loss does not mean that order "
+    "does not matter."
+)
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached", "finetune")
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")

@@ -170,6 +170,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_comparing_imports_no_store_and_no_decoder() -> None:
+    code = """
+        import sys
+        import stages.compare
+        print(sorted({"torch", "zarr", "av", "h5py", "dask", "dvc"} & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_house_rules_in_the_sources() -> None:
     for module, path in project_modules():
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -21,8 +22,9 @@ from pipeline.evaluation.result_reader import RunResult
 from pipeline.intervals import split_location
 from pipeline.manifest import HDF5_SEPARATOR, Clip, Manifest
 from pipeline.recipe import SamplingConfig
-from pipeline.video.decode import open_clip
-from pipeline.video.views import ViewConfig
+
+if TYPE_CHECKING:
+    from pipeline.video.views import ViewConfig
 
 NUM_CONFUSED_PAIRS = 4
 NUM_LINKED_CLIPS = 3
@@ -145,6 +147,8 @@ class _Links:
 
 def view_config_of(run: RunResult) -> ViewConfig:
     """Return the views that a run used; with the default options if its metrics have only the name of the recipe."""
+    from pipeline.video.views import ViewConfig
+
     recipe = run.metrics["recipe"]
     frames = recipe.get("frames", {}) if isinstance(recipe, Mapping) else {}
     return ViewConfig(run.num_segments, SamplingConfig(**frames))
@@ -152,6 +156,8 @@ def view_config_of(run: RunResult) -> ViewConfig:
 
 def frames_of(location: str, config: ViewConfig) -> tuple[tuple[str, ...], str | None]:
     """Return the test frames of a clip as data URLs, or the reason why there are none."""
+    from pipeline.video.decode import open_clip  # its decoders take a third of a second to import
+
     try:
         with clip_errors(location), open_clip(location) as reader:
             view = config.test(reader.num_frames, reader.height, reader.width)

@@ -15,7 +15,7 @@ from pipeline.compare.indistinct import (
 from pipeline.compare.order_use import order_sentences
 from pipeline.compare.signature import signature_line
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_NOTE
-from pipeline.store.settings import VIDEO_ENCODER_NOTE
+from pipeline.registry import VIDEO_ENCODER_NOTE
 from pipeline.tables import table_lines
 
 

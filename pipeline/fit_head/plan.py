@@ -12,11 +12,10 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
-from pipeline.registry import HEAD_GROUPS
+from pipeline.registry import HEAD_GROUPS, VIDEO_ENCODER_NOTE
 from pipeline.settings.fit_head import SEARCH_SETTINGS, FitHeadSettings
 from pipeline.settings.search import Search, plan_search
 from pipeline.store.layout import TEST_VIEW
-from pipeline.store.settings import VIDEO_ENCODER_NOTE
 
 logger = logging.getLogger(__name__)
 

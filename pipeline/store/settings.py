@@ -13,11 +13,6 @@ MAP_KINDS = ("pooled", "spatial")
 STORE_DTYPES = ("float16", "int8")
 # Settings that older stores do not have, with the values that the bytes of those stores have.
 LATER_SETTINGS: dict[str, Any] = {"video_encoder": False, "store_dtype": "float16"}
-VIDEO_ENCODER_NOTE = (
-    "The features come from a video encoder, which mixes the frames of a clip: the order of frames within a segment is "
-    "part of each feature. Order tests change only the order of the segments, so a small loss does not mean that order "
-    "does not matter."
-)
 # Bounds for values read from a store, checked before memory is allocated; far above the needs of any backbone.
 MAX_ROW_BYTES = 1 << 31
 BOUNDS = {
