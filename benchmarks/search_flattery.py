@@ -22,6 +22,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 
 from benchmarks.heads import machine
@@ -42,7 +43,7 @@ FloatArray = NDArray[np.float64]
 def selection_curves(run: RunResult) -> FloatArray:
     """Read top-1 of the selection clips after each epoch of each trial. Shape: (trials, epochs)."""
     with open(run.folder / TRIALS_FILE, newline="", encoding="utf-8") as file:
-        return np.array([json.loads(row["top1_by_epoch"]) for row in csv.DictReader(file)])
+        return padded([json.loads(row["top1_by_epoch"]) for row in csv.DictReader(file)])
 
 
 def reported_curves(store: str, folder: Path) -> FloatArray:
@@ -50,16 +51,26 @@ def reported_curves(store: str, folder: Path) -> FloatArray:
     torch.set_num_threads(1)
     run = read_run(folder)
     recipe = recipe_from_dict(run.metrics["recipe"])
-    names = [name.replace("-", "_") for name in run.metrics["search"]["chosen"]]
+    names = tuple(run.metrics["search"]["chosen"])
     head_data = CachedData(FeatureStore.open(store), Path(".")).of(HEADS[run.head].reads, recipe)
     on_reported = dataclasses.replace(head_data, select=head_data.report)
     compute = choose_compute(run.head, precision="float32", threads=1)
     curves = []
     with open(run.folder / TRIALS_FILE, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            setting = {name: json.loads(row.get(name, row.get(name.replace("_", "-"), ""))) for name in names}
+            setting = {name: yaml.safe_load(row[name]) for name in names}
             curves.append(fit_trial(on_reported, run.head, recipe.with_overrides(**setting), 0, compute).top1)
-    return np.array(curves)
+    return padded(curves)
+
+
+def padded(curves: Sequence[Sequence[float]]) -> FloatArray:
+    """Return curves as an array; epochs after a failed fit have 0 % and are never chosen.
+
+    >>> padded([[50.0], [60.0, 70.0]]).tolist()
+    [[50.0, 0.0], [60.0, 70.0]]
+    """
+    length = max(map(len, curves))
+    return np.array([[*curve, *[0.0] * (length - len(curve))] for curve in curves])
 
 
 def flattery(chosen_on: FloatArray, judged_on: FloatArray) -> tuple[float, float]:
