@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.registry import look_up, unknown_name
 
 GROUPS = ("frames", "head", "training", "finetune")
+OMITTED_DEFAULTS = ("layer_decay",)
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,18 @@ class FinetuneConfig:
     interpolate: Weights that are scored on the selection clips after the training. `off`: those of the best epoch;
         `start`: also those on the line from the initial weights to them, so that the saved model is never worse on the
         selection clips than the initial one (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
+    layer_decay: Factor on the learning rate from each block of the backbone to the block before it; the last block has
+        backbone_lr; 1: all blocks have it.
     """
 
     min_steps: int = 0
     ema_decay: float = 0.0
     interpolate: Literal["off", "start"] = "off"
+    layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise PipelineError(f"`layer_decay` (={self.layer_decay:g}) must be above 0 and at most 1.")
 
 
 @dataclass(frozen=True)
@@ -181,11 +189,16 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Return all options as plain data, for printing, for the store and for the metrics.
 
-        Options of `finetune` alone are included if they differ from their defaults.
+        The group `finetune` is included if one of its options differs from the default. Of `OMITTED_DEFAULTS`, each is
+        included only then, so that results without them keep their bytes.
         """
         values = dataclasses.asdict(self)
         if self.finetune == FinetuneConfig():
             del values["finetune"]
+            return values
+        for name in OMITTED_DEFAULTS:
+            if values["finetune"][name] == getattr(FinetuneConfig, name):
+                del values["finetune"][name]
         return values
 
 
@@ -266,7 +279,7 @@ CACHED = Recipe(
     ),
 )
 
-# Tuned by measurement for training end to end from a fitted head: `benchmarks/finetune_tuning.py`.
+# Tuned by measurement for training end to end from a fitted head: `benchmarks/finetune_gain.py`.
 FINETUNE = Recipe(
     name="finetune",
     frames=SamplingConfig(crops="centre"),

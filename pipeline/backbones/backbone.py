@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.backbones.blocks import blocks_of_children
 from pipeline.backbones.download import PublishedWeights, fetch
 from pipeline.backbones.initialisation import initialise_he
 from pipeline.backbones.preprocessing import Preprocessing
@@ -136,6 +137,10 @@ class Backbone(nn.Module):
             return block(inputs)
         outputs: Tensor = checkpoint(block, inputs, use_reentrant=False)
         return outputs
+
+    def block_of_parameters(self) -> dict[str, int]:
+        """Return the number of the block of each parameter, by name; block 0 reads the input."""
+        return blocks_of_children(self)
 
     def initialise(self, seed: int) -> None:
         """Set random weights: the same seed gives the same weights on every machine."""

@@ -106,6 +106,11 @@ class BNInception(Backbone):
         """Set He's weights; the first layer's are divided by the spread of pixels, so features are of order one."""
         initialise_he(self, seed, input_spread=PIXEL_SPREAD)
 
+    def block_of_parameters(self) -> dict[str, int]:
+        """Return the block of each parameter: 0 before the first inception module, then one for each module."""
+        number_of = {f"inception_{block.name}": number for number, block in enumerate(BLOCKS, start=1)}
+        return {name: number_of.get("_".join(name.split("_")[:2]), 0) for name, _ in self.named_parameters()}
+
     def forward_features(self, inputs: Tensor) -> Tensor:
         outputs = _halve(self._run("conv1_7x7_s2", inputs))  # (N, 64, 56, 56)
         outputs = self._run("conv2_3x3", self._run("conv2_3x3_reduce", outputs))

@@ -89,6 +89,13 @@ class SqueezeNet(Backbone):
         )
         self.initialise(seed=0)
 
+    def block_of_parameters(self) -> dict[str, int]:
+        return {
+            name: number
+            for number, (start, stop) in enumerate(BLOCKS)
+            for name, _ in self.features[start:stop].named_parameters(prefix="features")
+        }
+
     def forward_features(self, inputs: Tensor) -> Tensor:
         if not self.recompute:
             outputs: Tensor = self.features(inputs)  # (N, 512, 13, 13)

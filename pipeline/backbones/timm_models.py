@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.blocks import NORMS
 from pipeline.backbones.download import PublishedWeights, fetch
 from pipeline.backbones.hub import hub_file
 from pipeline.backbones.preprocessing import Preprocessing
@@ -73,6 +74,20 @@ class TimmBackbone(Backbone):
                 layer = of_layer[int(tap)]
                 maps.append(layer[0] if self._reads_class_token else layer)
         return _side_by_side(maps)
+
+    def block_of_parameters(self) -> dict[str, int]:
+        """Return the block of each parameter as timm groups them, such as one for each block of a transformer.
+
+        A last group of norms belongs to the block before it.
+        """
+        if not hasattr(self.layers, "group_matcher"):
+            return super().block_of_parameters()
+        numbers = timm.models.group_parameters(self.layers, self.layers.group_matcher(coarse=False), reverse=True)
+        last = max(numbers.values())
+        owners = [name.rpartition(".")[0] for name, number in numbers.items() if number == last]
+        if all(isinstance(self.layers.get_submodule(owner), NORMS) for owner in owners):
+            last = max(last - 1, 0)
+        return {f"layers.{name}": min(number, last) for name, number in numbers.items()}
 
     def weight_tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = self.layers.state_dict()

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.errors import ClipFailure, PipelineError
 from pipeline.evaluation.metrics import fit_temperature
@@ -30,6 +29,7 @@ from pipeline.finetune.distributed import World
 from pipeline.finetune.interpolation import Interpolation, Weights, interpolate
 from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, set_training_mode
 from pipeline.finetune.moving_average import MovingAverage
+from pipeline.finetune.rates import plan_rates
 from pipeline.finetune.scoring import ScoredClips, score_clips
 from pipeline.finetune.state import ClipData, EpochSums, Faults, TrainingPlan
 from pipeline.finetune.step import TrainingStep
@@ -37,7 +37,7 @@ from pipeline.model import Classifier
 from pipeline.progress import Progress
 from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.training.optimiser import build_optimiser, plan_parameters, set_rates
+from pipeline.training.optimiser import build_optimiser, set_rates
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import TrainingState
 
@@ -66,11 +66,7 @@ class Finetuner:
         self.classifier.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = EndToEnd(self.classifier, runtime)
         set_training_mode(self.classifier, self.choices)
-        parts: dict[str, tuple[nn.Module, float]] = {
-            "backbone": (self.classifier.backbone, self.choices.backbone_lr),
-            "head": (self.classifier.head, self.choices.lr),
-        }
-        self.plan = plan_parameters(parts, self.choices)
+        self.plan = plan_rates(self.classifier, training_plan.recipe)
         self.optimiser = build_optimiser(self.plan, self.choices)
         self.schedule = Schedule(self.choices)
         self.state = TrainingState(self.classifier, self.plan, self.optimiser, self.schedule)

@@ -68,12 +68,16 @@ class ParameterPlan:
 
 
 def plan_parameters(
-    parts: Mapping[str, tuple[nn.Module, float]], choices: TrainConfig, num_norms_before: int = 0
+    parts: Mapping[str, tuple[nn.Module, float]],
+    choices: TrainConfig,
+    num_norms_before: int = 0,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> ParameterPlan:
     """Put every trainable parameter of the named modules into a group. `parts` has a module and its rate by name.
 
     `num_norms_before` is the number of 2D batch norms of a backbone that is not in `parts`: with
     `partial_bn="backbone_and_head"` only the first 2D batch norm of the whole network trains its scale and shift.
+    `rate_factors` has factors on the rates of single parameters, by full name; other parameters have the factor 1.
 
     Raises:
         PipelineError: no rule applies to a trainable parameter, or two modules share it at two rates.
@@ -93,8 +97,11 @@ def plan_parameters(
                 continue
             kind, lr_factor, decays = _kind_of(owner, name, choices)
             label = f"{part}, {kind}"
+            factor = 1.0 if rate_factors is None else rate_factors.get(name, 1.0)
+            if factor != 1.0:
+                label += f", rate × {factor:.4g}"
             decay = choices.weight_decay if decays else 0.0
-            group = groups.setdefault(label, ParameterGroup(label, lr * lr_factor, decay))
+            group = groups.setdefault(label, ParameterGroup(label, lr * lr_factor * factor, decay))
             group.parameters[name] = parameter
     plan = ParameterPlan(list(groups.values()), left_out, left_out_by)
     check_plan(plan, {part: module for part, (module, _) in parts.items()})
