@@ -154,11 +154,12 @@ class PipelineCommand(LoggedCommand):
         if names:
             found = {name: ctx.params[name] for name in sorted(names)}
             values["overrides"] = {name: value for name, value in found.items() if value is not None}
-        if self._has_heads:
+        if "search" in values:
             search = values["search"]
             values["search"] = _search_of_untyped(ctx, search, _is_typed(ctx, "search"))
             if search and not values["search"] and not _is_typed(ctx, "trials"):
                 values["trials"] = None  # every searched setting is typed
+        if self._has_heads:
             values["heads"] = _settings_of_heads(ctx, choose_heads(values["head"], values["positions"]))
         return self.settings(**values)
 
@@ -272,7 +273,10 @@ def _first(value: Any) -> Any:
 
 
 def _value_in_recipe(recipe: Any, name: str) -> Any:
-    return next(getattr(group, name) for group in (recipe.frames, recipe.head, recipe.training) if hasattr(group, name))
+    from pipeline.recipe import GROUPS
+
+    groups = (getattr(recipe, group) for group in GROUPS)
+    return next(getattr(group, name) for group in groups if hasattr(group, name))
 
 
 def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, dict[str, Any]]:

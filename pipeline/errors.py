@@ -49,6 +49,10 @@ class PipelineError(Exception):
     """An error that the user can fix. The message names the thing, the rule, the value and the solution."""
 
 
+class DivergenceError(PipelineError):
+    """A loss or a score is not a finite number: the training diverged."""
+
+
 class ShapeError(PipelineError, ValueError):
     """A tensor or array does not have the shape of its contract."""
 

@@ -20,7 +20,7 @@ from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW
 from pipeline.finetune.gain import gain_over_start
 from pipeline.finetune.interpolation import ALPHAS, interpolate, mixed
 from pipeline.finetune.moving_average import MovingAverage
-from pipeline.finetune.run import with_min_steps
+from pipeline.finetune.prepared import with_min_steps
 from pipeline.finetune.scoring import ScoredClips
 from pipeline.manifest import read_manifest
 from pipeline.model import load_model

@@ -46,6 +46,7 @@ RANKS = {
     "pipeline.video": 2,
     "pipeline.evaluation": 3,  # what judges a model
     "pipeline.model": 3,
+    "pipeline.search": 4,  # trials of settings, for both training loops
     "pipeline.training": 4,  # what both training loops share
     "pipeline.prepare": 5,
     "pipeline.extract": 5,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import PipelineError
+from pipeline.errors import DivergenceError, PipelineError
 from pipeline.shapes import check_shape
 
 NUM_CALIBRATION_BINS = 15
@@ -45,10 +45,10 @@ def round_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Round scores as they are written to predictions.csv.
 
     Raises:
-        PipelineError: a score is not finite.
+        DivergenceError: a score is not finite.
     """
     if not np.isfinite(scores).all():
-        raise PipelineError(
+        raise DivergenceError(
             f"{int((~np.isfinite(scores).all(axis=1)).sum())} of {len(scores)} clips have scores that are not finite "
             "numbers: the head diverged. Lower lr, or clip_norm."
         )

@@ -25,10 +25,14 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Scores of the selection clips along the line: top-1 in percent and loss in nats by alpha, and the chosen one."""
+    """Scores of the selection clips along the line: top-1 in percent and loss in nats by alpha, and the chosen one.
+
+    scored_start: the scores of the initial weights.
+    """
 
     alpha: float
     curve: Mapping[float, tuple[float, float]]
+    scored_start: ScoredClips
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for `metrics.json`."""
@@ -51,19 +55,25 @@ def mixed(start: Weights, end: Weights, alpha: float) -> dict[str, Tensor]:
 
 
 def interpolate(
-    start: Weights, end: Weights, scored_end: ScoredClips, score: Callable[[Weights], ScoredClips]
+    start: Weights,
+    end: Weights,
+    scored_end: ScoredClips,
+    score: Callable[[Weights], ScoredClips],
+    scored_start: ScoredClips | None = None,
 ) -> tuple[Interpolation, dict[str, Tensor], ScoredClips]:
     """Score the weights for every alpha; return the scores, and the best weights with their scored clips.
 
     The best has the highest top-1; in a tie, the lowest loss; in a further tie, the smallest alpha.
 
-    scored_end: scores of `end`, which are known. score: loads weights and scores the selection clips.
+    scored_end: scores of `end`, which are known. score: loads weights and scores the selection clips. scored_start:
+    scores of `start`, if they are known.
     """
+    known = {1.0: scored_end} if scored_start is None else {0.0: scored_start, 1.0: scored_end}
     found = {}
     for alpha in ALPHAS:
         weights = mixed(start, end, alpha)
-        found[alpha] = weights, scored_end if alpha == 1.0 else score(weights)
+        found[alpha] = weights, known[alpha] if alpha in known else score(weights)
     curve = {alpha: (scored.metrics()["top1"], scored.metrics()["loss"]) for alpha, (_, scored) in found.items()}
     best = max(ALPHAS, key=lambda alpha: (curve[alpha][0], -curve[alpha][1], -alpha))
     weights, scored = found[best]
-    return Interpolation(best, curve), weights, scored
+    return Interpolation(best, curve, found[0.0][1]), weights, scored

@@ -10,16 +10,19 @@ from typing import Any
 
 import torch
 
-from pipeline.evaluation.result_writer import MODEL_FILE, write_results
+from pipeline.evaluation.result_writer import MODEL_FILE, TRIALS_FILE, write_results
 from pipeline.evaluation.selection import data_sha256, groups_of
 from pipeline.files import sha256_of_file, write_json
 from pipeline.finetune.gain import gain_over_start
 from pipeline.finetune.model import STAGE
+from pipeline.finetune.prepared import PreparedTraining
 from pipeline.finetune.scoring import ScoredClips
 from pipeline.finetune.start import NONE
 from pipeline.finetune.trainer import Finetuner
 from pipeline.manifest import Manifest
-from pipeline.model import Classifier, save_model
+from pipeline.model import save_model
+from pipeline.search.trials import Trial, search_metrics, search_timing, trials_text
+from pipeline.settings.search import Search
 
 FAILED_FILE = "failed.json"
 
@@ -28,18 +31,35 @@ FAILED_FILE = "failed.json"
 class TrainedSeed:
     """A finished training of one seed."""
 
-    classifier: Classifier
+    prepared: PreparedTraining
     tuner: Finetuner
     scored: ScoredClips
     best_epoch: int
 
 
+@dataclass(frozen=True)
+class FinishedSearch:
+    """The search that chose the settings of a training, and its trials. num_threads: threads of torch."""
+
+    search: Search
+    trials: Sequence[Trial]
+    num_threads: int
+
+
 def write_trained(
-    folder: Path, clips: Manifest, trained: Sequence[TrainedSeed], init: str, precision: str
+    folder: Path,
+    clips: Manifest,
+    trained: Sequence[TrainedSeed],
+    init: str,
+    precision: str,
+    finished: FinishedSearch | None = None,
 ) -> dict[str, Any]:
-    """Write model, metrics and times of all seeds, and return the metrics. The model is that of the first seed."""
+    """Write model, metrics and times of all seeds, and return the metrics. The model is that of the first seed.
+
+    finished: the search before the training, whose trials are written too.
+    """
     first = trained[0]
-    tuner, classifier = first.tuner, first.classifier
+    tuner, classifier = first.tuner, first.prepared.classifier
     recipe, plan = tuner.training_plan.recipe, tuner.data.plan
     init_selected_on = classifier.spec.selected_on
     # Without an epoch, model and selection are those of `init`.
@@ -75,6 +95,7 @@ def write_trained(
         "reported_on": plan.reported_on,
         "data": {"sha256": data_sha256(clips.clips)},
         "recipe": recipe.as_dict(),
+        **({} if finished is None else {"search": search_metrics(finished.search, finished.trials)}),
         "num_segments": spec.num_segments,
         "num_classes": spec.num_classes,
         "input_size": classifier.backbone.preprocessing.input_size,
@@ -96,6 +117,7 @@ def write_trained(
         "total_seconds": round(sum(each.tuner.state.seconds() for each in trained), 3),
         "num_epochs": sum(len(each.tuner.state.history) - 1 for each in trained),
         "epochs": [times for each in trained for times in each.tuner.times],
+        **({} if finished is None else {"search": search_timing(finished.trials, finished.num_threads)}),
     }
     if failed:
         write_json(folder / FAILED_FILE, failed)
@@ -103,4 +125,5 @@ def write_trained(
         (folder / FAILED_FILE).unlink(missing_ok=True)
     results = [each.tuner.seed_result(each.scored, each.best_epoch) for each in trained]
     groups = groups_of(plan.clips_of(plan.reported_on, clips.clips))
-    return write_results(folder, about, spec.classes, results, timing, groups=groups)
+    more = {} if finished is None else {TRIALS_FILE: trials_text(finished.trials)}
+    return write_results(folder, about, spec.classes, results, timing, more, groups)

@@ -1,14 +1,9 @@
-"""Run one training end to end: build the model, start or resume, train, and write the result folder."""
+"""Run trainings end to end: search settings if asked, train each seed or resume it, and write the result folder."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,38 +11,21 @@ from typing import Any
 import torch
 
 from pipeline.allocator import keep_memory_between_batches
-from pipeline.devices import fixed_threads, has_compiler, num_cores
-from pipeline.errors import PipelineError
-from pipeline.evaluation.result_writer import cell_name
-from pipeline.evaluation.selection import TRAIN, plan_splits
-from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleSettings
+from pipeline.devices import fixed_threads, num_cores
+from pipeline.finetune.best import load_best
 from pipeline.finetune.distributed import World, init_distributed
-from pipeline.finetune.model import (
-    check_recomputes,
-    choose_runtime,
-    default_parts,
-    fitted_classifier,
-    freeze_up_to,
-    fresh_classifier,
-)
-from pipeline.finetune.results import TrainedSeed, write_trained
-from pipeline.finetune.start import NONE, begin
-from pipeline.finetune.state import ClipData, TrainingPlan
-from pipeline.finetune.trainer import Finetuner
-from pipeline.imports import code_digest
-from pipeline.manifest import Manifest, read_manifest
-from pipeline.model import Classifier
-from pipeline.recipe import HeadConfig, Recipe
-from pipeline.registry import HEAD_NAMES, HEADS, module_of, place_of_backbone, unknown_name
-from pipeline.runtime import Runtime
+from pipeline.finetune.model import choose_runtime
+from pipeline.finetune.opening import open_tuner
+from pipeline.finetune.prepared import CommonSetup, prepare_training
+from pipeline.finetune.results import FinishedSearch, TrainedSeed, write_trained
+from pipeline.finetune.search import clear_trials, search_settings
+from pipeline.finetune.start import begin
+from pipeline.manifest import read_manifest
+from pipeline.params import settings_text
+from pipeline.search.trials import choose_trial
 from pipeline.settings.finetune import FinetuneSettings
-from pipeline.training.checkpoints import CheckpointFolder
-from pipeline.video.flips import swapped_labels
-from pipeline.video.limits import ClipLimits
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT_FOLDER = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,7 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
 
     `init` is a model file with head and backbone, or `none`; then `head`, `backbone`, `weights` and `num_segments`
     define the initial model. With `epochs` 0 the model is scored without training. Several seeds are trained one after
-    another; the model of the first is written.
+    another; the model of the first is written. With a search, its best setting is trained.
 
     Raises:
         PipelineError: data or settings are wrong.
@@ -84,127 +62,48 @@ def finetune(settings: FinetuneSettings) -> FinetuneResult | None:
             f"finetune: {runtime.device}, {runtime.precision}; processes: {world.size} with {num_threads} threads and "
             f"{num_workers} decoding processes each; recipe {settings.recipe}"
         )
+        common = CommonSetup(clips, world, runtime, num_workers)
+        search = settings.planned_search
+        finished = None
         with fixed_threads(num_threads):
-            trained = [
-                _train(dataclasses.replace(settings, seed=seed), clips, world, runtime, num_workers)
-                for seed in range(settings.seed, settings.seed + settings.seeds)
-            ]
+            if search is not None:
+                trials = search_settings(settings, search, common)
+                chosen = choose_trial(trials)
+                logger.info(
+                    f"trial {chosen.number} of {len(trials)} is the best on the selection clips (top-1 "
+                    f"{chosen.score[0]:.1f} %): {settings_text(chosen.setting)}"
+                )
+                settings = dataclasses.replace(settings, overrides={**settings.overrides, **chosen.setting})
+                finished = FinishedSearch(search, trials, num_threads)
+            seeds = range(settings.seed, settings.seed + settings.seeds)
+            trained = [_train(dataclasses.replace(settings, seed=seed), common) for seed in seeds]
         if not world.is_main:
             return None
         first = trained[0]
-        folder = _folder(settings, first.classifier)
-        metrics = write_trained(folder, clips, trained, settings.init, runtime.precision)
+        folder = first.prepared.folder
+        metrics = write_trained(folder, clips, trained, settings.init, runtime.precision, finished)
+        clear_trials(first.prepared.checkpoints)
         faults = {clip_id: fault for each in trained for clip_id, fault in each.tuner.faults.of_clip.items()}
         seconds = sum(each.tuner.state.seconds() for each in trained)
         return FinetuneResult(folder, metrics, first.best_epoch, faults, seconds)
 
 
-def _folder(settings: FinetuneSettings, classifier: Classifier) -> Path:
-    return settings.out / cell_name(classifier.spec.backbone, classifier.spec.head)
-
-
-def _train(
-    settings: FinetuneSettings, clips: Manifest, world: World, runtime: Runtime, num_workers: int
-) -> TrainedSeed:
+def _train(settings: FinetuneSettings, common: CommonSetup) -> TrainedSeed:
     """Train one seed from the initial model or from its last checkpoint to its end."""
-    classifier, recipe = _classifier(clips, settings)
-    spec = classifier.spec
-    if settings.freeze_until is not None:
-        frozen = freeze_up_to(classifier.backbone, settings.freeze_until)
-        logger.info(f"{len(frozen)} parameters of {spec.backbone} up to {settings.freeze_until} are frozen")
-    if settings.checkpointing:
-        check_recomputes(classifier.backbone, recipe.training)
-        classifier.backbone.recompute = True
-    if settings.compile:
-        _compile(classifier, runtime.device)
-    data = _data(clips, classifier, recipe, settings)
-    recipe = with_min_steps(recipe, len(data.train))
-    own_part = -(-recipe.training.batch_size // world.size)
-    accumulate = settings.accumulate
-    if accumulate is None:
-        accumulate = default_parts(classifier, recipe.training, runtime.device, own_part)
-    plan = TrainingPlan(recipe, settings.seed, accumulate, settings.max_failed, settings.checkpoint_seconds)
-    folder = _folder(settings, classifier)
+    prepared = prepare_training(settings, common)
+    spec, data, training = prepared.classifier.spec, prepared.data, prepared.recipe.training
+    if prepared.num_frozen:
+        logger.info(f"{prepared.num_frozen} parameters of {spec.backbone} up to {settings.freeze_until} are frozen")
     logger.info(
         f"seed {settings.seed}: {spec.backbone} and {spec.head} on {len(data.train):,} clips, "
-        f"{recipe.training.epochs} epochs; {data.plan.sentence()}"
+        f"{training.epochs} epochs; {data.plan.sentence()}"
     )
-    digest = _digest(recipe, settings.seed, runtime.precision, settings.freeze_until, classifier, data)
-    place = folder / CHECKPOINT_FOLDER / f"seed-{settings.seed}"
-    checkpoints = CheckpointFolder(place, digest, settings.keep_checkpoints)
-    with ClipLoader(num_workers, num_ahead=2 * own_part) as loader, _named_interrupt(place):
-        tuner = Finetuner(classifier, data, plan, runtime, loader, checkpoints, world)
+    with open_tuner(prepared, common, f"seed-{settings.seed}") as tuner:
         start = begin(tuner, settings.init, settings.force)
         tuner.run()
-        scored, best_epoch = (start, 0) if recipe.training.epochs == 0 else tuner.load_best()
+        scored, best_epoch = (start, 0) if training.epochs == 0 else load_best(tuner)
         assert scored is not None
-        return TrainedSeed(classifier, tuner, scored, best_epoch)
-
-
-def with_min_steps(recipe: Recipe, num_clips: int) -> Recipe:
-    """Return a recipe with at least as many epochs as its minimum number of steps needs; with 0 epochs it stays."""
-    steps_per_epoch = math.ceil(num_clips / recipe.training.batch_size)
-    if recipe.training.epochs == 0 or steps_per_epoch == 0:
-        return recipe
-    epochs = max(recipe.training.epochs, math.ceil(recipe.finetune.min_steps / steps_per_epoch))
-    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=epochs))
-
-
-def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier, Recipe]:
-    """Return the initial model, and the recipe with the options of its head."""
-    recipe = settings.recipe_with_overrides
-    if settings.init == NONE:
-        if settings.head is None:
-            raise PipelineError(f"`init` none starts with a new head: name it with --head ({', '.join(HEAD_NAMES)}).")
-        if settings.head not in HEAD_NAMES:
-            raise unknown_name("head", settings.head, HEAD_NAMES)
-        classifier = fresh_classifier(
-            settings.head,
-            settings.backbone,
-            settings.weights,
-            clips.classes,
-            settings.num_segments,
-            recipe,
-            settings.seed,
-            settings.allow_squeezenet_weights,
-            settings.input_size,
-        )
-        return classifier, recipe
-    # A fitted head keeps its options, whatever the recipe has; only options that were given replace them.
-    names = {field.name for field in dataclasses.fields(HeadConfig)}
-    own = {name: getattr(recipe.head, name) for name in settings.overrides if name in names}
-    classifier = fitted_classifier(settings.init, clips.classes, own)
-    return classifier, dataclasses.replace(recipe, head=HeadConfig(**classifier.spec.recipe["head"]))
-
-
-def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: FinetuneSettings) -> ClipData:
-    plan = plan_splits(clips.clips, recipe.training, str(clips.path))
-    parts = {
-        part: tuple(
-            LabelledClip(clip.clip_id, clips.locate(clip), clips.class_index(clip.label))
-            for clip in plan.clips_of(part, clips.clips)
-        )
-        for part in dict.fromkeys((TRAIN, plan.selected_on, plan.reported_on))
-    }
-    preprocessing = classifier.backbone.preprocessing
-    samples = SampleSettings(
-        num_segments=classifier.spec.num_segments,
-        choices=recipe.frames,
-        seed=settings.seed,
-        input_size=preprocessing.input_size,
-        crop_fraction=preprocessing.crop_fraction,
-        swapped_labels=tuple(swapped_labels(clips.classes)) if recipe.frames.flip == "swap" else (),
-        on_device=settings.augment_on_device,
-        limits=ClipLimits.of(settings),
-    )
-    return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
-
-
-def _compile(classifier: Classifier, device: torch.device) -> None:
-    if device.type == "cpu" and not has_compiler():
-        logger.info("torch.compile needs a C++ compiler, and there is none: the backbone is not compiled.")
-        return
-    classifier.backbone.compile()
+        return TrainedSeed(prepared, tuner, scored, best_epoch)
 
 
 def _num_workers(workers: int | None, device: torch.device, world: World) -> int:
@@ -212,28 +111,3 @@ def _num_workers(workers: int | None, device: torch.device, world: World) -> int
     if workers is not None:
         return workers
     return 0 if device.type == "cpu" else max(1, num_cores() // world.local_size - 1)
-
-
-def _digest(
-    recipe: Recipe, seed: int, precision: str, frozen: str | None, classifier: Classifier, data: ClipData
-) -> str:
-    """Return a digest of everything that determines the final weights, including the code."""
-    digest = hashlib.sha256()
-    clips = [[clip.clip_id, clip.label] for clip in (*data.train, *data.select, *data.report)]
-    values = [recipe.as_dict(), seed, precision, frozen, dataclasses.asdict(data.samples), clips]
-    digest.update(json.dumps(values, sort_keys=True).encode())
-    for name, tensor in sorted(classifier.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    spec = classifier.spec
-    backbone = place_of_backbone(spec.backbone)
-    assert backbone is not None  # the classifier was built
-    digest.update(code_digest((__name__, module_of(HEADS[spec.head]), module_of(backbone))).encode())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _named_interrupt(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise PipelineError(f"Stopped. The last checkpoint is in {folder}; the same command resumes from it.") from None

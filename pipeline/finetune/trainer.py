@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import ClipFailure, PipelineError
-from pipeline.evaluation.metrics import fit_temperature
+from pipeline.errors import ClipFailure, DivergenceError, PipelineError
 from pipeline.evaluation.result_writer import SeedResult, Selection, write_running
 from pipeline.evaluation.selection import TRAIN
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, Sample, SampleRequest, SampleSettings
 from pipeline.finetune.data_wait import WaitClock
 from pipeline.finetune.distributed import World
-from pipeline.finetune.interpolation import Interpolation, Weights, interpolate
+from pipeline.finetune.interpolation import Interpolation
 from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, set_training_mode
 from pipeline.finetune.moving_average import MovingAverage
 from pipeline.finetune.rates import plan_rates
@@ -89,20 +88,20 @@ class Finetuner:
 
     def start(self, scored: ScoredClips) -> None:
         """Record epoch 0 of the history: the initial model on the selection clips and on views of the first epoch."""
-        self._note_faults(self.data.plan.selected_on, scored)
+        self.note_faults(self.data.plan.selected_on, scored)
         views = self.score(self.data.train, epoch=0)
-        self._note_faults(TRAIN, views)
+        self.note_faults(TRAIN, views)
         found = views.metrics()
         logger.info(f"start: loss {found['loss']:.3f}, top-1 {found['top1']:.1f} % on fresh training views")
         self.state.record_start(scored.metrics(), found)
 
     def start_without_epochs(self, scored: ScoredClips) -> None:
         """Record the scores of a model that is not trained: no epoch is selected."""
-        self._note_faults(self.data.plan.reported_on, scored)
+        self.note_faults(self.data.plan.reported_on, scored)
         self.state.record_start(scored.metrics() if self.data.report is self.data.select else {})
 
-    def run(self) -> None:
-        """Train to the end of the schedule; the best epoch is then one of the checkpoints.
+    def run(self, num_epochs: int | None = None) -> None:
+        """Train to the end of the schedule, or of `num_epochs`; the best epoch is then one of the checkpoints.
 
         Raises:
             PipelineError: the loss is not finite, too many clips failed, or memory ran out.
@@ -112,7 +111,7 @@ class Finetuner:
                 logger.info(f"  {line}")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            while not self.schedule.is_over:
+            while not self.schedule.is_over and (num_epochs is None or self.state.epoch < num_epochs):
                 with self._memory_explained():
                     self._run_epoch()
 
@@ -149,38 +148,8 @@ class Finetuner:
             selection=self.selection,
         )
 
-    def load_best(self) -> tuple[ScoredClips, int]:
-        """Load the weights of the best epoch; return its scores of the reported clips, and its number.
-
-        Every process must call this: if other clips selected the epoch, the reported ones are scored now.
-        """
-        state = self.checkpoints.read_best(self.device)
-        if state is None:
-            raise PipelineError(f"The best epoch is missing in {self.checkpoints.folder}. Run the training again.")
-        end = state["model"]
-        scores = {name: values.cpu().numpy() for name, values in state["scores"].items()}
-        scored = ScoredClips(
-            tuple(state["clip_ids"]), state["labels"].cpu().numpy(), scores.pop("plain"), scores, faults=()
-        )
-        epoch = int(state["epoch"])
-        if self.training_plan.recipe.finetune.interpolate == "start":
-            self.interpolation, end, scored = interpolate(self.initial, end, scored, self._score_weights)
-            logger.info(f"{self.interpolation.alpha:g} of the way from the initial weights to the trained ones is best")
-            epoch = epoch if self.interpolation.alpha > 0 else 0
-        self.classifier.load_state_dict(end)
-        if self.data.report is not self.data.select:
-            found = scored.metrics()
-            temperature = fit_temperature(scored.scores, scored.labels)
-            self.selection = Selection(len(scored.clip_ids), found["top1"], found["loss"], temperature)
-            scored = self.score(self.data.report)
-            self._note_faults(self.data.plan.reported_on, scored)
-        return scored, epoch
-
-    def _score_weights(self, weights: Weights) -> ScoredClips:
-        self.classifier.load_state_dict(weights)
-        return self.score(self.data.select)
-
-    def _note_faults(self, split: str, scored: ScoredClips) -> None:
+    def note_faults(self, split: str, scored: ScoredClips) -> None:
+        """Record the clips of a split that could not be scored."""
         self.faults.add(split, scored.faults, self.training_plan.max_failed)
 
     def _run_epoch(self) -> None:
@@ -195,7 +164,7 @@ class Finetuner:
         self.sums = EpochSums()
         with self.average.applied():
             scored = self.score(self.data.select)
-            self._note_faults(self.data.plan.selected_on, scored)
+            self.note_faults(self.data.plan.selected_on, scored)
             found = scored.metrics()
             is_best = self.state.end_epoch(rate, train_loss, train_top1, found)
             if is_best and self.world.is_main:
@@ -272,13 +241,13 @@ class Finetuner:
         """Copy the sums of loss and correct clips from the device, and check the loss.
 
         Raises:
-            PipelineError: the loss is not finite.
+            DivergenceError: the loss is not finite.
         """
         loss, num_right = self.step.take_sums()
         self.sums.loss += loss
         self.sums.num_right += num_right
         if not math.isfinite(self.sums.loss):
-            raise PipelineError(
+            raise DivergenceError(
                 f"The training diverges: the loss is {self.sums.loss} after step {self.sums.step} of epoch "
                 f"{self.state.epoch + 1}. Lower lr (={self.choices.lr:g}), backbone_lr (={self.choices.backbone_lr:g}) "
                 f"or clip_norm (={self.choices.clip_norm:g})."

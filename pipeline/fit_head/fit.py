@@ -22,7 +22,6 @@ from pipeline.devices import fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import compute_metrics, fit_temperature
 from pipeline.evaluation.result_writer import SeedResult, Selection, write_running
-from pipeline.fit_head.curve import CURVE_DECIMALS, Curve
 from pipeline.fit_head.features import FeatureDataset, batches
 from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.heads import build_head
@@ -30,6 +29,7 @@ from pipeline.heads.head import Head
 from pipeline.recipe import Recipe, TrainConfig
 from pipeline.registry import is_imported
 from pipeline.runtime import Runtime
+from pipeline.search.curve import CURVE_DECIMALS, Curve
 from pipeline.training.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.training.loss import balanced_weights
 from pipeline.training.optimiser import (

@@ -13,8 +13,9 @@ from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_GROUPS, VIDEO_ENCODER_NOTE
-from pipeline.settings.fit_head import SEARCH_SETTINGS, FitHeadSettings
+from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.settings.search import Search, plan_search
+from pipeline.settings.search_options import SEARCH_SETTINGS
 from pipeline.store.layout import TEST_VIEW
 
 logger = logging.getLogger(__name__)

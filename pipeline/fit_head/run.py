@@ -28,12 +28,12 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS
 from pipeline.fit_head.outcome import RunOutcome
-from pipeline.fit_head.trials import Trial, search_metrics, search_timing, trials_text
 from pipeline.heads import Head
 from pipeline.model import ModelSpec, save_model
 from pipeline.recipe import Recipe
 from pipeline.registry import WEIGHTS_NAMES, is_imported
 from pipeline.runtime import Runtime
+from pipeline.search.trials import Trial, search_metrics, search_timing, trials_text
 from pipeline.settings.search import Search
 from pipeline.store.settings import StoreSettings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.outcome import RunOutcome
 from pipeline.fit_head.run import PlannedRun, run_spec, write_run
-from pipeline.fit_head.search import search_trials
-from pipeline.fit_head.tasks import SeedOutcome, SeedTask, Task, read_kept_curves
-from pipeline.fit_head.trials import Trial, choose_trial, read_curves
+from pipeline.fit_head.tasks import SeedOutcome, SeedTask, Task, trial_task
 from pipeline.model import head_of_spec
 from pipeline.params import settings_text
+from pipeline.search.kept import read_kept_curves
+from pipeline.search.search import search_trials
+from pipeline.search.trials import Trial, choose_trial, read_curves
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,9 @@ def run_steps(planned: PlannedRun, data: CachedData, backbone: nn.Module | None,
     trials: list[Trial] = []
     search = planned.run.search
     if search is not None:
-        known = {**({} if force else read_curves(planned.folder)), **read_kept_curves(planned)}
-        trials = yield from search_trials(planned, search, data, known)
+        known = {**({} if force else read_curves(planned.folder)), **read_kept_curves(planned.unfinished)}
+        make_fit = partial(trial_task, planned, data)
+        trials = yield from search_trials(search, planned.run.recipe.training.epochs, make_fit, known)
         chosen = choose_trial(trials)
         logger.info(
             f"{planned.run.head}: trial {chosen.number} of {len(trials)} is the best on the selection clips "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,13 +12,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import SeedResult
-from pipeline.files import write_json
 from pipeline.fit_head.cached_data import CachedData
-from pipeline.fit_head.curve import Curve
+from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import FitResult, fit_head, fit_trial
 from pipeline.fit_head.run import HeadRun, PlannedRun
+from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.heads import HEADS
 from pipeline.progress import Progress
+from pipeline.search.curve import Curve
+from pipeline.search.kept import keep_curve, trial_name
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,9 @@ class TrialTask:
     def name(self) -> str:
         return f"{self.run.head}, trial {self.number}"
 
+    def until(self, num_epochs: int | None) -> TrialTask:
+        return replace(self, num_epochs=num_epochs)
+
     def fit(self, data: CachedData, progress_of: ProgressMaker) -> Curve:
         """Fit the trial in this process; an error is a part of the curve."""
         run = self.run
@@ -151,35 +155,22 @@ class TrialTask:
 
     def keep(self, curve: Curve) -> None:
         """Write the curve, so that a killed search does not fit the trial again. A failed trial is tried again."""
-        logger.info(f"{self.name}: {_summary(curve)}")
-        if not curve.failure:
-            write_json(_trial_file(self.planned, self.digest, ".json"), {"digest": self.digest, **asdict(curve)})
+        logger.info(f"{self.name}: {curve.summary()}")
+        keep_curve(self.planned.unfinished, self.digest, curve)
         if curve.is_over or curve.failure:
             _trial_file(self.planned, self.digest, ".pt").unlink(missing_ok=True)
 
 
-def read_kept_curves(planned: PlannedRun) -> dict[str, Curve]:
-    """Return the curves that `TrialTask.keep` wrote before a search was killed, by digest."""
-    found: dict[str, Curve] = {}
-    for path in planned.unfinished.glob("trial-*.json"):
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            digest, top1, loss = values.pop("digest"), tuple(values.pop("top1")), tuple(values.pop("loss"))
-            found[digest] = Curve(top1, loss, **values)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # fitted again
-    return found
-
-
-def _summary(curve: Curve) -> str:
-    if curve.failure:
-        return f"failed: {curve.failure}"
-    best = curve.best_epoch
-    return f"top-1 {curve.top1[best - 1]:.1f} % on the selection clips (epoch {best} of {curve.num_epochs})"
+def trial_task(planned: PlannedRun, data: StoredClips, number: int, setting: Mapping[str, Any]) -> TrialTask:
+    """Return the fit of a trial: the recipe of the run with the setting, and the first seed."""
+    run = planned.run
+    recipe, compute = run.recipe.with_overrides(**setting), run.compute
+    digest = run_digest(run.head, recipe, run.seeds[:1], data, str(compute.device), compute.precision, compute.threads)
+    return TrialTask(planned.with_recipe(recipe), number, digest)
 
 
 def _trial_file(planned: PlannedRun, digest: str, suffix: str) -> Path:
-    return planned.unfinished / f"trial-{digest[:16]}{suffix}"
+    return planned.unfinished / f"{trial_name(digest)}{suffix}"
 
 
 def _without_head(result: FitResult) -> SeedResult:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.errors import PipelineError
 from pipeline.recipe import FinetuneConfig, HeadConfig, Recipe, SamplingConfig, TrainConfig, named_recipe
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES
+from pipeline.settings import search_options
 from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
+from pipeline.settings.search import OF_TRAINING, Search
+from pipeline.settings.search_options import planned_searches
 from pipeline.settings.settings import Settings, option, overrides, required
 
 
@@ -42,6 +46,11 @@ class FinetuneSettings(Settings):
     overrides: Mapping[str, Any] = overrides(SamplingConfig, TrainConfig, HeadConfig, FinetuneConfig)
     seed: int = option(0, "Seed of the training views, the order of clips and dropout; the first of several.")
     seeds: int = option(1, "Number of seeds, each trained from the same initial model.", minimum=1)
+    search: Mapping[str, Any] = search_options.search()
+    trials: int | None = search_options.trials()
+    search_sampler: str = search_options.search_sampler()
+    search_seed: int = search_options.search_seed()
+    halving: int | None = search_options.halving()
     device: str = option("cpu", f"Device to train on: {DEVICE_HELP}")
     precision: str = option(
         "auto",
@@ -72,6 +81,16 @@ class FinetuneSettings(Settings):
     )
     tensorboard: bool = option(False, "Write TensorBoard event files too (needs the package tensorboard).")
     force: bool = option(False, "Ignore checkpoints and finished results, and train from the beginning.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.planned_search is not None and self.recipe_with_overrides.training.epochs == 0:
+            raise PipelineError("`epochs` (=0) must be at least 1 for a search, which compares trained models.")
+
+    @property
+    def planned_search(self) -> Search | None:
+        """The search for the settings of the training, if there is one."""
+        return planned_searches(self, OF_TRAINING)[0]
 
     @property
     def recipe_with_overrides(self) -> Recipe:

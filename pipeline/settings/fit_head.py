@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 from pipeline.errors import PipelineError
 from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from pipeline.registry import POSITIONS, RECIPE_NAMES, choose_heads, unknown_name
+from pipeline.settings import search_options
 from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP, HEADS_HELP
-from pipeline.settings.search import SAMPLERS, plan_search
-from pipeline.settings.settings import Settings, mapping, option, overrides, required
-
-# Settings of a search; a block `heads.NAME` may have others.
-SEARCH_SETTINGS = ("search", "trials", "search_sampler", "search_seed", "halving")
+from pipeline.settings.search import OF_HEAD
+from pipeline.settings.search_options import SEARCH_SETTINGS, planned_searches
+from pipeline.settings.settings import Settings, option, overrides, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +39,11 @@ class FitHeadSettings(Settings):
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: int = option(1, "Number of fits of each head, with seeds SEED, SEED+1, ...", minimum=1)
     seed: int = option(0, "First seed: initial weights, order of clips and dropout.")
-    search: Mapping[str, Any] = mapping(
-        "Search a setting: NAME=VALUE,VALUE,... or NAME=LOW:HIGH or NAME=log:LOW:HIGH; may be repeated. The best "
-        "setting on the selection clips is fitted with all seeds."
-    )
-    trials: int | None = option(None, "Number of settings that a search tries for each head.", minimum=1)
-    search_sampler: str = option(
-        "qmc", "Sampler of a search: quasi-random, random, TPE, or every combination of lists.", choices=SAMPLERS
-    )
-    search_seed: int = option(0, "Seed of the sampler of a search.", minimum=0)
-    halving: int | None = option(
-        None, "Successive halving: continue one of N trials at each stage.  [default: fit all to the end]", minimum=2
-    )
+    search: Mapping[str, Any] = search_options.search()
+    trials: int | None = search_options.trials()
+    search_sampler: str = search_options.search_sampler()
+    search_seed: int = search_options.search_seed()
+    halving: int | None = search_options.halving()
     device: str = option("cpu", f"Device of the heads: {DEVICE_HELP}")
     precision: str = option("auto", "Number type in which the heads run.", choices=("auto", "float32", "bfloat16"))
     threads: int | None = option(
@@ -83,15 +75,10 @@ class FitHeadSettings(Settings):
             raise PipelineError(
                 "--jobs starts processes here, --scheduler uses those of a cluster: give only one of them."
             )
-        common = {name: getattr(self, name) for name in SEARCH_SETTINGS}
         blocks = [
             {name: value for name, value in own.items() if name in SEARCH_SETTINGS} for own in self.heads.values()
         ]
-        searches = [plan_search({**common, **block}) for block in ({}, *blocks)]
-        if self.trials is not None and not any(searches):
-            raise PipelineError(
-                f"`trials` (={self.trials}) needs a search: give --search NAME=VALUES, or `search` in params.yaml."
-            )
+        planned_searches(self, OF_HEAD, [{}, *blocks])  # which checks them
 
     @property
     def head_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Searches of `fit-head`: which settings are searched, in which lists or ranges, and with how many trials.
+"""Searches of `fit-head` and `finetune`: searched settings, their lists or ranges, and the number of trials.
 
 This module does not import Optuna: parsing and checking a search space needs no sampler.
 """
@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError
-from pipeline.recipe import HeadConfig, TrainConfig, checked_value
+from pipeline.recipe import FinetuneConfig, HeadConfig, SamplingConfig, TrainConfig, checked_value
 from pipeline.registry import unknown_name
 
-SEARCHED_GROUPS = (TrainConfig, HeadConfig)
-_JUDGES = "it decides which clips judge a trial, so trials with different values cannot be compared"
-NOT_SEARCHED = {
-    "select_on": _JUDGES,
-    "dev_share": _JUDGES,
-    "dev_seed": _JUDGES,
-    "backbone_lr": "fit-head does not train the backbone",
-}
+_JUDGES = "it decides which {} judge a trial, so trials with different values cannot be compared"
+_CLIPS = dict.fromkeys(("select_on", "dev_share", "dev_seed"), _JUDGES.format("clips"))
+_FRAMES = dict.fromkeys(("short_clip", "test_frames"), _JUDGES.format("frames"))
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """The settings that a command can search: those of groups of the recipe, and for the others the reason why not."""
+
+    groups: tuple[type, ...]
+    excluded: Mapping[str, str]
+
+
+OF_HEAD = Searchable((TrainConfig, HeadConfig), {**_CLIPS, "backbone_lr": "fit-head does not train the backbone"})
+OF_TRAINING = Searchable((SamplingConfig, TrainConfig, HeadConfig, FinetuneConfig), {**_CLIPS, **_FRAMES})
 LOG = "log:"
 SAMPLERS = ("qmc", "random", "tpe", "grid")
 
@@ -58,7 +65,7 @@ Dimension = Values | Range
 
 @dataclass(frozen=True)
 class Search:
-    """A search for the settings of one head.
+    """A search for the settings of one head or one training.
 
     space: searched settings with their values, sorted by name, so that equal spaces have equal points.
     trials: number of settings that are tried; None tries every combination (`grid`).
@@ -90,13 +97,13 @@ class Search:
         }
 
 
-def plan_search(values: Mapping[str, Any]) -> Search | None:
+def plan_search(values: Mapping[str, Any], searchable: Searchable = OF_HEAD) -> Search | None:
     """Return the search of the settings `search`, `trials`, `search_sampler`, …; None without a searched setting.
 
     Raises:
         PipelineError: the space is wrong, or the settings contradict each other.
     """
-    space = parse_space(values["search"])
+    space = parse_space(values["search"], searchable)
     trials, sampler, halving = values["trials"], values["search_sampler"], values["halving"]
     if not space:
         return None
@@ -113,12 +120,15 @@ def plan_search(values: Mapping[str, Any]) -> Search | None:
             "`halving` cannot be combined with `search-sampler` tpe, which learns from finished trials. Use qmc or "
             "random."
         )
-    if halving is not None and any(name == "epochs" for name, _ in space):
-        raise PipelineError("`halving` decides the number of epochs, so `epochs` cannot be searched with it.")
+    for name in ("epochs", "min_steps"):
+        if halving is not None and name in dict(space):
+            raise PipelineError(
+                f"`halving` decides the number of epochs, so `{_spelled(name)}` cannot be searched with it."
+            )
     return Search(space, trials, sampler, values["search_seed"], halving)
 
 
-def parse_space(block: Mapping[str, Any]) -> tuple[tuple[str, Dimension], ...]:
+def parse_space(block: Mapping[str, Any], searchable: Searchable = OF_HEAD) -> tuple[tuple[str, Dimension], ...]:
     """Parse the searched settings: lists (`0,0.01`), ranges (`1:10`) and log ranges (`log:1e-4:1e-2`).
 
     Raises:
@@ -134,16 +144,16 @@ def parse_space(block: Mapping[str, Any]) -> tuple[tuple[str, Dimension], ...]:
         name = str(key).replace("-", "_")
         if name in found:
             raise PipelineError(f"`search` has {_spelled(name)} twice.")
-        found[name] = _dimension(name, value)
+        found[name] = _dimension(name, value, searchable)
     return tuple(sorted(found.items()))
 
 
-def _dimension(name: str, value: Any) -> Dimension:
-    groups = {field.name: group for group in SEARCHED_GROUPS for field in dataclasses.fields(group)}
-    if name in NOT_SEARCHED:
-        raise PipelineError(f"{_spelled(name)} cannot be searched: {NOT_SEARCHED[name]}.")
+def _dimension(name: str, value: Any, searchable: Searchable) -> Dimension:
+    groups = {field.name: group for group in searchable.groups for field in dataclasses.fields(group)}
+    if name in searchable.excluded:
+        raise PipelineError(f"{_spelled(name)} cannot be searched: {searchable.excluded[name]}.")
     if name not in groups:
-        known = [_spelled(known) for known in groups if known not in NOT_SEARCHED]
+        known = [_spelled(known) for known in groups if known not in searchable.excluded]
         raise unknown_name("setting of a search", _spelled(name), known)
     group = groups[name]
     is_number = get_type_hints(group)[name] in (int, float)

@@ -37,11 +37,16 @@ def write_clips(folder: Path, num_train: int = 7, num_val: int = 5) -> Path:
 
 
 def write_model(
-    path: Path, head: str = "mlp", backbone: str = "squeezenet", selected_on: str = "none", **switches: Any
+    path: Path,
+    head: str = "mlp",
+    backbone: str = "squeezenet",
+    selected_on: str = "none",
+    input_size: int | None = None,
+    **switches: Any,
 ) -> Path:
     """Write a model file with random weights."""
     recipe = named_recipe("paper").with_overrides(**{**PLAIN, **switches})
-    classifier = fresh_classifier(head, backbone, "random", CLASSES, T, recipe, seed=3)
+    classifier = fresh_classifier(head, backbone, "random", CLASSES, T, recipe, seed=3, input_size=input_size)
     spec = dataclasses.replace(classifier.spec, selected_on=selected_on)
     save_model(path, spec, classifier.head, classifier.backbone)
     return path

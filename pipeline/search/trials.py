@@ -13,11 +13,12 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.evaluation.checksums import check_checksums
 from pipeline.evaluation.result_writer import TIMING_FILE, TRIALS_FILE, csv_text
-from pipeline.fit_head.curve import Curve
+from pipeline.search.curve import Curve
 from pipeline.settings.search import Search
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 STATES = (COMPLETE, PRUNED, FAILED)
+MIXED_COLUMN = "alpha"
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,8 @@ class Trial:
 
     @property
     def score(self) -> tuple[float, float]:
-        """Top-1 and negative loss of the best epoch on the selection clips."""
-        best = self.curve.best_epoch - 1
-        return self.curve.top1[best], -self.curve.loss[best]
+        """Top-1 and negative loss on the selection clips, of the best epoch or of the best weights on the way to it."""
+        return self.curve.score
 
 
 def choose_trial(trials: Sequence[Trial]) -> Trial:
@@ -79,28 +79,30 @@ def search_timing(trials: Sequence[Trial], num_threads: int) -> dict[str, Any]:
 
 
 def trials_text(trials: Sequence[Trial]) -> str:
-    """Return `trials.csv`: a row per trial, with its settings and the selection scores of each epoch as lists."""
+    """Return `trials.csv`: a row per trial, with its settings and the selection scores of each epoch as lists.
+
+    There is a column `alpha` if weights between the initial ones and those of the best epoch were scored.
+    """
     names = list(trials[0].setting)
-    columns = (
-        "state",
-        "epochs",
-        "best_epoch",
-        "select_top1",
-        "select_loss",
-        "top1_by_epoch",
-        "loss_by_epoch",
-        "reason",
-    )
+    has_mixed = any(trial.curve.mixed is not None for trial in trials)
     rows = []
     for trial in trials:
         curve, has_epoch = trial.curve, trial.curve.num_epochs > 0
-        best = (trial.score[0], -trial.score[1]) if has_epoch else ("", "")
-        curves = (json.dumps(curve.top1), json.dumps(curve.loss))
-        setting = [_plain(trial.setting[name]) for name in names]
-        rows.append(
-            [trial.number, *setting, trial.state, curve.num_epochs, curve.best_epoch, *best, *curves, curve.failure]
-        )
-    return csv_text(["trial", *names, *columns], rows)
+        values = {
+            "trial": trial.number,
+            **{name: _plain(trial.setting[name]) for name in names},
+            "state": trial.state,
+            "epochs": curve.num_epochs,
+            "best_epoch": curve.chosen_epoch,
+            **({MIXED_COLUMN: "" if curve.mixed is None else curve.mixed[0]} if has_mixed else {}),
+            "select_top1": trial.score[0] if has_epoch else "",
+            "select_loss": -trial.score[1] if has_epoch else "",
+            "top1_by_epoch": json.dumps(curve.top1),
+            "loss_by_epoch": json.dumps(curve.loss),
+            "reason": curve.failure,
+        }
+        rows.append(values)
+    return csv_text(list(rows[0]), [list(values.values()) for values in rows])
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
@@ -112,7 +114,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
         timing = json.loads((folder / TIMING_FILE).read_text(encoding="utf-8"))["search"]
         columns = (timing["digests_of_trials"], timing["seconds_of_trials"], rows)
         return {
-            digest: Curve(*_curves_of(row), is_over=row["state"] == COMPLETE, seconds=seconds)
+            digest: Curve(*_curves_of(row), is_over=row["state"] == COMPLETE, seconds=seconds, mixed=_mixed_of(row))
             for digest, seconds, row in zip(*columns, strict=True)
             if row["state"] != FAILED
         }
@@ -122,6 +124,12 @@ def read_curves(folder: Path) -> dict[str, Curve]:
 
 def _curves_of(row: Mapping[str, str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(json.loads(row["top1_by_epoch"])), tuple(json.loads(row["loss_by_epoch"]))
+
+
+def _mixed_of(row: Mapping[str, str]) -> tuple[float, float, float] | None:
+    if not row.get(MIXED_COLUMN):
+        return None
+    return float(row[MIXED_COLUMN]), float(row["select_top1"]), float(row["select_loss"])
 
 
 def _plain(value: Any) -> Any:

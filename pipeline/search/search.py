@@ -6,25 +6,38 @@ order in which fits end, or a kill.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol, Self, TypeVar
 
-from pipeline.fit_head.curve import Curve
-from pipeline.fit_head.finished import run_digest
-from pipeline.fit_head.run import PlannedRun
-from pipeline.fit_head.samplers import TPE_BATCH, GridSampler, TrialSampler
-from pipeline.fit_head.stored_clips import StoredClips
-from pipeline.fit_head.tasks import Task, TrialTask
-from pipeline.fit_head.trials import COMPLETE, FAILED, PRUNED, Trial
+from pipeline.search.curve import Curve
+from pipeline.search.samplers import TPE_BATCH, GridSampler, TrialSampler
+from pipeline.search.trials import COMPLETE, FAILED, PRUNED, Trial
 from pipeline.settings.search import Search
 
 Setting = dict[str, Any]
-Batches = Generator[Sequence[Task], Sequence[Any], list[Trial]]
-"""Yields the fits that may run at once, gets their outcomes, and returns the trials."""
 
 
-def search_trials(planned: PlannedRun, search: Search, data: StoredClips, known: dict[str, Curve]) -> Batches:
-    """Sample and fit the trials of a search; curves in `known` are not fitted again.
+class TrialFit(Protocol):
+    """A fit of the setting of one trial."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of everything that determines the curve."""
+
+    def until(self, num_epochs: int | None) -> Self:
+        """Return the same fit that stops after `num_epochs`; None lets it end."""
+
+
+Fit = TypeVar("Fit", bound=TrialFit)
+
+
+def search_trials(
+    search: Search, num_epochs: int, make_fit: Callable[[int, Setting], Fit], known: dict[str, Curve]
+) -> Generator[Sequence[Fit], Sequence[Curve], list[Trial]]:
+    """Sample and fit the trials of a search; yield the fits that may run at once, get their curves, return the trials.
+
+    num_epochs: number of epochs of a whole fit. make_fit: returns the fit of a number and a setting. known: curves by
+    digest, which are not fitted again.
 
     Raises:
         PipelineError: Optuna is not installed, or a sampled value is not allowed.
@@ -35,10 +48,10 @@ def search_trials(planned: PlannedRun, search: Search, data: StoredClips, known:
     while len(trials) < num_trials:
         size = min(TPE_BATCH if search.sampler == "tpe" else num_trials, num_trials - len(trials))
         settings = {len(trials) + index: sampler.ask() for index in range(size)}
-        tasks = {number: _task(planned, number, setting, data) for number, setting in settings.items()}
-        states = yield from _fit_batch(tasks, search, planned.run.recipe.training.epochs, known)
+        fits = {number: make_fit(number, setting) for number, setting in settings.items()}
+        states = yield from _fit_batch(fits, search, num_epochs, known)
         for number, (state, curve) in states.items():
-            trial = Trial(number, settings[number], curve, state, tasks[number].digest)
+            trial = Trial(number, settings[number], curve, state, fits[number].digest)
             sampler.tell(number, None if state == FAILED else trial.score[0])
             trials.append(trial)
     return trials
@@ -59,21 +72,22 @@ def stage_lengths(num_trials: int, num_epochs: int, halving: int | None) -> list
 
 
 def _fit_batch(
-    tasks: dict[int, TrialTask], search: Search, num_epochs: int, known: dict[str, Curve]
-) -> Generator[Sequence[Task], Sequence[Any], dict[int, tuple[str, Curve]]]:
+    fits: dict[int, Fit], search: Search, num_epochs: int, known: dict[str, Curve]
+) -> Generator[Sequence[Fit], Sequence[Curve], dict[int, tuple[str, Curve]]]:
     """Fit trials, stage by stage, and return state and curve of each by number."""
     found: dict[int, tuple[str, Curve]] = {}
-    left = list(tasks)
-    for stage in stage_lengths(len(tasks), num_epochs, search.halving):
+    left = list(fits)
+    for stage in stage_lengths(len(fits), num_epochs, search.halving):
+        # Equal settings are one fit, that of the lowest number.
         missing = {
-            task.digest: TrialTask(task.planned, task.number, task.digest, stage)
-            for task in (tasks[number] for number in reversed(left))
-            if task.digest not in known or not known[task.digest].reaches(stage)
+            fit.digest: fit.until(stage)
+            for fit in (fits[number] for number in reversed(left))
+            if fit.digest not in known or not known[fit.digest].reaches(stage)
         }
         if missing:
-            fits = list(reversed(missing.values()))
-            known.update(zip((fit.digest for fit in fits), (yield fits), strict=True))
-        curves = {number: known[tasks[number].digest].until(stage) for number in left}
+            batch = list(reversed(missing.values()))
+            known.update(zip((fit.digest for fit in batch), (yield batch), strict=True))
+        curves = {number: known[fits[number].digest].until(stage) for number in left}
         found.update((number, (FAILED if curve.failure else COMPLETE, curve)) for number, curve in curves.items())
         usable = [number for number in left if not curves[number].failure]
         if stage is None or search.halving is None:
@@ -87,10 +101,3 @@ def _fit_batch(
 def _negative_score(curve: Curve) -> tuple[float, float]:
     best = curve.best_epoch - 1
     return -curve.top1[best], curve.loss[best]
-
-
-def _task(planned: PlannedRun, number: int, setting: Setting, data: StoredClips) -> TrialTask:
-    run = planned.run
-    recipe, compute = run.recipe.with_overrides(**setting), run.compute
-    digest = run_digest(run.head, recipe, run.seeds[:1], data, str(compute.device), compute.precision, compute.threads)
-    return TrialTask(planned.with_recipe(recipe), number, digest)
