@@ -15,6 +15,7 @@ from pipeline.prepare.csv_table import parse_columns
 from pipeline.prepare.flip_policy import flip_policy
 from pipeline.prepare.gestures.data_set import GestureSettings, write_gestures
 from pipeline.prepare.listing import Listing, ListingRequest
+from pipeline.prepare.middle_frames import report_look_alikes
 from pipeline.prepare.subset import subset_of
 from pipeline.prepare.write_listing import write_listing
 from pipeline.registry import DATA_SETS, LazyTable
@@ -40,8 +41,10 @@ def run(settings: PrepareSettings) -> Manifest:
         raise PipelineError(
             f"The class file of {out} is always {classes_path(out)}, so it cannot be {settings.classes}."
         )
-    where = _draw_gestures(settings) if settings.dataset == "gestures" else _list_clips(settings)
+    where, is_drawn = (_draw_gestures(settings), False) if settings.dataset == "gestures" else _list_clips(settings)
     manifest = read_manifest(out, where)
+    if is_drawn:
+        report_look_alikes(manifest)
     counts = ", ".join(f"{split} {len(manifest.in_split(split)):,}" for split in manifest.splits)
     unlabelled = sum(not clip.is_labelled for clip in manifest.clips)
     without = f", {unlabelled:,} without a label" if unlabelled else ""
@@ -52,8 +55,8 @@ def run(settings: PrepareSettings) -> Manifest:
     return manifest
 
 
-def _list_clips(settings: PrepareSettings) -> Path:
-    """List the clips of a data set on disk, write the manifest, and return the root of its paths."""
+def _list_clips(settings: PrepareSettings) -> tuple[Path, bool]:
+    """List clips on disk and write the manifest; return the root of its paths, and whether splits were drawn."""
     if settings.root is None:
         raise PipelineError(
             f"`prepare {settings.dataset}` needs the folder of the data set: `prepare {settings.dataset} ROOT`."
@@ -72,7 +75,7 @@ def _list_clips(settings: PrepareSettings) -> Path:
     listing = LISTERS[settings.dataset](request)
     if settings.subset is not None:
         listing = subset_of(listing, settings.subset)
-    return write_listing(listing, request, settings.out, settings.pack)
+    return write_listing(listing, request, settings.out, settings.pack), listing.is_drawn
 
 
 def _draw_gestures(settings: PrepareSettings) -> Path:

@@ -70,7 +70,8 @@ def list_csv(request: ListingRequest) -> Listing:
     )
     position = extra.index(GROUP_COLUMN) if GROUP_COLUMN in extra else None
     groups = ["" if position is None else values[position] for values in extras]
-    if not any(row.split for row in rows):
+    is_drawn = not any(row.split for row in rows)
+    if is_drawn:
         named = [LabelledId(row.clip_id, row.label, group) for row, group in zip(rows, groups, strict=True)]
         drawn = stratified_split(named, request.val_share, request.seed)
         rows = [Row(row.clip_id, row.label, drawn[row.clip_id], row.where) for row in rows]
@@ -84,7 +85,7 @@ def list_csv(request: ListingRequest) -> Listing:
         for row, path, values, group in zip(rows, resolved.paths, extras, groups, strict=True)
     )
     faulty = {rows[number].clip_id: reason for number, reason in resolved.faulty.items()}
-    return Listing(clips, classes, layout, extra, tuple(resolved.notes()), faulty)
+    return Listing(clips, classes, layout, extra, tuple(resolved.notes()), faulty, is_drawn)
 
 
 def _ids(root: Path, fields_of: Sequence[tuple[_Table, int, Mapping[str, str]]], places: Sequence[str]) -> list[str]:

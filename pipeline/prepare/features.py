@@ -19,6 +19,6 @@ def list_features(request: ListingRequest) -> Listing:
     Raises:
         PipelineError: there is no array, or the CSV has no column for ids or labels.
     """
-    if request.lists:
-        return list_csv(request)
-    return list_folders_of_classes(replace(request, is_clip=is_array_name))
+    by_class = replace(request, is_clip=is_array_name)
+    listing = list_csv(request) if request.lists else list_folders_of_classes(by_class)
+    return replace(listing, is_drawn=False)  # arrays have no frames to compare

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.manifest import Clip, Manifest
 from pipeline.prepare.groups import parted_groups, parted_recordings, places_text
 from pipeline.prepare.inspection import Inspected
+from pipeline.prepare.look_alikes import look_alikes, text_of
 
 # Columns of a manifest with the expected number of frames.
 PROMISES = ("num_frames", "frames")
@@ -48,7 +49,17 @@ def find(manifest: Manifest, seen: Mapping[str, Inspected]) -> list[Finding]:
         )
         for name, clips in parted
     ]
+    findings += _look_alikes(manifest.clips, seen, digests)
     return findings + missing_classes(manifest)
+
+
+def _look_alikes(clips: Sequence[Clip], seen: Mapping[str, Inspected], digests: Mapping[str, str]) -> Iterable[Finding]:
+    for pair in look_alikes(clips, {clip_id: inspected.look for clip_id, inspected in seen.items()}):
+        clip_id = pair.clip.clip_id
+        # Clips of equal content are found by it.
+        if digests.get(clip_id, clip_id) != digests.get(pair.other.clip_id):
+            text = f"The middle frames of {text_of(pair)} look alike, as those of one recording do."
+            yield Finding("look-alike-in-splits", clip_id, pair.clip.split, text)
 
 
 def missing_classes(manifest: Manifest) -> list[Finding]:

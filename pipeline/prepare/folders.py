@@ -62,7 +62,8 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
         notes.append(f"Clips in subfolders of the classes are included: {_some(within)}.")
     classes = ordered(sorted({clip.label for clip in clips if clip.is_labelled}), request.class_order)
     columns = () if request.group_by is None else (GROUP_COLUMN,)
-    return Listing(tuple(clips), classes, layout, columns, (*notes, *tree.left_out()))
+    notes += tree.left_out()
+    return Listing(tuple(clips), classes, layout, columns, tuple(notes), is_drawn=not splits)
 
 
 def _split_folders(tree: Tree) -> list[str]:

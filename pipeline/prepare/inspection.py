@@ -13,6 +13,7 @@ from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError
 from pipeline.intervals import split_location, without_interval
 from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.prepare.difference_hash import difference_hash
 from pipeline.video.decode import open_clip
 from pipeline.video.frame_folder import FrameFolder
 from pipeline.video.interval_reader import VideoInterval
@@ -27,6 +28,7 @@ class Inspected:
 
     num_frames: counted by decoding. rate: frames per second in the file's header; 0 for images.
     digest: digest of the encoded pixels, independent of the names of frames and of packing.
+    look: difference hash of the middle frame.
     """
 
     clip_id: str
@@ -37,6 +39,7 @@ class Inspected:
     width: int = 0
     rate: float = 0.0
     digest: str = ""
+    look: bytes = b""
 
 
 def stat_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
@@ -68,12 +71,15 @@ def _inspected(clip_id: str, location: str, limits: ClipLimits) -> Inspected:
         with clip_errors(location), open_clip(location, limits) as reader:
             # A video is decoded up to its end, whichever frames are requested.
             is_video = isinstance(reader, VideoFile | VideoInterval)
-            num_wanted = 1 if is_video else reader.num_frames
-            for _ in reader.stream(range(num_wanted)):
-                pass
+            middle = reader.num_frames // 2
+            ordinals = [middle] if is_video else range(reader.num_frames)
+            look = b""
+            for ordinal, frame in zip(ordinals, reader.stream(ordinals), strict=True):
+                if ordinal == middle:
+                    look = difference_hash(frame)
             rate = (reader.frames_per_second or 0.0) if isinstance(reader, VideoFile | VideoInterval) else 0.0
             digest = _digest(reader, location)
-            return Inspected(clip_id, "", "", reader.num_frames, reader.height, reader.width, rate, digest)
+            return Inspected(clip_id, "", "", reader.num_frames, reader.height, reader.width, rate, digest, look)
     except ClipError as error:
         return Inspected(clip_id, error.kind, str(error))
 

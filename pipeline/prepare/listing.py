@@ -62,7 +62,7 @@ class Listing:
     them, so that no accuracy omits them.
 
     layout: description of the detected layout. notes: sentences on differences from the published data set and on
-        problems on disk. faulty: reason why a clip cannot be used, by its id.
+        problems on disk. faulty: reason why a clip cannot be used, by its id. is_drawn: whether the splits were drawn.
     """
 
     clips: tuple[Clip, ...]
@@ -71,6 +71,7 @@ class Listing:
     extra_columns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     faulty: Mapping[str, str] = field(default_factory=dict)
+    is_drawn: bool = False
 
 
 @dataclass(frozen=True)
