@@ -102,6 +102,7 @@ VIDEO_ENCODER_NOTE = (
     "part of each feature. Order tests change only the order of the segments, so a small loss does not mean that order "
     "does not matter."
 )
+FEATURES = "features"  # data set of arrays, which are imported instead of extracted
 HEAD_NAMES, BACKBONE_NAMES, DATASET_NAMES = tuple(HEADS), tuple(BACKBONES), tuple(DATA_SETS)
 RECIPE_NAMES = ("paper", "published-code", "cached", "finetune")
 WEIGHTS_NAMES = ("imagenet", "bundled", "random")

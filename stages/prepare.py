@@ -18,7 +18,7 @@ from pipeline.prepare.listing import Listing, ListingRequest
 from pipeline.prepare.middle_frames import report_look_alikes
 from pipeline.prepare.subset import subset_of
 from pipeline.prepare.write_listing import write_listing
-from pipeline.registry import DATA_SETS, LazyTable
+from pipeline.registry import DATA_SETS, FEATURES, LazyTable
 from pipeline.settings.prepare import PrepareSettings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def _list_clips(settings: PrepareSettings) -> tuple[Path, bool]:
         columns=parse_columns(settings.columns),
         group_by=settings.group_by,
         labels=settings.labels,
+        takes_file=settings.dataset == FEATURES,
     )
     listing = LISTERS[settings.dataset](request)
     if settings.subset is not None:

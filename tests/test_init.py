@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import click.testing
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -25,6 +27,7 @@ from pipeline.init.render import yaml_text
 from pipeline.init.survey import Survey
 from pipeline.registry import DATASET_NAMES, HEAD_GROUPS, HEAD_NAMES
 from pipeline.settings.init import InitSettings
+from pipeline.store.feature_store import FeatureStore
 from tests.conftest import REPOSITORY
 from tests.test_pages import write_class_folders
 
@@ -306,3 +309,27 @@ def test_a_study_of_features_imports_them(tmp_path: Path) -> None:
     assert (study / "results" / "fit_head" / "imported:vit-features-tsn" / "metrics.json").is_file()
     said = init(arrays, "--data", "features", "--finetune", "gru", "--out", "t", cwd=tmp_path, exit_code=1)
     assert "--finetune needs the clips" in said
+
+
+def test_a_study_of_one_hdf5_file_imports_it(tmp_path: Path) -> None:
+    file = tmp_path / "vit features.h5"
+    with h5py.File(file, "w") as opened:
+        for number in range(12):
+            opened[f"{('wave', 'nod')[number % 2]}/{number:02d}"] = np.full((4, 6), number, np.float32)
+    init(file, "--data", "features", "--out", "s", cwd=tmp_path)
+    study = tmp_path / "s"
+    params = params_of(study)
+    assert params["prepare"]["root"] == str(file)
+    assert params["backbones"] == ["imported:vit-features"]
+    assert "${prepare.root}" in stages_of(study)["import_features"]["deps"]
+    readme = (study / "README.md").read_text(encoding="utf-8")
+    assert f"pipeline check data_manifests/vit-features.csv --root {shlex.quote(str(tmp_path))}" in readme
+    options = params["import_features"]
+    typed = [text for key, value in options.items() if value is not False for text in (f"--{key}", value)]
+    type_in("prepare", cwd=study)
+    type_in("store", "import-features", params["prepare"]["root"], *typed, cwd=study)
+    store = FeatureStore.open(str(study / options["store"]))
+    clips = store.clips()
+    means = store.read_pooled("test", [clip.row for clip in clips]).mean(axis=(1, 2))
+    assert [float(mean) for mean in means] == [int(clip.clip_id.split("/")[1]) for clip in clips]
+    assert {clip.clip_id.split("/")[0] for clip in clips} == {"wave", "nod"}

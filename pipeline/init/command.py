@@ -23,8 +23,8 @@ from pipeline.init.survey import Survey, list_clips, survey
 from pipeline.manifest import classes_path
 from pipeline.params import VERSION_KEY
 from pipeline.prepare.write_listing import write_listing
-from pipeline.registry import HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES, choose_heads
-from pipeline.settings.init import FEATURES, InitSettings
+from pipeline.registry import FEATURES, HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES, choose_heads
+from pipeline.settings.init import InitSettings
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +56,12 @@ def init(settings: InitSettings) -> None:
 
     # DVC separates names of stages with `@`, which may be typed in the name of a backbone.
     settings = replace(settings, backbone=tuple(map(full_name, settings.backbone)))
-    name = safe_name(settings.name or root.resolve().name)
+    name = safe_name(settings.name or (root.resolve().stem if root.is_file() else root.resolve().name))
     manifest = Path("data_manifests") / f"{name}.csv"
     check_free(folder, [PARAMS, STAGES, manifest, classes_path(manifest)])
     listing, request = list_clips(settings, root)
     imports = settings.data == FEATURES
-    found = survey(listing, root, settings.num_segments, decodes=not imports)
+    found = survey(listing, request.folder, settings.num_segments, decodes=not imports)
     logger.info("Measuring the speed of this machine for the estimate.")
     heads = choose_heads(settings.head or ("paper",))
     machine = measure_machine(
@@ -108,6 +108,7 @@ def _values(
     assert settings.root is not None
     folder = settings.out
     root = place_in(folder, settings.root)
+    clips_root = place_in(folder, settings.root.parent) if settings.root.is_file() else root
     weights = settings.weights if settings.weights in WEIGHTS_NAMES else place_in(folder, Path(settings.weights))
     cache = f"cache/{safe_name(Path(weights).stem)}"
     imports = settings.data == FEATURES
@@ -119,7 +120,8 @@ def _values(
         "num_clips": f"{found.num_clips:,}",
         "num_classes": f"{found.num_classes:,}",
         "is_hashed": found.is_hashed,
-        "check": f"pipeline check {manifest.as_posix()} --root {shlex.quote(root)}" + ("" if imports else " --decode"),
+        "check": f"pipeline check {manifest.as_posix()} --root {shlex.quote(clips_root)}"
+        + ("" if imports else " --decode"),
         "imports": imports,
         "backbone": settings.backbone[0],
         "head": best,

@@ -14,7 +14,7 @@ from pipeline.manifest import Clip
 from pipeline.prepare.csv_table import parse_columns
 from pipeline.prepare.listing import Listing, ListingRequest
 from pipeline.prepare.subset import subset_of
-from pipeline.registry import DATA_SETS, LazyTable
+from pipeline.registry import DATA_SETS, FEATURES, LazyTable
 from pipeline.settings.init import InitSettings
 from pipeline.video.decode import open_clip
 
@@ -66,6 +66,7 @@ def list_clips(settings: InitSettings, root: Path) -> tuple[Listing, ListingRequ
         columns=parse_columns(settings.columns),
         group_by=settings.group_by,
         labels=settings.labels,
+        takes_file=settings.data == FEATURES,
     )
     listing = LISTERS[settings.data](request)
     return (listing if settings.subset is None else subset_of(listing, settings.subset)), request

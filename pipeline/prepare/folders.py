@@ -31,7 +31,15 @@ def list_folders_of_classes(request: ListingRequest) -> Listing:
     """
     if request.lists:
         raise PipelineError(f"`prepare folders` takes no list, but was given {request.lists[0]}.")
-    tree = read_tree(request.root, request.is_clip)
+    return list_tree(request, read_tree(request.root, request.is_clip))
+
+
+def list_tree(request: ListingRequest, tree: Tree) -> Listing:
+    """List the clips of a tree that is read already; classes are sorted by name.
+
+    Raises:
+        PipelineError: it has no clip, or split folders and class folders are mixed.
+    """
     tops = tree.folders[""].folders
     splits = _split_folders(tree)
     if splits:

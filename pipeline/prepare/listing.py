@@ -32,6 +32,7 @@ class ListingRequest:
     group_by: regular expression that finds the group of a clip in its path: its parenthesis, or all that it matches.
     labels: `verb` or `noun`, for data sets with both.
     is_clip: whether a file in the folders of the classes is a clip, by its name.
+    takes_file: whether `root` may be a file, as one of features.
     """
 
     root: Path
@@ -44,14 +45,20 @@ class ListingRequest:
     group_by: str | None = None
     labels: str = "verb"
     is_clip: Callable[[str], bool] = is_video_name
+    takes_file: bool = False
 
     def __post_init__(self) -> None:
         if self.class_order not in CLASS_ORDERS:
             raise PipelineError(f"`class-order` (={self.class_order}) must be one of {', '.join(CLASS_ORDERS)}.")
         if not 0 <= self.val_share < 1:
             raise PipelineError(f"`val-share` (={self.val_share}) must be at least 0 and below 1.")
-        if not self.root.is_dir():
+        if not self.root.is_dir() and not (self.takes_file and self.root.is_file()):
             raise PipelineError(f"{self.root} is not a folder. ROOT must be the folder of the data set.")
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the paths of clips are relative to."""
+        return self.root.parent if self.takes_file and self.root.is_file() else self.root
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Pa
     ):
         if parted:
             logger.warning(sentence(parted, what))
-    root = request.root
+    root = request.folder
     manifest_texts(out, listing.clips, listing.classes, listing.extra_columns)  # check before anything is packed
     if pack is not None:
         listing, root = _packed(listing, request.root, pack), pack.parent

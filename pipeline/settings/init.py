@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.registry import DATASET_NAMES, HEAD_NAMES, choose_heads
+from pipeline.registry import DATASET_NAMES, FEATURES, HEAD_NAMES, choose_heads
 from pipeline.settings.data_set import group_by, label_files, labels, published_fold, subset, val_share
 from pipeline.settings.help_texts import BACKBONE_HELP, DEVICE_HELP, HEADS_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option
 
 DRAWN = "gestures"  # `--demo`
-FEATURES = "features"  # arrays, which are imported instead of extracted
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitSettings(Settings):
     """Settings of `pipeline init`."""
 
-    root: Path | None = option(None, "Folder of the clips, or of their features.", is_argument=True)
+    root: Path | None = option(None, "Folder of the clips; for features, their folder or HDF5 file.", is_argument=True)
     lists: tuple[Path, ...] = label_files()
     data: str = option(
         "folders",

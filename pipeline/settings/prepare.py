@@ -18,7 +18,7 @@ class PrepareSettings(Settings):
     subject: ClassVar[tuple[str, ...]] = ("dataset", "out")
 
     dataset: str = required("Data set, or layout of the clips.", choices=DATASET_NAMES, is_argument=True)
-    root: Path | None = option(None, "Folder of the data set.", is_argument=True)
+    root: Path | None = option(None, "Folder of the data set; for features, also an HDF5 file.", is_argument=True)
     lists: tuple[Path, ...] = label_files()
     out: Path = required("Manifest to write, data_manifests/NAME.csv.")
     classes: Path | None = option(
