@@ -1,4 +1,4 @@
-"""Question: how much accuracy do smaller maps and int8 cost, and how many bytes of a clip do they save?
+"""Question: how much accuracy do smaller maps and int8 cost, and how many bytes and seconds do they save?
 
 The features of one store are averaged and rounded as `extract --map-size` and `--store-dtype` do, without running the
 backbone again; heads are fitted on each form with the same seeds.
@@ -49,8 +49,10 @@ def converted(source: FeatureStore, location: Path, map_size: int, store_dtype: 
     return store
 
 
-def fitted(location: Path, heads: str, seeds: int, epochs: int, weights: str | None, out: Path) -> dict[str, float]:
-    """Fit heads on a store; return the top-1 of each in percent."""
+def fitted(
+    location: Path, heads: str, seeds: int, epochs: int, weights: str | None, out: Path
+) -> tuple[dict[str, float], float]:
+    """Fit heads on a store, one after another; return the top-1 of each in percent, and the seconds of all fits."""
     settings = FitHeadSettings(
         store=str(location), head=tuple(heads.split(",")), out=out, seeds=seeds, jobs=1, threads=1, weights=weights,
         overrides={"epochs": epochs},
@@ -58,7 +60,8 @@ def fitted(location: Path, heads: str, seeds: int, epochs: int, weights: str | N
     with contextlib.redirect_stdout(sys.stderr):
         stages.fit_head.run(settings)
     found = (json.loads(path.read_text()) for path in out.glob("*/metrics.json"))
-    return {metrics["head"]: metrics["report"]["top1"] for metrics in found}
+    seconds = sum(json.loads(path.read_text())["total_seconds"] for path in out.glob("*/timing.json"))
+    return {metrics["head"]: metrics["report"]["top1"] for metrics in found}, seconds
 
 
 def main() -> None:
@@ -73,8 +76,8 @@ def main() -> None:
     source = FeatureStore.open(options.store)
     heads = options.heads.split(",")
     print(machine("cpu"))
-    print(f"| maps | type | kB a clip and view | {' | '.join(heads)} |")
-    print("|---|---|---:|" + "---:|" * len(heads))
+    print(f"| maps | type | kB a clip and view | seconds of all fits, one core | {' | '.join(heads)} |")
+    print("|---|---|---:|---:|" + "---:|" * len(heads))
     for size in map(int, options.sizes.split(",")):
         for store_dtype in ("float16", "int8"):
             with tempfile.TemporaryDirectory(dir=options.store.parent) as folder:
@@ -82,11 +85,11 @@ def main() -> None:
                 store = converted(source, location, size, store_dtype)
                 num_views = sum(len(clip.views) for clip in store.table())
                 kilobytes = sum(record.num_bytes for record in store.records.values()) / num_views / 1000
-                top1 = fitted(
+                top1, seconds = fitted(
                     location, options.heads, options.seeds, options.epochs, options.weights, Path(folder) / "r"
                 )
             cells = " | ".join(f"{top1[head]:.1f}" for head in heads)
-            print(f"| {size}×{size} | {store_dtype} | {kilobytes:.1f} | {cells} |", flush=True)
+            print(f"| {size}×{size} | {store_dtype} | {kilobytes:.1f} | {seconds:.0f} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
