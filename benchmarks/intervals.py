@@ -3,7 +3,7 @@
 It draws a video (H.264, a key frame each 250 frames) and reads intervals of it, in the order of their starts, as
 `extract` reads them: in place; cut without loss into FFV1 files, which are then read; and decoded from the start each
 time (a few intervals, scaled by the number of frames). Pixels are compared for all
-intervals, features for the first ones.
+intervals, features for the first ones. The seconds are those of the processor, which other programs do not change much.
 
     python -m benchmarks.intervals
     python -m benchmarks.intervals --minutes 1 --intervals 20 --features 4
@@ -104,24 +104,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         video = Path(folder) / "long.mp4"
         write_video(video, num_frames)
-        began = time.perf_counter()
+        began = time.process_time()
         in_place = [read(f"{video}#frames={first},{end}", size).pixels[0] for first, end in ranges]
-        seconds_in_place = time.perf_counter() - began
+        seconds_in_place = time.process_time() - began
         seconds_of_cuts, num_equal, num_equal_features = 0.0, 0, 0
         for number, (first, end) in enumerate(ranges):
             path = Path(folder) / "cut.mkv"
-            began = time.perf_counter()
+            began = time.process_time()
             cut(video, first, end, path)
             pixels = read(str(path), size).pixels[0]
-            seconds_of_cuts += time.perf_counter() - began
+            seconds_of_cuts += time.process_time() - began
             num_equal += torch.equal(pixels, in_place[number])
             if number < options.features:
                 num_equal_features += torch.equal(pooled(backbone(pixels)), pooled(backbone(in_place[number])))
         sample = ranges[:: max(len(ranges) // NUM_FROM_START, 1)]
-        began = time.perf_counter()
+        began = time.process_time()
         for _, end in sample:
             read_from_start(video, end)
-        seconds_a_frame = (time.perf_counter() - began) / sum(end for _, end in sample)
+        seconds_a_frame = (time.process_time() - began) / sum(end for _, end in sample)
     from_start = seconds_a_frame * sum(end for _, end in ranges)
     print(f"{len(ranges)} intervals of a video of {num_frames:,} frames ({WIDTH}x{HEIGHT}, a key frame each {GOP})")
     print(f"  in place                  {seconds_in_place:8.1f} s")

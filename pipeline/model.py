@@ -27,7 +27,7 @@ from pipeline.files import atomic_path
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import recipe_from_dict
-from pipeline.registry import VIDEO_ENCODER_PREFIXES
+from pipeline.registry import VIDEO_ENCODER_PREFIXES, is_imported
 from pipeline.shapes import check_shape
 from pipeline.video.views import TRANSFORM_VERSION
 
@@ -74,6 +74,11 @@ class ModelSpec:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether the file holds the network of its features: not of imported ones, and not of a video encoder."""
+        return not (is_imported(self.backbone) or self.backbone.startswith(VIDEO_ENCODER_PREFIXES))
 
     def as_json(self) -> str:
         """Return the header of a model file as JSON."""
@@ -239,15 +244,36 @@ def load_model(path: Path | str) -> Classifier:
             f"{path} was trained with the preprocessing {spec.preprocessing}, but backbone '{spec.backbone}' now has "
             f"{declared}. Its scores would be wrong; train it again."
         )
+    tensors = _tensors(path)
+    for part, module in (("backbone", backbone), ("head", head)):
+        _load_strictly(path, part, module, tensors[part])
+    return Classifier(backbone, head, spec).eval()
+
+
+def load_head(path: Path | str) -> tuple[Head, ModelSpec]:
+    """Build only the head of a model file, in evaluation mode on the CPU.
+
+    Raises:
+        PipelineError: the file is not a model file, or its tensors differ from those of its head.
+    """
+    path = _existing(path)
+    spec = load_spec(path)
+    with torch.random.fork_rng(devices=[]):
+        head = head_of_spec(spec)
+    _load_strictly(path, "head", head, _tensors(path)["head"])
+    head.eval()
+    return head, spec
+
+
+def _tensors(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Read the tensors of backbone and head by their names, and compare them with their digest."""
     tensors: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             part, _, rest = name.partition(".")
             tensors.setdefault(part, {})[rest] = file.get_tensor(name)
     _check_tensors(path, tensors)
-    for part, module in (("backbone", backbone), ("head", head)):
-        _load_strictly(path, part, module, tensors[part])
-    return Classifier(backbone, head, spec).eval()
+    return tensors
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -19,8 +19,10 @@ from pipeline.finetune.model import fresh_classifier
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.manifest import Clip, write_manifest
 from pipeline.model import load_model
+from pipeline.predict.evaluate_command import evaluate
 from pipeline.recipe import named_recipe
 from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.predict import EvaluateSettings
 from pipeline.settings.store import StoreImportFeaturesSettings, StoreInfoSettings, StoreVerifySettings
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store_command.array_layout import choose_layout
@@ -63,6 +65,7 @@ def write_clips(path: Path, num_clips: int = NUM_CLIPS) -> Path:
 
 
 def imported(folder: Path, arrays: Path, **options: Any) -> FeatureStore:
+    folder.mkdir(exist_ok=True)
     store = folder / "store.zarr"
     manifest = write_clips(folder / "clips.csv")
     store_import_features(StoreImportFeaturesSettings(features=arrays, manifest=manifest, store=str(store), **options))
@@ -174,7 +177,7 @@ def test_heads_are_fitted_and_compared_but_nothing_runs_on_clips(tmp_path: Path)
     assert "imported:vit" in table
     model = tmp_path / "r" / "imported:vit-mlp" / "model.safetensors"
     for runs_network in (
-        lambda: load_model(model),  # predict, evaluate, export, finetune --init
+        lambda: load_model(model),  # predict, evaluate --manifest, export, finetune --init
         lambda: fresh_classifier("mlp", "imported:vit", "random", CLASSES, T, named_recipe("paper"), 0),
         lambda: build_backbone("imported:vit"),
     ):
@@ -251,3 +254,40 @@ def test_stores_of_image_encoders_keep_their_bytes() -> None:
     assert "video_encoder" not in native_settings().as_dict()
     assert native_settings(video_encoder=True).as_dict()["video_encoder"] is True
     assert native_settings().differences(native_settings(video_encoder=True)) == ["video_encoder"]
+
+
+def test_a_model_scores_stores_of_imported_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arrays = write_folder(tmp_path / "vit", arrays_of((T, C)))
+    store = imported(tmp_path, arrays, video_encoder=True)
+    settings = FitHeadSettings(
+        store=store.objects.location, head=("mlp",), out=tmp_path / "r", jobs=1,
+        overrides={"epochs": 12, "lr": 0.01, "batch_size": 4}, precision="float32", threads=1,
+    )  # fmt: skip
+    (outcome,) = fit_head.run(settings)
+    model = tmp_path / "r" / "imported:vit-mlp" / "model.safetensors"
+    again = evaluate(EvaluateSettings(model=model, store=store.objects.location, out=tmp_path / "e"))
+    for key in ("report", "probes"):
+        assert again[key] == outcome.metrics[key]
+    assert again["video_encoder"] is True
+    assert "order of frames within a segment" in capsys.readouterr().out
+    # Clips that rise and fall the other way, from the same network: the labels are exchanged.
+    turned = write_folder(tmp_path / "new", {name: -array for name, array in arrays_of((T, C)).items()})
+    other = imported(tmp_path / "second", turned, name="vit")
+    assert evaluate(EvaluateSettings(model=model, store=other.objects.location))["report"]["top1"] == 0.0
+    wrong = {
+        "wider": (arrays_of((T, 2 * C)), {"name": "vit"}, "made with channels=12, the model with channels=6"),
+        "named": (arrays_of((T, C)), {}, "If one network computed the features of both, import those with --name vit"),
+    }
+    for name, (values, options, words) in wrong.items():
+        refused = imported(tmp_path / name, write_folder(tmp_path / "arrays" / name, values), **options)
+        with pytest.raises(PipelineError, match=words):
+            evaluate(EvaluateSettings(model=model, store=refused.objects.location))
+    with pytest.raises(PipelineError, match="cannot be run on clips"):
+        evaluate(EvaluateSettings(model=model, manifest=tmp_path / "clips.csv"))
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(PipelineError, match="do not match their SHA-256"):
+        evaluate(EvaluateSettings(model=model, store=store.objects.location))

@@ -13,9 +13,12 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import metrics_of, write_results
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_NOTE, is_marked
 from pipeline.manifest import read_manifest
+from pipeline.model import load_spec
 from pipeline.predict.evaluation import Evaluation, about, class_rows, evaluate_manifest, evaluate_store
-from pipeline.predict.scorer import open_scorer
+from pipeline.predict.head_scorer import HeadScorer
+from pipeline.predict.scorer import Scorer, open_scorer
 from pipeline.progress import Progress
+from pipeline.registry import VIDEO_ENCODER_NOTE
 from pipeline.scratch import temporary_folder
 from pipeline.settings.predict import EvaluateSettings
 from pipeline.store import FeatureStore
@@ -38,15 +41,17 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         raise PipelineError(
             f"`crops` (={settings.crops}) needs pixels, but a store only has the centre crop. Give --manifest."
         )
-    scorer = open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
+    scorer = _scorer(settings)
     split = scorer.spec.reported_on if settings.split is None else settings.split
     if settings.store is not None:
         with temporary_folder("evaluate") as scratch:
             opened = FeatureStore.open(settings.store)
             found = evaluate_store(scorer, opened, split, settings.draws, settings.seed, scratch)
-        source: dict[str, Any] = {"store": str(settings.store)}
+        mixes = {"video_encoder": True} if opened.settings.video_encoder else {}
+        source: dict[str, Any] = {"store": str(settings.store), **mixes}
     else:
         assert settings.manifest is not None
+        assert isinstance(scorer, Scorer)
         read = read_manifest(settings.manifest, settings.root)
         total = sum(clip.is_labelled for clip in read.in_split(split))
         with Progress(f"{scorer.spec.head}, {split}", total) as progress:
@@ -79,6 +84,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     return metrics
 
 
+def _scorer(settings: EvaluateSettings) -> Scorer | HeadScorer:
+    # Only clips need the network of the features, which may be missing; without it, `open_scorer` says so.
+    if settings.store is not None and not load_spec(settings.model).has_backbone:
+        return HeadScorer(settings.model, settings.device, settings.dtype)
+    return open_scorer(settings.model, settings.device, settings.dtype, settings.compile)
+
+
 def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], num_groups: int = 0) -> str:
     """Return metrics and the table of classes as text; the interval is over groups of clips if there are any."""
     report, order_tests = metrics["report"], metrics["probes"]
@@ -94,6 +106,7 @@ def report_text(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], n
         f"  loss         {report['loss']:6.3f}",
         f"  calibration  {metrics['ece']:6.2f} %   expected error of the confidence (ECE)",
         "  order        " + ", ".join(f"{order_test} {top1:.2f} %" for order_test, top1 in order_tests.items()),
+        *([VIDEO_ENCODER_NOTE] if metrics.get("video_encoder") else []),
         *([SELECTED_ON_REPORTED_NOTE] if is_marked(metrics) else []),
         "",
     ]

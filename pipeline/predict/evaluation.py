@@ -27,9 +27,11 @@ from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.manifest import Clip, Manifest
 from pipeline.model import ModelSpec
 from pipeline.predict.decode_ahead import decoded_ahead
+from pipeline.predict.head_scorer import HeadScorer
 from pipeline.predict.scorer import Scorer
 from pipeline.predict.view_plan import view_plan_of
 from pipeline.recipe import recipe_from_dict
+from pipeline.registry import IMPORTED_PREFIX, is_imported
 from pipeline.store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.video.clip_views import ClipViews, load_clip_views
@@ -58,7 +60,7 @@ class Evaluation:
 
 
 def evaluate_store(
-    scorer: Scorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path
+    scorer: Scorer | HeadScorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path
 ) -> Evaluation:
     """Score the cached features of a split; with only the test view, the figures equal those of `fit-head`.
 
@@ -198,7 +200,7 @@ def class_rows(result: SeedResult, classes: Sequence[str]) -> list[dict[str, Any
     return rows
 
 
-def about(scorer: Scorer, evaluation: Evaluation, split: str, source: Mapping[str, Any]) -> dict[str, Any]:
+def about(scorer: Scorer | HeadScorer, evaluation: Evaluation, split: str, source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first entries of the metrics of an evaluation, as in those of `fit-head`."""
     spec = scorer.spec
     return {
@@ -254,6 +256,7 @@ def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
     pairs = {
         "backbone": (spec.backbone, settings.backbone),
         "weights": (spec.weights["sha256"], settings.weights["sha256"]),
+        "channels": (spec.in_channels, settings.channels),
         "num_segments": (spec.num_segments, spec.num_segments if settings.frames == "all" else settings.num_segments),
     }
     if settings.frames != "all":  # else the frames are chosen here
@@ -261,7 +264,11 @@ def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
         pairs["test_frames"] = (choices.test_frames, settings.frame_choices.test_frames)
     for name, (wanted, held) in pairs.items():
         if wanted != held:
+            way_out = "Give the store on which it was fitted" + (", or --manifest." if spec.has_backbone else ".")
+            if name == "backbone" and is_imported(spec.backbone):
+                own = spec.backbone.removeprefix(IMPORTED_PREFIX)
+                way_out += f" If one network computed the features of both, import those with --name {own}."
             raise PipelineError(
                 f"The store {where} was made with {name}={held}, the model with {name}={wanted}: its scores would be "
-                "wrong. Give the store on which it was fitted, or --manifest."
+                f"wrong. {way_out}"
             )
