@@ -17,10 +17,10 @@ repro: setup
 	@python tools/demo_difference.py
 
 test: setup lint
-	pytest -n logical --dist loadfile
+	pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test-all: setup lint
-	pytest -n logical --dist loadfile -m "" --timeout 1800
+	pytest -n logical --dist loadfile --no-loadscope-reorder -m "" --timeout 1800
 
 lint: setup
 	ruff check .

@@ -14,9 +14,16 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
+# Files that take minutes. Each runs in one process, so they start first: otherwise one core waits for them at the end.
+LONG_FILES = ("test_pages", "test_dvc", "test_finetune", "test_learns_by_heart", "test_fit_head_stage", "test_torture")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot run; with REQUIRE_CUDA=1 a missing GPU is a failure, not a skip."""
+    """Skip what this machine cannot run, and order the files.
+
+    With REQUIRE_CUDA=1 a missing GPU is a failure, not a skip.
+    """
+    items.sort(key=lambda item: LONG_FILES.index(item.path.stem) if item.path.stem in LONG_FILES else len(LONG_FILES))
     for item in items:
         no_gpu = item.get_closest_marker("cuda") and not torch.cuda.is_available()
         if no_gpu and os.environ.get("REQUIRE_CUDA") != "1":
