@@ -58,12 +58,13 @@ def row_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
 @click.option("--recipe", default="finetune", show_default=True)
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
+@click.option("--threads", type=int, help="Threads of torch.  [default: one per core]")
 @click.option("--try", "tries", multiple=True, metavar="OPTION=A,B,...", help="Values of an option; repeat for others.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of the results, to resume.  [default: temporary]")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
 def main(
     manifest: Path, root: Path, results: Path, backbone: str, heads: str, recipe: str, seeds: int, precision: str,
-    tries: tuple[str, ...], work: Path | None, out: Path | None,
+    threads: int | None, tries: tuple[str, ...], work: Path | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Print a row for each head and combination of options."""
     names = [option.partition("=")[0] for option in tries]
@@ -89,6 +90,7 @@ def main(
                 overrides=overrides,
                 seeds=seeds,
                 precision=precision,
+                threads=threads,
                 out=(work or Path(temporary)) / (options.replace(", ", "_") or "plain"),
             )
             lines.append(f"| {' | '.join(row_of(settings, options))} |")
