@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extract import fatal_clips
-from pipeline.extract.fatal_clips import Watchdog, find_fatal_clips
+from pipeline.errors import PipelineError
+from pipeline.extract import decoding_log
 from pipeline.manifest import Clip, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
-from pipeline.store import FeatureStore
-from pipeline.store.object_store import no_phase
+from pipeline.store import FeatureStore, layout
+from pipeline.store.object_store import open_object_store
+from pipeline.video import fatal_clips
+from pipeline.video.fatal_clips import find_fatal_clips
 from pipeline.video.limits import ClipLimits
+from pipeline.video.watchdog import Watchdog
 from tests.conftest import REPOSITORY
 from tests.support.oddities import pictures
 
@@ -60,37 +64,88 @@ def test_a_process_that_does_not_start_blames_no_clip(tmp_path: Path) -> None:
 def test_the_watchdog_ends_a_process_that_is_held_up_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fatal_clips, "SECONDS_TO_START", 0.0)
     ended, told = threading.Event(), []
-    watchdog = Watchdog(ClipLimits(max_seconds=1.0), lambda *phase: told.append(phase), ended.set)
-    with watchdog.on_duty():
-        for number in range(6):
-            watchdog.on_phase("decode", f"c{number}")
+    blamed: list[str] = []
+
+    def end(clip: str) -> None:
+        blamed.append(clip)
+        ended.set()
+
+    watchdog = Watchdog(ClipLimits(max_seconds=1.0), lambda *phase: told.append(phase), end)
+    for number in range(6):
+        with watchdog.watching(f"c{number}"):
             time.sleep(0.25)  # together longer than the limit, each much shorter
-            watchdog.on_phase("forward", f"c{number}")
-        watchdog.on_phase("decode", "a clip that failed")
+        watchdog.on_phase("forward", f"c{number}")
     assert not ended.wait(1.5)
-    assert len(told) == 13
+    assert len(told) == 18
+    # Another thread goes on decoding beside the clip that is held up.
     watchdog.on_phase("decode", "held up")
-    assert ended.wait(5)
-    Watchdog(ClipLimits(), no_phase, ended.set).on_phase("decode", "c")
+    for number in range(40):
+        with watchdog.watching(f"d{number}"):
+            if ended.wait(0.25):
+                break
+    assert set(blamed) == {"held up"}
+
+
+def write_three(root: Path, name: str) -> None:
+    write_clips(root, "a", name, "b")
+    write_manifest(root / "m.csv", [Clip(clip, clip, "up", "train") for clip in ("a", name, "b")], ["up"])
+
+
+def extract(root: Path, workers: int) -> subprocess.CompletedProcess[str]:
+    options = "--weights random --num-segments 2 --views 0 --maps pooled --dtype float32 --compile eager"
+    command = [sys.executable, "-m", "pipeline", "extract", "--manifest", "m.csv", *options.split()]
+    return subprocess.run(
+        [*command, "--store", "s.zarr", "--max-clip-seconds", "1", "--workers", str(workers)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def statuses(root: Path) -> dict[str, tuple[str, str]]:
+    return {clip.clip_id: (clip.status, clip.kind) for clip in FeatureStore.open(root / "s.zarr").table()}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fatal_decoder")
 @pytest.mark.parametrize("name", ["crash", "spin"])
 def test_an_extraction_loses_the_fatal_clip_alone(tmp_path: Path, name: str) -> None:
-    write_clips(tmp_path, "a", name, "b")
-    clips = [Clip(clip, clip, "up", "train") for clip in ("a", name, "b")]
-    write_manifest(tmp_path / "m.csv", clips, ["up"])
-    options = "--weights random --num-segments 2 --views 0 --maps pooled --dtype float32 --compile eager --workers 1"
-    command = [sys.executable, "-m", "pipeline", "extract", "--manifest", str(tmp_path / "m.csv"), *options.split()]
-    done = subprocess.run(
-        [*command, "--store", str(tmp_path / "s.zarr"), "--max-clip-seconds", "1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    write_three(tmp_path, name)
+    done = extract(tmp_path, workers=1)
     assert done.returncode == 0, done.stderr
-    table = {clip.clip_id: (clip.status, clip.kind) for clip in FeatureStore.open(tmp_path / "s.zarr").table()}
-    assert table == {"a": ("done", ""), name: ("failed", KINDS[name]), "b": ("done", "")}
+    assert statuses(tmp_path) == {"a": ("done", ""), name: ("failed", KINDS[name]), "b": ("done", "")}
+
+
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
+def test_without_workers_the_next_run_records_the_fatal_clip(tmp_path: Path, name: str) -> None:
+    write_three(tmp_path, name)
+    ended = extract(tmp_path, workers=0)
+    assert ended.returncode == {"crash": -signal.SIGSEGV, "spin": 1}[name], ended.stderr
+    if name == "spin":
+        assert "The clip spin blocks its decoder" in ended.stderr
+        assert "run the same command again" in ended.stderr
+    # A clip that blocks is tried again by each run, and then no longer in the run's own process.
+    for _ in range(2 if name == "spin" else 1):
+        done = extract(tmp_path, workers=0)
+        assert done.returncode == 0, done.stderr
+        assert "It is recorded as failed." in done.stderr
+        assert statuses(tmp_path) == {"a": ("done", ""), name: ("failed", KINDS[name]), "b": ("done", "")}
+    assert not (tmp_path / "s.zarr" / layout.DECODING_KEY).exists()
+
+
+def test_what_a_killed_run_left_is_read_with_care(tmp_path: Path) -> None:
+    objects = open_object_store(str(tmp_path / "s.zarr"))
+    path = tmp_path / "s.zarr" / layout.DECODING_KEY
+    path.parent.mkdir(parents=True)
+    texts: list[tuple[bytes, set[str]]] = [(b'["a", "b"]', {"a", "b"}), (b'["a"', set()), (b'{"a": 1}', set())]
+    for text, expected in (*texts, (b"[1, null]", set())):
+        path.write_bytes(text)
+        assert decoding_log._taken(objects) == expected
+        assert not path.exists()
+    path.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b'["a"]')
+    with pytest.raises(PipelineError, match="cannot be opened"):
+        decoding_log._taken(objects)

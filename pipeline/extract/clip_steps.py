@@ -24,6 +24,7 @@ from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import centre_crop
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.views import View, ViewConfig
+from pipeline.video.watchdog import DECODE, DECODED
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,11 @@ class FeatureExtractor:
                 raise ClipError(clip.fault.kind, clip.fault.reason)
             with clip_errors(clip.location):
                 record = record._replace(digest=digest_of(clip.location, self.setup.limits))
-            self._on_phase("decode", clip.clip_id)
-            loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size, self.setup.limits)
+            self._on_phase(DECODE, clip.clip_id)
+            try:
+                loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size, self.setup.limits)
+            finally:
+                self._on_phase(DECODED, clip.clip_id)
             pixels = loaded.pixels
             if self._joins_views:
                 with clip_errors(clip.location):

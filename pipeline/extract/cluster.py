@@ -31,11 +31,12 @@ from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress
-from pipeline.extract.fatal_clips import Watchdog, find_fatal_clips
 from pipeline.extract.worker import BlockResult, Worker, record_block_failure
 from pipeline.scratch import temporary_folder
 from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase
+from pipeline.video.fatal_clips import find_fatal_clips
+from pipeline.video.watchdog import Watchdog
 
 SECONDS_TO_ANSWER = 20
 SECONDS_BETWEEN_LOOKS = 5
@@ -72,7 +73,6 @@ class ExtractionPlugin(WorkerPlugin):
         self.name = name
         self._setup, self._on_phase = setup, on_phase
         self._worker: Worker | None = None
-        self._watchdog: Watchdog | None = None
         self._lock: threading.Lock | None = None
 
     def setup(self, worker: Any) -> None:
@@ -85,8 +85,8 @@ class ExtractionPlugin(WorkerPlugin):
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
-            worker, watchdog = self._built()
-            with watchdog.on_duty(), worker_lock(worker.objects):
+            worker = self._built()
+            with worker_lock(worker.objects):
                 return worker.run(job)
 
     def matches_store(self, job: BlockJob) -> bool:
@@ -94,16 +94,13 @@ class ExtractionPlugin(WorkerPlugin):
         if self._lock is None:
             raise RuntimeError("the plugin was not set up by a Dask worker")
         with self._lock:
-            worker, watchdog = self._built()
-            with watchdog.on_duty():
-                return worker.matches_store(job)
+            return self._built().matches_store(job)
 
-    def _built(self) -> tuple[Worker, Watchdog]:
-        if self._worker is None or self._watchdog is None:
+    def _built(self) -> Worker:
+        if self._worker is None:
             keep_memory_between_batches()
-            self._watchdog = Watchdog(self._setup.limits, self._on_phase)
-            self._worker = Worker(self._setup, self._watchdog.on_phase)
-        return self._worker, self._watchdog
+            self._worker = Worker(self._setup, Watchdog(self._setup.limits, self._on_phase).on_phase)
+        return self._worker
 
 
 class DaskEngine(Engine):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
+
+import click
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
+from pipeline.extract.decoding_log import DecodingLog
 from pipeline.extract.worker import BlockResult, ComputedClip, Worker
 from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
-from pipeline.store.object_store import Phase, no_phase
+from pipeline.store.object_store import Phase, no_phase, open_object_store
 from pipeline.store.record import FAILED, ClipRecord
+from pipeline.video.watchdog import Watchdog
 
 
 @dataclass
@@ -99,12 +104,31 @@ class LocalEngine(Engine):
     num_workers = 0
 
     def __init__(self, setup: WorkerConfig, on_phase: Phase = no_phase) -> None:
-        self._setup, self._on_phase = setup, on_phase
+        self._setup = setup
+        self._log = DecodingLog(open_object_store(setup.location), on_phase)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> LocalEngine:
+        self._stack.enter_context(self._log)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
 
     @cached_property
     def _worker(self) -> Worker:
         keep_memory_between_batches()
-        return Worker(self._setup, self._on_phase)
+        return Worker(self._setup, Watchdog(self._setup.limits, self._log.on_phase, self._give_up).on_phase)
+
+    def _give_up(self, clip_id: str) -> None:
+        """End this process, in which a thread waits for a decoder that does not return."""
+        click.echo(
+            f"Error: The clip {clip_id} blocks its decoder for longer than the {self._setup.limits.max_seconds:g} s of "
+            "--max-clip-seconds. Finished blocks are kept; run the same command again: it records the clip as failed "
+            "and goes on.",
+            err=True,
+        )
+        os._exit(1)
 
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
         return [job.clips[0].clip_id for job in samples if not self._worker.matches_store(job)]

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
 from pipeline.extract.clip_steps import WorkerConfig
+from pipeline.extract.decoding_log import without_fatal_clips
 from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
 from pipeline.extract.provenance import clip_exists
 from pipeline.extract.resolve import resolve_settings
@@ -114,6 +115,7 @@ def extract_features(
         ensure_views(store, _needed_views(manifest, num_draws))
         jobs = plan_blocks(store, manifest, num_draws)
         jobs, samples = _with_samples(store, manifest, jobs, num_draws)
+        jobs = without_fatal_clips(store, jobs, setup.limits)
         num_workers = choose_num_workers(request, setup.settings, jobs) if jobs else 0
         progress = _progress_of(store, jobs, request.max_failed)
         progress.check()

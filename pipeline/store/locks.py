@@ -34,7 +34,7 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
     Raises:
         PipelineError: another process holds it.
     """
-    with _opened(objects, layout.LOCK_KEYS[0]) as handle:
+    with opened_lock(objects, layout.LOCK_KEYS[0]) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -52,14 +52,14 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
 @contextmanager
 def worker_lock(objects: ObjectStore) -> Iterator[None]:
     """Hold the workers' lock while a worker writes a block, so that a new run waits for the workers of a killed one."""
-    with _opened(objects, layout.LOCK_KEYS[1]) as handle:
+    with opened_lock(objects, layout.LOCK_KEYS[1]) as handle:
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
 
 
 @contextmanager
-def _opened(objects: ObjectStore, key: str) -> Iterator[int]:
-    """Open a lock file without following a link, because a store may come from an untrusted source.
+def opened_lock(objects: ObjectStore, key: str) -> Iterator[int]:
+    """Open a lock file, or create it, without following a link, because a store may come from an untrusted source.
 
     Raises:
         PipelineError: it is not a regular file, or cannot be opened.
@@ -81,7 +81,7 @@ def _opened(objects: ObjectStore, key: str) -> Iterator[int]:
 
 
 def _wait_for_orphans(objects: ObjectStore) -> None:
-    with _opened(objects, layout.LOCK_KEYS[1]) as handle:
+    with opened_lock(objects, layout.LOCK_KEYS[1]) as handle:
         end_seconds = time.monotonic() + SECONDS_FOR_ORPHANS
         while True:
             try:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pipeline.extract.fatal_clips
 import pipeline.video.decode
+import pipeline.video.fatal_clips
 
 open_sound_clip = pipeline.video.decode.open_clip
 SIGNALS = {"crash": signal.SIGSEGV, "starve": signal.SIGKILL}
@@ -26,4 +26,4 @@ def open_clip(location: str | Path, *arguments: Any) -> Any:
 
 
 pipeline.video.decode.open_clip = open_clip
-pipeline.extract.fatal_clips.SECONDS_TO_START = 10.0
+pipeline.video.fatal_clips.SECONDS_TO_START = 10.0

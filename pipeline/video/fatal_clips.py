@@ -12,19 +12,16 @@ import select
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 
 from pipeline.errors import ClipError
-from pipeline.store.object_store import Phase
 from pipeline.video.limits import ClipLimits
 
 OPENER = "pipeline.video.decode:open_clip"
 # Maximum time to start a process. It is added to the time limit of a clip, so that a slow clip ends normally.
 SECONDS_TO_START = 60.0
+BLOCKS_ITS_DECODER = "blocks its decoder"
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 
 
@@ -34,7 +31,7 @@ def find_fatal_clips(locations: Sequence[str], limits: ClipLimits, opener: str =
     remaining = list(locations)
     while remaining:
         with subprocess.Popen(
-            [sys.executable, "-m", "pipeline.extract.fatal_clips", opener],
+            [sys.executable, "-m", "pipeline.video.fatal_clips", opener],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -76,7 +73,7 @@ def _error(location: str, limits: ClipLimits, is_stuck: bool, number: int) -> Cl
     if is_stuck:
         return ClipError(
             "too-large",
-            f"{location} blocks its decoder for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
+            f"{location} {BLOCKS_ITS_DECODER} for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
             "Encode it again.",
         )
     if number in CRASHES:
@@ -96,39 +93,6 @@ def _decode_all(opener: str) -> None:
                 reader.read([reader.num_frames - 1])
         except Exception:
             continue
-
-
-class Watchdog:
-    """End this process if a clip exceeds its decoding time by far, because a decoder in a loop raises no exception.
-
-    It is a callback for the phases of an extraction. The current block is lost, as when a worker is killed.
-    """
-
-    def __init__(self, limits: ClipLimits, on_phase: Phase, end: Callable[[], object] = lambda: os._exit(1)) -> None:
-        self._max_seconds = limits.max_seconds + SECONDS_TO_START
-        self._on_phase, self._end = on_phase, end
-        self._begun_at_seconds: float | None = None
-        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
-
-    def on_phase(self, phase: str, subject: str) -> None:
-        """Start the time when a clip starts to decode; any other phase ends it."""
-        self._begun_at_seconds = time.monotonic() if phase == "decode" else None
-        self._on_phase(phase, subject)
-
-    @contextmanager
-    def on_duty(self) -> Iterator[None]:
-        """Yield with the watchdog active, and stop it at the end."""
-        try:
-            yield
-        finally:
-            self._begun_at_seconds = None
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(min(1.0, self._max_seconds / 4))
-            begun_at_seconds = self._begun_at_seconds
-            if begun_at_seconds is not None and time.monotonic() - begun_at_seconds > self._max_seconds:
-                self._end()
 
 
 if __name__ == "__main__":
