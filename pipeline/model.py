@@ -107,10 +107,18 @@ class Classifier(nn.Module):
             returns: (B, T, C, h, w); h = w = 1 for a head that reads pooled features.
         """
         sizes = check_shape("frames", frames, "B T 3 H W")
-        maps = self.backbone(frames.flatten(0, 1))  # (N, C, h, w)
+        return self.features_of_maps(self.backbone(frames.flatten(0, 1)), sizes["T"])
+
+    def features_of_maps(self, maps: Tensor, num_segments: int) -> Tensor:
+        """Reduce the maps of the backbone to the features that the head reads.
+
+        Shape:
+            maps: (N, C, H, W), N = B · T.
+            returns: (B, T, C, h, w).
+        """
         is_pooled = self.head.reads == "pooled"
         maps = pooled(maps)[:, :, None, None] if is_pooled else self.backbone.reduce_maps(maps, self.spec.map_size)
-        features: Tensor = maps.unflatten(0, (sizes["B"], sizes["T"]))
+        features: Tensor = maps.unflatten(0, (-1, num_segments))
         return features
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.registry import look_up, unknown_name
 
 GROUPS = ("frames", "head", "training", "finetune")
-OMITTED_DEFAULTS = ("layer_decay",)
+OMITTED_DEFAULTS = ("layer_decay", "fixed_views")
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,15 @@ class FinetuneConfig:
         selection clips than the initial one (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
     layer_decay: Factor on the learning rate from each block of the backbone to the block before it; the last block has
         backbone_lr; 1: all blocks have it.
+    fixed_views: Number of training views of each clip: epoch e uses view e mod N, so that activations of frozen layers
+        can be computed once; 0: new views in each epoch.
     """
 
     min_steps: int = 0
     ema_decay: float = 0.0
     interpolate: Literal["off", "start"] = "off"
     layer_decay: float = 1.0
+    fixed_views: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:

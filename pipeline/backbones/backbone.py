@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from pipeline.errors import PipelineError, ShapeError
 
 # Bounds of the side of the input, in pixels.
 MIN_INPUT_SIZE, MAX_INPUT_SIZE = 32, 1024
+
+
+class BackbonePart(NamedTuple):
+    """A part of a network. prefix: that of the names of its parameters."""
+
+    run: Callable[[Tensor], Tensor]
+    prefix: str
 
 
 class Backbone(nn.Module):
@@ -137,6 +144,20 @@ class Backbone(nn.Module):
             return block(inputs)
         outputs: Tensor = checkpoint(block, inputs, use_reentrant=False)
         return outputs
+
+    def parts(self) -> Sequence[BackbonePart]:
+        """Return the functions whose composition is `forward_features`; empty if the network is not divided."""
+        return ()
+
+    def run_parts(self, inputs: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run some of the parts, such as those behind frozen ones.
+
+        Shape:
+            inputs:  (N, 3, H, W) normalised, or the outputs of part `start - 1`.
+        """
+        for part in self.parts()[start:stop]:
+            inputs = self.run_block(part.run, inputs)
+        return inputs
 
     def block_of_parameters(self) -> dict[str, int]:
         """Return the number of the block of each parameter, by name; block 0 reads the input."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.backbone import Backbone, BackbonePart
 from pipeline.backbones.download import PublishedWeights
 from pipeline.backbones.initialisation import initialise_he
 from pipeline.backbones.preprocessing import CAFFE_BGR
@@ -110,6 +110,14 @@ class BNInception(Backbone):
         """Return the block of each parameter: 0 before the first inception module, then one for each module."""
         number_of = {f"inception_{block.name}": number for number, block in enumerate(BLOCKS, start=1)}
         return {name: number_of.get("_".join(name.split("_")[:2]), 0) for name, _ in self.named_parameters()}
+
+    def parts(self) -> list[BackbonePart]:
+        return [
+            BackbonePart(lambda inputs: _halve(self._run("conv1_7x7_s2", inputs)), "conv1_7x7_s2"),
+            BackbonePart(partial(self._run, "conv2_3x3_reduce"), "conv2_3x3_reduce"),
+            BackbonePart(lambda inputs: _halve(self._run("conv2_3x3", inputs)), "conv2_3x3"),
+            *(BackbonePart(partial(self._run_block, block), f"inception_{block.name}_") for block in BLOCKS),
+        ]
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         outputs = _halve(self._run("conv1_7x7_s2", inputs))  # (N, 64, 56, 56)

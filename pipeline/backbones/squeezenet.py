@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones.backbone import Backbone
+from pipeline.backbones.backbone import Backbone, BackbonePart
 from pipeline.backbones.download import PublishedWeights
 from pipeline.backbones.preprocessing import IMAGENET_RGB
 
@@ -88,6 +88,9 @@ class SqueezeNet(Backbone):
             Fire(512, 64, 256, bypass),
         )
         self.initialise(seed=0)
+
+    def parts(self) -> list[BackbonePart]:
+        return [BackbonePart(layer, f"features.{number}.") for number, layer in enumerate(self.features)]
 
     def block_of_parameters(self) -> dict[str, int]:
         return {

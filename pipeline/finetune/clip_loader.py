@@ -80,7 +80,8 @@ class Sample(NamedTuple):
     """One view of one clip, or the failure of the clip.
 
     Shape:
-        pixels: (T, S, S, 3) uint8, the rendered view; with `on_device` (T, H, W, 3), whole frames.
+        pixels: (T, S, S, 3) uint8, the rendered view; with `on_device` (T, H, W, 3), whole frames; of cached
+            activations (T, h, w, C), float.
     """
 
     request: SampleRequest
@@ -95,7 +96,7 @@ class ClipBatch(NamedTuple):
     """A batch of samples without failures.
 
     Shape:
-        frames: (B, T, 3, S, S) uint8, channels last in memory; labels: (B,) int64.
+        frames: (B, T, 3, S, S) uint8, or activations (B, T, C, h, w); channels last in memory. labels: (B,) int64.
     """
 
     frames: Tensor
@@ -127,13 +128,15 @@ def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.d
     labels = torch.tensor([sample.label for sample, _ in sound], dtype=torch.int64)
     is_cuda, size = device.type == "cuda", settings.input_size
     shape = (len(sound), settings.num_segments, size, size, 3)
-    if settings.on_device:
+    is_rendered = not settings.on_device or sound[0][1].is_floating_point()
+    if not is_rendered:
         frames = torch.empty(shape, dtype=torch.uint8, device=device)
         for place, (sample, pixels) in enumerate(sound):
             moved = (pixels.pin_memory() if is_cuda else pixels).to(device, non_blocking=True)
             frames[place] = render_on_device(moved, sample.crop, sample.flip, size)
     else:
-        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=is_cuda)
+        first = sound[0][1]
+        frames = torch.empty((len(sound), *first.shape), dtype=first.dtype, pin_memory=is_cuda)
         for place, (_, pixels) in enumerate(sound):
             frames[place] = pixels
         frames = frames.to(device, non_blocking=True)

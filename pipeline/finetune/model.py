@@ -59,8 +59,10 @@ def choose_runtime(device: str, precision: str = "auto", local_rank: int | None 
 class EndToEnd(nn.Module):
     """The forward pass of training: the backbone in the short number type, a head of pooled features in float32.
 
+    Activations of the frozen parts of the backbone may be given in place of frames.
+
     Shape:
-        frames: (B, T, 3, S, S) uint8. returns: (B, K), float32.
+        frames: (B, T, 3, S, S) uint8, or (B, T, C, h, w) float. returns: (B, K), float32.
     """
 
     def __init__(self, classifier: Classifier, runtime: Runtime) -> None:
@@ -76,7 +78,11 @@ class EndToEnd(nn.Module):
     def features(self, frames: Tensor) -> Tensor:
         """Compute the features that the head reads. Shape: (B, T, C, h, w)."""
         with self.runtime.autocast():
-            return self.classifier.features(frames)
+            if frames.dtype == torch.uint8:
+                return self.classifier.features(frames)
+            backbone = self.classifier.backbone
+            maps = backbone.run_parts(frames.flatten(0, 1), start=num_frozen_parts(backbone))
+            return self.classifier.features_of_maps(maps, frames.shape[1])
 
     def scores(self, features: Tensor) -> Tensor:
         """Compute the head's scores of features. Shape: (B, K), float32, or float64 for a head of that type."""
@@ -183,6 +189,16 @@ def freeze_up_to(backbone: Backbone, layer: str) -> list[str]:
     for name in frozen:
         backbone.get_parameter(name).requires_grad_(False)
     return frozen
+
+
+def num_frozen_parts(backbone: Backbone) -> int:
+    """Return how many parts of a backbone, from its input on, have no parameter that is trained."""
+    parts = backbone.parts()
+    trained = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    for number, part in enumerate(parts):
+        if any(name.startswith(part.prefix) for name in trained):
+            return number
+    return len(parts)
 
 
 def check_recomputes(backbone: Backbone, choices: TrainConfig) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.finetune.clip_loader import ClipLoader
+from pipeline.finetune.frozen import FrozenActivations, frozen_activations
 from pipeline.finetune.prepared import CommonSetup, PreparedTraining
 from pipeline.finetune.trainer import Finetuner
 from pipeline.training.checkpoints import CheckpointFolder
@@ -23,10 +24,15 @@ def open_tuner(prepared: PreparedTraining, common: CommonSetup, name: str) -> It
     place = prepared.checkpoints / name
     checkpoints = CheckpointFolder(place, prepared.digest, prepared.settings.keep_checkpoints)
     own_part = -(-prepared.recipe.training.batch_size // common.world.size)
-    with ClipLoader(common.num_workers, num_ahead=2 * own_part) as loader, _named_interrupt(place):
-        yield Finetuner(
-            prepared.classifier, prepared.data, prepared.plan, common.runtime, loader, checkpoints, common.world
-        )
+    classifier, data, runtime = prepared.classifier, prepared.data, common.runtime
+    with ExitStack() as stack:
+        source: ClipLoader | FrozenActivations
+        source = loader = stack.enter_context(ClipLoader(common.num_workers, num_ahead=2 * own_part))
+        if prepared.is_cached:
+            num_views = prepared.recipe.finetune.fixed_views
+            source = stack.enter_context(frozen_activations(loader, classifier, data, runtime, num_views))
+        stack.enter_context(_named_interrupt(place))
+        yield Finetuner(classifier, data, prepared.plan, runtime, source, checkpoints, common.world)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pipeline.evaluation.result_writer import cell_name
 from pipeline.evaluation.selection import TRAIN, plan_splits
 from pipeline.finetune.clip_loader import LabelledClip, SampleSettings
 from pipeline.finetune.distributed import World
+from pipeline.finetune.frozen import why_not_cached
 from pipeline.finetune.model import (
     check_recomputes,
     default_parts,
@@ -59,6 +60,7 @@ class PreparedTraining:
     """A training before its first step.
 
     digest: that of everything that determines the final weights. num_frozen: parameters that `freeze_until` froze.
+    is_cached: whether the activations of frozen layers are computed once.
     """
 
     settings: FinetuneSettings
@@ -67,6 +69,7 @@ class PreparedTraining:
     plan: TrainingPlan
     digest: str
     num_frozen: int
+    is_cached: bool
 
     @property
     def recipe(self) -> Recipe:
@@ -105,8 +108,20 @@ def prepare_training(settings: FinetuneSettings, common: CommonSetup) -> Prepare
         own_part = -(-recipe.training.batch_size // common.world.size)
         accumulate = default_parts(classifier, recipe.training, runtime.device, own_part)
     plan = TrainingPlan(recipe, settings.seed, accumulate, settings.max_failed, settings.checkpoint_seconds)
-    digest = _digest(recipe, settings.seed, runtime.precision, settings.freeze_until, classifier, data)
-    return PreparedTraining(settings, classifier, data, plan, digest, len(frozen))
+    is_cached = _is_cached(settings, recipe, classifier, common)
+    kept = f"{settings.freeze_until}, cached" if is_cached else settings.freeze_until
+    digest = _digest(recipe, settings.seed, runtime.precision, kept, classifier, data)
+    return PreparedTraining(settings, classifier, data, plan, digest, len(frozen), is_cached)
+
+
+def _is_cached(settings: FinetuneSettings, recipe: Recipe, classifier: Classifier, common: CommonSetup) -> bool:
+    is_asked = settings.freeze_until is not None and settings.cache_frozen and recipe.finetune.fixed_views > 0
+    if not is_asked or recipe.training.epochs == 0:
+        return False
+    reasons = why_not_cached(classifier.backbone, common.world.size, settings.compile)
+    if reasons:
+        logger.info(f"the activations of the frozen layers are not cached: {' and '.join(reasons)}")
+    return not reasons
 
 
 def with_min_steps(recipe: Recipe, num_clips: int) -> Recipe:

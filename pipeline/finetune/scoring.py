@@ -15,6 +15,7 @@ from pipeline.evaluation.metrics import compute_metrics, round_scores
 from pipeline.evaluation.order_tests import ORDER_TESTS, reordering
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
+from pipeline.finetune.frozen import FrozenActivations
 from pipeline.finetune.model import EndToEnd
 from pipeline.progress import Progress
 
@@ -41,7 +42,7 @@ class ScoredClips:
 def score_clips(
     network: EndToEnd,
     clips: Sequence[LabelledClip],
-    loader: ClipLoader,
+    loader: ClipLoader | FrozenActivations,
     settings: SampleSettings,
     batch_size: int,
     world: World,

@@ -35,6 +35,11 @@ class TrainingPlan:
                 f"(={self.recipe.training.batch_size}): it is the number of parts of a batch."
             )
 
+    def view_of(self, epoch: int) -> int:
+        """Return the number of the training view that an epoch uses."""
+        num_views = self.recipe.finetune.fixed_views
+        return epoch % num_views if num_views else epoch
+
 
 @dataclass(frozen=True)
 class ClipData:

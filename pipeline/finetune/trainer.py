@@ -25,6 +25,7 @@ from pipeline.evaluation.selection import TRAIN
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, Sample, SampleRequest, SampleSettings
 from pipeline.finetune.data_wait import WaitClock
 from pipeline.finetune.distributed import World
+from pipeline.finetune.frozen import FrozenActivations
 from pipeline.finetune.interpolation import Interpolation
 from pipeline.finetune.model import CPU_FRAMES_AT_A_TIME, EndToEnd, set_training_mode
 from pipeline.finetune.moving_average import MovingAverage
@@ -54,7 +55,7 @@ class Finetuner:
         data: ClipData,
         training_plan: TrainingPlan,
         runtime: Runtime,
-        loader: ClipLoader,
+        loader: ClipLoader | FrozenActivations,
         checkpoints: CheckpointFolder,
         world: World,
     ) -> None:
@@ -188,7 +189,8 @@ class Finetuner:
         )
         steps = range(self.sums.step, self.steps_per_epoch)
         own = {step: self.world.shard(order[step * size : (step + 1) * size]) for step in steps}
-        requests = (SampleRequest(self.data.train[index], self.state.epoch) for step in steps for index in own[step])
+        view = self.training_plan.view_of(self.state.epoch)
+        requests = (SampleRequest(self.data.train[index], view) for step in steps for index in own[step])
         stream = self.loader.samples(requests, self.data.samples)
         set_training_mode(self.classifier, self.choices)
         saved_at_seconds = time.monotonic()

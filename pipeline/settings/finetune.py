@@ -70,6 +70,10 @@ class FinetuneSettings(Settings):
     compile: bool = option(False, "Compile the backbone with torch.compile.")
     augment_on_device: bool = option(False, "Crop, resize and flip on the device, not in the workers.")
     freeze_until: str | None = option(None, "Freeze the backbone up to and including this layer.", metavar="LAYER")
+    cache_frozen: bool = option(
+        True,
+        "With --freeze-until and --fixed-views, compute the activations of frozen layers once, into a temporary file.",
+    )
     max_failed: int | None = option(None, "Stop if more clips than this cannot be used.  [default: never]", minimum=0)
     keep_checkpoints: int = option(2, "Number of latest checkpoints to keep, in addition to the best.", minimum=1)
     checkpoint_seconds: float = option(60.0, "Seconds between checkpoints; 0: after every step.", minimum=0)
