@@ -1,10 +1,11 @@
 """Question: from how many epochs on does `finetune --freeze-until LAYER --fixed-views N` pay for its cache?
 
 For each layer it measures, per clip: a training step from frames, with decoding; the same step from cached activations;
-and what a view costs to cache (decoding and the frozen layers). The three are measured in turn and their medians taken,
-so that other programs slow all of them down alike. `epochs` is the number of training epochs after which the cache of
-one view has paid for itself; with N views it is N times as large. `whole` is the ratio of both for a training of
-`--epochs` epochs with `--views` views. Selection clips, scored in each epoch, gain as well and are left out.
+and what a view costs to cache (decoding and the frozen layers). All are measured in turn, in seconds of the processor,
+on which other programs have little influence, and their medians taken. `epochs` is the number of training epochs after
+which the cache of one view has paid for itself; with N views it is N times as large. `whole` is the ratio of both for a
+training of `--epochs` epochs with `--views` views. Selection clips, which are scored in each epoch, gain as well and are
+left out.
 
     python -m benchmarks.frozen_cache
     python -m benchmarks.frozen_cache --backbone bninception --input-size 112
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.heads import machine
-from pipeline.devices import fixed_threads, num_cores
+from pipeline.devices import fixed_threads
 from pipeline.finetune.clip_loader import FIRST_FRESH_DRAW, LabelledClip, SampleRequest, SampleSettings, load_sample
 from pipeline.finetune.model import (
     EndToEnd,
@@ -86,9 +87,9 @@ def moving_waves(phase: int) -> npt.NDArray[np.uint8]:
 
 
 def seconds_of(action: Callable[[], object]) -> float:
-    started_at_seconds = time.perf_counter()
+    started_at_seconds = time.process_time()
     action()
-    return time.perf_counter() - started_at_seconds
+    return time.process_time() - started_at_seconds
 
 
 def row(options: argparse.Namespace, layer: str, requests: list[SampleRequest], settings: SampleSettings) -> str:
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--clips", type=int, default=4, help="number of clips in a step")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--views", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=7)

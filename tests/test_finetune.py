@@ -8,10 +8,6 @@ import json
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +44,7 @@ from pipeline.store import FeatureStore
 from pipeline.training.optimiser import plan_parameters
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
-from tests.conftest import REPOSITORY
+from tests.support.killed_runs import kill_when
 from tests.support.run_stages import extract, finetune, fit_head
 from tests.support.small_clips import CLASSES, PLAIN, T, write_clips, write_model
 
@@ -220,25 +216,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         **QUICK, "epochs": 2, "checkpoint_seconds": 0, "manifest": str(manifest), "init": str(model),
         "out": str(tmp_path),
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.support.finetune_child", json.dumps(settings)]
+    checkpoints = tmp_path / CELL / "checkpoints" / "seed-0"
     for step in steps:
-        child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        wait_for(tmp_path / CELL / "checkpoints" / "seed-0" / f"step-{step:08d}.pt", child)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
+        kill_when((checkpoints / f"step-{step:08d}.pt").exists, settings)
     assert not (tmp_path / CELL / "metrics.json").exists()
     finetune(**{**settings, "checkpoint_seconds": 60})
     assert largest_difference(trained, tmp_path / CELL) == 0
     for name in ("predictions.csv", "history.csv", "metrics.json"):
         assert (tmp_path / CELL / name).read_bytes() == (trained / name).read_bytes()
-
-
-def wait_for(path: Path, child: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(manifest: Path, model: Path, trained: Path, tmp_path: Path) -> None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +21,7 @@ from pipeline.finetune.distributed import World
 from pipeline.finetune.trainer import Finetuner
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.settings.finetune import FinetuneSettings
-from tests.conftest import REPOSITORY
+from tests.support.killed_runs import kill_when
 from tests.support.run_stages import compare, finetune
 from tests.support.small_clips import PLAIN, write_clips, write_model
 
@@ -162,24 +158,14 @@ def test_with_interpolation_the_best_weights_of_the_line_judge_a_trial(
 def test_a_killed_search_ends_with_the_same_files(searched: Path, manifest: Path, model: Path, tmp_path: Path) -> None:
     """Killed within the second trial and within the training of the chosen setting."""
     settings = {**QUICK, **RATES, "manifest": str(manifest), "init": str(model), "out": str(tmp_path), "seeds": 2}
-    command = [sys.executable, "-m", "tests.support.finetune_child", json.dumps({**settings, "checkpoint_seconds": 0})]
     checkpoints = tmp_path / CELL / "checkpoints"
-    for awaited in (1, None):
-        child = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-        def is_there(awaited: int | None = awaited) -> bool:
-            if awaited is None:
-                return (checkpoints / "seed-0" / "step-00000001.pt").exists()
-            is_second = len(list(checkpoints.glob("trial-*.json"))) == awaited
-            return is_second and any(checkpoints.glob("trial-*/step-00000002.pt"))
+    def is_in_second_trial() -> bool:
+        is_first_done = len(list(checkpoints.glob("trial-*.json"))) == 1
+        return is_first_done and any(checkpoints.glob("trial-*/step-00000002.pt"))
 
-        until = time.monotonic() + 180
-        while not is_there():
-            assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
-            assert time.monotonic() < until
-            time.sleep(0.002)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
+    for moment in (is_in_second_trial, (checkpoints / "seed-0" / "step-00000001.pt").exists):
+        kill_when(moment, {**settings, "checkpoint_seconds": 0})
     assert not (tmp_path / CELL / "metrics.json").exists()
     finetune(**settings)
     assert files(tmp_path / CELL) == files(searched)

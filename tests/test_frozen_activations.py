@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from pipeline.finetune.frozen import why_not_cached
 from pipeline.finetune.model import freeze_up_to, num_frozen_parts
 from pipeline.recipe import named_recipe
 from tests.conftest import REPOSITORY
+from tests.support.killed_runs import finetune_command, kill_when
 from tests.support.run_stages import finetune
 from tests.support.small_clips import PLAIN, write_clips, write_model
 
@@ -61,7 +58,7 @@ def test_the_training_is_that_without_the_cache(cached: Path, manifest: Path, mo
     plain = load_file(tmp_path / "squeezenet-mlp" / "model.safetensors")
     before, after = load_file(model), load_file(cached / "model.safetensors")
     assert max(float((after[name] - value).abs().max()) for name, value in plain.items()) < 1e-6
-    assert float((after["head.first.weight"] - before["head.first.weight"]).abs().max()) > 1e-3
+    assert float((after["head.layers.1.weight"] - before["head.layers.1.weight"]).abs().max()) > 1e-3
     assert not torch.equal(before["backbone.features.9.squeeze.weight"], after["backbone.features.9.squeeze.weight"])
     assert torch.equal(before["backbone.features.7.squeeze.weight"], after["backbone.features.7.squeeze.weight"])
 
@@ -122,24 +119,13 @@ def test_a_killed_training_leaves_no_file_and_goes_on_to_the_same_bytes(
     }  # fmt: skip
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    environment = {**os.environ, "TMPDIR": str(scratch)}
-    command = [sys.executable, "-m", "tests.support.finetune_child", json.dumps(settings)]
-    child = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
     folder = tmp_path / "out" / "squeezenet-mlp"
-    until = time.monotonic() + 120
-    while not (folder / "checkpoints" / "seed-0" / "step-00000007.pt").exists():
-        assert child.poll() is None, child.stderr.read().decode() if child.stderr else ""
-        assert time.monotonic() < until
-        time.sleep(0.002)
+    kill_when((folder / "checkpoints" / "seed-0" / "step-00000007.pt").exists, settings, TMPDIR=str(scratch))
     (left,) = scratch.rglob("activations.bin")
     # 14 training and 5 test views of 2 frames: 3×3 maps of 256 channels behind features.8, a layer without parameters.
     assert left.stat().st_size == (14 + 5) * 2 * 3 * 3 * 256 * 4
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert left.exists()
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    subprocess.run(finetune_command(settings), cwd=REPOSITORY, env=environment, check=True, capture_output=True)
     assert not list(scratch.rglob("activations.bin"))
     assert files(folder) == files(cached)
 
