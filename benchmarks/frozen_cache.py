@@ -4,7 +4,7 @@ For each layer it measures, per clip: a training step from frames, with decoding
 and what a view costs to cache (decoding and the frozen layers). All are measured in turn, in seconds of the processor,
 on which other programs have little influence, and their medians taken. `epochs` is the number of training epochs after
 which the cache of one view has paid for itself; with N views it is N times as large. `whole` is the ratio of both for a
-training of `--epochs` epochs with `--views` views. Selection clips, which are scored in each epoch, gain as well and are
+training of `--epochs` epochs with `--views` views. Selection clips, which are scored in each epoch, gain too and are
 left out.
 
     python -m benchmarks.frozen_cache
