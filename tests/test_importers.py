@@ -280,12 +280,13 @@ def test_prepare_alone_lists_the_data_sets(tmp_path: Path, monkeypatch: pytest.M
     assert all(len(line.split()) > 4 for line in lines)
 
 
-def test_intervals_go_from_annotations_to_a_table(write: Callable[[str], Path], tmp_path: Path) -> None:
-    root = write("ipn-hand")
+@pytest.mark.parametrize("name", WRITERS)
+def test_clips_go_from_annotations_to_a_table(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
+    root = write(name)
     out = tmp_path / "m.csv"
     runner = CliRunner()
     for command in (
-        f"prepare ipn-hand {root} --out {out}",
+        f"prepare {name} {root} --out {out}",
         f"extract --manifest {out} --root {root} --store {tmp_path}/s.zarr --weights random --num-segments 2 --views 1 "
         "--maps pooled --workers 0 --dtype float32 --compile eager",
         f"fit-head --store {tmp_path}/s.zarr --head tsn --out {tmp_path}/r --epochs 1 --jobs 1 --select-on val",
