@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -11,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.errors import PipelineError
 from pipeline.extract import decoding_log
+from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, load_sample
 from pipeline.manifest import Clip, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder
+from pipeline.recipe import SamplingConfig
 from pipeline.store import FeatureStore, layout
 from pipeline.store.object_store import open_object_store
 from pipeline.video import fatal_clips
@@ -149,3 +153,45 @@ def test_what_a_killed_run_left_is_read_with_care(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b'["a"]')
     with pytest.raises(PipelineError, match="cannot be opened"):
         decoding_log._taken(objects)
+
+
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
+def test_a_loader_of_training_clips_loses_the_fatal_clip_alone(tmp_path: Path, name: str) -> None:
+    names = ["a", "b", name, "c", "d"]
+    locations = write_clips(tmp_path, *names)
+    settings = SampleSettings(2, SamplingConfig(), 0, 32, limits=LIMITS)
+    clips = [LabelledClip(*pair, 0) for pair in zip(names, locations, strict=True)]
+    requests = [SampleRequest(clip, epoch, epoch) for epoch in range(2) for clip in clips]
+    with ClipLoader(1, num_ahead=2) as loader:
+        samples = list(loader.samples(iter(requests), settings))
+    assert [sample.request for sample in samples] == requests
+    faults = [(sample.request.clip.clip_id, sample.fault.kind) for sample in samples if sample.fault is not None]
+    assert faults == [(name, KINDS[name])] * 2
+    for sample in samples:
+        if sample.fault is None:
+            expected = load_sample(sample.request, settings)
+            assert torch.equal(sample.pixels, expected.pixels)
+
+
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
+def test_a_check_reports_the_fatal_clip_and_goes_on(tmp_path: Path, name: str) -> None:
+    names = [*(f"c{number}" for number in range(20)), name, "last"]
+    write_clips(tmp_path, *names)
+    write_manifest(tmp_path / "m.csv", [Clip(clip, clip, "up", "train") for clip in names], ["up"])
+    (tmp_path / "c3" / "00002.jpg").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "check", "m.csv", "--decode", "--max-clip-seconds", "1", "--out", "f.csv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Decoded 20 clips" in done.stdout
+    with open(tmp_path / "f.csv", encoding="utf-8", newline="") as file:
+        found = {row["clip_id"]: row["kind"] for row in csv.DictReader(file) if row["kind"] != "duplicate"}
+    assert found == {name: KINDS[name], "c3": "frame-gap"}

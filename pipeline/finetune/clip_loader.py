@@ -10,11 +10,13 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -29,9 +31,11 @@ from pipeline.recipe import SamplingConfig
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
 from pipeline.video.decode import open_clip
+from pipeline.video.fatal_clips import find_fatal_clips
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.render import render_on_device
 from pipeline.video.views import View, ViewConfig
+from pipeline.video.watchdog import Watchdog
 
 # The draws of a feature store are numbered from 0: from this number on, no fitted head was trained on a draw.
 FIRST_FRESH_DRAW = 1_000_000
@@ -104,11 +108,18 @@ class ClipBatch(NamedTuple):
     requests: tuple[SampleRequest, ...]
 
 
-def load_sample(request: SampleRequest, settings: SampleSettings) -> Sample:
-    """Decode one sample and render it, unless the device does so. A clip that fails gives a sample with its failure."""
+def load_sample(
+    request: SampleRequest, settings: SampleSettings, known: Mapping[str, ClipError] | None = None
+) -> Sample:
+    """Decode one sample and render it, unless the device does so. A clip that fails gives a sample with its failure.
+
+    known: errors of clips that are not decoded, by their locations.
+    """
     clip = request.clip
     choose_views = partial(_views, request, settings)
     try:
+        if known and clip.location in known:
+            raise known[clip.location]
         if settings.on_device:
             with clip_errors(clip.location), open_clip(clip.location, settings.limits) as reader:
                 (view,) = choose_views(reader.num_frames, reader.height, reader.width)
@@ -147,7 +158,8 @@ def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.d
 class ClipLoader:
     """Context manager that loads samples ahead of their use: in `num_workers` processes, or with 0 in one thread.
 
-    At most `num_ahead` samples are decoded and not yet used, so memory is bounded.
+    At most `num_ahead` samples are decoded and not yet used, so memory is bounded. A clip that crashes or blocks a
+    worker fails, and the workers are replaced; without workers it ends or blocks this process.
     """
 
     def __init__(self, num_workers: int, num_ahead: int) -> None:
@@ -157,15 +169,18 @@ class ClipLoader:
             )
         self.num_workers, self.num_ahead = num_workers, max(num_ahead, num_workers + 1)
         self._pool: Executor | None = None
+        self._fatal: dict[str, ClipError] = {}
 
     def __enter__(self) -> ClipLoader:
-        if self.num_workers:
-            _allow_many_files()
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
-        else:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="clips")
+        self._pool = self._new_pool()
         return self
+
+    def _new_pool(self) -> Executor:
+        if not self.num_workers:
+            return ThreadPoolExecutor(1, thread_name_prefix="clips")
+        _allow_many_files()
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
 
     def __exit__(self, *exception: object) -> None:
         assert self._pool is not None
@@ -178,16 +193,24 @@ class ClipLoader:
         Raises:
             PipelineError: a worker process was killed, or shared memory is full.
         """
+        source = iter(requests)
+        while True:
+            pending: deque[SampleRequest] = deque()  # taken from `source`, and not yielded
+            try:
+                for sample in self._samples(_noted(source, pending), settings):
+                    pending.popleft()
+                    yield sample
+                return
+            except BrokenProcessPool as error:
+                self._leave_out_fatal_clips(pending, settings.limits, error)
+                source = chain(pending, source)
+
+    def _samples(self, requests: Iterable[SampleRequest], settings: SampleSettings) -> Iterator[Sample]:
         assert self._pool is not None, "use the loader as a context manager"
+        load = partial(_load_in_worker if self.num_workers else load_sample, settings=settings, known=self._fatal)
         try:
             # One more than `num_ahead`: the sample in use.
-            yield from prefetch(self._pool, partial(load_sample, settings=settings), requests, self.num_ahead + 1)
-        except BrokenProcessPool as error:
-            raise PipelineError(
-                f"One of the {self.num_workers} processes that decode clips was killed, usually because memory ran out "
-                "or too many files were open (`ulimit -n`). Lower --workers or --batch-size and run the same command "
-                "again: it resumes from its last checkpoint."
-            ) from error
+            yield from prefetch(self._pool, load, requests, self.num_ahead + 1)
         except RuntimeError as error:
             if "shared memory" not in str(error) and "shm" not in str(error):
                 raise
@@ -195,6 +218,42 @@ class ClipLoader:
                 f"Shared memory is too small for decoded clips ({error}). Lower --workers, or give the container a "
                 "larger /dev/shm."
             ) from error
+
+    def _leave_out_fatal_clips(
+        self, requests: Iterable[SampleRequest], limits: ClipLimits, error: BrokenProcessPool
+    ) -> None:
+        """Find the clips that ended a worker, and start new workers.
+
+        Raises:
+            PipelineError: no clip did.
+        """
+        fatal = find_fatal_clips(list(dict.fromkeys(request.clip.location for request in requests)), limits)
+        if not fatal:
+            raise PipelineError(
+                f"One of the {self.num_workers} processes that decode clips was killed, usually because memory ran out "
+                "or too many files were open (`ulimit -n`). Lower --workers or --batch-size and run the same command "
+                "again: it resumes from its last checkpoint."
+            ) from error
+        assert self._pool is not None
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._fatal.update(fatal)
+        self._pool = self._new_pool()
+
+
+def _noted(requests: Iterator[SampleRequest], pending: deque[SampleRequest]) -> Iterator[SampleRequest]:
+    for request in requests:
+        pending.append(request)
+        yield request
+
+
+def _load_in_worker(request: SampleRequest, settings: SampleSettings, known: Mapping[str, ClipError]) -> Sample:
+    with _watchdog(settings.limits).watching(request.clip.clip_id):
+        return load_sample(request, settings, known)
+
+
+@cache
+def _watchdog(limits: ClipLimits) -> Watchdog:
+    return Watchdog(limits)
 
 
 def _views(request: SampleRequest, settings: SampleSettings, num_frames: int, height: int, width: int) -> list[View]:

@@ -6,30 +6,31 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 
 import click
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ClipError, PipelineError
 from pipeline.files import write_text
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
-from pipeline.prepare.inspection import Inspected, decode_clips, stat_clips
+from pipeline.prepare.inspection import Inspected, decode_clips, decode_clips_watched, stat_clips
 from pipeline.processes import end_with_parent
 from pipeline.progress import Progress
 from pipeline.settings.check import CheckSettings
+from pipeline.video.fatal_clips import find_fatal_clips
 from pipeline.video.limits import ClipLimits
 
 NUM_EXAMPLES = 5
 GLANCES_A_TASK = 1024
 CLIPS_A_TASK = 16
-# Below this number of clips, starting processes takes longer than decoding in this process.
-CLIPS_WORTH_A_PROCESS = 64
+# Below this number of clips, starting several processes takes longer than decoding in one.
+CLIPS_WORTH_PROCESSES = 64
 
 Task = Sequence[tuple[str, str]]
 
@@ -98,42 +99,50 @@ def summary_text(manifest: Manifest, seen: dict[str, Inspected], findings: Seque
 
 def _looked_at(manifest: Manifest, decode: bool, workers: int | None, limits: ClipLimits) -> Iterator[Inspected]:
     clips = [(clip.clip_id, manifest.locate(clip)) for clip in manifest.clips]
-    look: Callable[[Task], list[Inspected]] = partial(decode_clips, limits=limits) if decode else stat_clips
     size = CLIPS_A_TASK if decode else GLANCES_A_TASK
     tasks = [clips[start : start + size] for start in range(0, len(clips), size)]
-    num_workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if decode and workers is None and len(clips) < CLIPS_WORTH_A_PROCESS:
-        num_workers = 0
     with Progress("check", len(clips)) as progress:
-        for results in _results(look, tasks, _executor(decode, min(num_workers, len(tasks)))):
+        for results in _decoded(tasks, workers, limits) if decode else _located(tasks):
             yield from results
             progress.advance(len(results))
 
 
-def _executor(decode: bool, num_workers: int) -> Executor | None:
-    if not decode:
-        return ThreadPoolExecutor(NUM_THREADS)  # parallel requests hide the latency of a slow disk
-    # Spawn, because forking is unsafe with running threads. Two processes decode more than two threads.
-    if num_workers == 0:
-        return None
-    return ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=end_with_parent)
+def _located(tasks: Sequence[Task]) -> Iterator[list[Inspected]]:
+    with ThreadPoolExecutor(NUM_THREADS) as executor:  # parallel requests hide the latency of a slow disk
+        yield from executor.map(stat_clips, tasks)
 
 
-def _results(
-    look: Callable[[Task], list[Inspected]], tasks: Sequence[Task], executor: Executor | None
-) -> Iterator[list[Inspected]]:
-    if executor is None:
-        yield from map(look, tasks)
+def _decoded(tasks: Sequence[Task], workers: int | None, limits: ClipLimits) -> Iterator[list[Inspected]]:
+    if workers == 0:
+        yield from map(partial(decode_clips, limits=limits), tasks)
         return
-    with executor:
-        try:
-            yield from executor.map(look, tasks)
-        except BrokenProcessPool as error:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise PipelineError(
-                "A process of the check was killed, for lack of memory or by a clip that crashes the decoder. "
-                "Use --workers 0 to check in one process and see where."
-            ) from error
+    num_workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(tasks))
+    if workers is None and sum(map(len, tasks)) < CLIPS_WORTH_PROCESSES:
+        num_workers = 1
+    fatal: dict[str, ClipError] = {}
+    while tasks:
+        num_done = 0
+        # Spawn, because forking is unsafe with running threads. Two processes decode more than two threads.
+        with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=end_with_parent) as executor:
+            look = partial(decode_clips_watched, limits=limits)
+            sound = [[clip for clip in task if clip[1] not in fatal] for task in tasks]
+            futures = [executor.submit(look, clips) for clips in sound]
+            try:
+                for task, future in zip(tasks, futures, strict=True):
+                    lost = [Inspected(name, fatal[at].kind, str(fatal[at])) for name, at in task if at in fatal]
+                    yield [*future.result(), *lost]
+                    num_done += 1
+            except BrokenProcessPool as error:
+                # Tasks begin in their order: the first ones without a result were running, one waited for a process.
+                running = [clips for clips, future in zip(sound, futures, strict=True) if future.exception()]
+                found = find_fatal_clips([at for clips in running[: num_workers + 1] for _, at in clips], limits)
+                if not found:
+                    raise PipelineError(
+                        "A process of the check was killed, though none of its clips crashes a decoder: probably for "
+                        "lack of memory. Lower --workers."
+                    ) from error
+                fatal.update(found)
+        tasks = tasks[num_done:]
 
 
 def _histogram_lines(manifest: Manifest) -> list[str]:

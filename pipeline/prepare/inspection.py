@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
@@ -20,6 +21,7 @@ from pipeline.video.interval_reader import VideoInterval
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.packed import PackedClip
 from pipeline.video.video_file import VideoFile
+from pipeline.video.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,20 @@ def stat_clips(clips: Sequence[tuple[str, str]]) -> list[Inspected]:
 def decode_clips(clips: Sequence[tuple[str, str]], limits: ClipLimits = DEFAULT_LIMITS) -> list[Inspected]:
     """Open clips, given as (id, location), and decode all of their frames."""
     return [_inspected(clip_id, location, limits) for clip_id, location in clips]
+
+
+def decode_clips_watched(clips: Sequence[tuple[str, str]], limits: ClipLimits) -> list[Inspected]:
+    """Decode clips as `decode_clips` does in a process that ends if a decoder does not return."""
+    found = []
+    for clip_id, location in clips:
+        with _watchdog(limits).watching(clip_id):
+            found.append(_inspected(clip_id, location, limits))
+    return found
+
+
+@cache
+def _watchdog(limits: ClipLimits) -> Watchdog:
+    return Watchdog(limits)
 
 
 def _stat_clip(clip_id: str, location: str) -> Inspected:
