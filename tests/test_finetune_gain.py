@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,14 @@ def test_several_seeds_start_from_one_model(manifest: Path, model: Path, tmp_pat
     assert metrics["gain"]["points"] == pytest.approx(mean, abs=1e-3)
     first, both = (load_file(tmp_path / name / CELL / "model.safetensors") for name in ("seed-0", "two"))
     assert all(torch.equal(value, both[name]) for name, value in first.items())
+
+
+def test_the_time_of_a_seed_does_not_count_in_another(manifest: Path, model: Path, tmp_path: Path) -> None:
+    started_at_seconds = time.monotonic()
+    finetune(manifest=manifest, init=model, out=tmp_path, seeds=3, overrides=SWITCHES, **{**QUICK, "epochs": 1})
+    elapsed_seconds = time.monotonic() - started_at_seconds
+    timing = json.loads((tmp_path / CELL / "timing.json").read_text())
+    assert 0 < timing["total_seconds"] < elapsed_seconds
 
 
 def test_the_table_and_the_report_show_the_gain_over_the_start(manifest: Path, model: Path, tmp_path: Path) -> None:

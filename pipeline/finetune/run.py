@@ -103,6 +103,7 @@ def _train(settings: FinetuneSettings, common: CommonSetup) -> TrainedSeed:
         tuner.run()
         scored, best_epoch = (start, 0) if training.epochs == 0 else load_best(tuner)
         assert scored is not None
+        tuner.state.stop_clock()  # before the next seed
         return TrainedSeed(prepared, tuner, scored, best_epoch)
 
 

@@ -27,6 +27,7 @@ class TrainingState:
         self.history: list[EpochRecord] = []
         self.best: tuple[float, float] | None = None
         self._started_at_seconds = time.monotonic()
+        self._stopped_at_seconds: float | None = None
         self._seconds_before = 0.0
 
     def record_start(self, found: Mapping[str, float], on_training: Mapping[str, float] | None = None) -> None:
@@ -55,7 +56,12 @@ class TrainingState:
 
     def seconds(self) -> float:
         """Return the training time so far, including runs before a kill up to their last checkpoint."""
-        return self._seconds_before + time.monotonic() - self._started_at_seconds
+        now = time.monotonic() if self._stopped_at_seconds is None else self._stopped_at_seconds
+        return self._seconds_before + now - self._started_at_seconds
+
+    def stop_clock(self) -> None:
+        """Stop counting the training time, because the training and its scores are complete."""
+        self._stopped_at_seconds = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the training depends on, except for random states."""
