@@ -20,6 +20,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from pipeline.backbones import build_backbone
+from pipeline.compare.running import running_fits
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_run
@@ -47,6 +48,7 @@ from pipeline.video.views import drawn_view
 from tests.support.killed_runs import kill_when
 from tests.support.run_stages import extract, finetune, fit_head
 from tests.support.small_clips import CLASSES, PLAIN, T, write_clips, write_model
+from tests.support.training_fixtures import initial_model, small_manifest  # noqa: F401
 
 CELL = "squeezenet-mlp"
 # Three clips a batch: of seven, the last batch holds one, which no two processes can share.
@@ -59,16 +61,6 @@ QUICK: dict[str, Any] = {
     "batch_size": 3,
     "overrides": {"lr": 0.01, "backbone_lr": 0.001, **PLAIN},
 }
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clips(tmp_path_factory.mktemp("finetune"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +212,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     for step in steps:
         kill_when((checkpoints / f"step-{step:08d}.pt").exists, settings)
     assert not (tmp_path / CELL / "metrics.json").exists()
+    assert [fit.part for fit in running_fits(tmp_path)] == ["seed-0"]
     finetune(**{**settings, "checkpoint_seconds": 60})
     assert largest_difference(trained, tmp_path / CELL) == 0
     for name in ("predictions.csv", "history.csv", "metrics.json"):
@@ -263,7 +256,8 @@ def test_augmentation_on_the_device_trains_alike(manifest: Path, model: Path, tr
 
 
 def test_frozen_layers_stay(manifest: Path, model: Path, tmp_path: Path) -> None:
-    finetune(manifest=manifest, init=model, out=tmp_path, freeze_until="features.7", **QUICK)
+    metrics = finetune(manifest=manifest, init=model, out=tmp_path, freeze_until="features.7", **QUICK)
+    assert metrics["freeze_until"] == "features.7"
     before, after = load_file(model), weights(tmp_path / CELL)
     for name, value in before.items():
         is_frozen = name.startswith("backbone") and int(name.split(".")[2]) <= 7

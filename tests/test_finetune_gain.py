@@ -30,7 +30,8 @@ from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view
 from tests.support.run_stages import compare, finetune
-from tests.support.small_clips import CLASSES, PLAIN, T, write_clips, write_model
+from tests.support.small_clips import CLASSES, PLAIN, T
+from tests.support.training_fixtures import initial_model, small_manifest  # noqa: F401
 
 CELL = "squeezenet-mlp"
 QUICK: dict[str, Any] = {
@@ -42,16 +43,6 @@ QUICK: dict[str, Any] = {
     "batch_size": 3,
 }
 SWITCHES = {"lr": 0.01, "backbone_lr": 0.001, **PLAIN}
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clips(tmp_path_factory.mktemp("finetune"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 def scored(correct: list[int], loss: float = 1.0) -> ScoredClips:

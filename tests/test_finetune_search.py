@@ -23,7 +23,8 @@ from pipeline.manifest import read_manifest, write_manifest
 from pipeline.settings.finetune import FinetuneSettings
 from tests.support.killed_runs import kill_when
 from tests.support.run_stages import compare, finetune
-from tests.support.small_clips import PLAIN, write_clips, write_model
+from tests.support.small_clips import PLAIN, write_clips
+from tests.support.training_fixtures import quick_model  # noqa: F401
 
 CELL = "squeezenet-mlp"
 FILES = ("metrics.json", "trials.csv", "history.csv", "predictions.csv", "SHA256SUMS", "model.safetensors")
@@ -43,11 +44,6 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert read.root is not None
     write_manifest(read.root / "splits.csv", clips, read.classes)
     return read.root / "splits.csv"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors", input_size=64)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from tests.conftest import REPOSITORY
 from tests.support.killed_runs import finetune_command, kill_when
 from tests.support.run_stages import finetune
 from tests.support.small_clips import PLAIN, write_clips, write_model
+from tests.support.training_fixtures import quick_model, small_manifest  # noqa: F401
 
 OVERRIDES = {"lr": 0.01, "backbone_lr": 0.001, "schedule": "steps", "fixed_views": 2, **PLAIN}
 QUICK: dict[str, Any] = {
@@ -29,16 +30,6 @@ QUICK: dict[str, Any] = {
     "freeze_until": "features.7", "overrides": OVERRIDES,
 }  # fmt: skip
 FILES = ("history.csv", "predictions.csv", "model.safetensors", "metrics.json")
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clips(tmp_path_factory.mktemp("frozen"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model.safetensors", input_size=64)
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def write_trained(
     first = trained[0]
     tuner, classifier = first.tuner, first.prepared.classifier
     recipe, plan = tuner.training_plan.recipe, tuner.data.plan
+    frozen = first.prepared.settings.freeze_until
     init_selected_on = classifier.spec.selected_on
     # Without an epoch, model and selection are those of `init`.
     selected_on = plan.selected_on if tuner.choices.epochs > 0 else init_selected_on
@@ -99,6 +100,7 @@ def write_trained(
         "num_segments": spec.num_segments,
         "num_classes": spec.num_classes,
         "input_size": classifier.backbone.preprocessing.input_size,
+        **({} if frozen is None else {"freeze_until": frozen}),
         "map_size": spec.map_size,
         "st_block": classifier.head.st_block(spec.map_size),
         "seed": tuner.training_plan.seed,

@@ -266,7 +266,9 @@ class Finetuner:
         if self.world.is_main:
             state = {**self.state_dict(), "sums": asdict(sums)}
             self.checkpoints.write(self.state.epoch * self.steps_per_epoch + self.sums.step, state)
-            write_running(self.checkpoints.folder, "running", self.training_plan.seed, self.state.history)
+            write_running(
+                self.checkpoints.folder, self.checkpoints.folder.name, self.training_plan.seed, self.state.history
+            )
 
     def _best_state(self, scored: ScoredClips) -> dict[str, Any]:
         return {
