@@ -24,5 +24,5 @@ def initial_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="model")
 def quick_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initial model that reads 64 pixels, so that its training is several times as fast."""
+    """Write an initial model that reads 64 pixels, so that its training is several times as fast."""
     return write_model(tmp_path_factory.mktemp("model") / "model.safetensors", input_size=64)
