@@ -17,9 +17,11 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.extract import decoding_log
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, load_sample
+from pipeline.finetune.model import fresh_classifier
 from pipeline.manifest import Clip, write_manifest
+from pipeline.model import save_model
 from pipeline.prepare.gestures.encode import write_frame_folder
-from pipeline.recipe import SamplingConfig
+from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.store import FeatureStore, layout
 from pipeline.store.object_store import open_object_store
 from pipeline.video import fatal_clips
@@ -195,3 +197,22 @@ def test_a_check_reports_the_fatal_clip_and_goes_on(tmp_path: Path, name: str) -
     with open(tmp_path / "f.csv", encoding="utf-8", newline="") as file:
         found = {row["clip_id"]: row["kind"] for row in csv.DictReader(file) if row["kind"] != "duplicate"}
     assert found == {name: KINDS[name], "c3": "frame-gap"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("command", ["check m.csv --decode --workers 0", "predict m.safetensors a spin b"])
+def test_a_clip_that_blocks_a_command_without_workers_ends_it_with_a_sentence(tmp_path: Path, command: str) -> None:
+    write_three(tmp_path, "spin")
+    classifier = fresh_classifier("tsn", "squeezenet", "random", ("up", "down"), 2, named_recipe("paper"), 0)
+    save_model(tmp_path / "m.safetensors", classifier.spec, classifier.head, classifier.backbone)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *command.split(), "--max-clip-seconds", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Error: The clip spin blocks its decoder for longer than the 1 s of --max-clip-seconds." in done.stderr

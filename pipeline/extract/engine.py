@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
-
-import click
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
@@ -22,7 +19,9 @@ from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase, open_object_store
 from pipeline.store.record import FAILED, ClipRecord
-from pipeline.video.watchdog import Watchdog
+from pipeline.video.watchdog import Watchdog, end_with_sentence
+
+WAY_OUT = "Finished blocks are kept; run the same command again: it records the clip as failed and goes on."
 
 
 @dataclass
@@ -118,17 +117,8 @@ class LocalEngine(Engine):
     @cached_property
     def _worker(self) -> Worker:
         keep_memory_between_batches()
-        return Worker(self._setup, Watchdog(self._setup.limits, self._log.on_phase, self._give_up).on_phase)
-
-    def _give_up(self, clip_id: str) -> None:
-        """End this process, in which a thread waits for a decoder that does not return."""
-        click.echo(
-            f"Error: The clip {clip_id} blocks its decoder for longer than the {self._setup.limits.max_seconds:g} s of "
-            "--max-clip-seconds. Finished blocks are kept; run the same command again: it records the clip as failed "
-            "and goes on.",
-            err=True,
-        )
-        os._exit(1)
+        end = end_with_sentence(self._setup.limits, WAY_OUT)
+        return Worker(self._setup, Watchdog(self._setup.limits, self._log.on_phase, end).on_phase)
 
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
         return [job.clips[0].clip_id for job in samples if not self._worker.matches_store(job)]

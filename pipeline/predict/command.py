@@ -20,6 +20,7 @@ from pipeline.predict.predict import Prediction, contact_sheet, expanded, predic
 from pipeline.predict.scorer import Scorer, open_scorer
 from pipeline.settings.predict import PredictSettings
 from pipeline.video.limits import ClipLimits
+from pipeline.video.watchdog import command_watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ def _printed(scorer: Scorer, clips: Sequence[str], settings: PredictSettings) ->
     write = {"text": _as_text, "json": _as_json, "csv": _as_csv}[format]
     if format == "csv":
         click.echo(",".join(CSV_COLUMNS))
-    for prediction in predictions(scorer, clips, settings.top, keeps_pixels, ClipLimits.of(settings)):
+    limits = ClipLimits.of(settings)
+    for prediction in predictions(scorer, clips, settings.top, keeps_pixels, limits, command_watchdog(limits)):
         if prediction.fault is not None:
             reason = prediction.fault.reason
             # Most reasons contain the clip already.

@@ -19,6 +19,7 @@ from pipeline.predict.view_plan import ViewPlan, view_plan_of
 from pipeline.video.clip_views import ClipViews, load_clip_views
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.suffixes import VIDEO_SUFFIXES, is_ignored_folder, is_image_name, is_video_name
+from pipeline.video.watchdog import Watchdog
 
 THUMBNAIL_PIXELS = 112
 CAPTION_PIXELS = 18
@@ -51,11 +52,15 @@ def predictions(
     top: int = 5,
     keep_pixels: bool = False,
     limits: ClipLimits = DEFAULT_LIMITS,
+    watchdog: Watchdog | None = None,
 ) -> Iterator[Prediction]:
-    """Yield the predictions of clips in their order; clips are decoded ahead."""
+    """Yield the predictions of clips in their order; clips are decoded ahead.
+
+    watchdog: ends the process, that of a command, if a clip blocks its decoder.
+    """
     plan = view_plan_of(scorer.spec)
 
-    for found in decoded_ahead(partial(_load, plan=plan, limits=limits), clips):
+    for found in decoded_ahead(partial(_load, plan=plan, limits=limits), clips, watchdog):
         if isinstance(found, Prediction):
             yield found
             continue
