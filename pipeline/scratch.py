@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 
 LOCK = ".lock"
+NUM_ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 20, 0.1
 
 
 def scratch_root() -> Path:
@@ -47,7 +49,7 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
 
 
 def clear_left_over(root: Path) -> None:
@@ -60,4 +62,13 @@ def clear_left_over(root: Path) -> None:
             continue
         with suppress(OSError), open(folder / LOCK, "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder, also if processes that are ending still write a file into it."""
+    for _ in range(NUM_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(SECONDS_BETWEEN_ATTEMPTS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +205,21 @@ def test_temporary_folders_lie_in_one_place_and_those_of_killed_processes_go(
     with temporary_folder("test") as first, temporary_folder("test") as second:
         assert sorted(root.glob("test-*")) == sorted([first, second])
     assert list(root.glob("test-*")) == []
+
+
+def test_a_temporary_folder_goes_although_an_ending_process_writes_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with temporary_folder("test") as folder:
+        remove = shutil.rmtree
+        late = iter(range(3))
+
+        def remove_and_write(path: Path, ignore_errors: bool) -> None:
+            remove(path, ignore_errors=ignore_errors)
+            if next(late, None) is not None:
+                path.mkdir()
+                (path / "late.lock").touch()
+
+        monkeypatch.setattr(shutil, "rmtree", remove_and_write)
+    assert not folder.exists()
