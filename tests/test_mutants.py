@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ def check(result: Result, num_mutants: int) -> None:
 
 
 def test_a_few_mutants_of_every_kind(tmp_path: Path) -> None:
+    # The memory of another command is not counted.
+    subprocess.run([sys.executable, "-c", "b'x' * 3_100_000_000"], check=True)
     result = run(165, seed=0, folder=tmp_path / "run")
     check(result, 165)
     assert len(result.outcomes) > 50

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -141,13 +140,24 @@ def write_mutants(seeds: dict[str, Path], folder: Path, num_mutants: int, seed: 
     return folder / "m.csv"
 
 
+# A small process between this one and the command: peak memory includes that of the parent when the process starts and,
+# for RUSAGE_CHILDREN, that of all earlier commands.
+RUN_AND_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(code)
+"""
+
+
 def extract(manifest: Path, store: Path, max_seconds: float) -> tuple[int, float, int]:
     """Run one extraction in a separate process; return its exit code, seconds and peak memory."""
     options = "--weights random --num-segments 2 --views 0 --maps pooled --dtype float32 --compile eager --workers 0"
     command = [sys.executable, "-m", "pipeline", "extract", "--manifest", str(manifest), "--store", str(store)]
+    command += [*options.split(), "--max-clip-seconds", "20"]
     started_at_seconds = time.monotonic()
     done = subprocess.run(
-        [*command, *options.split(), "--max-clip-seconds", "20"],
+        [sys.executable, "-c", RUN_AND_MEASURE, *command],
         capture_output=True,
         text=True,
         timeout=max_seconds,
@@ -156,7 +166,7 @@ def extract(manifest: Path, store: Path, max_seconds: float) -> tuple[int, float
     seconds = time.monotonic() - started_at_seconds
     if done.returncode:
         print(done.stdout[-2000:], done.stderr[-4000:], sep="\n", file=sys.stderr)
-    return done.returncode, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return done.returncode, seconds, int(done.stdout.splitlines()[-1])
 
 
 def plain_readings(location: str) -> Iterator[np.ndarray]:
