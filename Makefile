@@ -11,7 +11,7 @@ setup:
 	@tools/environment.sh "$(PYTHON)"
 
 repro: setup
-	@echo "Draws 840 clips, extracts their features, fits eleven heads and prints the table. This takes about 15 minutes on two"
+	@echo "Draws 840 clips, extracts their features, fits eleven heads and prints the table. This takes 10 to 15 minutes on two"
 	@echo "cores; stages that are up to date are skipped."
 	dvc repro compare
 	@python tools/demo_difference.py
