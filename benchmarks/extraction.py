@@ -37,6 +37,7 @@ from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Clip, Manifest, read_manifest, write_manifest
 from pipeline.prepare.gestures.encode import write_frame_folder, write_video
+from pipeline.processes import num_cores
 from pipeline.recipe import SamplingConfig
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     print(f"{platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}; {options.backbone}, {options.kind}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,7 +10,6 @@ second; it prints the maximum of the parent and of the largest worker, with its 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import psutil
 
 from benchmarks.extraction import write_clips
 from pipeline.extract.extract import extract_features
+from pipeline.processes import num_cores
 from pipeline.settings.extract import ExtractSettings
 
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="squeezenet")
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--counts", default="100,2000")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=num_cores())
     options = parser.parse_args()
     first: dict[str, int] = {}
     for count in map(int, options.counts.split(",")):

@@ -22,9 +22,10 @@ import torch
 
 import stages.finetune
 from benchmarks.heads import machine
-from pipeline.devices import fixed_threads, num_cores
+from pipeline.devices import fixed_threads
 from pipeline.finetune.model import EndToEnd, choose_runtime, fresh_classifier, set_training_mode
 from pipeline.manifest import read_manifest
+from pipeline.processes import num_cores
 from pipeline.recipe import named_recipe
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.optimiser import build_optimiser, clear_gradients, clip_gradients, plan_parameters

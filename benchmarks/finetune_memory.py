@@ -22,7 +22,8 @@ import torch
 from benchmarks.finetune import clips_per_second, step_alone
 from benchmarks.heads import machine
 from pipeline.allocator import keep_memory_between_batches
-from pipeline.devices import fixed_threads, num_cores
+from pipeline.devices import fixed_threads
+from pipeline.processes import num_cores
 
 NUM_CLASSES = 12
 WAYS: dict[str, dict[str, Any]] = {

@@ -28,7 +28,6 @@ import click
 import numpy as np
 import torch
 
-from pipeline.devices import num_cores
 from pipeline.extract.blocks import ClipJob
 from pipeline.fit_head import fit as fit_module
 from pipeline.fit_head.cached_data import CachedData
@@ -38,6 +37,7 @@ from pipeline.fit_head.fit import HeadDataset
 from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import HEADS
 from pipeline.manifest import read_manifest
+from pipeline.processes import num_cores
 from pipeline.recipe import Recipe, SamplingConfig, named_recipe
 from pipeline.runtime import Runtime
 from pipeline.store import FeatureStore

@@ -26,10 +26,10 @@ import torch
 
 from benchmarks.fits import right_clips
 from benchmarks.heads import machine
-from pipeline.devices import num_cores
 from pipeline.evaluation.statistics import paired_difference
 from pipeline.files import write_text
 from pipeline.fit_head.cached_data import CachedData
+from pipeline.processes import num_cores
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.store import FeatureStore
 

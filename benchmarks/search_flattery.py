@@ -26,7 +26,6 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.heads import machine
-from pipeline.devices import num_cores
 from pipeline.evaluation.result_reader import RunResult, find_runs, read_run
 from pipeline.evaluation.result_writer import TRIALS_FILE
 from pipeline.files import write_text
@@ -34,6 +33,7 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import choose_compute
 from pipeline.fit_head.fit import fit_trial
 from pipeline.heads import HEADS
+from pipeline.processes import num_cores
 from pipeline.recipe import recipe_from_dict
 from pipeline.store import FeatureStore
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import psutil
 
-from pipeline.devices import num_cores
+from pipeline.processes import num_cores
 from pipeline.registry import PAPER_HEADS, SPATIAL_HEADS
 
 POOLED = tuple(name for name in PAPER_HEADS if name not in SPATIAL_HEADS)

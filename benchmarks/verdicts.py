@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from pipeline.compare.comparison import Group, Row, pair_tests
-from pipeline.devices import num_cores
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_difference
+from pipeline.processes import num_cores
 
 SEEDS = (1, 2, 3, 5)
 CLIPS = (20, 56, 210, 5_000)

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from pipeline.devices import num_cores
 from pipeline.files import UnwritableError, write_json
+from pipeline.processes import num_cores
 
 logger = logging.getLogger(__name__)
 

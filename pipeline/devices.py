@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,11 +35,6 @@ def find_device(name: str) -> torch.device:
     if number >= torch.cuda.device_count():
         raise PipelineError(f"`device` is {name}, but there are only {torch.cuda.device_count()} GPUs, from cuda:0 on.")
     return torch.device("cuda", number)
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -7,6 +7,11 @@ import os
 import threading
 
 
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def end_with_parent() -> None:
     """End this worker process when its parent ends. Every process pool calls it in its initializer.
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from pipeline.backbones import Backbone
 from pipeline.calibration import choose_dtype as faster_dtype
 from pipeline.calibration import multiplies_bfloat16_fast
-from pipeline.devices import has_compiler, num_cores
+from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
+from pipeline.processes import num_cores
 
 DTYPES = ("auto", "float32", "bfloat16")
 COMPILE_MODES = ("auto", "inductor", "jit", "eager")

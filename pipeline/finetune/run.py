@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pipeline.allocator import keep_memory_between_batches
-from pipeline.devices import fixed_threads, num_cores
+from pipeline.devices import fixed_threads
 from pipeline.finetune.best import load_best
 from pipeline.finetune.distributed import World, init_distributed
 from pipeline.finetune.model import choose_runtime
@@ -22,6 +22,7 @@ from pipeline.finetune.search import clear_trials, search_settings
 from pipeline.finetune.start import begin
 from pipeline.manifest import read_manifest
 from pipeline.params import settings_text
+from pipeline.processes import num_cores
 from pipeline.search.trials import choose_trial
 from pipeline.settings.finetune import FinetuneSettings
 

@@ -18,9 +18,10 @@ from pipeline.calibration import (
     finish,
     multiplies_bfloat16_fast,
 )
-from pipeline.devices import find_device, fixed_threads, num_cores
+from pipeline.devices import find_device, fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
+from pipeline.processes import num_cores
 from pipeline.runtime import Runtime
 
 PRECISIONS = ("auto", "float32", "bfloat16")

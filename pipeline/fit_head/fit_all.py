@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.calibration import Calibration
-from pipeline.devices import num_cores
 from pipeline.errors import PipelineError
 from pipeline.evaluation.selection import TRAIN
 from pipeline.fit_head.cached_data import CachedData
@@ -25,6 +24,7 @@ from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.steps import run_steps
 from pipeline.fit_head.workers import Processes, StoreRequest, choose_num_processes
 from pipeline.heads import HEADS
+from pipeline.processes import num_cores
 from pipeline.recipe import Recipe
 from pipeline.scratch import temporary_folder
 from pipeline.settings.fit_head import FitHeadSettings

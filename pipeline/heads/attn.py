@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from pipeline.heads.attention import CrossAttentionBlock
-from pipeline.heads.head import NUM_FEATURES, Head
-from pipeline.heads.positions import Positions, learned_tokens
+from pipeline.heads.head import NUM_FEATURES
+from pipeline.heads.positions import learned_tokens
+from pipeline.heads.tokens import TokenHead
 
 NUM_HEADS = 16
 
 
-class AttnHead(Head):
+class AttnHead(TokenHead):
     """Classify a clip from one learned query that attends to its segments; without positions, order has no effect.
 
     Shape:
@@ -25,29 +26,17 @@ class AttnHead(Head):
         models, 2022; not in the paper.
     """
 
-    reads: ClassVar[Literal["pooled", "spatial"]] = "pooled"
     section = "none"
     free_parameters = ("query",)
-    positions_kind: ClassVar[str] = "none"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.positions = Positions(self.positions_kind, self.num_segments, NUM_FEATURES)
         self.query = nn.Parameter(learned_tokens(1, NUM_FEATURES))
         self.pooler = CrossAttentionBlock(NUM_FEATURES, NUM_HEADS)
         self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
 
     def macs(self, map_size: int) -> int:
         return self.pooler.macs(1, self.num_tokens(map_size)) + NUM_FEATURES * self.num_classes
-
-    def num_tokens(self, map_size: int) -> int:
-        """Return the number of tokens of a clip."""
-        return self.num_segments
-
-    def tokens(self, features: Tensor) -> Tensor:
-        """Project features to tokens with their positions. Shape: features: (B, T, C, H, W); returns: (B, N, 256)."""
-        tokens: Tensor = self.positions(self.project(features))
-        return tokens
 
     def forward(self, features: Tensor) -> Tensor:
         return self.pool(self.tokens(features))

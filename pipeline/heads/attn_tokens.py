@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.heads.attn import AttnHead
-from pipeline.heads.map_tokens import MapTokens
+from pipeline.heads.tokens import MapTokens
 
 
 class AttnTokensHead(MapTokens, AttnHead):
@@ -16,5 +16,3 @@ class AttnTokensHead(MapTokens, AttnHead):
     Source: the attentive probe over all tokens of Bardes et al., Revisiting feature prediction for learning visual
         representations from video (V-JEPA), 2024; not in the paper.
     """
-
-    reads = "spatial"

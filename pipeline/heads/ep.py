@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.heads.head import NUM_FEATURES, Head
-from pipeline.heads.positions import Positions, learned_tokens
+from pipeline.heads.head import NUM_FEATURES
+from pipeline.heads.positions import learned_tokens
+from pipeline.heads.tokens import TokenHead
 
 NUM_QUERIES = 8
 
 
-class EPHead(Head):
+class EPHead(TokenHead):
     """Classify a clip from eight learned queries that attend to its segments; without positions, order has no effect.
 
     The keys are the features themselves. One value projection without bias is split over the queries: each query
@@ -27,14 +28,11 @@ class EPHead(Head):
         the paper.
     """
 
-    reads: ClassVar[Literal["pooled", "spatial"]] = "pooled"
     section = "none"
     free_parameters = ("queries",)
-    positions_kind: ClassVar[str] = "none"
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.positions = Positions(self.positions_kind, self.num_segments, NUM_FEATURES)
         self.queries = nn.Parameter(learned_tokens(NUM_QUERIES, NUM_FEATURES))
         self.values = nn.Linear(NUM_FEATURES, NUM_FEATURES, bias=False)
         self.classifier = nn.Linear(NUM_FEATURES, self.num_classes)
@@ -42,15 +40,6 @@ class EPHead(Head):
     def macs(self, map_size: int) -> int:
         products = (NUM_QUERIES + 1) * NUM_FEATURES  # of queries and keys, of weights and values
         return self.num_tokens(map_size) * (NUM_FEATURES**2 + products) + NUM_FEATURES * self.num_classes
-
-    def num_tokens(self, map_size: int) -> int:
-        """Return the number of tokens of a clip."""
-        return self.num_segments
-
-    def tokens(self, features: Tensor) -> Tensor:
-        """Project features to tokens with their positions. Shape: features: (B, T, C, H, W); returns: (B, N, 256)."""
-        tokens: Tensor = self.positions(self.project(features))
-        return tokens
 
     def forward(self, features: Tensor) -> Tensor:
         tokens = self.tokens(features)  # (B, N, 256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.heads.ep import EPHead
-from pipeline.heads.map_tokens import MapTokens
+from pipeline.heads.tokens import MapTokens
 
 
 class EPTokensHead(MapTokens, EPHead):
@@ -16,5 +16,3 @@ class EPTokensHead(MapTokens, EPHead):
     Source: Psomas et al., Attention, please! Revisiting attentive probing through the lens of efficiency, 2025; not in
         the paper.
     """
-
-    reads = "spatial"

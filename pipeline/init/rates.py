@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.devices import find_device, fixed_threads, num_cores
+from pipeline.devices import find_device, fixed_threads
+from pipeline.processes import num_cores
 from pipeline.registry import SPATIAL_HEADS
 from pipeline.runtime import Runtime
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import TypeVar
 
-from pipeline.devices import num_cores
 from pipeline.prefetch import open_executor, prefetch
+from pipeline.processes import num_cores
 from pipeline.video.watchdog import Watchdog
 
 MAX_DECODING_THREADS = 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
 from pipeline.prepare.inspection import Inspected, decode_clips_watched, stat_clips
-from pipeline.processes import end_with_parent
+from pipeline.processes import end_with_parent, num_cores
 from pipeline.progress import Progress
 from pipeline.settings.check import CheckSettings
 from pipeline.video.fatal_clips import find_fatal_clips
@@ -117,7 +116,7 @@ def _decoded(tasks: Sequence[Task], workers: int | None, limits: ClipLimits) -> 
     if workers == 0:
         yield from map(partial(decode_clips_watched, limits=limits, watchdog=command_watchdog(limits)), tasks)
         return
-    num_workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(tasks))
+    num_workers = min(num_cores() if workers is None else workers, len(tasks))
     if workers is None and sum(map(len, tasks)) < CLIPS_WORTH_PROCESSES:
         num_workers = 1
     fatal: dict[str, ClipError] = {}

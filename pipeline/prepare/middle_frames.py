@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pipeline.manifest import Clip, Manifest
 from pipeline.prepare.difference_hash import difference_hash
 from pipeline.prepare.groups import parted_recordings
 from pipeline.prepare.look_alikes import look_alikes, look_alikes_sentence
+from pipeline.processes import num_cores
 from pipeline.video.decode import open_clip
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def hash_middle_frames(clips: Sequence[tuple[str, str]], max_seconds: int = MAX_
 
     Clips that cannot be decoded, or not within the time, have none.
     """
-    num_processes = min(len(os.sched_getaffinity(0)), len(clips))
+    num_processes = min(num_cores(), len(clips))
     shares = [clips[start::num_processes] for start in range(num_processes)]
     with ThreadPoolExecutor(max(num_processes, 1)) as threads:
         found = threads.map(partial(_hash_share, max_seconds=max_seconds), shares)

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
+from pipeline.backbones.blocks import NORMS
 from pipeline.errors import PipelineError
 from pipeline.recipe import TrainConfig
 
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 TRAINED_RECURRENT_PARAMETER = "weight_ih_l0"
 
 
