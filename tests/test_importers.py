@@ -1,8 +1,9 @@
-"""Data sets in their published form: a miniature of each goes through `prepare` and `check`; one goes to a table."""
+"""Data sets in their published form: a miniature of each goes through `prepare` and `check` and to a table."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -295,3 +296,9 @@ def test_clips_go_from_annotations_to_a_table(name: str, write: Callable[[str], 
         result = runner.invoke(cli, command.split())
         assert result.exit_code == 0, result.output
     assert "tsn" in (tmp_path / "c" / "table.md").read_text()
+    # The clips are copies of one video, and egogesture has two of its classes; nothing else is found.
+    checked = runner.invoke(cli, ["check", str(out), "--root", str(root), "--decode", "--workers", "0"]).output
+    kinds = set(re.findall(r"^([a-z-]+): [\d,]+$", checked, re.MULTILINE))
+    assert "Decoded " in checked
+    assert kinds <= {"two-labels", "two-splits", "class-missing"}, checked
+    assert bool(kinds) != ("No problem was found." in checked)
