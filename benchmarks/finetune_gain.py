@@ -4,14 +4,17 @@ Finetunes fitted heads on a manifest with every combination of the given options
 clips; the last columns are the paired gain on the reported clips, with its 95 % interval over clips and seeds.
 
     python -m benchmarks.finetune_gain --manifest M --root R --results results/fit_head --heads lstm,gru,mlp --seeds 3
-    python -m benchmarks.finetune_gain --manifest M --root R --results results/fit_head --heads lstm \\
-        --try crops=centre,multiscale --try lr=0.0003,0.001
+    python -m benchmarks.finetune_gain --manifest M --root R --results results/fit_head --heads lstm --curves \\
+        --try crops=centre,multiscale --try lr+backbone-lr=0.0003+0.0001,0.001+0.0003
+
+Options joined by `+` change together. `--curves` prints the losses and accuracies of each epoch.
 """
 
 from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,43 @@ COLUMNS = (
     "head", "options", "seeds", "selection top-1: start", "best of each seed", "alpha", "loss: start", "best",
     "reported top-1: start", "gain", "95 % interval", "seconds",
 )  # fmt: skip
+CURVE_COLUMNS = (
+    "head", "options", "training loss: frozen", "first and last epoch", "selection loss: start", "by epoch",
+    "selection top-1: start", "by epoch", "alpha", "reported top-1: start", "gain", "95 % interval", "seconds",
+)  # fmt: skip
+
+
+def combinations(tries: Sequence[str]) -> list[dict[str, Any]]:
+    """Return every combination of the values of `--try`.
+
+    >>> combinations(["crops=centre,multiscale", "lr+backbone-lr=0.1+0.2"])
+    [{'crops': 'centre', 'lr': 0.1, 'backbone_lr': 0.2}, {'crops': 'multiscale', 'lr': 0.1, 'backbone_lr': 0.2}]
+    """
+    each: list[list[dict[str, Any]]] = []
+    for option in tries:
+        names, _, values = option.replace("-", "_", option.partition("=")[0].count("-")).partition("=")
+        each.append([
+            {name: yaml.safe_load(part) for name, part in zip(names.split("+"), value.split("+"), strict=True)}
+            for value in values.split(",")
+        ])  # fmt: skip
+    return [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*each)]
+
+
+def curve_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
+    """Finetune one head with one seed, and return its row of the table of epochs."""
+    result = finetune(settings)
+    assert result is not None
+    metrics, history = result.metrics, pd.read_csv(result.folder / HISTORY_FILE)
+    start, trained = history[history.epoch == 0].iloc[0], history[history.epoch > 0]
+    gain, mixes = metrics["gain"], metrics.get("interpolation", {})
+    return (
+        str(settings.head), options, f"{start.train_loss:.3f}",
+        f"{trained.train_loss.iloc[0]:.3f} → {trained.train_loss.iloc[-1]:.3f}",
+        f"{start.select_loss:.3f}", ", ".join(f"{value:.3f}" for value in trained.select_loss),
+        f"{start.select_top1:.1f}", ", ".join(f"{value:.1f}" for value in trained.select_top1),
+        ", ".join(f"{each['alpha']:g}" for each in mixes.values()), f"{gain['start_top1']:.1f}",
+        f"{gain['points']:+.1f}", f"{gain['low']:+.1f} to {gain['high']:+.1f}", f"{result.seconds:.0f}",
+    )  # fmt: skip
 
 
 def row_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
@@ -60,26 +100,25 @@ def row_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
 @click.option("--precision", default="auto", show_default=True)
 @click.option("--threads", type=int, help="Threads of torch.  [default: one per core]")
 @click.option("--try", "tries", multiple=True, metavar="OPTION=A,B,...", help="Values of an option; repeat for others.")
+@click.option("--curves", "has_curves", is_flag=True, help="Print the losses and accuracies of each epoch.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of the results, to resume.  [default: temporary]")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
 def main(
     manifest: Path, root: Path, results: Path, backbone: str, heads: str, recipe: str, seeds: int, precision: str,
-    threads: int | None, tries: tuple[str, ...], work: Path | None, out: Path | None,
+    threads: int | None, tries: tuple[str, ...], has_curves: bool, work: Path | None, out: Path | None,
 ) -> None:  # fmt: skip
     """Print a row for each head and combination of options."""
-    names = [option.partition("=")[0] for option in tries]
-    values = [[yaml.safe_load(value) for value in option.partition("=")[2].split(",")] for option in tries]
+    columns, row = (CURVE_COLUMNS, curve_of) if has_curves else (COLUMNS, row_of)
     about = machine("cpu")["processor"]
     lines = [
         f"{about}, torch {torch.__version__}, recipe `{recipe}`, precision {precision}; one row is one command of "
         f"`pipeline finetune --init {results}/{backbone}-HEAD/{MODEL_FILE} --seeds {seeds}`.",
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
     ]
     with tempfile.TemporaryDirectory() as temporary:
-        for head, combination in itertools.product(heads.split(","), itertools.product(*values)):
-            overrides: dict[str, Any] = dict(zip(names, combination, strict=True))
+        for head, overrides in itertools.product(heads.split(","), combinations(tries)):
             options = ", ".join(f"{name}={value}" for name, value in overrides.items())
             settings = FinetuneSettings(
                 manifest=manifest,
@@ -93,7 +132,7 @@ def main(
                 threads=threads,
                 out=(work or Path(temporary)) / (options.replace(", ", "_") or "plain"),
             )
-            lines.append(f"| {' | '.join(row_of(settings, options))} |")
+            lines.append(f"| {' | '.join(row(settings, options))} |")
             click.echo(lines[-1])
     if out is not None:
         write_text(out, "\n".join(lines) + "\n")

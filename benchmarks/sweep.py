@@ -2,13 +2,15 @@
 
 The same `pipeline fit-head --trials N` runs twice, with one process per core and with one process (`--jobs 1`), into
 empty folders. `share` is the CPU time of the command divided by wall time and cores: until the last fit has started,
-and over the whole run. The trials of both runs must be equal.
+and over the whole run. The trials of both runs must be equal. With `--manifest`, one epoch end to end is measured too.
 
-    python -m benchmarks.sweep cache/gestures/squeezenet-8seg.zarr --trials 16 --epochs 20
+    python -m benchmarks.sweep cache/gestures/squeezenet-8seg.zarr --trials 16 --epochs 20 \\
+        --manifest data_manifests/gestures.csv --root data/gestures
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 import click
 import psutil
 
+from pipeline.evaluation.result_writer import MODEL_FILE, TIMING_FILE
 from pipeline.processes import num_cores
 from pipeline.registry import PAPER_HEADS, SPATIAL_HEADS
 
@@ -33,8 +36,13 @@ POOLED = tuple(name for name in PAPER_HEADS if name not in SPATIAL_HEADS)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--one/--no-one", "has_one", default=True, help="Also run the same fits one after another.")
+@click.option("--manifest", help="Clips of the store: also train the first head end to end for one epoch.")
+@click.option("--root", default=".", show_default=True, help="Folder of the clips.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder that keeps the results.  [default: temporary]")
-def main(store: str, heads: str, trials: int, epochs: int, seeds: int, has_one: bool, out: Path | None) -> None:
+def main(
+    store: str, heads: str, trials: int, epochs: int, seeds: int, has_one: bool, manifest: str | None, root: str,
+    out: Path | None,
+) -> None:  # fmt: skip
     """Measure a search over heads: wall time, share of the cores, and the same fits one after another."""
     click.echo(f"{num_cores()} cores, {heads.count(',') + 1} heads × {trials} trials × {epochs} epochs, {seeds} seeds")
     arguments = ["--store", store, "--head", heads, "--trials", str(trials), "--seeds", str(seeds)]
@@ -43,6 +51,9 @@ def main(store: str, heads: str, trials: int, epochs: int, seeds: int, has_one: 
     with tempfile.TemporaryDirectory() as folder:
         outs = {"together": out or Path(folder, "together"), "one by one": Path(folder, "one")}
         wall_seconds = {"together": _run(arguments, outs["together"], "together")}
+        if manifest is not None:
+            model = next(outs["together"].glob(f"*-{heads.split(',')[0]}/{MODEL_FILE}"))
+            click.echo(f"one epoch end to end: {_epoch_seconds(model, manifest, root, Path(folder)):.0f} s on one core")
         if has_one:
             wall_seconds["one by one"] = _run([*arguments, "--jobs", "1"], outs["one by one"], "one by one")
             pairs = [[(out / path.relative_to(outs["together"])).read_bytes() for out in outs.values()]
@@ -76,6 +87,15 @@ def _run(arguments: list[str], out: Path, name: str) -> float:
         f"last fit starts ({marks[last_start][0]:.0f} s), {shares[1]:.2f} in all"
     )
     return wall_seconds
+
+
+def _epoch_seconds(model: Path, manifest: str, root: str, folder: Path) -> float:
+    """Train a fitted head and its backbone for one epoch in one thread, and return its seconds with its validation."""
+    command = [sys.executable, "-m", "pipeline", "finetune", "--init", str(model), "--manifest", manifest]
+    command += ["--root", root, "--recipe", "finetune", "--epochs", "1", "--threads", "1", "--precision", "float32"]
+    subprocess.run([*command, "--out", str(folder / "finetune"), "--quiet"], check=True, stdout=subprocess.DEVNULL)
+    timing = json.loads((folder / "finetune" / model.parent.name / TIMING_FILE).read_text())
+    return float(timing["epochs"][0]["seconds_at_end"])
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -1,28 +1,40 @@
-"""Question: what is better in equal time: training end to end from scratch, or cache, head and a short finetune?
+"""Question: what is better: training end to end from scratch, or cache, head and a short finetune?
 
-Both ways start with the same backbone weights and clips. One extracts features, fits a head on them and finetunes
-briefly; the other trains end to end from the beginning, for as many epochs as fit into the time of the first. The plot
-shows top-1 of the selection clips after each epoch against wall time, including the start-up of each stage.
+Both ways start with the same backbone weights and clips, and have the same seeds. The first extracts features, fits a
+head on them and finetunes it. The second trains end to end with a new head, twice: for as long as the first way takes
+(equal time), and for as many epochs (equal epochs), each with a schedule of its whole length. The plot shows the
+accuracy on the selection clips after each epoch, as mean and range over seeds, against seconds and against epochs; the
+table compares the ends of all ways on the reported clips.
 
-    python -m benchmarks.two_roads --manifest data_manifests/gestures.csv --root data/gestures --weights bundled
+    python -m benchmarks.two_roads --manifest data_manifests/gestures.csv --root data/gestures --input-size 112 \\
+        --threads 1 --seeds 3 --plot docs/studies/two_roads.svg --out docs/studies/two_roads.md
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
+import dataclasses
 import json
-import math
+import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import click
 import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
 
 import stages.extract
 import stages.finetune
 import stages.fit_head
 from benchmarks.heads import machine
+from pipeline.evaluation.result_reader import RunResult, read_run
+from pipeline.evaluation.result_writer import HISTORY_FILE, MODEL_FILE, TIMING_FILE, cell_name
+from pipeline.evaluation.statistics import accuracy_interval, paired_difference
+from pipeline.files import write_text
 from pipeline.settings.extract import ExtractSettings
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.settings.fit_head import FitHeadSettings
@@ -30,131 +42,212 @@ from pipeline.settings.fit_head import FitHeadSettings
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-Point = tuple[float, float]
+CACHED, EQUAL_TIME, EQUAL_EPOCHS = "extract, fit-head, finetune", "end to end, equal time", "end to end, equal epochs"
 
 
-def history_of(cell: Path) -> list[dict[str, str]]:
-    """Read the epochs of a cell, without the initial model."""
-    with open(cell / "history.csv", newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["epoch"] != "0"]
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy of the selection clips in percent after each epoch.
+
+    Shape:
+        epochs, seconds: (E,); top1: (S, E), for each seed.
+    """
+
+    epochs: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    top1: NDArray[np.float64]
 
 
-def points_of_finetune(cell: Path, began_at_seconds: float) -> list[Point]:
-    """Return wall time and top-1 at the end of each epoch."""
-    timing = json.loads((cell / "timing.json").read_text())
-    return [
-        (began_at_seconds + times["seconds_at_end"], float(row["select_top1"]))
-        for times, row in zip(timing["epochs"], history_of(cell), strict=True)
-    ]
+@dataclass(frozen=True)
+class Road:
+    """One way of training: its curves, one behind the other, the seconds of one seed, and its result folder."""
+
+    name: str
+    curves: tuple[Curve, ...]
+    seconds: float
+    cell: Path
+
+    @property
+    def num_epochs(self) -> int:
+        return int(self.curves[-1].epochs[-1])
 
 
-def cached_road(arguments: argparse.Namespace, out: Path) -> tuple[dict[str, Any], list[Point]]:
-    """Extract, fit and finetune; return the time of each stage, and the accuracy over time."""
-    clips = {"manifest": arguments.manifest, "root": arguments.root}
-    cell = f"{arguments.backbone}-{arguments.head}"
-    clock = Clock()
-    stages.extract.run(ExtractSettings(
-        **clips, store=str(out / "store.zarr"), backbone=arguments.backbone, weights=arguments.weights,
-        num_segments=arguments.num_segments, views=arguments.views, maps=arguments.maps, rebuild=True,
-    ))  # fmt: skip
-    seconds: dict[str, Any] = {"extract": clock.seconds()}
-    stages.fit_head.run(
-        FitHeadSettings(store=str(out / "store.zarr"), head=arguments.head, out=out / "fit_head", force=True)
-    )
-    seconds["fit_head"] = clock.seconds() - seconds["extract"]
-    epochs = history_of(out / "fit_head" / cell)
-    # All epochs of a fit take the same time.
-    points = [
-        (seconds["extract"] + seconds["fit_head"] * (index + 1) / len(epochs), float(row["select_top1"]))
-        for index, row in enumerate(epochs)
-    ]
-    began_at_seconds = clock.seconds()
-    init = out / "fit_head" / cell / "model.safetensors"
-    stages.finetune.run(FinetuneSettings(
-        **clips, init=str(init), out=out / "finetune", device=arguments.device,
-        overrides=overrides_of(arguments, arguments.finetune_epochs), force=True,
-    ))  # fmt: skip
-    seconds["finetune"] = clock.seconds() - began_at_seconds
-    points += points_of_finetune(out / "finetune" / cell, began_at_seconds)
-    seconds["total"] = clock.seconds()
-    return seconds, points
+@dataclass(frozen=True)
+class Study:
+    """The clips, the model and the training that all ways have in common."""
+
+    manifest: Path
+    root: Path | None
+    backbone: str
+    head: str
+    weights: str
+    num_segments: int
+    views: int
+    input_size: int
+    seeds: int
+    threads: int | None
+    precision: str
+    fit_epochs: int
+    finetune_epochs: int
+
+    def cached(self, out: Path) -> Road:
+        """Extract features, fit the head and finetune it."""
+        store = str(out / "store.zarr")
+        started_at_seconds = time.monotonic()
+        stages.extract.run(ExtractSettings(
+            manifest=self.manifest, root=self.root, store=store, backbone=self.backbone, weights=self.weights,
+            num_segments=self.num_segments, views=self.views, maps="pooled", input_size=self.input_size,
+            workers=self.threads, dtype=self.precision,
+        ))  # fmt: skip
+        extract_seconds = time.monotonic() - started_at_seconds
+        stages.fit_head.run(FitHeadSettings(
+            store=store, head=self.head, recipe="cached", seeds=self.seeds, out=out / "fit_head", jobs=1,
+            overrides={"epochs": self.fit_epochs}, precision="float32",
+        ))  # fmt: skip
+        fitted = curve_of_fit(out / "fit_head" / self.cell, extract_seconds)
+        finetuned = self._finetune(
+            out / "finetune", str(out / "fit_head" / self.cell / MODEL_FILE), {"epochs": self.finetune_epochs}
+        )
+        last = curve_of_finetune(finetuned, fitted)
+        return Road(CACHED, (fitted, last), float(last.seconds[-1]), finetuned)
+
+    def end_to_end(self, name: str, out: Path, rates: dict[str, float], num_epochs: int) -> Road:
+        """Train backbone and a new head for a number of epochs."""
+        cell = self._finetune(out, "none", {**rates, "epochs": num_epochs})
+        curve = curve_of_finetune(cell, None)
+        return Road(name, (curve,), float(curve.seconds[-1]), cell)
+
+    @property
+    def cell(self) -> str:
+        return cell_name(self.backbone, self.head)
+
+    def _finetune(self, out: Path, init: str, overrides: dict[str, float]) -> Path:
+        settings = FinetuneSettings(
+            manifest=self.manifest, root=self.root, init=init, head=self.head, out=out, recipe="finetune",
+            overrides=overrides, seeds=self.seeds, threads=self.threads, precision=self.precision,
+        )  # fmt: skip
+        if init == "none":
+            settings = dataclasses.replace(
+                settings, backbone=self.backbone, weights=self.weights, num_segments=self.num_segments,
+                input_size=self.input_size,
+            )  # fmt: skip
+        stages.finetune.run(settings)
+        return out / self.cell
 
 
-def scratch_road(arguments: argparse.Namespace, out: Path, num_epochs: int) -> tuple[dict[str, Any], list[Point]]:
-    """Train end to end from the backbone's weights and a new head."""
-    clock = Clock()
-    stages.finetune.run(FinetuneSettings(
-        manifest=arguments.manifest, root=arguments.root, init="none", backbone=arguments.backbone,
-        head=arguments.head, weights=arguments.weights, num_segments=arguments.num_segments, out=out / "scratch",
-        device=arguments.device, overrides=overrides_of(arguments, num_epochs), force=True,
-    ))  # fmt: skip
-    cell = out / "scratch" / f"{arguments.backbone}-{arguments.head}"
-    return {"total": clock.seconds(), "epochs": num_epochs}, points_of_finetune(cell, 0.0)
+def history_of(cell: Path) -> NDArray[np.float64]:
+    """Read the accuracy of the selection clips, without the initial model.
+
+    Shape:
+        returns: (S, E)
+    """
+    history = pd.read_csv(cell / HISTORY_FILE)
+    table = history[history.epoch > 0].pivot(index="seed", columns="epoch", values="select_top1")
+    return np.asarray(table.to_numpy(), dtype=np.float64)
 
 
-class Clock:
-    """Clock of the wall time since its creation."""
-
-    def __init__(self) -> None:
-        self._started_at_seconds = time.monotonic()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started_at_seconds
+def curve_of_fit(cell: Path, began_at_seconds: float) -> Curve:
+    """Return the curve of a fit on cached features; all epochs of a fit take the same time."""
+    top1 = history_of(cell)
+    seconds = json.loads((cell / TIMING_FILE).read_text())["total_seconds"] / len(top1)
+    epochs = np.arange(1, top1.shape[1] + 1, dtype=np.float64)
+    return Curve(epochs, began_at_seconds + seconds * epochs / len(epochs), top1)
 
 
-def overrides_of(arguments: argparse.Namespace, num_epochs: int) -> dict[str, float]:
-    """Return the number of epochs, and the learning rates, which are the same for both ways."""
-    return {"epochs": num_epochs, "lr": arguments.lr, "backbone_lr": arguments.backbone_lr}
+def curve_of_finetune(cell: Path, before: Curve | None) -> Curve:
+    """Return the curve of a training end to end, behind that of the fit from which it started."""
+    top1 = history_of(cell)
+    times = json.loads((cell / TIMING_FILE).read_text())["epochs"]
+    seconds = np.array([each["seconds_at_end"] for each in times]).reshape(top1.shape).mean(axis=0)
+    epochs = np.arange(1, top1.shape[1] + 1, dtype=np.float64)
+    if before is None:
+        return Curve(epochs, seconds, top1)
+    return Curve(before.epochs[-1] + epochs, before.seconds[-1] + seconds, top1)
 
 
-def draw(path: Path, roads: dict[str, list[Point]], title: str) -> None:
-    """Plot accuracy against wall time, one line for each way."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for (name, points), marker in zip(roads.items(), ("o", "s"), strict=True):
-        axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, label=name)
-    axes.set(
-        xlabel="wall time in seconds", ylabel="top-1 of the selection clips in percent", title=title, xlim=(0, None)
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
+def draw(path: Path, roads: Sequence[Road], title: str) -> None:
+    """Plot the accuracy of all ways against seconds and epochs, with the range of the seeds as a band."""
+    figure, both = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
+    for axes, axis_name in zip(both, ("seconds", "epochs"), strict=True):
+        for road, colour in zip(roads, ("C0", "C1", "C2"), strict=True):
+            for index, curve in enumerate(road.curves):
+                x, label = getattr(curve, axis_name), road.name if index == 0 else None
+                axes.plot(x, curve.top1.mean(axis=0), color=colour, marker="os"[index], markersize=3, label=label)
+                axes.fill_between(
+                    x, curve.top1.min(axis=0), curve.top1.max(axis=0), color=colour, alpha=0.2, linewidth=0
+                )
+        axes.set(xlabel="seconds of one seed" if axis_name == "seconds" else "epochs", xlim=(0, None))
+        axes.grid(alpha=0.3)
+    both[0].set(ylabel="top-1 of the selection clips in percent")
+    both[1].legend(loc="lower right")
+    figure.suptitle(title)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", required=True)
-    parser.add_argument("--root")
-    parser.add_argument("--out", type=Path, default=Path("cache/two_roads"))
-    parser.add_argument("--plot", type=Path, help="File of the plot.  [default: OUT/two_roads.svg]")
-    parser.add_argument("--backbone", default="squeezenet")
-    parser.add_argument("--head", default="lstm")
-    parser.add_argument("--weights", default="bundled")
-    parser.add_argument("--num-segments", type=int, default=8)
-    parser.add_argument("--views", type=int, default=3)
-    parser.add_argument("--maps", default="pooled")
-    parser.add_argument("--finetune-epochs", type=int, default=2)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--backbone-lr", type=float, default=1e-3)
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    cached_seconds, cached_points = cached_road(arguments, arguments.out)
-    timing = arguments.out / "finetune" / f"{arguments.backbone}-{arguments.head}" / "timing.json"
-    ends = [times["seconds_at_end"] for times in json.loads(timing.read_text())["epochs"]]
-    epoch_seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0]
-    num_epochs = max(1, math.floor(cached_seconds["total"] / epoch_seconds))
-    scratch_seconds, scratch_points = scratch_road(arguments, arguments.out, num_epochs)
-    roads = {"extract, fit-head, finetune": cached_points, "end to end from scratch": scratch_points}
-    result = {
-        "machine": machine(arguments.device),
-        "settings": {name: str(value) for name, value in vars(arguments).items()},
-        "seconds": {"cached": cached_seconds, "scratch": scratch_seconds},
-        "points": roads,
-        "best_top1": {name: max(top1 for _, top1 in points) for name, points in roads.items()},
-    }
-    (arguments.out / "two_roads.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    draw(arguments.plot or arguments.out / "two_roads.svg", roads, f"{arguments.backbone}, {arguments.head}")
-    print(json.dumps({key: value for key, value in result.items() if key != "points"}, indent=2))
+def table(roads: Sequence[Road]) -> str:
+    """Return a Markdown table of the ends of all ways, each compared with the first one on the reported clips."""
+    lines = [
+        "| way | epochs | seconds of one seed | selection top-1 | reported top-1 [95 %] | cached way minus this one |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    runs: list[RunResult] = [read_run(road.cell) for road in roads]
+    first = runs[0].predictions
+    for road, run in zip(roads, runs, strict=True):
+        correct, best = run.predictions.correct, road.curves[-1].top1.max(axis=1).mean()
+        interval = accuracy_interval(correct, groups=first.groups)
+        difference = paired_difference(first.correct, correct, groups=first.groups)
+        points = difference.points
+        compared = "" if run is runs[0] else f"{points.value:+.1f} [{points.low:+.1f}, {points.high:+.1f}]"
+        lines.append(
+            f"| {road.name} | {road.num_epochs} | {road.seconds:.0f} | {best:.1f} | {interval.text()} | {compared} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.option("--manifest", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--root", type=click.Path(path_type=Path, exists=True))
+@click.option("--backbone", default="squeezenet", show_default=True)
+@click.option("--head", default="lstm", show_default=True)
+@click.option("--weights", default="bundled", show_default=True)
+@click.option("--num-segments", default=8, show_default=True)
+@click.option("--views", default=3, show_default=True, help="Training views in the store.")
+@click.option("--input-size", default=224, show_default=True)
+@click.option("--fit-epochs", default=20, show_default=True)
+@click.option("--finetune-epochs", default=8, show_default=True)
+@click.option("--lr", default=1e-3, show_default=True, help="Rate of the head from scratch.")
+@click.option("--backbone-lr", default=3e-4, show_default=True, help="Rate of the backbone from scratch.")
+@click.option("--seeds", default=1, show_default=True)
+@click.option("--threads", type=int, help="Threads of torch, and extraction workers.  [default: one per core]")
+@click.option("--precision", default="float32", show_default=True)
+@click.option("--work", type=click.Path(path_type=Path), help="Folder of the results, to resume.  [default: temporary]")
+@click.option("--plot", type=click.Path(path_type=Path), help="File of the plot.")
+@click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
+def main(
+    lr: float, backbone_lr: float, work: Path | None, plot: Path | None, out: Path | None, **common: object
+) -> None:
+    """Train both ways and print their table."""
+    study = Study(**common)  # type: ignore[arg-type]
+    rates = {"lr": lr, "backbone_lr": backbone_lr}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = work or Path(temporary)
+        cached = study.cached(folder)
+        num_epochs = study.fit_epochs + study.finetune_epochs
+        equal_epochs = study.end_to_end(EQUAL_EPOCHS, folder / "equal_epochs", rates, num_epochs)
+        in_time = max(1, round(cached.seconds / (equal_epochs.seconds / num_epochs)))
+        equal_time = study.end_to_end(EQUAL_TIME, folder / "equal_time", rates, in_time)
+        roads = (cached, equal_time, equal_epochs)
+        text = (
+            f"{machine('cpu')['processor']}, torch {torch.__version__}, {study.precision}, {study.threads or 'all'} "
+            f"thread(s), {study.seeds} seed(s); {study.backbone}, {study.head}; from scratch: lr {lr:g}, backbone-lr "
+            f"{backbone_lr:g}.\n\n{table(roads)}"
+        )
+        if plot is not None:
+            draw(plot, roads, f"{study.backbone}, {study.head}, {study.seeds} seeds")
+    click.echo(text)
+    if out is not None:
+        write_text(out, text)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -45,14 +46,15 @@ def test_the_error_of_few_groups_is_that_of_student() -> None:
     assert variance.tail(0.1) == pytest.approx(2 * stats.t.sf(0.1 / scale, 9), rel=1e-5)
 
 
-def test_the_sign_test_counts_groups_and_intervals_are_wider() -> None:
+def test_the_sign_flip_test_flips_whole_groups_and_intervals_are_wider() -> None:
     generator = np.random.default_rng(0)
     hardness = np.repeat(generator.random(10), 6)
     a, b = (generator.random((3, 60)) < hardness + lead for lead in (0.3, 0.1))
     free, grouped = paired_difference(a, b), paired_difference(a, b, groups=GROUPS)
-    of_groups = (a.mean(axis=0) - b.mean(axis=0)).reshape(10, 6).sum(axis=1)
-    plus, minus = int((of_groups > 1e-9).sum()), int((of_groups < -1e-9).sum())
-    assert grouped.p_value >= stats.binomtest(plus, plus + minus).pvalue - 1e-12
+    of_groups = np.round(3 * (a.mean(axis=0) - b.mean(axis=0)).reshape(10, 6).sum(axis=1))
+    signs = np.array(list(itertools.product((-1, 1), repeat=10)))
+    flipped = (np.abs(signs @ of_groups) >= abs(of_groups.sum())).mean()
+    assert flipped <= grouped.p_value
     assert grouped.points.value == free.points.value
     one, other = accuracy_interval(a), accuracy_interval(a, groups=GROUPS)
     assert other.high - other.low > 1.5 * (one.high - one.low)
@@ -189,3 +191,9 @@ def test_the_row_that_the_verdict_calls_better_is_in_no_set(tmp_path: Path) -> N
     assert not any(group.test_of(best, row).is_significant for row in others)
     (members,) = indistinct_sets(group)
     assert {row.label for row in members} == {row.label for row in others}
+
+
+def test_five_groups_can_never_show_a_difference_and_six_can() -> None:
+    a, b = np.ones((3, 600), dtype=bool), np.zeros((3, 600), dtype=bool)
+    for num_groups, wanted in ((5, 2 / 2**5), (6, 2 / 2**6)):
+        assert paired_difference(a, b, groups=np.arange(600) % num_groups).p_value == wanted

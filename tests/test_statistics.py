@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,9 @@ from scipy.integrate import quad
 
 from benchmarks.verdicts import coverage, draw_rows
 from pipeline.errors import PipelineError, ShapeError
-from pipeline.evaluation.statistics import accuracy_interval, holm, paired_difference, rank_correlation, sign_test
+from pipeline.evaluation import sign_flip
+from pipeline.evaluation.sign_flip import sign_flip_test, sign_test
+from pipeline.evaluation.statistics import accuracy_interval, holm, paired_difference, rank_correlation
 from pipeline.evaluation.variance import MeanVariance, seed_variance, summed_seeds
 
 
@@ -147,13 +150,42 @@ def test_few_discordant_clips_are_no_evidence_whatever_the_number_of_seeds(num_s
     assert paired_difference(a[:, :1], b[:, :1]).p_value == 1
 
 
+def all_sign_flips(values: np.ndarray) -> float:
+    """Count the choices of signs that are at least as extreme, with every choice written down."""
+    signs = np.array(list(itertools.product((-1, 1), repeat=len(values))))
+    return float((np.abs(signs @ values) >= abs(values.sum())).mean())
+
+
 @pytest.mark.parametrize("trial", range(20))
-def test_no_p_value_is_below_the_sign_test_over_clips(trial: int) -> None:
+def test_sign_flip_test_counts_all_choices_of_signs(trial: int) -> None:
     generator = np.random.default_rng(trial)
-    a, b = (drawn(share, generator.integers(1, 4), 40, seed=trial) for share in (0.9, generator.choice([0.5, 0.8])))
-    difference = a.mean(axis=0) - b.mean(axis=0)
-    signs = difference[np.abs(difference) > 1e-9]
-    wanted = scipy.stats.binomtest(int((signs > 0).sum()), max(1, len(signs))).pvalue if len(signs) else 1
+    values = generator.integers(-4, 6, generator.integers(1, 13))
+    wanted = pytest.approx(all_sign_flips(values))
+    assert sign_flip_test(values) == sign_flip_test(-values) == sign_flip_test(35 * values) == wanted
+
+
+def test_sign_flip_test_is_scipys_permutation_test_of_paired_samples() -> None:
+    a, b = np.random.default_rng(0).integers(0, 9, (2, 12))
+    result = scipy.stats.permutation_test(
+        (a, b), lambda x, y, axis: (x - y).sum(axis=axis), permutation_type="samples", vectorized=True, n_resamples=5000
+    )
+    assert sign_flip_test(a - b) == pytest.approx(result.pvalue)
+
+
+def test_sign_flip_test_of_very_many_differences_is_the_normal_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(1).integers(-5, 6, 2_000) + (np.arange(2_000) % 20 == 0)
+    exact = sign_flip_test(values)
+    monkeypatch.setattr(sign_flip, "_MAX_ADDITIONS", 0)
+    assert exact == pytest.approx(sign_flip_test(values), rel=0.02)
+    assert 0 < sign_flip_test(np.tile([3, 2], 100_000)) < 1e-300
+
+
+@pytest.mark.parametrize("trial", range(20))
+def test_no_p_value_is_below_the_sign_flip_test_over_clips(trial: int) -> None:
+    generator = np.random.default_rng(trial)
+    of_a, of_b = generator.integers(1, 4, 2)
+    a, b = drawn(0.9, of_a, 11, seed=trial), drawn(generator.choice([0.5, 0.8]), of_b, 11, seed=trial)
+    wanted = all_sign_flips(np.round((a.mean(axis=0) - b.mean(axis=0)) * of_a * of_b))
     assert paired_difference(a, b).p_value >= wanted * (1 - 1e-9)
 
 

@@ -5,14 +5,13 @@ false (or 0) for a wrong one, and a half for a tie. Clips and seeds are both reg
 includes the effect of other clips and other seeds. Nothing is resampled, so p-values have no lower limit.
 
 Clips of one group (of one person or recording) are not independent. With `groups`, whole groups are the random sample:
-the variance is that of the groups, with one degree of freedom fewer than groups, and the sign test counts groups.
+the variance is that of the groups, with one degree of freedom fewer than groups, and the sign-flip test flips groups.
 `python -m benchmarks.verdicts` measures the coverage of intervals and the false alarms of tests.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.sign_flip import sign_flip_test
 from pipeline.evaluation.variance import (
     MeanVariance,
     design_effect,
@@ -31,12 +31,10 @@ from pipeline.evaluation.variance import (
 from pipeline.shapes import check_shape
 
 LEVEL = 0.95
-# The minimum number of clips for which a sign test can reach 5 %: 2 / 2**6 is below it, 2 / 2**5 is not.
+# The minimum number of clips for which a sign-flip test can reach 5 %: 2 / 2**6 is below it, 2 / 2**5 is not.
 MIN_CLIPS_OF_A_TEST = 6
 # Two seeds may agree by chance, and then their variance seems to be zero (`python -m benchmarks.verdicts`).
 MIN_SEEDS = 3
-# Smaller differences of mean correctness are rounding: both sides are correct equally often on the clip.
-_TIE = 1e-9
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -119,9 +117,9 @@ def paired_difference(
 ) -> Difference:
     """Compare two rows on the same clips, so that shared difficulty cancels.
 
-    The p-value is the larger of two: of a test of the mean difference over clips and seeds, and of the exact sign test
-    over clips (is one side correct on a clip in more of its seeds?). With one seed each, the latter is McNemar's test
-    and the only one.
+    The p-value is the larger of two: of a test of the mean difference over clips and seeds, and of the exact sign-flip
+    test over clips, in which the two sides change places on any of them. With one seed each, the latter is McNemar's
+    test and the only one.
 
     With `same_seeds`, row s of both has the same seed of one head, before and now, and seeds are compared pair by pair.
 
@@ -146,17 +144,16 @@ def paired_difference(
     of_clips = of_a.mean(axis=0) - of_b.mean(axis=0)  # (N,)
     value = float(of_clips.mean())
     effect, clip_degrees = _clustering(of_clips, groups)
-    mean, clips = padded_clips(of_clips, 2.0, 1.0, effect)
+    # The added clips belong to no group: the effect of groups multiplies the variance with them.
+    mean, clips = padded_clips(of_clips, 2.0, 1.0)
+    clips *= effect
     if same_seeds:
         variance = MeanVariance(clips, seed_variance(of_a - of_b), max(1, len(a) - 1), clip_degrees)
     else:
         variance = MeanVariance(clips, *summed_seeds(of_a, of_b), clip_degrees)
-    only_a, only_b = _signs(of_clips)
-    p_value = (
-        sign_test(only_a, only_b)
-        if groups is None
-        else sign_test(*_signs(np.bincount(groups, of_clips).astype(np.float64)))
-    )
+    # Differences of counts, in units of 1 / (S * R) of a clip: integers, so that equal ones are exactly equal.
+    counts = a.sum(axis=0, dtype=np.int64) * len(b) - b.sum(axis=0, dtype=np.int64) * len(a)
+    p_value = sign_flip_test(counts if groups is None else _sums(counts, groups))
     is_single = len(a) == 1 and len(b) == 1 and groups is None
     if not is_single:
         p_value = max(p_value, variance.tail(abs(mean)))
@@ -166,6 +163,7 @@ def paired_difference(
     else:
         points = _interval(value, mean, variance.half_width(level), -1.0)
     test = "McNemar" if is_single else "clips and seeds" if groups is None else "groups of clips and seeds"
+    only_a, only_b = int((counts > 0).sum()), int((counts < 0).sum())
     return Difference(points, p_value, test, min(len(a), len(b)) >= MIN_SEEDS, only_a, only_b)
 
 
@@ -177,27 +175,6 @@ def smallest_detectable(difference: Difference) -> float:
     """
     half_width = (difference.points.high - difference.points.low) / 2
     return half_width * (1 + normal_quantile(0.6) / normal_quantile(LEVEL))
-
-
-def sign_test(num_plus: int, num_minus: int) -> float:
-    """Return the exact two-sided p-value of the numbers of signs, if both signs are equally likely.
-
-    For the clips on which only one of two heads is correct, this is McNemar's exact test. It is never 0.
-
-    >>> sign_test(0, 5)
-    0.0625
-    >>> sign_test(0, 0)
-    1.0
-    """
-    num_signs, fewer = num_plus + num_minus, min(num_plus, num_minus)
-    if num_signs < 1000:
-        # Integers are exact; as a float, 2**n overflows at n = 1024.
-        p_value = 2 * sum(math.comb(num_signs, k) for k in range(fewer + 1)) / 2**num_signs
-    else:
-        from scipy.special import bdtr
-
-        p_value = 2 * float(bdtr(fewer, num_signs, 0.5))
-    return float(min(1.0, max(p_value, sys.float_info.min)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -241,8 +218,10 @@ def _clustering(of_clips: FloatArray, groups: Groups | None) -> tuple[float, flo
     return design_effect(of_clips, groups), max(1, int(groups.max()))
 
 
-def _signs(differences: FloatArray) -> tuple[int, int]:
-    return int((differences > _TIE).sum()), int((differences < -_TIE).sum())
+def _sums(values: NDArray[np.int64], groups: Groups) -> NDArray[np.int64]:
+    sums = np.zeros(int(groups.max()) + 1, dtype=np.int64)
+    np.add.at(sums, groups, values)
+    return sums
 
 
 def _check_not_empty(correct: BoolArray | FloatArray) -> None:
