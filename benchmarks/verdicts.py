@@ -36,8 +36,11 @@ INTERVAL_CLIPS, INTERVAL_ACCURACIES = (20, 33, 210), (50.0, 90.0, 99.0)
 # Shares of a clip's difficulty: for all heads, for one head. The rest is random in a single fit.
 SHARED, OWN = 0.5, 0.25
 
-# Numbers of groups, clips and seeds.
-GROUPED_CASES = ((6, 210, 3), (10, 210, 3), (10, 210, 5), (30, 210, 5), (30, 3_000, 5))
+# Numbers of groups, clips and seeds, and the standard deviation between seeds in points.
+GROUPED_CASES = (
+    (6, 210, 3, 1.0), (10, 210, 3, 1.0), (10, 210, 5, 1.0), (30, 210, 5, 1.0), (30, 3_000, 5, 1.0),
+    (100, 3_000, 5, 1.0), (30, 3_000, 5, 0.0), (100, 3_000, 5, 0.0),
+)  # fmt: skip
 
 BoolArray = NDArray[np.bool_]
 Groups = NDArray[np.int64]
@@ -125,24 +128,28 @@ def alarm_rate(num_rows: int, accuracy: float, spread: str, num_seeds: int, num_
     return 100 * alarms / trials
 
 
-def grouped_rate(num_groups: int, num_clips: int, num_seeds: int, knows_groups: bool, trials: int) -> float:
+def grouped_rate(
+    num_groups: int, num_clips: int, num_seeds: int, spread: float, knows_groups: bool, trials: int
+) -> float:
     """Return the percentage of tables of two equal heads on clips in groups in which one is called better."""
     generator = np.random.default_rng([num_groups, num_clips, num_seeds])
     groups = np.arange(num_clips) % num_groups
     alarms = 0
     for _ in range(trials):
-        rows = draw_rows(generator, [80.0, 80.0], [1.0, 1.0], num_seeds, num_clips, groups)
+        rows = draw_rows(generator, [80.0, 80.0], [spread, spread], num_seeds, num_clips, groups)
         alarms += is_alarm(judged(rows, groups if knows_groups else None))
     return 100 * alarms / trials
 
 
-def grouped_coverage(num_groups: int, num_clips: int, num_seeds: int, knows_groups: bool, trials: int) -> float:
+def grouped_coverage(
+    num_groups: int, num_clips: int, num_seeds: int, spread: float, knows_groups: bool, trials: int
+) -> float:
     """Return the percentage of intervals over clips in groups that contain the accuracy."""
     generator = np.random.default_rng([1, num_groups, num_clips, num_seeds])
     groups = np.arange(num_clips) % num_groups
     held = 0
     for _ in range(trials):
-        (correct,) = draw_rows(generator, [80.0], [1.0], num_seeds, num_clips, groups)
+        (correct,) = draw_rows(generator, [80.0], [spread], num_seeds, num_clips, groups)
         interval = accuracy_interval(correct, groups=groups if knows_groups else None)
         held += interval.low <= 80 <= interval.high
     return 100 * held / trials
@@ -150,7 +157,16 @@ def grouped_coverage(num_groups: int, num_clips: int, num_seeds: int, knows_grou
 
 def groups_table(pool: ProcessPoolExecutor, trials: int) -> str:
     """Return the table of false alarms and coverage for clips in groups, with and without knowledge of the groups."""
-    header = ["groups", "clips", "seeds", "alarms, by group", "alarms, by clip", "coverage, by group", "by clip"]
+    header = [
+        "groups",
+        "clips",
+        "seeds",
+        "deviation",
+        "alarms, by group",
+        "alarms, by clip",
+        "coverage, by group",
+        "by clip",
+    ]
     pending = [
         (
             case,
@@ -160,7 +176,9 @@ def groups_table(pool: ProcessPoolExecutor, trials: int) -> str:
     ]
     lines = ["| " + " | ".join(header) + " |", "|" + "---:|" * len(header)]
     for case, cells in pending:
-        lines.append("| " + " | ".join([*(f"{n:,}" for n in case), *(f"{cell.result():.1f}" for cell in cells)]) + " |")
+        lines.append(
+            "| " + " | ".join([*(f"{n:,g}" for n in case), *(f"{cell.result():.1f}" for cell in cells)]) + " |"
+        )
     return "\n".join(lines)
 
 
