@@ -6,12 +6,14 @@ Exit codes: 0: success; 1: wrong data or settings; 2: wrong options.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.command_group import PipelineGroup
 from pipeline.commands import PipelineCommand
+from pipeline.supervisor import supervise
 
 if TYPE_CHECKING:
     from pipeline.settings.bundled import TrainBundledSettings
@@ -359,6 +361,12 @@ def train_bundled(settings: TrainBundledSettings) -> None:
     run(settings)
 
 
+# They decode clips, most of them in their own process.
+SUPERVISED = frozenset({"check", "compare", "evaluate", "extract", "finetune", "init", "predict", "prepare", "store"})
+
+
 def main() -> None:
     """Run the `pipeline` command."""
+    if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
+        supervise()
     cli(prog_name="pipeline")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import resource
+import signal
+import sys
 import threading
+import time
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def num_cores() -> int:
@@ -25,3 +32,27 @@ def _wait_for_end_of_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def allow_many_files() -> int:
+    """Raise the limit on open files as far as this process may, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent, a process id, ends; where it cannot, let a thread do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+    else:
+        threading.Thread(target=_wait_for_other_parent, args=(parent,), name="die-with-parent", daemon=True).start()
+
+
+def _wait_for_other_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

@@ -503,6 +503,23 @@ def test_no_more_workers_are_started_than_cores_and_memory_allow(
     assert choose_num_workers(dataclasses.replace(request, workers=3), settings, jobs) == 3
 
 
+def test_no_more_workers_are_started_than_open_files_allow(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(manifest, tmp_path / "s.zarr", views=0)
+    settings = FeatureStore.open(tmp_path / "s.zarr").settings
+    clips = tuple(ClipJob(offset, f"c{offset}", "", "wave", ("test",)) for offset in range(64))
+    jobs = [BlockJob(block, ("test",), clips, ()) for block in range(100)]
+    monkeypatch.setattr("pipeline.extract.cluster.CPU_COUNT", 64)
+    monkeypatch.setattr("pipeline.extract.cluster.MEMORY_LIMIT", 1 << 40)
+    for num_files, num_workers in ((44, 0), (54, 2), (1024, 64)):
+        monkeypatch.setattr("pipeline.extract.cluster.allow_many_files", lambda num=num_files: num)
+        assert choose_num_workers(dataclasses.replace(REQUEST, workers=None), settings, jobs) == num_workers
+    monkeypatch.setattr("pipeline.extract.cluster.allow_many_files", lambda: 44)
+    with pytest.raises(PipelineError, match=r"--workers 2 needs about 54 open files, but `ulimit -n` allows 44"):
+        run(manifest, tmp_path / "t.zarr", workers=2)
+
+
 def test_progress_shows_frames_before_the_first_block_is_written(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

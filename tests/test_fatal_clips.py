@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -10,20 +11,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pipeline.errors import PipelineError
-from pipeline.extract import decoding_log
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, load_sample
 from pipeline.finetune.model import fresh_classifier
 from pipeline.manifest import Clip, write_manifest
 from pipeline.model import save_model
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.recipe import SamplingConfig, named_recipe
-from pipeline.store import FeatureStore, layout
-from pipeline.store.object_store import open_object_store
+from pipeline.store import FeatureStore
 from pipeline.video import fatal_clips
 from pipeline.video.fatal_clips import find_fatal_clips
 from pipeline.video.limits import ClipLimits
@@ -114,47 +113,14 @@ def statuses(root: Path) -> dict[str, tuple[str, str]]:
     return {clip.clip_id: (clip.status, clip.kind) for clip in FeatureStore.open(root / "s.zarr").table()}
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("fatal_decoder")
-@pytest.mark.parametrize("name", ["crash", "spin"])
-def test_an_extraction_loses_the_fatal_clip_alone(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
+def test_an_extraction_loses_the_fatal_clip_alone(tmp_path: Path, name: str, workers: int) -> None:
     write_three(tmp_path, name)
-    done = extract(tmp_path, workers=1)
+    done = extract(tmp_path, workers)
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path) == {"a": ("done", ""), name: ("failed", KINDS[name]), "b": ("done", "")}
-
-
-@pytest.mark.usefixtures("fatal_decoder")
-@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
-def test_without_workers_the_next_run_records_the_fatal_clip(tmp_path: Path, name: str) -> None:
-    write_three(tmp_path, name)
-    ended = extract(tmp_path, workers=0)
-    assert ended.returncode == {"crash": -signal.SIGSEGV, "spin": 1}[name], ended.stderr
-    if name == "spin":
-        assert "The clip spin blocks its decoder" in ended.stderr
-        assert "run the same command again" in ended.stderr
-    # A clip that blocks is tried again by each run, and then no longer in the run's own process.
-    for _ in range(2 if name == "spin" else 1):
-        done = extract(tmp_path, workers=0)
-        assert done.returncode == 0, done.stderr
-        assert "It is recorded as failed." in done.stderr
-        assert statuses(tmp_path) == {"a": ("done", ""), name: ("failed", KINDS[name]), "b": ("done", "")}
-    assert not (tmp_path / "s.zarr" / layout.DECODING_KEY).exists()
-
-
-def test_what_a_killed_run_left_is_read_with_care(tmp_path: Path) -> None:
-    objects = open_object_store(str(tmp_path / "s.zarr"))
-    path = tmp_path / "s.zarr" / layout.DECODING_KEY
-    path.parent.mkdir(parents=True)
-    texts: list[tuple[bytes, set[str]]] = [(b'["a", "b"]', {"a", "b"}), (b'["a"', set()), (b'{"a": 1}', set())]
-    for text, expected in (*texts, (b"[1, null]", set())):
-        path.write_bytes(text)
-        assert decoding_log._taken(objects) == expected
-        assert not path.exists()
-    path.symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere").write_bytes(b'["a"]')
-    with pytest.raises(PipelineError, match="cannot be opened"):
-        decoding_log._taken(objects)
 
 
 @pytest.mark.usefixtures("fatal_decoder")
@@ -199,20 +165,135 @@ def test_a_check_reports_the_fatal_clip_and_goes_on(tmp_path: Path, name: str) -
     assert found == {name: KINDS[name], "c3": "frame-gap"}
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("fatal_decoder")
-@pytest.mark.parametrize("command", ["check m.csv --decode --workers 0", "predict m.safetensors a spin b"])
-def test_a_clip_that_blocks_a_command_without_workers_ends_it_with_a_sentence(tmp_path: Path, command: str) -> None:
-    write_three(tmp_path, "spin")
-    classifier = fresh_classifier("tsn", "squeezenet", "random", ("up", "down"), 2, named_recipe("paper"), 0)
-    save_model(tmp_path / "m.safetensors", classifier.spec, classifier.head, classifier.backbone)
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", *command.split(), "--max-clip-seconds", "1"],
-        cwd=tmp_path,
+def run(root: Path, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *command, "--max-clip-seconds", "1"],
+        cwd=root,
         capture_output=True,
         text=True,
         timeout=280,
         check=False,
+        **options,
     )
-    assert done.returncode == 1, done.stderr
-    assert "Error: The clip spin blocks its decoder for longer than the 1 s of --max-clip-seconds." in done.stderr
+
+
+def write_model(path: Path) -> None:
+    classifier = fresh_classifier("tsn", "squeezenet", "random", ("up", "down"), 2, named_recipe("paper"), 0)
+    save_model(path, classifier.spec, classifier.head, classifier.backbone)
+
+
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", ["text", "csv", "json"])
+def test_predict_counts_the_fatal_clip_and_prints_each_other_clip_once(tmp_path: Path, name: str, format: str) -> None:
+    write_clips(tmp_path, *"abcdefghijklmnop", name)
+    write_model(tmp_path / "m.safetensors")
+    sound = list("abcdefghijklmnop")
+    expected = run(tmp_path, "predict", "m.safetensors", *sound, "--format", format)
+    assert expected.returncode == 0, expected.stderr
+    # The paths come from stdin, which a second run cannot read again.
+    names = [*sound[:12], name, *sound[12:]]
+    done = run(tmp_path, "predict", "m.safetensors", "-", "--format", format, input="\n".join(names))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "Error: 1 of 17 clips could not be used" in done.stderr
+    if format == "json":
+        found = json.loads(done.stdout)
+        assert found[12]["clip"] == name
+        assert found[12]["error"]["kind"] == KINDS[name]
+        del found[12]
+        assert found == json.loads(expected.stdout)
+    else:
+        assert done.stdout == expected.stdout
+
+
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("name", ["crash", "starve", pytest.param("spin", marks=pytest.mark.slow)])
+def test_predict_of_a_fatal_clip_ends_with_a_sentence(tmp_path: Path, name: str) -> None:
+    write_clips(tmp_path, name)
+    write_model(tmp_path / "m.safetensors")
+    done = run(tmp_path, "predict", "m.safetensors", name)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    sentence = {
+        "crash": "crash crashes its decoder (SIGSEGV).",
+        "starve": "starve ends the process that decodes it, probably for lack of memory.",
+        "spin": "spin blocks its decoder for longer than the 1 s of --max-clip-seconds.",
+    }[name]
+    assert f"Warning: {sentence}" in done.stderr
+    assert done.stderr.endswith("Error: 1 of 1 clips could not be used; the reasons are printed above.\n")
+
+
+@pytest.mark.usefixtures("fatal_decoder")
+@pytest.mark.parametrize("name", ["crash", pytest.param("spin", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate m.safetensors --manifest m.csv --split train --json",
+        "check m.csv --decode --workers 0",
+        "finetune --manifest m.csv --init m.safetensors --out new --epochs 1 --batch-size 2 --threads 1 --workers 0"
+        " --precision float32 --checkpoint-seconds 0",
+    ],
+    ids=["evaluate", "check", "finetune"],
+)
+def test_a_command_without_workers_loses_the_fatal_clip_alone(tmp_path: Path, command: str, name: str) -> None:
+    write_three(tmp_path, name)
+    write_model(tmp_path / "m.safetensors")
+    clips = [Clip(clip, clip, "up", "train") for clip in ("a", "b")]
+    clips += [Clip(name, name, "down", "train"), Clip("c", "a", "down", "val")]
+    write_manifest(tmp_path / "m.csv", clips, ["up", "down"])
+    done = run(tmp_path, *command.split())
+    assert "Traceback" not in done.stderr
+    if command.startswith("evaluate"):
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads(done.stdout)
+        assert (metrics["num_report"], metrics["num_failed"]) == (2, 1)
+    elif command.startswith("check"):
+        assert done.returncode == 1
+        assert f"{KINDS[name]}: 1\n" in done.stdout
+        assert "Decoded 3 clips" in done.stdout
+    else:
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads(next((tmp_path / "new").glob("*/metrics.json")).read_text())
+        assert metrics["num_failed"] == 1
+
+
+def test_a_crash_that_no_clip_causes_ends_with_a_sentence(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pipeline.supervisor import supervise; supervise(); "
+        "os.kill(os.getpid(), getattr(signal, sys.argv[1]))"
+    )
+    for name, cause in {
+        "SIGSEGV": "crashed (SIGSEGV)",
+        "SIGKILL": "was killed, usually because memory ran out",
+    }.items():
+        done = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"Error: The process {cause}")
+    # Any other signal ends the command as before.
+    assert subprocess.run([sys.executable, "-c", program, "SIGTERM"], check=False).returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_supervisor_ends_both_processes(number: signal.Signals) -> None:
+    program = (
+        "import os, time; from pipeline.supervisor import supervise; supervise(); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(number)
+        # Python ends by the signal after an interrupt that nothing catches.
+        assert parent.wait(20) == -number
+        end_seconds = time.monotonic() + 20
+        while is_running(child):
+            assert time.monotonic() < end_seconds
+            time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

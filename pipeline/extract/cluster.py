@@ -27,11 +27,12 @@ from distributed.utils import silence_logging_cmgr
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.cluster_client import SECONDS_TO_CONNECT, ask_scheduler
-from pipeline.errors import PipelineError
+from pipeline.errors import TRANSIENT_KINDS, PipelineError, transient_kind
 from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress
 from pipeline.extract.worker import BlockResult, Worker, record_block_failure
+from pipeline.processes import allow_many_files
 from pipeline.scratch import temporary_folder
 from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase
@@ -41,6 +42,9 @@ from pipeline.video.watchdog import Watchdog
 SECONDS_TO_ANSWER = 20
 SECONDS_BETWEEN_LOOKS = 5
 SECONDS_WITHOUT_WORKERS = 120
+
+# Maximum number of open files of the scheduler's process: measured 38, 50 and 72 with 1, 2 and 4 workers.
+OPEN_FILES, OPEN_FILES_PER_WORKER = 30, 12
 
 # Maximum memory of a worker: torch and a prepared backbone (0.5 to 0.6 GB), a block with its views, and a reserve.
 WORKER_BYTES = 3 << 29
@@ -62,8 +66,9 @@ LOCAL_CONFIG = {
 
 
 def num_local_workers() -> int:
-    """Return the number of processes for this machine or container: one per core, limited by the memory."""
-    return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES))
+    """Return the number of processes for this machine or container: one per core, limited by memory and open files."""
+    num_by_files = (allow_many_files() - OPEN_FILES) // OPEN_FILES_PER_WORKER
+    return max(1, min(CPU_COUNT, MEMORY_LIMIT // WORKER_BYTES, num_by_files))
 
 
 class ExtractionPlugin(WorkerPlugin):
@@ -124,16 +129,7 @@ class DaskEngine(Engine):
                 folder = str(stack.enter_context(temporary_folder("dask")))
                 # The scheduler takes its folder from the configuration alone.
                 stack.enter_context(dask.config.set({**LOCAL_CONFIG, "temporary-directory": folder}))
-                cluster = LocalCluster(
-                    n_workers=self._asked,
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address=":0",
-                    local_directory=folder,
-                    silence_logs=logging.CRITICAL,
-                )
-                stack.enter_context(cluster)
-                address: Any = cluster
+                address: Any = stack.enter_context(self._local_cluster(folder))
             else:
                 address = self._scheduler
                 # Failures are reported as sentences; Dask's log would add tracebacks.
@@ -157,6 +153,36 @@ class DaskEngine(Engine):
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+    def _local_cluster(self, folder: str) -> LocalCluster:
+        """Start worker processes on this machine.
+
+        Raises:
+            PipelineError: too few open files are allowed, or another shortage prevents it.
+        """
+        num_allowed, num_needed = allow_many_files(), OPEN_FILES + self._asked * OPEN_FILES_PER_WORKER
+        if num_allowed < num_needed:
+            raise PipelineError(
+                f"--workers {self._asked} needs about {num_needed} open files, but `ulimit -n` allows {num_allowed}. "
+                "Raise it, or lower --workers; --workers 0 starts no processes."
+            )
+        try:
+            return LocalCluster(
+                n_workers=self._asked,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=":0",
+                local_directory=folder,
+                silence_logs=logging.CRITICAL,
+            )
+        except (OSError, RuntimeError, TimeoutError) as error:
+            kind = transient_kind(error)
+            if not kind:
+                raise
+            raise PipelineError(
+                f"The worker processes could not be started: {TRANSIENT_KINDS[kind]}. Lower --workers, or use "
+                "--workers 0, which starts none, and run the same command again."
+            ) from error
 
     def _unregister_plugin(self) -> None:
         """Remove this run's backbone from the workers of a cluster that keeps running."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,15 +13,11 @@ from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
 from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
-from pipeline.extract.decoding_log import DecodingLog
 from pipeline.extract.worker import BlockResult, ComputedClip, Worker
 from pipeline.progress import Progress
 from pipeline.store.locks import worker_lock
-from pipeline.store.object_store import Phase, no_phase, open_object_store
+from pipeline.store.object_store import Phase, no_phase
 from pipeline.store.record import FAILED, ClipRecord
-from pipeline.video.watchdog import Watchdog, end_with_sentence
-
-WAY_OUT = "Finished blocks are kept; run the same command again: it records the clip as failed and goes on."
 
 
 @dataclass
@@ -104,21 +100,12 @@ class LocalEngine(Engine):
 
     def __init__(self, setup: WorkerConfig, on_phase: Phase = no_phase) -> None:
         self._setup = setup
-        self._log = DecodingLog(open_object_store(setup.location), on_phase)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> LocalEngine:
-        self._stack.enter_context(self._log)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self._on_phase = on_phase
 
     @cached_property
     def _worker(self) -> Worker:
         keep_memory_between_batches()
-        end = end_with_sentence(self._setup.limits, WAY_OUT)
-        return Worker(self._setup, Watchdog(self._setup.limits, self._log.on_phase, end).on_phase)
+        return Worker(self._setup, self._on_phase)
 
     def differing(self, samples: Sequence[BlockJob]) -> list[str]:
         return [job.clips[0].clip_id for job in samples if not self._worker.matches_store(job)]

@@ -15,8 +15,8 @@ from pipeline.errors import PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.blocks import BlockJob, absent_clips, located, plan_blocks, sample_of_done, views_of
 from pipeline.extract.clip_steps import WorkerConfig
-from pipeline.extract.decoding_log import without_fatal_clips
 from pipeline.extract.engine import Engine, ExtractionProgress, LocalEngine
+from pipeline.extract.fatal_suspects import without_fatal_clips
 from pipeline.extract.provenance import clip_exists
 from pipeline.extract.resolve import resolve_settings
 from pipeline.manifest import Manifest

@@ -8,7 +8,6 @@ if the parent is killed.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from torch import Tensor
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.prefetch import prefetch
-from pipeline.processes import end_with_parent
+from pipeline.processes import allow_many_files, end_with_parent
 from pipeline.recipe import SamplingConfig
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
@@ -159,7 +158,7 @@ class ClipLoader:
     """Context manager that loads samples ahead of their use: in `num_workers` processes, or with 0 in one thread.
 
     At most `num_ahead` samples are decoded and not yet used, so memory is bounded. A clip that crashes or blocks a
-    worker fails, and the workers are replaced; without workers it ends or blocks this process.
+    worker fails, and the workers are replaced. Without workers, the supervisor of the command does the same.
     """
 
     def __init__(self, num_workers: int, num_ahead: int) -> None:
@@ -178,7 +177,9 @@ class ClipLoader:
     def _new_pool(self) -> Executor:
         if not self.num_workers:
             return ThreadPoolExecutor(1, thread_name_prefix="clips")
-        _allow_many_files()
+        # Each clip that a worker sends is an open file here; a batch and the clips decoded ahead can exceed the default
+        # limit of 1,024 files.
+        allow_many_files()
         context = multiprocessing.get_context("spawn")
         return ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
 
@@ -263,14 +264,6 @@ def _views(request: SampleRequest, settings: SampleSettings, num_frames: int, he
     if request.epoch is None:
         return [config.test(num_frames, height, width)]
     return [config.draw(FIRST_FRESH_DRAW + request.epoch, request.clip.clip_id, num_frames, height, width)]
-
-
-def _allow_many_files() -> None:
-    # Each clip that a worker sends is an open file here; a batch and the clips decoded ahead can exceed the default
-    # limit of 1,024 files.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _start_worker() -> None:

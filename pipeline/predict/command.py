@@ -19,12 +19,13 @@ from pipeline.files import atomic_path
 from pipeline.predict.predict import Prediction, contact_sheet, expanded, predictions
 from pipeline.predict.scorer import Scorer, open_scorer
 from pipeline.settings.predict import PredictSettings
+from pipeline.supervised import keep, kept
 from pipeline.video.limits import ClipLimits
-from pipeline.video.watchdog import command_watchdog
 
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
+NUM_PRINTED, LINES_OF_STDIN = "num_printed", "lines_of_stdin"
 CSV_COLUMNS = ("clip", "rank", "label", "score", "probability")
 NUM_SHEET_CLIPS = 40
 TIMELINE_FORMATS = {".png": "PNG"}
@@ -71,27 +72,32 @@ def predict(settings: PredictSettings) -> list[Prediction]:
 
 def _printed(scorer: Scorer, clips: Sequence[str], settings: PredictSettings) -> list[Prediction]:
     found: list[Prediction] = []
-    format, keeps_pixels = settings.format, settings.contact_sheet is not None
-    write = {"text": _as_text, "json": _as_json, "csv": _as_csv}[format]
-    if format == "csv":
-        click.echo(",".join(CSV_COLUMNS))
-    limits = ClipLimits.of(settings)
-    for prediction in predictions(scorer, clips, settings.top, keeps_pixels, limits, command_watchdog(limits)):
-        if prediction.fault is not None:
-            reason = prediction.fault.reason
-            # Most reasons contain the clip already.
-            logger.warning(reason if prediction.clip in reason else f"{prediction.clip}: {reason}")
-        text = write(prediction)
-        if format == "json":
-            text = ("[\n" if not found else ",\n") + text
-        if text:
-            click.echo(text, nl=format != "json")
+    keeps_pixels = settings.contact_sheet is not None
+    num_printed = kept(NUM_PRINTED, 0)  # before a clip crashed this command, which then started again
+    for prediction in predictions(scorer, clips, settings.top, keeps_pixels, ClipLimits.of(settings)):
+        if len(found) >= num_printed:
+            _print(prediction, settings.format, is_first=not found)
+            keep(NUM_PRINTED, len(found) + 1)
         if len(found) >= NUM_SHEET_CLIPS:
             prediction = _without_pixels(prediction)
         found.append(prediction)
-    if format == "json":
+    if settings.format == "json":
         click.echo("\n]")
     return found
+
+
+def _print(prediction: Prediction, format: str, is_first: bool) -> None:
+    if prediction.fault is not None:
+        reason = prediction.fault.reason
+        # Most reasons contain the clip already.
+        logger.warning(reason if prediction.clip in reason else f"{prediction.clip}: {reason}")
+    if format == "csv" and is_first:
+        click.echo(",".join(CSV_COLUMNS))
+    text = {"text": _as_text, "json": _as_json, "csv": _as_csv}[format](prediction)
+    if format == "json":
+        text = ("[\n" if is_first else ",\n") + text
+    if text:
+        click.echo(text, nl=format != "json")
 
 
 def _as_text(prediction: Prediction) -> str:
@@ -156,7 +162,10 @@ def _given(videos: Iterable[str]) -> list[str]:
     places: list[str] = []
     for video in videos:
         if video == STDIN:
-            places += [line.strip() for line in sys.stdin if line.strip()]
+            # A command that starts again cannot read them again.
+            lines = kept(LINES_OF_STDIN, None) or [line.strip() for line in sys.stdin if line.strip()]
+            keep(LINES_OF_STDIN, lines)
+            places += lines
         else:
             places.append(video)
     return places

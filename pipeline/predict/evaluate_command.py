@@ -23,7 +23,6 @@ from pipeline.scratch import temporary_folder
 from pipeline.settings.predict import EvaluateSettings
 from pipeline.store import FeatureStore
 from pipeline.video.limits import ClipLimits
-from pipeline.video.watchdog import command_watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,6 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
                 settings.seed,
                 progress.advance,
                 ClipLimits.of(settings),
-                command_watchdog(ClipLimits.of(settings)),
             )
         source = {"manifest": str(settings.manifest), "num_crops": int(settings.crops), "num_draws": settings.draws}
     values = about(scorer, found, split, source)

@@ -36,7 +36,6 @@ from pipeline.store import FeatureStore
 from pipeline.store.layout import TEST_VIEW
 from pipeline.video.clip_views import ClipViews, load_clip_views
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
-from pipeline.video.watchdog import Watchdog
 
 STAGE = "evaluate"
 NOT_TRAINED: tuple[Any, ...] = ()
@@ -119,11 +118,8 @@ def evaluate_manifest(
     seed: int,
     advance: Callable[[int], None],
     limits: ClipLimits = DEFAULT_LIMITS,
-    watchdog: Watchdog | None = None,
 ) -> Evaluation:
     """Decode the clips of a split and average their scores over crops of the test frames and draws of frames.
-
-    watchdog: ends the process, that of a command, if a clip blocks its decoder.
 
     Raises:
         PipelineError: the model does not have a label, there is no labelled clip, or no clip can be used.
@@ -149,7 +145,7 @@ def evaluate_manifest(
     used: list[Clip] = []
     faults: list[ClipFailure] = []
     num_views = num_crops + num_draws
-    for clip, found in zip(labelled, decoded_ahead(load, labelled, watchdog), strict=True):
+    for clip, found in zip(labelled, decoded_ahead(load, labelled), strict=True):
         advance(1)
         try:
             if isinstance(found, ClipError):

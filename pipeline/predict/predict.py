@@ -19,7 +19,6 @@ from pipeline.predict.view_plan import ViewPlan, view_plan_of
 from pipeline.video.clip_views import ClipViews, load_clip_views
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
 from pipeline.video.suffixes import VIDEO_SUFFIXES, is_ignored_folder, is_image_name, is_video_name
-from pipeline.video.watchdog import Watchdog
 
 THUMBNAIL_PIXELS = 112
 CAPTION_PIXELS = 18
@@ -52,15 +51,11 @@ def predictions(
     top: int = 5,
     keep_pixels: bool = False,
     limits: ClipLimits = DEFAULT_LIMITS,
-    watchdog: Watchdog | None = None,
 ) -> Iterator[Prediction]:
-    """Yield the predictions of clips in their order; clips are decoded ahead.
-
-    watchdog: ends the process, that of a command, if a clip blocks its decoder.
-    """
+    """Yield the predictions of clips in their order; clips are decoded ahead."""
     plan = view_plan_of(scorer.spec)
 
-    for found in decoded_ahead(partial(_load, plan=plan, limits=limits), clips, watchdog):
+    for found in decoded_ahead(partial(_load, plan=plan, limits=limits), clips):
         if isinstance(found, Prediction):
             yield found
             continue

@@ -18,13 +18,12 @@ from pipeline.files import write_text
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
-from pipeline.prepare.inspection import Inspected, decode_clips_watched, stat_clips
+from pipeline.prepare.inspection import Inspected, decode_clips, decode_clips_watched, stat_clips
 from pipeline.processes import end_with_parent, num_cores
 from pipeline.progress import Progress
 from pipeline.settings.check import CheckSettings
 from pipeline.video.fatal_clips import find_fatal_clips
 from pipeline.video.limits import ClipLimits
-from pipeline.video.watchdog import command_watchdog
 
 NUM_EXAMPLES = 5
 GLANCES_A_TASK = 1024
@@ -114,7 +113,7 @@ def _located(tasks: Sequence[Task]) -> Iterator[list[Inspected]]:
 
 def _decoded(tasks: Sequence[Task], workers: int | None, limits: ClipLimits) -> Iterator[list[Inspected]]:
     if workers == 0:
-        yield from map(partial(decode_clips_watched, limits=limits, watchdog=command_watchdog(limits)), tasks)
+        yield from map(partial(decode_clips, limits=limits), tasks)
         return
     num_workers = min(num_cores() if workers is None else workers, len(tasks))
     if workers is None and sum(map(len, tasks)) < CLIPS_WORTH_PROCESSES:

@@ -54,13 +54,11 @@ def decode_clips(clips: Sequence[tuple[str, str]], limits: ClipLimits = DEFAULT_
     return [_inspected(clip_id, location, limits) for clip_id, location in clips]
 
 
-def decode_clips_watched(
-    clips: Sequence[tuple[str, str]], limits: ClipLimits, watchdog: Watchdog | None = None
-) -> list[Inspected]:
-    """Decode clips as `decode_clips` does in a process that ends if a decoder does not return."""
+def decode_clips_watched(clips: Sequence[tuple[str, str]], limits: ClipLimits) -> list[Inspected]:
+    """Decode clips as `decode_clips` does in a worker process that ends if a decoder does not return."""
     found = []
     for clip_id, location in clips:
-        with (watchdog or _watchdog(limits)).watching(clip_id):
+        with _watchdog(limits).watching(clip_id):
             found.append(_inspected(clip_id, location, limits))
     return found
 

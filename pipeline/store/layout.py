@@ -39,8 +39,6 @@ TABLE_KEY = f"{RECORDS_FOLDER}/clips.json"
 COPY_KEY = f"{RECORDS_FOLDER}/attributes.json"
 # This object describes only this copy of a store: DVC ignores it, and a store is complete without it.
 LOCAL_FOLDER = f"{RECORDS_FOLDER}/.local"
-# Clips that an extraction without workers decodes at the moment.
-DECODING_KEY = f"{RECORDS_FOLDER}/.decoding"
 LOCK_KEYS = (f"{RECORDS_FOLDER}/.lock", f"{RECORDS_FOLDER}/.workers")
 MAX_BLOCK_CLIPS = 1 << 16
 MAX_ROWS = 1 << 31

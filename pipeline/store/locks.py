@@ -17,6 +17,8 @@ from pipeline.store import layout
 from pipeline.store.object_store import LocalObjectStore, ObjectStore
 
 SECONDS_FOR_ORPHANS = 30.0
+# The process of a command that was just killed may take a moment to end.
+SECONDS_FOR_ENDING = 1.0
 
 
 def lock_path(objects: ObjectStore, key: str = layout.LOCK_KEYS[0]) -> Path:
@@ -35,14 +37,12 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
         PipelineError: another process holds it.
     """
     with opened_lock(objects, layout.LOCK_KEYS[0]) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked_within(handle, SECONDS_FOR_ENDING):
             holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
             raise PipelineError(
                 f"The store {objects.location} is being written by another process (pid {holder}). "
                 "Wait for it to end, or stop it; its finished blocks are kept."
-            ) from None
+            )
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         _wait_for_orphans(objects)
@@ -82,15 +82,21 @@ def opened_lock(objects: ObjectStore, key: str) -> Iterator[int]:
 
 def _wait_for_orphans(objects: ObjectStore) -> None:
     with opened_lock(objects, layout.LOCK_KEYS[1]) as handle:
-        end_seconds = time.monotonic() + SECONDS_FOR_ORPHANS
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > end_seconds:
-                    raise PipelineError(
-                        f"Workers of an earlier run still write to {objects.location}. "
-                        "Stop them, or try again when they are done."
-                    ) from None
-                time.sleep(0.1)
+        if not _locked_within(handle, SECONDS_FOR_ORPHANS):
+            raise PipelineError(
+                f"Workers of an earlier run still write to {objects.location}. "
+                "Stop them, or try again when they are done."
+            )
+
+
+def _locked_within(handle: int, seconds: float) -> bool:
+    """Wait for an exclusive lock; return whether it is held."""
+    end_seconds = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end_seconds:
+                return False
+            time.sleep(0.05)

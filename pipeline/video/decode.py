@@ -10,6 +10,7 @@ from typing import BinaryIO
 from pipeline.errors import ClipError
 from pipeline.intervals import Interval, split_location
 from pipeline.manifest import HDF5_SEPARATOR
+from pipeline.supervised import decoding, refuse_fatal_clip
 from pipeline.video.frame_folder import FrameFolder, StillImage
 from pipeline.video.image_ends import JPG_MAGIC, PNG_MAGIC, is_jpg_stream, is_moving_png
 from pipeline.video.images import TIFF_MAGICS, is_image, is_moving_webp
@@ -35,10 +36,13 @@ def open_clip(location: str | Path, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
         ClipError: it is missing, empty, exceeds a limit, or cannot be read; `kind` groups the reasons.
     """
     whole, interval = split_location(str(location))
-    reader = _opened(whole, interval, limits)
-    if interval is None or isinstance(reader, VideoInterval):
-        return reader
-    return PartOfClip(str(location), reader, interval)
+    refuse_fatal_clip(str(location))
+    with decoding(str(location), limits.as_tuple()):
+        reader = _opened(whole, interval, limits)
+        if interval is not None and not isinstance(reader, VideoInterval):
+            reader = PartOfClip(str(location), reader, interval)
+    reader.opened_as = str(location)
+    return reader
 
 
 def _opened(location: str, interval: Interval | None, limits: ClipLimits) -> ClipReader:

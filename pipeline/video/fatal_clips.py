@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pipeline.errors import ClipError
+from pipeline.processes import die_with_parent
 from pipeline.video.limits import ClipLimits
 
 OPENER = "pipeline.video.decode:open_clip"
@@ -56,7 +57,7 @@ def _watch(
     """Return the number of clips that a child has started, and whether the last one exceeded its time."""
     if child.stdin is None or child.stdout is None:
         raise RuntimeError("the child has no pipes")
-    request = {"locations": locations, "limits": [limits.max_pixels, limits.max_bytes, limits.max_seconds]}
+    request = {"locations": locations, "limits": limits.as_tuple(), "parent": os.getpid()}
     child.stdin.write(json.dumps(request).encode())
     child.stdin.close()
     num_begun = 0
@@ -69,13 +70,18 @@ def _watch(
     return num_begun, True
 
 
+def blocking_error(location: str, limits: ClipLimits) -> ClipError:
+    """Return the error of a clip whose decoder does not return."""
+    return ClipError(
+        "too-large",
+        f"{location} {BLOCKS_ITS_DECODER} for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
+        "Encode it again.",
+    )
+
+
 def _error(location: str, limits: ClipLimits, is_stuck: bool, number: int) -> ClipError:
     if is_stuck:
-        return ClipError(
-            "too-large",
-            f"{location} {BLOCKS_ITS_DECODER} for longer than the {limits.max_seconds:g} s of --max-clip-seconds. "
-            "Encode it again.",
-        )
+        return blocking_error(location, limits)
     if number in CRASHES:
         return ClipError("corrupt", f"{location} crashes its decoder ({signal.Signals(number).name}). Encode it again.")
     return ClipError("no-memory", f"{location} ends the process that decodes it, probably for lack of memory.")
@@ -83,6 +89,7 @@ def _error(location: str, limits: ClipLimits, is_stuck: bool, number: int) -> Cl
 
 def _decode_all(opener: str) -> None:
     request = json.load(sys.stdin)
+    die_with_parent(request["parent"])
     module, _, name = opener.partition(":")
     open_clip = getattr(import_module(module), name)
     limits = ClipLimits(*request["limits"])

@@ -51,6 +51,10 @@ class ClipLimits:
         """Return the limits of a command."""
         return cls(settings.max_clip_pixels, settings.max_clip_bytes, settings.max_clip_seconds)
 
+    def as_tuple(self) -> tuple[int, int, float]:
+        """Return the values, to send them to another process."""
+        return self.max_pixels, self.max_bytes, self.max_seconds
+
     def check_pixels(self, what: str, height: int, width: int) -> None:
         """Check the number of pixels of a frame before memory is allocated."""
         if height * width > self.max_pixels:

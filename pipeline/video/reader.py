@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ClipError
+from pipeline.supervised import decoding
 
 Frame = npt.NDArray[np.uint8]  # (H, W, 3), RGB
 Frames = npt.NDArray[np.uint8]  # (T, H, W, 3), RGB
@@ -22,7 +23,11 @@ class ClipReader(ABC):
 
     `num_frames` is counted, not taken from a header. `height` and `width` are those of the displayed frames, after
     rotation. Transparency is dropped; colours are not changed.
+
+    opened_as: location that was given to `open_clip`.
     """
+
+    opened_as = ""
 
     def __init__(self, location: str, num_frames: int, height: int, width: int) -> None:
         self.location = location
@@ -44,9 +49,10 @@ class ClipReader(ABC):
         ordinals, positions = np.unique(wanted, return_inverse=True)
         frames = np.empty((len(ordinals), self.height, self.width, 3), np.uint8)
         num_read = 0
-        for frame in self._decoded([int(ordinal) for ordinal in ordinals]):
-            frames[num_read] = frame
-            num_read += 1
+        with decoding(self.opened_as or self.location):
+            for frame in self._decoded([int(ordinal) for ordinal in ordinals]):
+                frames[num_read] = frame
+                num_read += 1
         if num_read != len(ordinals):
             raise AssertionError(f"{type(self).__name__} gave {num_read} frames for {len(ordinals)} ordinals.")
         in_order = len(positions) == len(ordinals) and bool((positions == np.arange(len(positions))).all())
@@ -63,7 +69,16 @@ class ClipReader(ABC):
             raise ValueError("`ordinals` must increase strictly; `read` accepts any order.")
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.num_frames:
             raise self._outside(wanted[0] if wanted[0] < 0 else wanted[-1])
-        return self._decoded(wanted)
+        return self._announced(self._decoded(wanted))
+
+    def _announced(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Announce the decoding of each frame, without the time that the caller spends on it."""
+        while True:
+            with decoding(self.opened_as or self.location):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
 
     @abstractmethod
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
-
 from pipeline.video import fatal_clips
 from pipeline.video.limits import ClipLimits
 
@@ -20,20 +18,6 @@ DECODE, DECODED = "decode", "decoded"
 def end_process(clip: str) -> None:
     """End this process as a crash would."""
     os._exit(1)
-
-
-def end_with_sentence(limits: ClipLimits, way_out: str) -> Callable[[str], object]:
-    """Return a function that ends this process with a sentence about the clip: a thread waits for it for ever."""
-
-    def end(clip: str) -> None:
-        click.echo(
-            f"Error: The clip {clip} blocks its decoder for longer than the {limits.max_seconds:g} s of "
-            f"--max-clip-seconds. {way_out}",
-            err=True,
-        )
-        os._exit(1)
-
-    return end
 
 
 class Watchdog:
@@ -76,8 +60,3 @@ class Watchdog:
                 oldest = min(self._begun_at_seconds.items(), key=lambda item: item[1], default=None)
             if oldest is not None and time.monotonic() - oldest[1] > self._max_seconds:
                 self._end(oldest[0])
-
-
-def command_watchdog(limits: ClipLimits) -> Watchdog:
-    """Return the watchdog of a command that decodes clips in its own process."""
-    return Watchdog(limits, end=end_with_sentence(limits, "Encode it again, or leave it out."))

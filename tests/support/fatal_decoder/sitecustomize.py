@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -11,19 +10,19 @@ from typing import Any
 import pipeline.video.decode
 import pipeline.video.fatal_clips
 
-open_sound_clip = pipeline.video.decode.open_clip
+open_sound_clip = pipeline.video.decode._opened
 SIGNALS = {"crash": signal.SIGSEGV, "starve": signal.SIGKILL}
 
 
-def open_clip(location: str | Path, *arguments: Any) -> Any:
+def opened(location: str, *arguments: Any) -> Any:
     """Open a clip with any other name."""
     name = Path(location).name
     if name in SIGNALS:
-        os.kill(os.getpid(), SIGNALS[name])
+        signal.raise_signal(SIGNALS[name])  # in this thread, as a crash does
     if name == "spin":
         time.sleep(3600)
     return open_sound_clip(location, *arguments)
 
 
-pipeline.video.decode.open_clip = open_clip
+pipeline.video.decode._opened = opened
 pipeline.video.fatal_clips.SECONDS_TO_START = 10.0
