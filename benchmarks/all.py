@@ -1,7 +1,7 @@
 """Measure all figures of speed in one run on one machine, each with its bound and its ratio to the bound.
 
     python -m benchmarks.all                # some minutes: machine, heads, views, start-up, cores
-    python -m benchmarks.all --long         # and the programs that take longer: extraction, decoding, backbones, store
+    python -m benchmarks.all --long         # and the programs that take longer: extraction, peers, growth, and others
 
 Compared steps run in turn within every round, and single-threaded steps are measured in processor time, so that other
 programs have little effect. The number of used cores is measured in wall time, which needs an idle machine. The data
@@ -30,9 +30,11 @@ import torch
 
 from benchmarks.decode import processor
 from benchmarks.render import NUM_DECODED, exact, rounded
+from benchmarks.whole_fit import HEADS, convolution, shares
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.fit_head.compute import HeadSizes, training_step
 from pipeline.heads import build_head
+from pipeline.processes import num_cores
 from pipeline.runtime import Runtime
 from pipeline.video.crops import CropBox, centre_crop
 
@@ -47,6 +49,9 @@ LONG = (
     ["benchmarks.decode"],
     ["benchmarks.backbones"],
     ["benchmarks.heads"],
+    ["benchmarks.peers"],
+    ["benchmarks.peers", "--kind", "jpg", "--only", "extraction"],
+    ["benchmarks.growth"],
 )
 SIZES = HeadSizes(in_channels=512, num_segments=8, num_classes=14, map_size=13)
 NUM_STEP_CLIPS = 4  # of `training_step`
@@ -89,22 +94,23 @@ def command_seconds(command: list[str]) -> float:
 
 def heads(rounds: int) -> Iterator[Figure]:
     """Compare the speed of a training step of heads with convolutions to that of a convolution, on one core."""
-    values = torch.ones(32, 256, 13, 13).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.ones(1024, 256, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
-    giga = 3 * 2 * values[:, 0].numel() * 9 * 256 * 1024 / 1e9  # forward, and backward for values and weight
-
-    def convolution() -> None:
-        torch.nn.functional.conv2d(values, weight, padding=1).sum().backward()
-
-    for name in ("convlstm", "fcn3d"):
+    convolve, giga = convolution(SIZES.map_size)
+    for name in HEADS:
         head = build_head(name, in_channels=512, num_segments=8, num_classes=14)
         projection = 8 * 13**2 * 512 * 256  # has no gradient of its input
         giga_step = NUM_STEP_CLIPS * 2 * (3 * head.macs(13) + 2 * projection) / 1e9
         step = training_step(name, SIZES, Runtime(torch.device("cpu"), "float32", 1))
-        step(), convolution()
-        pairs = [(giga_step / cpu_seconds(step), giga / cpu_seconds(convolution)) for _ in range(rounds)]
+        step(), convolve()
+        pairs = [(giga_step / cpu_seconds(step), giga / cpu_seconds(convolve)) for _ in range(rounds)]
         own, bound = (statistics.median(values) for values in zip(*pairs, strict=True))
         yield Figure(f"{name}: training step, float32, one core", own, bound, "GFLOP/s", "a convolution of its size")
+
+
+def fits(rounds: int) -> Iterator[Figure]:
+    """Compare the arithmetic of a whole fit on all cores, with reading and scoring, to that of a convolution."""
+    for share in shares(HEADS, rounds, 96, 13, num_cores()):
+        name = f"{share.head}: whole fit, {share.cores:.2f} cores used"
+        yield Figure(name, share.fit, share.bound, "GFLOP/s", "a convolution of its size")
 
 
 def views(rounds: int) -> Iterator[Figure]:
@@ -184,9 +190,10 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="Run the programs that take longer, too.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keep_memory_between_batches()
+    keep_memory_between_batches(of_any_size=True)
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
-    for figures in (heads(arguments.rounds), views(arguments.rounds), start_up(arguments.rounds), cores()):
+    rounds = arguments.rounds
+    for figures in (heads(rounds), fits(min(rounds, 3)), views(rounds), start_up(rounds), cores()):
         found = False
         for figure in figures:
             print(figure.line(), flush=True)

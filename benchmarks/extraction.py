@@ -69,20 +69,33 @@ def pixels_of(location: str) -> torch.Tensor:
         return render(reader.read(view.frame_indices), view.crop, view.flip)
 
 
-def decode_rate(locations: list[str]) -> float:
+def decode_rate(locations: list[str], seconds: float = SECONDS_MEASURED) -> float:
     """Return clips/s of decoding and rendering in this process."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
-    return _rate(lambda turn: pixels_of(locations[turn % len(locations)]))
+    return _rate(lambda turn: pixels_of(locations[turn % len(locations)]), seconds)
 
 
-def forward_rate(backbone: str, weights: str, compute: RunnerConfig) -> float:
+def forward_rate(backbone: str, weights: str, compute: RunnerConfig, seconds: float = SECONDS_MEASURED) -> float:
     """Return clips/s of only the forward pass in this process."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
     forward = BackboneRunner(build_backbone(backbone, weights)[0], compute)
     frames = torch.randint(0, 256, (NUM_SEGMENTS, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    return _rate(lambda turn: forward(frames, keep_maps=True))
+    return _rate(lambda turn: forward(frames, keep_maps=True), seconds)
+
+
+def all_frames(location: str) -> np.ndarray:
+    """Decode every frame of a clip as simple scripts do: PyAV, or Pillow for a folder. Shape: (T, H, W, 3)."""
+    if Path(location).is_dir():
+        return np.stack([np.asarray(Image.open(path)) for path in sorted(Path(location).iterdir())])
+    with av.open(location) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def middle_frames(frames: np.ndarray) -> np.ndarray:
+    """Select the middle frame of each segment, which are the frames of the test view."""
+    return frames[(2 * np.arange(NUM_SEGMENTS) + 1) * len(frames) // (2 * NUM_SEGMENTS)]
 
 
 def naive_rate(locations: list[str], backbone: str, weights: str) -> float:
@@ -91,20 +104,19 @@ def naive_rate(locations: list[str], backbone: str, weights: str) -> float:
     resize = torchvision.transforms.Resize(256, antialias=True)
 
     def one(turn: int) -> None:
-        location = locations[turn % len(locations)]
-        if Path(location).is_dir():
-            paths = sorted(Path(location).iterdir())
-            frames = np.stack([np.asarray(Image.open(path)) for path in paths])
-        else:
-            with av.open(location) as container:
-                frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-        chosen = frames[(2 * np.arange(NUM_SEGMENTS) + 1) * len(frames) // (2 * NUM_SEGMENTS)]
+        chosen = middle_frames(all_frames(locations[turn % len(locations)]))
         pixels = resize(torch.from_numpy(chosen).permute(0, 3, 1, 2))
         cropped = torchvision.transforms.functional.center_crop(pixels, [224, 224])
         with torch.no_grad():
             network(cropped).half().numpy()
 
-    return _rate(one)
+    return _rate(one, SECONDS_MEASURED)
+
+
+def runner_of(location: Path) -> RunnerConfig:
+    """Return the configuration that the backbone of a store was run with."""
+    settings = FeatureStore.open(location).settings
+    return RunnerConfig(settings.compute_dtype, settings.compile_mode, settings.capability, settings.batch_frames)
 
 
 def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int) -> float:
@@ -116,16 +128,17 @@ def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num
     return (len(ended) - num_workers) * size / (ended[-1] - ended[num_workers - 1])
 
 
-def _rate(work: Callable[[int], object]) -> float:
+def _rate(work: Callable[[int], object], seconds: float) -> float:
     work(0)
     started, turn = time.perf_counter(), 0
-    while time.perf_counter() - started < SECONDS_MEASURED:
+    while time.perf_counter() - started < seconds:
         work(turn)
         turn += 1
     return turn / (time.perf_counter() - started)
 
 
-def _on_all_cores(pool: multiprocessing.pool.Pool, cores: int, work: Callable[..., float], *arguments: object) -> float:
+def on_all_cores(pool: multiprocessing.pool.Pool, cores: int, work: Callable[..., float], *arguments: object) -> float:
+    """Return the sum of the rates of `cores` processes that do the same work."""
     return sum(pool.starmap(work, [arguments] * cores, chunksize=1))
 
 
@@ -157,12 +170,9 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(cores) as pool:
             for _ in range(options.rounds):
                 whole = whole_rate(manifest, folder / "s.zarr", request, cores)
-                settings = FeatureStore.open(folder / "s.zarr").settings
-                compute = RunnerConfig(
-                    settings.compute_dtype, settings.compile_mode, settings.capability, settings.batch_frames
-                )
-                decode = _on_all_cores(pool, cores, decode_rate, locations)
-                forward = _on_all_cores(pool, cores, forward_rate, options.backbone, options.weights, compute)
+                compute = runner_of(folder / "s.zarr")
+                decode = on_all_cores(pool, cores, decode_rate, locations)
+                forward = on_all_cores(pool, cores, forward_rate, options.backbone, options.weights, compute)
                 naive = naive_rate(locations, options.backbone, options.weights)
                 bound = 1 / (1 / decode + 1 / forward)
                 ratios.append(whole / bound)

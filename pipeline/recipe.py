@@ -8,6 +8,7 @@ with the paper and its published code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -212,11 +213,22 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
 
 
 def _group_of(name: str) -> str:
-    hints = get_type_hints(Recipe)
-    fields = {f.name: group for group in GROUPS for f in dataclasses.fields(hints[group])}
-    if name not in fields:
-        raise unknown_name("option of a recipe", name, fields)
-    return fields[name]
+    groups = _groups_of_options()
+    if name not in groups:
+        raise unknown_name("option of a recipe", name, groups)
+    return groups[name]
+
+
+@functools.cache
+def _groups_of_options() -> dict[str, str]:
+    hints = _type_hints(Recipe)
+    return {f.name: group for group in GROUPS for f in dataclasses.fields(hints[group])}
+
+
+# Cached: reading the recipe of a result checks some fifty options, and evaluating the hints takes most of that time.
+@functools.cache
+def _type_hints(of_class: type) -> dict[str, Any]:
+    return get_type_hints(of_class)
 
 
 def checked_value(choices: type, name: str, value: Any) -> Any:
@@ -225,7 +237,7 @@ def checked_value(choices: type, name: str, value: Any) -> Any:
     Raises:
         PipelineError: the value is not allowed.
     """
-    hint = get_type_hints(choices)[name]
+    hint = _type_hints(choices)[name]
     if get_origin(hint) is Literal:
         # YAML reads a bare `off` as False.
         value = "off" if value is False and "off" in get_args(hint) else value

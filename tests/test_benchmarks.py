@@ -82,3 +82,36 @@ def test_both_ways_are_trained_with_all_seeds_and_compared(manifest: Path, tmp_p
     assert list(ways) == [two_roads.CACHED, two_roads.EQUAL_TIME, two_roads.EQUAL_EPOCHS]
     assert [ways[name][1].strip() for name in (two_roads.CACHED, two_roads.EQUAL_EPOCHS)] == ["3", "3"]
     assert (tmp_path / "plot.svg").stat().st_size > 0
+
+
+def printed_by(*command: str) -> str:
+    """Return what a benchmark prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_peers_run_in_miniature_and_have_the_same_features() -> None:
+    options = ["--kind", "jpg", "--clips", "24", "--rounds", "1", "--seconds", "0.1", "--compile", "eager"]
+    lines = printed_by("benchmarks.peers", *options).splitlines()  # fails if the features differ
+    for way in ("ours, auto", "ours, float32", "plain script", "torchvision", "eager torch"):
+        assert sum(line.startswith(way) for line in lines) == (2 if way == "ours, float32" else 1)
+
+
+@pytest.mark.slow
+def test_growth_runs_in_miniature() -> None:
+    counts = ["--pooled", "600,1200", "--spatial", "600", "--table", "600,2400"]
+    lines = printed_by("benchmarks.growth", *counts).splitlines()
+    assert sum(" clips: " in line for line in lines) == 5
+    assert not [line for line in lines if "not measured" in line]
+    assert lines[-1].startswith("not linear")
+
+
+@pytest.mark.slow
+def test_a_whole_fit_is_measured_in_miniature() -> None:
+    lines = printed_by(
+        "benchmarks.whole_fit", "--heads", "fcn3d", "--clips", "48", "--rounds", "1", "--map-size", "3"
+    ).splitlines()
+    assert lines[-1].startswith("fcn3d: ")

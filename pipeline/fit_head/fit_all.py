@@ -50,7 +50,7 @@ def fit_all(
     left = {request: planned for request, planned in runs.items() if planned.finished is None}
     if not left:
         return
-    keep_memory_between_batches()
+    keep_memory_between_batches(of_any_size=True)  # the maps of a batch take 44 MB as float32
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
     for planned in left.values():
         planned.write_unfinished()

@@ -98,7 +98,7 @@ def fit_here(request: StoreRequest, task: Task) -> Any:
 @functools.lru_cache(maxsize=1)
 def _data_of_process(request: StoreRequest) -> CachedData:
     """Return the data of a process, which maps or loads each kind of features once for all its fits."""
-    keep_memory_between_batches()
+    keep_memory_between_batches(of_any_size=True)  # the maps of a batch take 44 MB as float32
     source = FeatureStore.open(request.location)
     return CachedData(source, request.scratch, request.num_segments, request.num_views, shared=request.shared)
 

@@ -43,4 +43,5 @@ class ElementDropout(nn.Dropout):
         factors = torch.empty_like(values)  # dense, in the layout of the values if they are dense
         flat = factors.as_strided((size,), (1,))
         flat.copy_(kept).mul_(1 / (1 - self.p))
-        return values * factors
+        # In place where the backward pass does not need the factors: a new tensor of maps costs page faults.
+        return values * factors if values.requires_grad else factors.mul_(values)

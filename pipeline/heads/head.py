@@ -130,7 +130,7 @@ class Head(nn.Module):
         mean, scale = (
             self.get_buffer(name).to(features.dtype)[:, None, None] for name in ("input_mean", "input_scale")
         )
-        return (features - mean) * scale
+        return (features - mean).mul_(scale)  # in place: a second tensor of maps would cost page faults
 
     def prepare(self, features: Tensor) -> Tensor:
         """Check and scale the input features. Shape: features, returns: (B, T, C, H, W)."""

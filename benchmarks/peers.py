@@ -1,0 +1,301 @@
+"""Question: how fast is an extraction compared to scripts as people write them, and our forward pass to other engines?
+
+All ways read the same clips (those of `benchmarks.extraction`), run the same network with the same weights, and write
+the maps and pooled features of each clip in float16. They run in turn within every round; rates are medians of the
+rounds, factors are medians of the rounds' ratios. The first clips are not timed: neither start-up nor compilation.
+
+    ours, auto      `pipeline extract` with a process per core
+    ours, float32   the same with `--dtype float32`, the number type of the other ways
+    plain script    a DataLoader with a worker per core: PyAV (Pillow for JPG) decodes all frames, Pillow resizes
+                    and crops; the network in eager float32 with a thread per core; np.save for each clip
+    torchvision     the same with torchvision's transforms on tensors; torchvision 0.28 has no reader of videos, so
+                    PyAV decodes them; JPG by torchvision's `decode_image` if its library can be loaded
+
+The forward pass alone is measured in processor time with one thread, so that other programs have little effect:
+eager torch, ours, ONNX Runtime and OpenVINO, the last two if they are installed. The largest difference of the features
+from those of eager float32 is printed; the program fails if a way gives other features.
+
+    python -m benchmarks.peers                         # VP9, some minutes on 2 cores
+    python -m benchmarks.peers --kind jpg --rounds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.decode import processor
+from benchmarks.extraction import (
+    NUM_SEGMENTS,
+    all_frames,
+    decode_rate,
+    forward_rate,
+    middle_frames,
+    on_all_cores,
+    runner_of,
+    whole_rate,
+    write_clips,
+)
+from pipeline.allocator import keep_memory_between_batches
+from pipeline.backbones import build_backbone
+from pipeline.backbones.torchvision_import import MISSING_OPERATORS_REASON, torchvision
+from pipeline.extract.compute import RunnerConfig, capability_of
+from pipeline.extract.forward import BackboneRunner
+from pipeline.manifest import Manifest
+from pipeline.processes import num_cores
+from pipeline.settings.extract import ExtractSettings
+from pipeline.store import FeatureStore
+
+transforms = importlib.import_module("torchvision.transforms.v2")
+
+SIZE, SHORT_SIDE = 224, 256
+FIRST_CLIPS = 16  # not timed
+# Largest ||a - b|| / ||b|| of the pooled features of a clip. Simple scripts crop at whole pixels of the resized frame,
+# up to half a pixel beside the exact crop.
+TOLERANCE = {"float32": 0.06, "bfloat16": 0.08}
+FORWARD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.06}
+
+Features = dict[str, np.ndarray]
+Engine = Callable[[torch.Tensor], np.ndarray]
+
+
+class PillowClips(Dataset[torch.Tensor]):
+    """Clips whose frames Pillow resizes and crops. Shape of an item: (T, 3, 224, 224) uint8."""
+
+    def __init__(self, locations: list[str]) -> None:
+        self.locations = locations
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        frames = [self.rendered(frame) for frame in middle_frames(all_frames(self.locations[index]))]
+        return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def rendered(frame: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(frame)
+        scale = SHORT_SIDE / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+        left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+        return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
+
+
+class TorchvisionClips(PillowClips):
+    """Clips whose frames torchvision's transforms resize and crop, and whose JPG files it decodes if it can."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        folder = Path(self.locations[index])
+        if folder.is_dir() and not MISSING_OPERATORS_REASON:
+            read = torchvision.io.decode_image
+            frames = middle_frames(np.stack([read(str(path)).numpy() for path in sorted(folder.iterdir())]))
+            pixels = torch.from_numpy(frames)
+        else:
+            pixels = torch.from_numpy(middle_frames(all_frames(self.locations[index]))).permute(0, 3, 1, 2)
+        return transforms.Compose([transforms.Resize(SHORT_SIDE, antialias=True), transforms.CenterCrop(SIZE)])(pixels)
+
+
+def script_rate(clips: PillowClips, network: torch.nn.Module, out: Path, cores: int) -> float:
+    """Run a script: DataLoader, eager float32, one file for each clip; return clips/s without the first clips."""
+    out.mkdir(exist_ok=True)
+    torch.set_num_threads(cores)
+    started, first = 0.0, min(FIRST_CLIPS, len(clips) // 2)
+    with torch.no_grad():
+        for number, pixels in enumerate(DataLoader(clips, batch_size=1, num_workers=cores)):
+            if number == first:
+                started = time.perf_counter()
+            maps = network(pixels[0])
+            np.save(out / f"{number}-maps.npy", maps.half().numpy())
+            np.save(out / f"{number}-pooled.npy", maps.mean(dim=(2, 3)).half().numpy())
+    return (len(clips) - first) / (time.perf_counter() - started)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest ||a - b|| / ||b|| over clips."""
+    found, expected = (values.astype(np.float64).reshape(len(values), -1) for values in (found, expected))
+    return float((np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)).max())
+
+
+def check_difference(name: str, found: float, tolerance: float) -> None:
+    """Check that the features of a way are those of the others.
+
+    Raises:
+        SystemExit: they differ by more than the tolerance.
+    """
+    if not found <= tolerance:
+        raise SystemExit(f"{name}: features differ by {found:.2g} of their norm, more than {tolerance:g}")
+
+
+def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -> None:
+    """Print clips/s of each way, its share of the bound of our forward pass in its number type, and ours by its."""
+    manifest = write_clips(folder, options.kind, options.clips)
+    locations = [str(manifest.locate(clip)) for clip in manifest.clips]
+    network = build_backbone(options.backbone, options.weights)[0]
+    auto = ExtractSettings(
+        manifest=manifest.path,
+        store=str(folder / "auto.zarr"),
+        backbone=options.backbone,
+        weights=options.weights,
+        views=0,
+        workers=cores,
+        compile=options.compile,
+        rebuild=True,
+    )
+    single = replace(auto, store=str(folder / "float32.zarr"), dtype="float32")
+    ways: dict[str, Callable[[], float]] = {
+        "ours, auto": lambda: whole_rate(manifest, folder / "auto.zarr", auto, cores),
+        "ours, float32": lambda: whole_rate(manifest, folder / "float32.zarr", single, cores),
+        "plain script": lambda: script_rate(PillowClips(locations), network, folder / "plain", cores),
+        "torchvision": lambda: script_rate(TorchvisionClips(locations), network, folder / "torchvision", cores),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    bounds: dict[str, list[float]] = {"auto": [], "float32": []}
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        for _ in range(options.rounds):
+            for name, way in ways.items():
+                rates[name].append(way())
+            decode = on_all_cores(pool, cores, decode_rate, locations[:16], options.seconds)
+            for name, values in bounds.items():
+                compute = runner_of(folder / f"{name}.zarr")
+                work = (options.backbone, options.weights, compute, options.seconds)
+                values.append(1 / (1 / decode + 1 / on_all_cores(pool, cores, forward_rate, *work)))
+    differences = _differences(manifest, folder)
+    dtype = runner_of(folder / "auto.zarr").dtype
+    print(f"\n{options.kind}, {options.clips} clips, {options.backbone}; ours, auto: {dtype}")
+    print(f"{'way':16} {'clips/s':>8} {'of the bound':>13} {'ours is ×':>10} {'difference':>11}")
+    for name, values in rates.items():
+        bound = bounds["auto" if name == "ours, auto" else "float32"]
+        share = statistics.median(own / of for own, of in zip(values, bound, strict=True))
+        factor = statistics.median(ours / own for ours, own in zip(rates["ours, float32"], values, strict=True))
+        print(f"{name:16} {statistics.median(values):8.1f} {share:13.2f} {factor:10.2f} {differences[name]:11.2g}")
+    for name, found in differences.items():
+        check_difference(name, found, TOLERANCE[dtype if name == "ours, auto" else "float32"])
+
+
+def _differences(manifest: Manifest, folder: Path) -> dict[str, float]:
+    """Return the difference of the pooled features of each way from those of ours in float32."""
+    found: Features = {}
+    for name in ("auto", "float32"):
+        store = FeatureStore.open(folder / f"{name}.zarr")
+        rows = {clip.clip_id: clip.row for clip in store.clips()}
+        found[f"ours, {name}"] = store.read_pooled("test", [rows[clip.clip_id] for clip in manifest.clips])
+    for name, under in (("plain script", "plain"), ("torchvision", "torchvision")):
+        found[name] = np.stack([np.load(folder / under / f"{n}-pooled.npy") for n in range(len(manifest.clips))])
+    return {name: difference(values, found["ours, float32"]) for name, values in found.items()}
+
+
+def forward_engines(backbone: str, weights: str, compile_mode: str, folder: Path) -> dict[str, tuple[Engine, str]]:
+    """Return the engines that are installed here, with their number types; all use one thread."""
+    frames = torch.zeros((NUM_SEGMENTS, 3, SIZE, SIZE), dtype=torch.uint8)
+    network = build_backbone(backbone, weights)[0]
+
+    def eager(pixels: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return network(pixels).numpy()
+
+    engines: dict[str, tuple[Engine, str]] = {"eager torch": (eager, "float32")}
+    for dtype in ("float32", "bfloat16"):
+        config = RunnerConfig(dtype, compile_mode, capability_of("cpu"), NUM_SEGMENTS)
+        engines[f"ours, {dtype}"] = (_ours(BackboneRunner(build_backbone(backbone, weights)[0], config)), dtype)
+    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
+        engines["ONNX Runtime"] = (_onnx_runtime(network, frames, folder / "backbone.onnx"), "float32")
+    if importlib.util.find_spec("openvino"):
+        for dtype, hint in (("float32", "f32"), ("bfloat16", "bf16")):
+            engines[f"OpenVINO, {dtype}"] = (_openvino(network, frames, hint), dtype)
+    return engines
+
+
+def _ours(runner: BackboneRunner) -> Engine:
+    def run(pixels: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return runner._padded(pixels).float().numpy()
+
+    return run
+
+
+def _onnx_runtime(network: torch.nn.Module, frames: torch.Tensor, path: Path) -> Engine:
+    import onnxruntime
+
+    torch.onnx.export(network, (frames,), str(path), dynamo=True, input_names=["frames"], verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"frames": np.ascontiguousarray(pixels.numpy())})[0]
+
+
+def _openvino(network: torch.nn.Module, frames: torch.Tensor, hint: str) -> Engine:
+    import openvino
+
+    model = openvino.convert_model(network, example_input=frames, input=[tuple(frames.shape)])
+    options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint}
+    compiled = openvino.Core().compile_model(model, "CPU", options)
+    return lambda pixels: compiled(np.ascontiguousarray(pixels.numpy()))[0].astype(np.float32)
+
+
+def compare_forward(options: argparse.Namespace, folder: Path) -> None:
+    """Print processor milliseconds of a clip for each engine, and ours by it in the same number type."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(NUM_SEGMENTS, 3, 14, 14, generator=generator) * 255
+    smooth = torch.nn.functional.interpolate(coarse, SIZE, mode="bicubic").clamp(0, 255).to(torch.uint8)
+    frames = smooth.contiguous(memory_format=torch.channels_last)
+    engines = forward_engines(options.backbone, options.weights, options.compile, folder)
+    outputs = {name: engine(frames) for name, (engine, _) in engines.items()}  # also a warm-up
+    took: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(options.rounds * 3):
+        for name, (engine, _) in engines.items():
+            repeats, started = 0, time.process_time()
+            while repeats == 0 or time.process_time() - started < options.seconds / 10:
+                engine(frames)
+                repeats += 1
+            took[name].append((time.process_time() - started) / repeats)
+    print(f"\nforward pass of a clip of {NUM_SEGMENTS} frames, {options.backbone}, one thread, processor time")
+    print(f"{'engine':20} {'ms':>8} {'ours is ×':>10} {'difference':>11}")
+    for name, (_, dtype) in engines.items():
+        factor = statistics.median(own / ours for own, ours in zip(took[name], took[f"ours, {dtype}"], strict=True))
+        found = difference(outputs[name], outputs["eager torch"])
+        print(f"{name:20} {statistics.median(took[name]) * 1000:8.1f} {factor:10.2f} {found:11.2g}", flush=True)
+        check_difference(name, found, FORWARD_TOLERANCE[dtype])
+    for package in ("onnxruntime", "openvino"):
+        if importlib.util.find_spec(package) is None:
+            print(f"{package}: not installed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="squeezenet")
+    parser.add_argument("--weights", default="bundled")
+    parser.add_argument("--kind", choices=["vp9", "jpg"], default="vp9")
+    parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=3.0, help="Time of each measurement of a part.")
+    parser.add_argument("--compile", default="inductor", choices=["inductor", "jit", "eager"])
+    parser.add_argument("--only", choices=["extraction", "forward"], help="Measure only this part.")
+    options = parser.parse_args()
+    keep_memory_between_batches()
+    cores = num_cores()
+    print(f"{processor()}, {cores} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as name:
+        if options.only != "forward":
+            compare_extractions(options, Path(name), cores)
+        if options.only != "extraction":
+            compare_forward(options, Path(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Question: which share of the processor's peak does a whole fit of ConvLSTM and 3D-FCN reach, with all cores?
+
+A fit of one epoch on a store of synthetic maps (13 × 13 × 512, as from SqueezeNet): reading, decompressing, training,
+scoring and the order tests. Its arithmetic (multiply-accumulates of head and projection, forward and backward) per
+second of wall time is compared to that of a single convolution of its size on all cores, forward and backward, measured
+before and after each fit. Wall time needs an idle machine; the number of used cores is printed for that reason.
+
+    python -m benchmarks.whole_fit
+    python -m benchmarks.whole_fit --heads fcn3d --clips 192 --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.decode import processor
+from benchmarks.growth import CHANNELS, NUM_SEGMENTS, write_store
+from pipeline.allocator import keep_memory_between_batches
+from pipeline.devices import fixed_threads
+from pipeline.evaluation.order_tests import ORDER_TESTS
+from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.fit import HeadDataset, fit_head
+from pipeline.fit_head.spatial_features import MapCache
+from pipeline.heads import build_head
+from pipeline.heads.head import NUM_FEATURES
+from pipeline.processes import num_cores
+from pipeline.recipe import Recipe, named_recipe
+from pipeline.runtime import Runtime
+from pipeline.store import FeatureStore
+
+HEADS = ("convlstm", "fcn3d")
+SECONDS_OF_BOUND = 1.0
+
+
+class Share(NamedTuple):
+    """GFLOP/s of a whole fit and of a convolution, and the cores that the fit used."""
+
+    head: str
+    fit: float
+    bound: float
+    cores: float
+
+
+def convolution(map_size: int) -> tuple[Callable[[], None], float]:
+    """Return a convolution of the heads' size with its backward pass, and its number of GFLOP."""
+    values = torch.ones(32, 256, map_size, map_size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.ones(1024, 256, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def run() -> None:
+        torch.nn.functional.conv2d(values, weight, padding=1).sum().backward()
+
+    return run, 3 * 2 * values[:, 0].numel() * 9 * 256 * 1024 / 1e9
+
+
+def giga_of_fit(head_name: str, data: HeadDataset, map_size: int, epochs: int) -> float:
+    """Return the GFLOP of a fit: training, scoring after each epoch, and the order tests."""
+    head = build_head(head_name, in_channels=CHANNELS, num_segments=NUM_SEGMENTS, num_classes=data.num_classes)
+    projection = NUM_SEGMENTS * map_size**2 * CHANNELS * NUM_FEATURES
+    # The features have no gradient: the projection has one product in the backward pass, other layers have two.
+    of_training = epochs * data.train.num_clips * (3 * head.macs(map_size) + 2 * projection)
+    num_scored = data.select.num_clips * epochs + data.report.num_clips * len(ORDER_TESTS)
+    return 2 * (of_training + num_scored * (head.macs(map_size) + projection)) / 1e9
+
+
+def shares(
+    heads: tuple[str, ...], rounds: int, num_clips: int, map_size: int, threads: int, epochs: int = 1
+) -> Iterator[Share]:
+    """Measure the share of each head; a round is a convolution, a fit without maps in memory, a convolution."""
+    recipe: Recipe = named_recipe("cached").with_overrides(epochs=epochs, select_on="val")
+    compute = Runtime(torch.device("cpu"), "float32", threads)
+    convolve, giga_of_bound = convolution(map_size)
+
+    def bound() -> float:
+        count, started = 0, time.perf_counter()
+        with fixed_threads(threads):
+            while count == 0 or time.perf_counter() - started < SECONDS_OF_BOUND:
+                convolve()
+                count += 1
+        return count * giga_of_bound / (time.perf_counter() - started)
+
+    with tempfile.TemporaryDirectory() as name:
+        write_store(Path(name) / "s.zarr", "spatial", num_clips, map_size)
+        store = FeatureStore.open(Path(name) / "s.zarr")
+        bound()
+        for head in heads:
+            found = []
+            for _ in range(rounds):
+                data = CachedData(store, Path(name), cache=MapCache(0)).of("spatial", recipe)
+                before = bound()
+                started, spent = time.perf_counter(), time.process_time()
+                fit_head(data, head, recipe, 0, compute)
+                seconds, spent = time.perf_counter() - started, time.process_time() - spent
+                giga = giga_of_fit(head, data, map_size, epochs)
+                found.append((giga / seconds, (before + bound()) / 2, spent / seconds))
+            middle = statistics.median_low([own / of for own, of, _ in found])
+            yield Share(head, *next(values for values in found if values[0] / values[1] == middle))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", default=",".join(HEADS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--map-size", type=int, default=13)
+    parser.add_argument("--threads", type=int, default=num_cores())
+    options = parser.parse_args()
+    keep_memory_between_batches(of_any_size=True)
+    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    for share in shares(
+        tuple(options.heads.split(",")), options.rounds, options.clips, options.map_size, options.threads
+    ):
+        print(
+            f"{share.head}: {share.fit:.0f} GFLOP/s in a whole fit, {share.bound:.0f} in a convolution: share "
+            f"{share.fit / share.bound:.2f}; {share.cores:.2f} of {options.threads} cores used",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
