@@ -104,6 +104,38 @@ def test_a_link_back_to_its_own_folder_is_not_followed(tmp_path: Path) -> None:
     assert "1 again" in result.stderr
 
 
+def test_links_between_folders_are_not_followed_in_a_circle(tmp_path: Path) -> None:
+    make(tmp_path / "data", "up/1.mp4", "down/2.mp4")
+    (tmp_path / "data/up/other").symlink_to(tmp_path / "data/down")
+    (tmp_path / "data/down/other").symlink_to(tmp_path / "data/up")
+    result = prepare(tmp_path, "folders", tmp_path / "data")
+    assert result.exit_code == 0, result.output
+    assert [row[1] for row in rows(tmp_path)] == [
+        "down/2.mp4",
+        "down/other/1.mp4",
+        "up/1.mp4",
+        "up/other/2.mp4",
+    ]
+    assert "2 other" in result.stderr
+
+
+def test_no_folder_is_taken_for_a_clip_because_its_clips_are_deep_within(tmp_path: Path) -> None:
+    deep = "up/" + "/".join("abcdefghijklm")
+    make(tmp_path / "data", f"{deep}/1.mp4", "down/2.mp4")
+    assert prepare(tmp_path, "folders", tmp_path / "data").exit_code == 0
+    assert [row[1] for row in rows(tmp_path)] == ["down/2.mp4", f"{deep}/1.mp4"]
+    Path("manifests/m.csv").unlink()
+    make(tmp_path / "data", "up/" + 40 * "x/" + "1.mp4")
+    refused(prepare(tmp_path, "folders", tmp_path / "data"), "more than 32 folders below")
+
+
+def test_a_class_whose_name_is_composed_in_two_ways_is_not_called_empty(tmp_path: Path) -> None:
+    make(tmp_path / "data", f"{normalize('NFC', 'é')}/1.mp4", f"{normalize('NFD', 'é')}/2.mp4", "x/1.mp4")
+    result = prepare(tmp_path, "folders", tmp_path / "data")
+    assert "are not classes" not in result.stderr
+    assert classes_of(tmp_path) == "class_id,label\n0,x\n1,é\n"
+
+
 def test_moving_images_in_a_class_are_clips(tmp_path: Path) -> None:
     images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     (tmp_path / "data" / "up").mkdir(parents=True)
@@ -187,7 +219,7 @@ def test_backslashes_are_slashes_unless_a_file_is_called_so(tmp_path: Path) -> N
     assert "1 with backslashes" in result.stderr
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_list_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -> None:
     make(tmp_path / "data", "é.mp4")
     assert csv(tmp_path, "é.mp4,up,train", encoding=encoding).exit_code == 0
@@ -197,6 +229,29 @@ def test_a_list_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -> None:
 def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
     make(tmp_path / "data", "é.mp4")
     refused(csv(tmp_path, "é.mp4,up,train", encoding="latin-1"), "list.csv", "UTF-8")
+
+
+def test_a_list_with_a_zero_byte_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "data", "1.mp4")
+    refused(csv(tmp_path, "1.mp4,u\0p,train"), "list.csv, line 2", "zero byte")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_delimiter_may_stand_in_the_first_line(tmp_path: Path, delimiter: str) -> None:
+    make(tmp_path / "data", "1.mp4", "2.mp4")
+    lines = [delimiter.join(fields) for fields in (("1.mp4", "a,b", "train"), ("2.mp4", "a,b", "val"))]
+    lines = [line.replace("a,b", '"a,b"') for line in lines]
+    header = f"sep={delimiter}\n" + delimiter.join(("path", "label", "split"))
+    assert csv(tmp_path, *lines, header=header).exit_code == 0
+    assert rows(tmp_path)[0][:2] == ["1", "1.mp4"]
+    Path("manifests/m.csv").unlink()
+    refused(csv(tmp_path, lines[0], "2.mp4", header=header), "list.csv, line 4")
+
+
+def test_a_column_that_occurs_twice_and_a_list_without_rows_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "data", "1.mp4")
+    refused(csv(tmp_path, "1.mp4,up,train,x", header="path,label,split,label"), "'label' more than once")
+    refused(csv(tmp_path, header="path,label,split"), "list.csv has a header, but no rows")
 
 
 @pytest.mark.parametrize(("on_disk", "in_list"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -222,6 +277,16 @@ def test_capitals_are_named_where_they_differ(tmp_path: Path) -> None:
     make(tmp_path / "data", "Up/1.MP4", "Up/2.mp4")
     result = csv(tmp_path, "Up/1.mp4,up,train", "Up/2.mp4,up,val")
     assert "There is 1.MP4: paths are case-sensitive" in result.stderr
+
+
+def test_a_folder_is_no_hdf5_file(tmp_path: Path) -> None:
+    make(tmp_path / "data", "a/1.mp4", "a::b.mp4")
+    refused(csv(tmp_path, "a::b.mp4,up,train"), "a::b.mp4", "'::'")
+    Path("m.csv").write_text("clip_id,path,label,split\n1,a::c,up,train\n")
+    Path("m.classes.csv").write_text("class_id,label\n0,up\n")
+    result = CliRunner().invoke(cli, ["check", "m.csv", "--root", "data"])
+    assert "unreadable: 1" in result.stdout
+    assert "is a folder, not an HDF5 file" in result.stdout
 
 
 def test_a_csv_names_a_file_with_the_mark_of_hdf5_clips(tmp_path: Path) -> None:
@@ -273,6 +338,33 @@ def test_a_video_with_two_numbers_is_refused_and_a_missing_one_named(tmp_path: P
     assert "c.mp4: missing" in result.stderr
     Path("train.txt").write_text("a.mp4 0\nb.mp4 2\n")
     assert "class index 2" in prepare(tmp_path, "frame-lists", tmp_path / "data", "train.txt").stderr
+
+
+def test_files_in_a_list_of_two_fields_have_a_class_whatever_their_names(tmp_path: Path) -> None:
+    make(tmp_path / "data", "v1.mp4", "v2.webm", "x/3.webp", "4.png", "with space.mp4")
+    Path("category.txt").write_text("up\ndown\n")
+    Path("train.txt").write_text("v1 0\nx/3.webp 1\n4.png 1\nwith space.mp4\t0\n")
+    Path("val.txt").write_text("v2 1\n")
+    result = prepare(tmp_path, "frame-lists", tmp_path / "data", "train.txt", "val.txt")
+    assert result.exit_code == 0, result.output
+    assert "cannot be used" not in result.stderr
+    assert manifest_of(tmp_path) == (
+        "clip_id,path,label,split\n"
+        "v1.mp4,v1.mp4,up,train\n"
+        "x/3.webp,x/3.webp,down,train\n"
+        "4.png,4.png,down,train\n"
+        "with space.mp4,with space.mp4,up,train\n"
+        "v2.webm,v2.webm,down,val\n"
+    )
+
+
+def test_a_file_without_suffix_in_the_list_has_one_number_too(tmp_path: Path) -> None:
+    make(tmp_path / "data", "v1.mp4", "v2.mp4")
+    Path("category.txt").write_text("up\ndown\n")
+    Path("train.txt").write_text("v1 0\nv2 30 1\n")
+    refused(prepare(tmp_path, "frame-lists", tmp_path / "data", "train.txt"), "line 2", "two numbers", "v2.mp4")
+    Path("train.txt").write_text("v1 0\nv2 2\n")
+    refused(prepare(tmp_path, "frame-lists", tmp_path / "data", "train.txt"), "class index 2 is out of range")
 
 
 # check ---------------------------------------------------------------------------------------------------------------

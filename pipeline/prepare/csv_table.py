@@ -54,6 +54,8 @@ def list_csv(request: ListingRequest) -> Listing:
     named_by_file = len(tables) > 1 and not any("split" in table.columns for table in tables)
     fields_of = [(table, number, fields) for table in tables for number, fields in table.rows]
     places = [f"{table.path}, line {number}" for table, number, _ in fields_of]
+    if not places:
+        raise PipelineError(f"{request.lists[0]} has a header, but no rows of clips.")
     resolved = resolve(request.root, [fields[table.columns["path"]] for table, _, fields in fields_of], places)
     ids = _ids(request.root, fields_of, places)
     rows = []
@@ -108,6 +110,9 @@ def _read(path: Path, chosen: Mapping[str, str]) -> _Table:
         if what not in COLUMNS:
             raise unknown_name("column of a manifest", what, COLUMNS)
     header, rows = read_table(path)
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    if twice:
+        raise PipelineError(f"{path} has the column '{twice[0]}' more than once. Rename or remove one of them.")
     columns: dict[str, str] = {}
     for what, usual in USUAL_NAMES.items():
         if what in chosen:

@@ -56,7 +56,7 @@ def list_tree(request: ListingRequest, tree: Tree) -> Listing:
         clips = [replace(clip, split=split_of[clip.clip_id]) for clip in clips]
         layout = f"a folder for each class; a share of {request.val_share:g} drawn for validation, seed {request.seed}"
         seen = {clip.label for clip in clips}
-        empty = [top for top in tops if top not in seen]
+        empty = [top for top in tops if normalize("NFC", top) not in seen]
     if not any(clip.is_labelled for clip in clips):
         raise PipelineError(f"{request.root} has no clips in folders of classes, such as {request.root}/waving/1.mp4.")
     notes = [f"Folders without a clip are not classes: {', '.join(empty)}."] if empty else []

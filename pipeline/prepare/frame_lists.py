@@ -53,10 +53,15 @@ def list_frame_lists(request: ListingRequest) -> Listing:
     classes = read_labels(category_file)
     notes: list[str] = []
     entries = [entry for path in request.lists for entry in _read_list(path)]
+    # Before any file is looked for, which may take minutes.
+    _first_index(entries, classes, category_file, [])
+    resolved = resolve(request.root, [entry.path for entry in entries], [entry.where for entry in entries])
+    entries = [
+        _of_file(entry, resolved.paths[number]) if number in resolved.files else replace(entry, path=path)
+        for number, (entry, path) in enumerate(zip(entries, resolved.paths, strict=True))
+    ]
     entries = _without_placeholders(entries, len(classes), notes)
     first = _first_index(entries, classes, category_file, notes)
-    resolved = resolve(request.root, [entry.path for entry in entries], [entry.where for entry in entries])
-    entries = [replace(entry, path=path) for entry, path in zip(entries, resolved.paths, strict=True)]
     notes += resolved.notes()
     rows = [Row(entry.path, _label(entry.class_index, first, classes), entry.split, entry.where) for entry in entries]
     check_unique_ids(rows)
@@ -120,9 +125,9 @@ def _entry(line: str, split: str, where: str) -> Entry:
     fields = line.rsplit(maxsplit=2)
     if len(fields) == 3 and _is_number(fields[1]) and _is_number(fields[2].removeprefix("-")):
         if is_video_name(os.path.basename(fields[0])):
-            raise PipelineError(f"{where}: '{line}' has a video and two numbers, but must be `path class_index`.")
+            raise _two_numbers(fields[0], where)
         return Entry(fields[0], int(fields[1]), _class_index(fields[2]), split, where)
-    path, _, number = line.rpartition(" ") if " " in line else line.rpartition("\t")
+    path, _, number = line.rpartition("\t" if "\t" in line else " ")
     path = path.strip()
     if path and _is_number(number.removeprefix("-")):
         if is_video_name(os.path.basename(path)):
@@ -134,6 +139,23 @@ def _entry(line: str, split: str, where: str) -> Entry:
     raise PipelineError(
         f"{where} must be `id num_frames class_index`, or `path class_index` for a video, but is '{line}'."
     )
+
+
+def _of_file(entry: Entry, path: str) -> Entry:
+    """Return the entry of a clip that is a file on disk, whatever its name: the only number is its class.
+
+    Raises:
+        PipelineError: it has two numbers.
+    """
+    if entry.num_frames is None:
+        return replace(entry, path=path)
+    if entry.class_index is not None:
+        raise _two_numbers(path, entry.where)
+    return replace(entry, path=path, num_frames=None, class_index=entry.num_frames)
+
+
+def _two_numbers(path: str, where: str) -> PipelineError:
+    return PipelineError(f"{where}: {path} is a video and has two numbers, but the line must be `path class_index`.")
 
 
 def _class_index(text: str) -> int | None:

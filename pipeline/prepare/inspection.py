@@ -76,6 +76,8 @@ def _stat_clip(clip_id: str, location: str) -> Inspected:
         return Inspected(clip_id, "missing", f"{file} does not exist or cannot be reached.")
     if not (S_ISREG(found.st_mode) or S_ISDIR(found.st_mode)):
         return Inspected(clip_id, "unreadable", f"{file} is neither a file nor a folder.")
+    if S_ISDIR(found.st_mode) and file != without_interval(location):
+        return Inspected(clip_id, "unreadable", f"{file} is a folder, not an HDF5 file.")
     # Only --decode lists folders, which may have millions of frames.
     if found.st_size == 0 and not os.path.isdir(file):
         return Inspected(clip_id, "empty", f"{file} is empty (0 bytes).")

@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,35 @@ class LabelBook:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one (written by spreadsheets).
+    """Read a text file in UTF-8 or UTF-16 (written by spreadsheets), with or without a byte order mark.
 
     Raises:
         PipelineError: it cannot be read.
     """
     try:
         data = path.read_bytes()
-        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        return data.decode(encoding)
+        text = data.decode(_encoding_of(data))
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(
             f"{path} cannot be read as text in UTF-8: {error}. Save it as UTF-8 if it has another encoding."
         ) from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise PipelineError(f"{path}, line {line} has a zero byte, so it is not text in UTF-8. Save it as UTF-8.")
+    return text
+
+
+def _encoding_of(data: bytes) -> str:
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    for mark, encoding in marks.items():
+        if data.startswith(mark):
+            return encoding
+    # The first character of a list is nearly always ASCII: in UTF-16 one of its bytes is zero.
+    is_zero = [byte == 0 for byte in data[:4]]
+    if is_zero in ([False, True, False, True], [True, False, True, False]):
+        return "utf-16-le" if is_zero[1] else "utf-16-be"
+    return "utf-8-sig"
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -83,13 +100,15 @@ def read_id_label(path: Path) -> list[tuple[int, str, str]]:
 def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Read a CSV with a header as column names and numbered rows; the delimiter is the most frequent in the header.
 
+    A first line such as `sep=;`, which spreadsheets read, names the delimiter.
+
     Raises:
         PipelineError: it is not a CSV, or a row has more or fewer fields than the header.
     """
-    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-    first_line = text.partition("\n")[0]
-    delimiter = delimiter or max(",;\t", key=first_line.count)
-    reader = csv.reader(text.split("\n"), delimiter=delimiter)
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    num_before = int(bool(re.fullmatch(r"sep=[,;\t]", lines[0])))
+    delimiter = lines[0][4] if num_before else delimiter or max(",;\t", key=lines[0].count)
+    reader = csv.reader(lines[num_before:], delimiter=delimiter)
     try:
         header = [name.strip() for name in next(reader, [])]
         rows = []
@@ -98,10 +117,12 @@ def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], lis
                 continue
             if len(row) != len(header):
                 raise PipelineError(
-                    f"{path}, line {reader.line_num} has {len(row)} fields, but the header has {len(header)}. "
+                    f"{path}, line {num_before + reader.line_num} has {len(row)} fields, but the header has {len(header)}. "
                     "Put a field that contains the delimiter in double quotes."
                 )
-            rows.append((reader.line_num, {name: field.strip() for name, field in zip(header, row, strict=True)}))
+            rows.append(
+                (num_before + reader.line_num, {name: field.strip() for name, field in zip(header, row, strict=True)})
+            )
     except csv.Error as error:
         raise PipelineError(f"{path} cannot be read as a CSV: {error}.") from error
     return header, rows

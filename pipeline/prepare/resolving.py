@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from unicodedata import normalize
 
 from pipeline.errors import PipelineError
@@ -27,10 +28,14 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 @dataclass
 class Resolved:
-    """Paths of a list as they are on disk, in its order; `faulty` has the reason of each missing path."""
+    """Paths of a list as they are on disk, in its order.
+
+    faulty: the reason of each missing path, by its number. files: numbers of the paths that are files, not folders.
+    """
 
     paths: list[str] = field(default_factory=list)
     faulty: dict[int, str] = field(default_factory=dict)
+    files: set[int] = field(default_factory=set)
     changed: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> list[str]:
@@ -50,8 +55,10 @@ def resolve(root: Path, paths: Sequence[str], where: Sequence[str]) -> Resolved:
     resolved = Resolved()
     finder = _Finder(root)
     with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("look for files", len(paths)) as progress:
-        for number, (path, how, reason) in enumerate(pool.map(finder.find, inside, chunksize=64)):
+        for number, (path, how, reason, is_file) in enumerate(pool.map(finder.find, inside, chunksize=64)):
             resolved.paths.append(path)
+            if is_file:
+                resolved.files.add(number)
             resolved.changed.update(how)
             if reason:
                 resolved.faulty[number] = reason
@@ -87,38 +94,41 @@ class _Finder:
         self._root = root
         self._entries = cache(self._listed)
 
-    def find(self, path: str) -> tuple[str, list[str], str]:
-        """Return the path on disk, how it differs from the written one, and the reason if it does not exist."""
+    def find(self, path: str) -> tuple[str, list[str], str, bool]:
+        """Return the path on disk, how it differs from the written one, the reason if it is missing, whether a file."""
         file, separator, member = path.partition(HDF5_SEPARATOR)
-        if self._exists(file):
-            return path, [], ""
-        if separator and self._exists(path):
+        mode = self._mode(file)
+        # In a folder there is no clip of an HDF5 file.
+        if mode and not (separator and S_ISDIR(mode)):
+            return path, [], "", S_ISREG(mode) and not separator
+        if separator and self._mode(path):
             raise separator_in_name(self._root / path)
         how = []
         found = file
         if "\\" in found:
             found, how = found.replace("\\", "/"), [BACKSLASHES]
-        if not self._exists(found):
+        if not self._mode(found):
             composed = self._composed(found)
             how += [ACCENTS] if composed and composed != found else []
             found = composed or found
-        if not self._exists(found):
+        if not self._mode(found):
             others = self._with_suffix(found)
             if len(others) > 1:
-                return path, [], f"missing: {self._root / path} could be any of {', '.join(sorted(others))}."
+                return path, [], f"missing: {self._root / path} could be any of {', '.join(sorted(others))}.", False
             how += [SUFFIX] if others else []
             found = others[0] if others else found
-        if self._exists(found):
-            return found + separator + member, how, ""
+        if mode := self._mode(found):
+            return found + separator + member, how, "", S_ISREG(mode) and not separator
         near = self._in_other_letters(found)
         more = f" There is {near}: paths are case-sensitive." if near else ""
-        return path, [], f"missing: {self._root / path} does not exist.{more}"
+        return path, [], f"missing: {self._root / path} does not exist.{more}", False
 
-    def _exists(self, path: str) -> bool:
+    def _mode(self, path: str) -> int:
+        """Return the mode of a file or folder, 0 if there is none."""
         try:
-            return os.path.exists(self._root / path)
-        except ValueError:  # the path contains a zero byte
-            return False
+            return os.stat(self._root / path).st_mode
+        except (OSError, ValueError):  # ValueError: the path contains a zero byte
+            return 0
 
     def _listed(self, folder: str) -> dict[str, str]:
         """Return the entries of a folder by their composed names."""

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline.prepare.directory_scan import NUM_THREADS, is_folder
 from pipeline.video.decode import is_moving_image
 from pipeline.video.suffixes import is_ignored_folder, is_image_name, is_video_name, suffix_of
 
-MAX_DEPTH = 8
+MAX_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,23 @@ def read_tree(root: Path, is_clip: Callable[[str], bool] = is_video_name) -> Tre
     """List the folders below a root, level by level, reading each once; `is_clip` recognises the file of a clip.
 
     Raises:
-        PipelineError: a name is not UTF-8, or would be read as a clip in an HDF5 file.
+        PipelineError: a name is not UTF-8, or would be read as a clip in an HDF5 file; folders are nested too deep.
     """
     tree = Tree(root)
     level = [""]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for depth in range(MAX_DEPTH + 1):
+        for _ in range(MAX_DEPTH + 1):
             for path, (folder, ignored, others) in zip(
                 level, pool.map(partial(_read, root, is_clip), level), strict=True
             ):
-                tree.folders[path] = folder if depth < MAX_DEPTH else replace(folder, folders=())
+                tree.folders[path] = folder
                 tree.ignored.update(ignored)
                 tree.others.update(others)
             level = [joined(path, name) for path in level for name in tree.folders[path].folders]
+    if level:
+        raise PipelineError(
+            f"{root / level[0]} is more than {MAX_DEPTH} folders below {root}. Move it up, or elsewhere."
+        )
     return tree
 
 
@@ -105,7 +109,7 @@ def _read(root: Path, is_clip: Callable[[str], bool], path: str) -> tuple[Folder
                 _check_name(root, joined(path, entry.name))
                 if not is_folder(entry):
                     files.append(entry.name)
-                elif is_ignored_folder(entry.name) or _leads_back(entry):
+                elif is_ignored_folder(entry.name) or _leads_back(root, entry):
                     ignored.append(entry.name)
                 else:
                     folders.append(entry.name)
@@ -126,12 +130,15 @@ def _read(root: Path, is_clip: Callable[[str], bool], path: str) -> tuple[Folder
     return folder, ignored, others
 
 
-def _leads_back(entry: os.DirEntry[str]) -> bool:
-    """Return whether a folder is a link to one of its parents."""
+def _leads_back(root: Path, entry: os.DirEntry[str]) -> bool:
+    """Return whether a folder is a link to one of its parents, also to one that is reached through another link."""
     if not entry.is_symlink():
         return False
-    here = os.path.realpath(os.path.dirname(entry.path))
-    return os.path.commonpath((here, os.path.realpath(entry.path))) == os.path.realpath(entry.path)
+    target = os.path.realpath(entry.path)
+    parents = [Path(entry.path).parent]
+    while parents[-1] != root and parents[-1] != parents[-1].parent:
+        parents.append(parents[-1].parent)
+    return any(os.path.commonpath((os.path.realpath(parent), target)) == target for parent in parents)
 
 
 def _check_name(root: Path, path: str) -> None:
