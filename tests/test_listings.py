@@ -231,11 +231,6 @@ def test_a_list_in_another_encoding_is_named(tmp_path: Path) -> None:
     refused(csv(tmp_path, "é.mp4,up,train", encoding="latin-1"), "list.csv", "UTF-8")
 
 
-def test_a_list_with_a_zero_byte_is_named(tmp_path: Path) -> None:
-    make(tmp_path / "data", "1.mp4")
-    refused(csv(tmp_path, "1.mp4,u\0p,train"), "list.csv, line 2", "zero byte")
-
-
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_delimiter_may_stand_in_the_first_line(tmp_path: Path, delimiter: str) -> None:
     make(tmp_path / "data", "1.mp4", "2.mp4")

@@ -41,15 +41,11 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.read_bytes()
-        text = data.decode(_encoding_of(data))
+        return data.decode(_encoding_of(data))
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineError(
             f"{path} cannot be read as text in UTF-8: {error}. Save it as UTF-8 if it has another encoding."
         ) from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise PipelineError(f"{path}, line {line} has a zero byte, so it is not text in UTF-8. Save it as UTF-8.")
-    return text
 
 
 def _encoding_of(data: bytes) -> str:
@@ -115,14 +111,13 @@ def read_table(path: Path, delimiter: str | None = None) -> tuple[list[str], lis
         for row in reader:
             if not any(field.strip() for field in row):
                 continue
+            number = num_before + reader.line_num
             if len(row) != len(header):
                 raise PipelineError(
-                    f"{path}, line {num_before + reader.line_num} has {len(row)} fields, but the header has {len(header)}. "
+                    f"{path}, line {number} has {len(row)} fields, but the header has {len(header)}. "
                     "Put a field that contains the delimiter in double quotes."
                 )
-            rows.append(
-                (num_before + reader.line_num, {name: field.strip() for name, field in zip(header, row, strict=True)})
-            )
+            rows.append((number, {name: field.strip() for name, field in zip(header, row, strict=True)}))
     except csv.Error as error:
         raise PipelineError(f"{path} cannot be read as a CSV: {error}.") from error
     return header, rows
