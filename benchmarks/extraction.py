@@ -2,9 +2,10 @@
 
 It uses clips of 40 drawn frames: VP9 in WebM at 240 pixels height, or JPG folders at 100 (`--kind jpg`). The bound is
 1 / (1 / D + 1 / F): D clips/s of decoding and rendering on all cores, F clips/s of the forward pass alone on all cores,
-each in as many single-threaded processes as there are cores. The whole extraction is `pipeline extract` with as many
-workers, timed from the second block of each worker to the last block, without start-up and compilation. The simple loop
-uses PyAV, converts every frame to RGB, resizes with torchvision, and runs eager float32 in one process, all threads.
+each in as many single-threaded processes as there are cores. A second bound includes compressing the maps. The whole
+extraction is `pipeline extract` with as many workers, timed from the second block of each worker to the last block,
+without start-up and compilation. The simple loop uses PyAV, converts every frame to RGB, resizes with torchvision, and
+runs eager float32 in one process, all threads.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --backbone bninception --weights random --kind jpg --clips 256
@@ -41,6 +42,7 @@ from pipeline.processes import num_cores
 from pipeline.recipe import SamplingConfig
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
+from pipeline.store.chunks import encode_chunk
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import test_view
@@ -85,6 +87,13 @@ def forward_rate(backbone: str, weights: str, compute: RunnerConfig, seconds: fl
     return _rate(lambda turn: forward(frames, keep_maps=True), seconds)
 
 
+def compression_rate(location: str, seconds: float = SECONDS_MEASURED) -> float:
+    """Return clips/s of only compressing the maps of a store in this process."""
+    store = FeatureStore.open(location)
+    maps = [store.read_spatial("test", clip.row) for clip in store.clips()[:8]]
+    return _rate(lambda turn: encode_chunk(maps[turn % len(maps)]), seconds)
+
+
 def all_frames(location: str) -> np.ndarray:
     """Decode every frame of a clip as simple scripts do: PyAV, or Pillow for a folder. Shape: (T, H, W, 3)."""
     if Path(location).is_dir():
@@ -121,11 +130,19 @@ def runner_of(location: Path) -> RunnerConfig:
 
 def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int) -> float:
     """Return clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
+    num_clips, started, ended = timed_extraction(manifest, location, request, num_workers)
+    return num_clips / (ended - started)
+
+
+def timed_extraction(
+    manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int
+) -> tuple[float, float, float]:
+    """Extract; return the number of clips behind the first block of each worker, and their start and end in seconds."""
     extract_features(manifest, str(location), request)
     num_clips = FeatureStore.open(location).num_clips
     ended = sorted(path.stat().st_mtime for path in (location / "records").iterdir())
     size = num_clips / len(ended)
-    return (len(ended) - num_workers) * size / (ended[-1] - ended[num_workers - 1])
+    return (len(ended) - num_workers) * size, ended[num_workers - 1], ended[-1]
 
 
 def _rate(work: Callable[[int], object], seconds: float) -> float:
@@ -166,7 +183,7 @@ def main() -> None:
             rebuild=True,
         )
         locations = [manifest.locate(clip) for clip in manifest.clips[:16]]
-        ratios, factors = [], []
+        ratios, ratios_with_compression, factors = [], [], []
         with multiprocessing.get_context("spawn").Pool(cores) as pool:
             for _ in range(options.rounds):
                 whole = whole_rate(manifest, folder / "s.zarr", request, cores)
@@ -174,14 +191,22 @@ def main() -> None:
                 decode = on_all_cores(pool, cores, decode_rate, locations)
                 forward = on_all_cores(pool, cores, forward_rate, options.backbone, options.weights, compute)
                 naive = naive_rate(locations, options.backbone, options.weights)
+                compress = on_all_cores(pool, cores, compression_rate, str(folder / "s.zarr"))
                 bound = 1 / (1 / decode + 1 / forward)
+                with_compression = 1 / (1 / bound + 1 / compress)
                 ratios.append(whole / bound)
+                ratios_with_compression.append(whole / with_compression)
                 factors.append(whole / naive)
                 print(
                     f"decode {decode:.0f}, forward {forward:.0f} ({compute.dtype}), bound {bound:.1f}, "
-                    f"whole {whole:.1f}, naive {naive:.1f} clips/s; {ratios[-1]:.2f} of the bound"
+                    f"whole {whole:.1f}, naive {naive:.1f} clips/s; {ratios[-1]:.2f} of the bound; "
+                    f"compression {compress:.0f}, {ratios_with_compression[-1]:.2f} of the bound that includes it"
                 )
-    print(f"median: {statistics.median(ratios):.2f} of the bound, ×{statistics.median(factors):.1f} the naive loop")
+    print(
+        f"median: {statistics.median(ratios):.2f} of the bound, "
+        f"{statistics.median(ratios_with_compression):.2f} of the bound with compression, "
+        f"×{statistics.median(factors):.1f} the naive loop"
+    )
 
 
 if __name__ == "__main__":

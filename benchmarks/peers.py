@@ -3,6 +3,7 @@
 All ways read the same clips (those of `benchmarks.extraction`), run the same network with the same weights, and write
 the maps and pooled features of each clip in float16. They run in turn within every round; rates are medians of the
 rounds, factors are medians of the rounds' ratios. The first clips are not timed: neither start-up nor compilation.
+`cpu ms` is the processor time of a clip in all processes, which other programs affect less than clips/s.
 
     ours, auto      `pipeline extract` with a process per core
     ours, float32   the same with `--dtype float32`, the number type of the other ways
@@ -22,18 +23,22 @@ from those of eager float32 is printed; the program fails if a way gives other f
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import multiprocessing
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -47,7 +52,7 @@ from benchmarks.extraction import (
     middle_frames,
     on_all_cores,
     runner_of,
-    whole_rate,
+    timed_extraction,
     write_clips,
 )
 from pipeline.allocator import keep_memory_between_batches
@@ -64,6 +69,7 @@ transforms = importlib.import_module("torchvision.transforms.v2")
 
 SIZE, SHORT_SIDE = 224, 256
 FIRST_CLIPS = 16  # not timed
+SECONDS_BETWEEN_SAMPLES = 0.05
 # Largest ||a - b|| / ||b|| of the pooled features of a clip. Simple scripts crop at whole pixels of the resized frame,
 # up to half a pixel beside the exact crop.
 TOLERANCE = {"float32": 0.06, "bfloat16": 0.08}
@@ -109,19 +115,51 @@ class TorchvisionClips(PillowClips):
         return transforms.Compose([transforms.Resize(SHORT_SIDE, antialias=True), transforms.CenterCrop(SIZE)])(pixels)
 
 
-def script_rate(clips: PillowClips, network: torch.nn.Module, out: Path, cores: int) -> float:
-    """Run a script: DataLoader, eager float32, one file for each clip; return clips/s without the first clips."""
+class Rate(NamedTuple):
+    """Speed of a way. cpu_ms: milliseconds of processor time of a clip, in all processes."""
+
+    clips_per_second: float
+    cpu_ms: float
+
+
+def rate_of(way: Callable[[], tuple[float, float, float]]) -> Rate:
+    """Run a way, which returns a number of clips with their start and end; follow the processor time meanwhile."""
+    this, stop = psutil.Process(), threading.Event()
+    spent: dict[int, float] = {}
+    samples: list[tuple[float, float]] = []
+
+    def follow() -> None:
+        while not stop.wait(SECONDS_BETWEEN_SAMPLES):
+            for process in (this, *this.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # the process has ended
+                    times = process.cpu_times()
+                    spent[process.pid] = times.user + times.system
+            samples.append((time.time(), sum(spent.values())))
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        num_clips, started, ended = way()
+    finally:
+        stop.set()
+        thread.join()
+    before, behind = np.interp([started, ended], *map(np.array, zip(*samples, strict=True)))
+    return Rate(num_clips / (ended - started), 1000 * float(behind - before) / num_clips)
+
+
+def run_script(clips: PillowClips, network: torch.nn.Module, out: Path, cores: int) -> tuple[float, float, float]:
+    """Run a script: DataLoader, eager float32, files for each clip; return the number, start and end of timed clips."""
     out.mkdir(exist_ok=True)
     torch.set_num_threads(cores)
     started, first = 0.0, min(FIRST_CLIPS, len(clips) // 2)
     with torch.no_grad():
         for number, pixels in enumerate(DataLoader(clips, batch_size=1, num_workers=cores)):
             if number == first:
-                started = time.perf_counter()
+                started = time.time()
             maps = network(pixels[0])
             np.save(out / f"{number}-maps.npy", maps.half().numpy())
             np.save(out / f"{number}-pooled.npy", maps.mean(dim=(2, 3)).half().numpy())
-    return (len(clips) - first) / (time.perf_counter() - started)
+    return len(clips) - first, started, time.time()
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:
@@ -156,18 +194,18 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
         rebuild=True,
     )
     single = replace(auto, store=str(folder / "float32.zarr"), dtype="float32")
-    ways: dict[str, Callable[[], float]] = {
-        "ours, auto": lambda: whole_rate(manifest, folder / "auto.zarr", auto, cores),
-        "ours, float32": lambda: whole_rate(manifest, folder / "float32.zarr", single, cores),
-        "plain script": lambda: script_rate(PillowClips(locations), network, folder / "plain", cores),
-        "torchvision": lambda: script_rate(TorchvisionClips(locations), network, folder / "torchvision", cores),
+    ways: dict[str, Callable[[], tuple[float, float, float]]] = {
+        "ours, auto": lambda: timed_extraction(manifest, folder / "auto.zarr", auto, cores),
+        "ours, float32": lambda: timed_extraction(manifest, folder / "float32.zarr", single, cores),
+        "plain script": lambda: run_script(PillowClips(locations), network, folder / "plain", cores),
+        "torchvision": lambda: run_script(TorchvisionClips(locations), network, folder / "torchvision", cores),
     }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[Rate]] = {name: [] for name in ways}
     bounds: dict[str, list[float]] = {"auto": [], "float32": []}
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         for _ in range(options.rounds):
             for name, way in ways.items():
-                rates[name].append(way())
+                rates[name].append(rate_of(way))
             decode = on_all_cores(pool, cores, decode_rate, locations[:16], options.seconds)
             for name, values in bounds.items():
                 compute = runner_of(folder / f"{name}.zarr")
@@ -176,12 +214,17 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
     differences = _differences(manifest, folder)
     dtype = runner_of(folder / "auto.zarr").dtype
     print(f"\n{options.kind}, {options.clips} clips, {options.backbone}; ours, auto: {dtype}")
-    print(f"{'way':16} {'clips/s':>8} {'of the bound':>13} {'ours is ×':>10} {'difference':>11}")
+    header = ("clips/s", "of bound", "ours is ×", "cpu ms", "ours is ×", "difference")
+    print(f"{'way':16} " + " ".join(f"{name:>{max(len(name), 8)}}" for name in header))
+    ours = rates["ours, float32"]
     for name, values in rates.items():
         bound = bounds["auto" if name == "ours, auto" else "float32"]
-        share = statistics.median(own / of for own, of in zip(values, bound, strict=True))
-        factor = statistics.median(ours / own for ours, own in zip(rates["ours, float32"], values, strict=True))
-        print(f"{name:16} {statistics.median(values):8.1f} {share:13.2f} {factor:10.2f} {differences[name]:11.2g}")
+        share = statistics.median(own.clips_per_second / of for own, of in zip(values, bound, strict=True))
+        pairs = list(zip(ours, values, strict=True))
+        wall = statistics.median(one.clips_per_second / other.clips_per_second for one, other in pairs)
+        cpu = statistics.median(other.cpu_ms / one.cpu_ms for one, other in pairs)
+        rate, cpu_ms = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"{name:16} {rate:8.1f} {share:8.2f} {wall:9.2f} {cpu_ms:8.1f} {cpu:9.2f} {differences[name]:10.2g}")
     for name, found in differences.items():
         check_difference(name, found, TOLERANCE[dtype if name == "ours, auto" else "float32"])
 

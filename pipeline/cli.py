@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.collection import paused_collection
 from pipeline.command_group import PipelineGroup
 from pipeline.commands import PipelineCommand
 from pipeline.supervisor import supervise
@@ -122,7 +123,8 @@ def extract(settings: ExtractSettings) -> None:
       pipeline extract --backbone squeezenet --weights imagenet \\
         --manifest data_manifests/jester.csv --store cache/jester/squeezenet.zarr
     """
-    from stages.extract import run
+    with paused_collection():
+        from stages.extract import run
 
     run(settings)
 
@@ -135,7 +137,8 @@ def fit_head(settings: FitHeadSettings) -> None:
     Example:
       pipeline fit-head --store cache/jester/squeezenet.zarr --head trn --out results/fit_head
     """
-    from stages.fit_head import run
+    with paused_collection():
+        from stages.fit_head import run
 
     run(settings)
 
@@ -152,7 +155,8 @@ def finetune(settings: FinetuneSettings) -> None:
       pipeline finetune --init results/fit_head/squeezenet-lstm/model.safetensors \\
         --manifest data_manifests/jester.csv --out results/finetune --device cuda
     """
-    from stages.finetune import run
+    with paused_collection():
+        from stages.finetune import run
 
     run(settings)
 
@@ -168,7 +172,8 @@ def compare(settings: CompareSettings) -> None:
       pipeline compare results/fit_head results/finetune --out results/compare
       pipeline compare results --against main --max-drop 1.0
     """
-    from stages.compare import run
+    with paused_collection():
+        from stages.compare import run
 
     run(settings)
 
@@ -202,7 +207,8 @@ def predict(settings: PredictSettings) -> None:
       find clips -name '*.mp4' | pipeline predict model.safetensors - --format csv
       pipeline predict model.safetensors long.mp4 --timeline long.png --window 48
     """
-    from pipeline.predict.command import predict as run
+    with paused_collection():
+        from pipeline.predict.command import predict as run
 
     run(settings)
 
@@ -216,7 +222,8 @@ def evaluate(settings: EvaluateSettings) -> None:
       pipeline evaluate model.safetensors --store cache/jester/squeezenet.zarr --split val
       pipeline evaluate model.safetensors --manifest data_manifests/jester.csv --crops 3 --draws 4
     """
-    from pipeline.predict.evaluate_command import evaluate as run
+    with paused_collection():
+        from pipeline.predict.evaluate_command import evaluate as run
 
     run(settings)
 
@@ -231,7 +238,8 @@ def export(settings: ExportSettings) -> None:
     Example:
       pipeline export results/fit_head/squeezenet-trn/model.safetensors --out trn.onnx
     """
-    from pipeline.predict.export_command import export as run
+    with paused_collection():
+        from pipeline.predict.export_command import export as run
 
     run(settings)
 

@@ -19,6 +19,7 @@ PACKAGES = ("pipeline", "stages")
 DECIDES_NOTHING = frozenset(
     {
         "pipeline",
+        "pipeline.collection",
         "pipeline.errors",
         "pipeline.imports",
         "pipeline.progress",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.collection import paused_collection
 from pipeline.compare.budget import parse_budgets
 from pipeline.compare.columns import legend_of
 from pipeline.compare.comparison import Comparison, compare_runs
@@ -85,7 +86,8 @@ def run(settings: CompareSettings) -> Comparison:
 
 
 def _measured(runs: Sequence[RunResult]) -> tuple[dict[str, HeadCost], str]:
-    from pipeline.compare.measure import machine_text, measure_runs  # imports torch
+    with paused_collection():
+        from pipeline.compare.measure import machine_text, measure_runs  # imports torch
 
     return measure_runs(runs), machine_text()
 

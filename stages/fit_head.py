@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipeline.collection import paused_collection
 from pipeline.errors import PipelineError
 from pipeline.evaluation.tensorboard import check_tensorboard, write_events
 from pipeline.fit_head.finished import find_finished
@@ -79,7 +80,8 @@ def _results(
             yield RequestResult(request, outcome)
     left = [request for request, metrics in found.items() if metrics is None]
     if left:
-        from pipeline.fit_head.fit_all import fit_all  # imports torch
+        with paused_collection():
+            from pipeline.fit_head.fit_all import fit_all  # imports torch
 
         yield from fit_all(settings, left, source)
 

@@ -18,6 +18,7 @@ RANKS = {
     "pipeline.allocator": 0,
     "pipeline.calibration": 0,
     "pipeline.cluster_client": 0,
+    "pipeline.collection": 0,
     "pipeline.devices": 0,
     "pipeline.errors": 0,
     "pipeline.files": 0,

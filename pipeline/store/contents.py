@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
+from pipeline.collection import paused_collection
 from pipeline.errors import PipelineError
 from pipeline.store import layout
 from pipeline.store.attributes import Attributes
@@ -38,6 +39,7 @@ class StoreContents:
         self._record_of_row: dict[int, ClipRecord] = {}
         self.reload()
 
+    @paused_collection()
     def reload(self) -> None:
         """Read table and records again."""
         self.damage = dict(self._attribute_damage)
@@ -167,6 +169,7 @@ class StoreContents:
         return found
 
     @cached_property
+    @paused_collection()
     def _listed(self) -> tuple[ClipRow, ...]:
         index_of = {"": -1, **{label: index for index, label in enumerate(self.classes)}}
         return tuple(self._clip_row(row, index_of) for row in self.rows if row.listed)
