@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from pipeline.compare.comparison import Group, Row, pair_tests
+from pipeline.compare.verdict import verdict_of
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.evaluation.statistics import Interval, accuracy_interval, paired_difference
@@ -113,7 +114,7 @@ def judged(rows: Sequence[BoolArray], groups: Groups | None = None) -> Group:
 
 def is_alarm(group: Group) -> bool:
     """Return whether any head is called better, in the sentence or in the grid of pairs."""
-    return "is better than" in group.verdict() or any(test.is_significant for test in group.tests)
+    return "is better than" in verdict_of(group) or any(test.is_significant for test in group.tests)
 
 
 def alarm_rate(num_rows: int, accuracy: float, spread: str, num_seeds: int, num_clips: int, trials: int) -> float:

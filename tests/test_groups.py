@@ -17,6 +17,7 @@ from pipeline.compare.indistinct import indistinct_sets
 from pipeline.compare.records import as_json, csv_table
 from pipeline.compare.signature import check_signatures, signature_of
 from pipeline.compare.table import markdown_table
+from pipeline.compare.verdict import verdict_of
 from pipeline.errors import PipelineError
 from pipeline.evaluation.columns import group_indices
 from pipeline.evaluation.metrics import cross_entropy, fit_temperature
@@ -187,7 +188,7 @@ def test_the_row_that_the_verdict_calls_better_is_in_no_set(tmp_path: Path) -> N
     group = compare_runs([read_run(folder) for folder in sorted((tmp_path / "fit_head").iterdir())]).groups[0]
     best, *others = group.rows
     # Every test is below 5 %, and none is after the adjustment for 28 pairs.
-    assert "head0 is better than every other row" in group.verdict()
+    assert "head0 is better than every other row" in verdict_of(group)
     assert not any(group.test_of(best, row).is_significant for row in others)
     (members,) = indistinct_sets(group)
     assert {row.label for row in members} == {row.label for row in others}

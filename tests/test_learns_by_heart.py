@@ -38,13 +38,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "by-heart.csv"
 
 
-# One head for each kind of input and aggregation always runs, the others with `make test-all`. BNInception starts from
-# random weights and takes minutes for one head, so it is tested with one.
+# One head for each kind of input and aggregation always runs with SqueezeNet, the others with `make test-all`.
 QUICK = ("mlp", "gru", "fcn3d")
 TRAINED = sorted(name for name, head in HEADS.items() if not head.is_closed_form)
 PAIRS = [
     *(pytest.param("squeezenet", head, marks=[] if head in QUICK else pytest.mark.slow) for head in TRAINED),
-    pytest.param("bninception", "mlp", marks=pytest.mark.slow),
+    *(pytest.param("bninception", head, marks=pytest.mark.slow) for head in TRAINED),
 ]
 
 

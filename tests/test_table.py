@@ -20,6 +20,7 @@ from pipeline.compare.records import as_json, csv_table
 from pipeline.compare.report import write_report
 from pipeline.compare.table import markdown_table, remarks_of, terminal_table
 from pipeline.compare.training_curves import training_curves
+from pipeline.compare.verdict import verdict_of
 from pipeline.errors import PipelineError
 from pipeline.evaluation.predictions import pair_correct, parse_pairs
 from pipeline.evaluation.result_reader import find_runs, read_run
@@ -196,24 +197,24 @@ def test_better_is_only_said_when_a_paired_test_says_so(tmp_path: Path) -> None:
         write_cell(folder, head=head, accuracy=accuracy, num_clips=200, num_seeds=3, seed=seed)
     group = comparison_of(tmp_path).groups[0]
     first, second = group.rows[:2]
-    assert f"{first.label} has the highest top-1, {first.top1.value:.1f} %; " in group.verdict()
+    assert f"{first.label} has the highest top-1, {first.top1.value:.1f} %; " in verdict_of(group)
     assert (
         f"not significantly different from it (paired tests, 5 %, Holm over all pairs): {second.label}."
-        in group.verdict()
+        in verdict_of(group)
     )
-    assert "It is better than the one other row." in group.verdict()
+    assert "It is better than the one other row." in verdict_of(group)
     assert first.label != second.label
     write_cell(tmp_path / "b/squeezenet-gru", head="gru", accuracy=0.5, num_clips=40, num_seeds=3)
     write_cell(tmp_path / "b/squeezenet-lstm", head="lstm", accuracy=0.5, num_clips=40, num_seeds=3, seed=1)
-    assert "No row is significantly better" in comparison_of(tmp_path / "b").groups[0].verdict()
+    assert "No row is significantly better" in verdict_of(comparison_of(tmp_path / "b").groups[0])
 
 
 def claims(comparison: Comparison) -> list[str]:
     """What is called better in a comparison of one group: the sentence's claims, and pairs of the grid."""
     (group,) = comparison.groups
     found = [f"{test.a.label}, {test.b.label}" for test in group.tests if test.is_significant]
-    if "is better than" in group.verdict():
-        found.append(group.verdict())
+    if "is better than" in verdict_of(group):
+        found.append(verdict_of(group))
     return found
 
 
@@ -222,13 +223,13 @@ def test_with_one_seed_nothing_is_called_better(tmp_path: Path) -> None:
     write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200)
     comparison = comparison_of(tmp_path)
     assert claims(comparison) == []
-    assert "One seed: the effect of another seed is unknown" in comparison.groups[0].verdict()
+    assert "One seed: the effect of another seed is unknown" in verdict_of(comparison.groups[0])
     (test,) = as_json(comparison)["groups"][0]["tests"]
     assert (test["test"], test["knows_seeds"]) == ("McNemar", False)
     assert 0 < test["p"] < 1e-20
     write_cell(tmp_path / "squeezenet-lstm", head="lstm", accuracy=0.97, num_clips=200, num_seeds=3)
     write_cell(tmp_path / "squeezenet-gru", head="gru", accuracy=0.5, num_clips=200, num_seeds=3)
-    verdict = comparison_of(tmp_path).groups[0].verdict()
+    verdict = verdict_of(comparison_of(tmp_path).groups[0])
     assert verdict.startswith("lstm is better than every other row of 3 or more seeds (paired tests, 5 %)")
     assert verdict.endswith("above the next, gru. One seed, so the effect of another seed is unknown: fcn3d; tsn.")
 
@@ -239,7 +240,7 @@ def test_two_seeds_give_no_verdict(tmp_path: Path) -> None:
     write_cell(tmp_path / "squeezenet-tsn", head="tsn", accuracy=0.2, num_clips=200, num_seeds=3)
     comparison = comparison_of(tmp_path)
     assert claims(comparison) == []
-    assert "Fewer than 3 seeds: the effect of another seed is unknown" in comparison.groups[0].verdict()
+    assert "Fewer than 3 seeds: the effect of another seed is unknown" in verdict_of(comparison.groups[0])
 
 
 @pytest.mark.parametrize("num_clips", [1, 5])
@@ -251,7 +252,7 @@ def test_few_clips_give_no_verdict(tmp_path: Path, num_clips: int, num_seeds: in
     comparison = comparison_of(tmp_path)
     assert [row.top1.value for row in comparison.rows] == [100, 0]
     assert claims(comparison) == []
-    assert "Fewer than 6 clips are too few to call a row better." in comparison.groups[0].verdict()
+    assert "Fewer than 6 clips are too few to call a row better." in verdict_of(comparison.groups[0])
 
 
 def test_the_best_of_60_rows_is_named(tmp_path: Path) -> None:
@@ -263,7 +264,7 @@ def test_the_best_of_60_rows_is_named(tmp_path: Path) -> None:
     (group,) = comparison.groups
     assert len(group.tests) == 60 * 59 / 2
     assert group.rows[0].run.name.endswith("squeezenet-17")
-    assert group.verdict().startswith(f"{group.rows[0].label} is better than every other row (paired tests, 5 %)")
+    assert verdict_of(group).startswith(f"{group.rows[0].label} is better than every other row (paired tests, 5 %)")
     tests = as_json(comparison)["groups"][0]["tests"]
     assert min(test["p"] for test in tests) > 0
 
@@ -273,7 +274,7 @@ def test_one_certain_head_is_better_than_22_at_chance(tmp_path: Path) -> None:
         folder = tmp_path / f"squeezenet-{number:02d}"
         write_cell(folder, accuracy=1.5 if number == 5 else 1 / 3, num_clips=210, num_seeds=3, seed=number)
     (group,) = comparison_of(tmp_path).groups
-    assert group.verdict().startswith(f"{group.rows[0].label} is better than every other row")
+    assert verdict_of(group).startswith(f"{group.rows[0].label} is better than every other row")
 
 
 def test_one_accuracy_has_one_interval(tmp_path: Path) -> None:

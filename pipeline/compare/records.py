@@ -13,6 +13,7 @@ from pipeline.compare.indistinct import (
     indistinct_sets,
 )
 from pipeline.compare.order_use import shuffled_loss, uses_order
+from pipeline.compare.verdict import verdict_of
 from pipeline.evaluation.statistics import Interval
 
 OPTIONAL_FIELDS = ("num_groups", "calibrated_loss", "calibrated_ece")
@@ -42,7 +43,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "weights": dict(group.rows[0].run.metrics["weights"]),
                 "num_segments": group.num_segments,
                 "signature": group.signature,
-                "verdict": group.verdict(),
+                "verdict": verdict_of(group),
                 "indistinct": [[row.run.name for row in members] for members in indistinct_sets(group)],
                 "rows": [{**_record(row), **_gain_of(row)} for row in group.rows],
                 "tests": [

@@ -14,6 +14,7 @@ from pipeline.compare.indistinct import (
 )
 from pipeline.compare.order_use import order_sentences
 from pipeline.compare.signature import signature_line
+from pipeline.compare.verdict import verdict_of
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_NOTE
 from pipeline.registry import VIDEO_ENCODER_NOTE
 from pipeline.tables import table_lines
@@ -43,7 +44,7 @@ def markdown_table(comparison: Comparison) -> str:
 def remarks_of(group: Group) -> list[str]:
     """Return remarks about a group, one sentence each."""
     failed = sorted({int(row.run.metrics.get("num_failed") or 0) for row in group.rows} - {0})
-    remarks = [group.verdict()]
+    remarks = [verdict_of(group)]
     front = [
         f"{row.label}: {row.top1.value:.1f} % for {count_text(row.complexity.macs)}"
         for row in group.front()
