@@ -31,7 +31,8 @@ class SamplingConfig:
     test_frames: Arithmetic of the formula for test frames. `exact`: integers; `float`: floating point
         (published code), which gives a frame one too early in some clips if N is not a power of two.
     crops: Crops of the training views. `multiscale`: one of 50 random crops with exact sizes (Sec. 3.5); `published`:
-        one of the 50 random crops of the published code, rounded to whole pixels; `centre`: the test crop.
+        one of the 50 random crops of the published code, rounded to whole pixels; `mild`: one of the 20 largest of
+        `multiscale`; `centre`: the test crop.
     flip: Mirroring of half of the training views. `off`: none; `swap`: exchanges the labels of left and right;
         `plain`: keeps every label (later versions of the published code).
     """
@@ -39,7 +40,7 @@ class SamplingConfig:
     sampler: Literal["covering", "floor"] = "covering"
     short_clip: Literal["formula", "first"] = "formula"
     test_frames: Literal["exact", "float"] = "exact"
-    crops: Literal["multiscale", "published", "centre"] = "multiscale"
+    crops: Literal["multiscale", "published", "mild", "centre"] = "multiscale"
     flip: Literal["off", "swap", "plain"] = "off"
 
 

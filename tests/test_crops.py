@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.video.crops import CropBox, centre_crop, multiscale_crops, published_crops
+from pipeline.video.crops import CropBox, centre_crop, mild_crops, multiscale_crops, published_crops
 
 
 def tsn_boxes(width: int, height: int, input_size: int = 224) -> list[tuple[int, int, int, int]]:
@@ -71,6 +71,12 @@ def test_the_sides_of_the_crops_at_240_by_320() -> None:
         ]
     }  # fmt: skip
     assert len(set(boxes)) == 46  # the 10 boxes as high as the frame have upper and lower corners in one place
+
+
+def test_mild_crops_are_the_large_ones_of_the_50() -> None:
+    boxes = mild_crops(240, 320)
+    assert len(boxes) == 20
+    assert set(boxes) == {box for box in multiscale_crops(240, 320) if min(box.height, box.width) >= 0.875 * 240}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CROP_SCALES = (1.0, 0.875, 0.75, 0.66)
+MILD_SCALES = CROP_SCALES[:2]
 # The published code sets a side to the input size if they differ by fewer pixels than this.
 SNAP_PIXELS = 3
 
@@ -38,12 +39,12 @@ def multiscale_crops(height: int, width: int) -> tuple[CropBox, ...]:
     Sides are 1, .875, .75 and .66 of the short side; of the 16 pairs of height and width those 10 at most one step
     apart; each at the four corners and in the centre.
     """
-    short_side = min(height, width)
-    boxes: list[CropBox] = []
-    for box_height, box_width in _close_pairs([short_side * scale for scale in CROP_SCALES]):
-        bottom, right = height - box_height, width - box_width
-        boxes += _five_places(bottom, right, bottom / 2, right / 2, box_height, box_width)
-    return tuple(boxes)
+    return _exact_crops(height, width, CROP_SCALES)
+
+
+def mild_crops(height: int, width: int) -> tuple[CropBox, ...]:
+    """Return those 20 of the 50 boxes whose sides are 1 or .875 of the short side, for small data sets."""
+    return _exact_crops(height, width, MILD_SCALES)
 
 
 def published_crops(height: int, width: int, input_size: int = 224) -> tuple[CropBox, ...]:
@@ -63,6 +64,15 @@ def published_crops(height: int, width: int, input_size: int = 224) -> tuple[Cro
         boxes += _five_places(
             4 * quarter_rows, 4 * quarter_columns, 2 * quarter_rows, 2 * quarter_columns, box_height, box_width
         )
+    return tuple(boxes)
+
+
+def _exact_crops(height: int, width: int, scales: Sequence[float]) -> tuple[CropBox, ...]:
+    short_side = min(height, width)
+    boxes: list[CropBox] = []
+    for box_height, box_width in _close_pairs([short_side * scale for scale in scales]):
+        bottom, right = height - box_height, width - box_width
+        boxes += _five_places(bottom, right, bottom / 2, right / 2, box_height, box_width)
     return tuple(boxes)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.errors import PipelineError
 from pipeline.recipe import SamplingConfig
-from pipeline.video.crops import CropBox, centre_crop, multiscale_crops, published_crops
+from pipeline.video.crops import CropBox, centre_crop, mild_crops, multiscale_crops, published_crops
 from pipeline.video.sampling import drawn_frame_indices, test_frame_indices
 
 # Part of a store's fingerprint. Increment it if a rule changes here or in `sampling`, `crops`, `render`, `resampling`.
@@ -118,9 +118,11 @@ class ViewConfig:
 def _boxes(crops: str, height: int, width: int, input_size: int) -> tuple[CropBox, ...]:
     if crops == "multiscale":
         return multiscale_crops(height, width)
+    if crops == "mild":
+        return mild_crops(height, width)
     if crops == "published":
         return published_crops(height, width, input_size)
-    raise PipelineError(f"`crops` (={crops!r}) must be 'multiscale', 'published' or 'centre'.")
+    raise PipelineError(f"`crops` (={crops!r}) must be 'multiscale', 'published', 'mild' or 'centre'.")
 
 
 def _generator(seed: int, clip_id: str, draw: int, purpose: str) -> np.random.Generator:
