@@ -6,7 +6,6 @@ Exit codes: 0: success; 1: wrong data or settings; 2: wrong options.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +13,7 @@ import click
 from pipeline.collection import paused_collection
 from pipeline.command_group import PipelineGroup
 from pipeline.commands import PipelineCommand
-from pipeline.supervisor import supervise
+from pipeline.supervisor import allow_supervision, supervise
 
 if TYPE_CHECKING:
     from pipeline.settings.bundled import TrainBundledSettings
@@ -70,6 +69,7 @@ def init(settings: InitSettings) -> None:
       pipeline init /data/frames train.txt val.txt --data frame-lists --out studies/mine --head mlp,gru,fcn3d
       pipeline init --demo --out demo
     """
+    supervise()
     from pipeline.init.command import init as run
 
     run(settings)
@@ -107,6 +107,8 @@ def check(settings: CheckSettings) -> None:
     Example:
       pipeline check data_manifests/jester.csv --root /data/jester --decode --out findings.csv
     """
+    if settings.decode and settings.workers == 0:
+        supervise()
     from pipeline.prepare.check import check as run
 
     run(settings)
@@ -123,6 +125,8 @@ def extract(settings: ExtractSettings) -> None:
       pipeline extract --backbone squeezenet --weights imagenet \\
         --manifest data_manifests/jester.csv --store cache/jester/squeezenet.zarr
     """
+    if not settings.workers and settings.scheduler is None:
+        supervise()
     with paused_collection():
         from stages.extract import run
 
@@ -155,6 +159,8 @@ def finetune(settings: FinetuneSettings) -> None:
       pipeline finetune --init results/fit_head/squeezenet-lstm/model.safetensors \\
         --manifest data_manifests/jester.csv --out results/finetune --device cuda
     """
+    if not settings.workers:
+        supervise()
     with paused_collection():
         from stages.finetune import run
 
@@ -172,6 +178,7 @@ def compare(settings: CompareSettings) -> None:
       pipeline compare results/fit_head results/finetune --out results/compare
       pipeline compare results --against main --max-drop 1.0
     """
+    supervise()
     with paused_collection():
         from stages.compare import run
 
@@ -207,6 +214,7 @@ def predict(settings: PredictSettings) -> None:
       find clips -name '*.mp4' | pipeline predict model.safetensors - --format csv
       pipeline predict model.safetensors long.mp4 --timeline long.png --window 48
     """
+    supervise()
     with paused_collection():
         from pipeline.predict.command import predict as run
 
@@ -222,6 +230,7 @@ def evaluate(settings: EvaluateSettings) -> None:
       pipeline evaluate model.safetensors --store cache/jester/squeezenet.zarr --split val
       pipeline evaluate model.safetensors --manifest data_manifests/jester.csv --crops 3 --draws 4
     """
+    supervise()
     with paused_collection():
         from pipeline.predict.evaluate_command import evaluate as run
 
@@ -275,6 +284,8 @@ def store_verify(settings: StoreVerifySettings) -> None:
     Example:
       pipeline store verify cache/jester/squeezenet.zarr --repair
     """
+    if not settings.workers:
+        supervise()
     from pipeline.store_command.verify import store_verify as run
 
     run(settings)
@@ -369,12 +380,7 @@ def train_bundled(settings: TrainBundledSettings) -> None:
     run(settings)
 
 
-# They decode clips, most of them in their own process.
-SUPERVISED = frozenset({"check", "compare", "evaluate", "extract", "finetune", "init", "predict", "prepare", "store"})
-
-
 def main() -> None:
     """Run the `pipeline` command."""
-    if sys.argv[1:2] and sys.argv[1] in SUPERVISED:
-        supervise()
+    allow_supervision()
     cli(prog_name="pipeline")

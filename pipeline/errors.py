@@ -39,7 +39,7 @@ _KIND_OF_ERRNO = {
     **dict.fromkeys((errno.ENOMEM, errno.ENOBUFS), "no-memory"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "open-files"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "disk-full"),
-    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EAGAIN, errno.EBUSY, errno.EINTR), "io-error"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EAGAIN, errno.EINTR), "io-error"),
     **dict.fromkeys((errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN), "io-error"),
     **dict.fromkeys((errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN), "io-error"),
 }

@@ -1,7 +1,7 @@
 """Run a command in a child process, and run it again without a clip that crashed or blocked its decoder.
 
-Decoders are native code: a damaged file can crash them or send them into an endless loop. The child is forked before
-any package is imported, so it costs milliseconds.
+Decoders are native code: a damaged file can crash them or send them into an endless loop. The child is forked before a
+large package is imported, so it costs milliseconds.
 """
 
 from __future__ import annotations
@@ -32,12 +32,22 @@ SECONDS_OF_ONE_INTERRUPT = 1.0
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
+_is_allowed = False
+
+
+def allow_supervision() -> None:
+    """Let `supervise` fork: this process runs one command, and is no test or notebook."""
+    global _is_allowed
+    _is_allowed = hasattr(os, "fork")
+
+
 def supervise() -> None:
     """Return in a child process. This process waits for it and exits as it does; it never returns.
 
-    A rank of `torchrun` is not supervised: it can only be started again together with the others.
+    Call it in a command that decodes clips in its own process, before a large package is imported. A rank of `torchrun`
+    is not supervised: it can only be started again together with the others.
     """
-    if not hasattr(os, "fork") or "LOCAL_RANK" in os.environ:
+    if not _is_allowed or "LOCAL_RANK" in os.environ:
         return
     own_handlers = {number: signal.getsignal(number) for number in FORWARDED}
     fatal: dict[str, ClipError] = {}

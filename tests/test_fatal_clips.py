@@ -260,7 +260,8 @@ def test_a_command_without_workers_loses_the_fatal_clip_alone(tmp_path: Path, co
 
 def test_a_crash_that_no_clip_causes_ends_with_a_sentence(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pipeline.supervisor import supervise; supervise(); "
+        "import os, signal, sys; from pipeline import supervisor; "
+        "supervisor.allow_supervision(); supervisor.supervise(); "
         "os.kill(os.getpid(), getattr(signal, sys.argv[1]))"
     )
     for name, cause in {
@@ -277,7 +278,8 @@ def test_a_crash_that_no_clip_causes_ends_with_a_sentence(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_supervisor_ends_both_processes(number: signal.Signals) -> None:
     program = (
-        "import os, time; from pipeline.supervisor import supervise; supervise(); "
+        "import os, time; from pipeline import supervisor; "
+        "supervisor.allow_supervision(); supervisor.supervise(); "
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import socket
@@ -226,6 +227,26 @@ def test_a_run_over_all_of_them_ends_counts_each_and_says_the_same_twice(manifes
         assert [clip.clip_id for clip in store.clips()] == ["sound"]
         records.append([(clip.clip_id, clip.kind, clip.reason, clip.digest) for clip in store.table()])
     assert records[0] == records[1]
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs /proc, whose files have content and no size")
+@pytest.mark.parametrize("make", ["link", "frames"])
+def test_a_file_without_an_end_is_empty(tmp_path: Path, make: str) -> None:
+    if make == "link":
+        location = tmp_path / "clip.mp4"
+        location.symlink_to("/proc/version")
+    else:
+        location = tmp_path / "frames"
+        write_frame_folder(location, pictures(2))
+        (location / "00003.jpg").symlink_to("/proc/version")
+    assert digest_of(str(location)) == digest_of(str(location))
+    with pytest.raises(ClipError, match="is empty") as caught, open_clip(location) as reader:
+        reader.read(range(reader.num_frames))
+    assert caught.value.kind == "empty"
+    if make == "link":
+        assert digest_of(str(location)) == hashlib.sha256(b"").hexdigest()
+        with pytest.raises(ClipError, match="is empty"):
+            open_clip(f"{location}::clip")
 
 
 def test_rows_of_variable_length_have_one_digest(tmp_path: Path) -> None:

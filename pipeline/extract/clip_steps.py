@@ -20,6 +20,7 @@ from pipeline.store.layout import TEST_VIEW, row_dtype
 from pipeline.store.object_store import Phase
 from pipeline.store.record import DONE, FAILED, ClipRecord
 from pipeline.store.settings import StoreSettings
+from pipeline.supervised import decoding, refuse_fatal_clip
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import centre_crop
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
@@ -121,10 +122,12 @@ class FeatureExtractor:
         try:
             if clip.fault is not None:
                 raise ClipError(clip.fault.kind, clip.fault.reason)
-            with clip_errors(clip.location):
-                record = record._replace(digest=digest_of(clip.location, self.setup.limits))
+            refuse_fatal_clip(clip.location)
             self._on_phase(DECODE, clip.clip_id)
             try:
+                # Reading may block too, for example on a file of another machine.
+                with clip_errors(clip.location), decoding(clip.location, self.setup.limits.as_tuple()):
+                    record = record._replace(digest=digest_of(clip.location, self.setup.limits))
                 loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size, self.setup.limits)
             finally:
                 self._on_phase(DECODED, clip.clip_id)

@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from pipeline.errors import ClipError
 from pipeline.intervals import split_location, without_interval
 from pipeline.manifest import HDF5_SEPARATOR
-from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, open_file
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, chunks_of, open_file
 
 BYTES_AT_ONCE = 1 << 26
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -82,11 +81,14 @@ def digest_of(location: str, limits: ClipLimits = DEFAULT_LIMITS) -> str:
             for entry in entries:
                 digest.update(os.fsencode(f"{entry.name}\0"))
                 if entry.is_file():
-                    digest.update(Path(entry.path).read_bytes())
+                    with open_file(entry.path) as opened:
+                        for chunk in chunks_of(opened):
+                            digest.update(chunk)
         else:
             with open_file(file) as opened:
                 limits.check_bytes(location, os.fstat(opened.fileno()).st_size)
-                return hashlib.file_digest(opened, "sha256").hexdigest()
+                for chunk in chunks_of(opened):
+                    digest.update(chunk)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         # The path leads to no file; opening the clip reports it.
         if getattr(error, "errno", None) in NO_PATH or (isinstance(error, ValueError) and "\0" in location):

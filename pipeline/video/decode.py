@@ -55,9 +55,12 @@ def _opened(location: str, interval: Interval | None, limits: ClipLimits) -> Cli
         if path.is_dir() and not separator:
             return FrameFolder(path, limits)
         with open_file(path) as opened:
+            num_bytes = os.fstat(opened.fileno()).st_size
+            if num_bytes == 0:
+                raise ClipError("empty", f"{path} is empty (0 bytes).")
             if separator:
                 return PackedClip(path, member, limits)
-            limits.check_bytes(str(path), os.fstat(opened.fileno()).st_size)
+            limits.check_bytes(str(path), num_bytes)
             start = opened.read(32)
             if is_image(start):
                 return _opened_image(path, opened, start, limits)
@@ -65,8 +68,6 @@ def _opened(location: str, interval: Interval | None, limits: ClipLimits) -> Cli
         raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:  # the path contains a zero byte
         raise ClipError("missing", f"{path!s} cannot be a path ({error}).") from error
-    if not start:
-        raise ClipError("empty", f"{path} is empty (0 bytes).")
     if interval is not None:
         with contextlib.suppress(UnlistedFramesError):
             return VideoInterval(location + interval.fragment, path, interval, limits)

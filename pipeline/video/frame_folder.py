@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import ClipError
 from pipeline.video.images import decode_image, image_size
-from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch, open_file
+from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, Stopwatch, chunks_of, open_file
 from pipeline.video.reader import ClipReader, Frame
 from pipeline.video.suffixes import IMAGE_SUFFIXES, is_image_name
 
@@ -42,7 +42,7 @@ class FrameFolder(ClipReader):
                 num_bytes = os.fstat(file.fileno()).st_size
                 self._limits.check_image_bytes(path, num_bytes)
                 self._limits.check_bytes(path, num_bytes)
-                data = file.read()
+                data = b"".join(chunks_of(file))
         except OSError as error:
             raise ClipError("unreadable", f"{path} cannot be read ({error.strerror}).") from error
         if not data:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pipeline.errors import ClipError
 
+CHUNK_BYTES = 1 << 20
 FILE_TYPES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -112,6 +113,14 @@ class Stopwatch:
             f"{self._location} takes longer to decode than the {self.max_seconds:g} s of --max-clip-seconds. Cut or "
             "scale it, or raise the limit.",
         )
+
+
+def chunks_of(opened: BufferedReader) -> Iterator[bytes]:
+    """Yield the content of a file that `open_file` opened, up to its size: some files in /proc are endless."""
+    num_left = os.fstat(opened.fileno()).st_size
+    while num_left > 0 and (chunk := opened.read(min(CHUNK_BYTES, num_left))):
+        num_left -= len(chunk)
+        yield chunk
 
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
