@@ -50,7 +50,7 @@ LONG = (
     ["benchmarks.backbones"],
     ["benchmarks.heads"],
     ["benchmarks.peers"],
-    ["benchmarks.peers", "--kind", "jpg", "--only", "extraction"],
+    ["benchmarks.peers", "--kind", "jpg", "--only", "cores"],
     ["benchmarks.growth"],
 )
 SIZES = HeadSizes(in_channels=512, num_segments=8, num_classes=14, map_size=13)

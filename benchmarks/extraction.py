@@ -130,19 +130,11 @@ def runner_of(location: Path) -> RunnerConfig:
 
 def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int) -> float:
     """Return clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
-    num_clips, started, ended = timed_extraction(manifest, location, request, num_workers)
-    return num_clips / (ended - started)
-
-
-def timed_extraction(
-    manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int
-) -> tuple[float, float, float]:
-    """Extract; return the number of clips behind the first block of each worker, and their start and end in seconds."""
     extract_features(manifest, str(location), request)
     num_clips = FeatureStore.open(location).num_clips
     ended = sorted(path.stat().st_mtime for path in (location / "records").iterdir())
     size = num_clips / len(ended)
-    return (len(ended) - num_workers) * size, ended[num_workers - 1], ended[-1]
+    return (len(ended) - num_workers) * size / (ended[-1] - ended[num_workers - 1])
 
 
 def _rate(work: Callable[[int], object], seconds: float) -> float:

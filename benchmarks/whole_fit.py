@@ -3,7 +3,8 @@
 A fit of one epoch on a store of synthetic maps (13 × 13 × 512, as from SqueezeNet): reading, decompressing, training,
 scoring and the order tests. Its arithmetic (multiply-accumulates of head and projection, forward and backward) per
 second of wall time is compared to that of a single convolution of its size on all cores, forward and backward, measured
-before and after each fit. Wall time needs an idle machine; the number of used cores is printed for that reason.
+before and after each fit. Wall time needs an idle machine; the number of used cores is printed for that reason. "By
+processor time" is the same share of processor seconds: what the fit computes beside convolutions, without idle cores.
 
     python -m benchmarks.whole_fit
     python -m benchmarks.whole_fit --heads fcn3d --clips 192 --rounds 5
@@ -41,12 +42,20 @@ HEADS = ("convlstm", "fcn3d")
 SECONDS_OF_BOUND = 1.0
 
 
+class Speed(NamedTuple):
+    """GFLOP for each second of wall time, and of processor time."""
+
+    wall: float
+    processor: float
+
+
 class Share(NamedTuple):
-    """GFLOP/s of a whole fit and of a convolution, and the cores that the fit used."""
+    """GFLOP/s of a whole fit and of a convolution by wall time, the share by processor time, and the used cores."""
 
     head: str
     fit: float
     bound: float
+    by_processor: float
     cores: float
 
 
@@ -79,13 +88,14 @@ def shares(
     compute = Runtime(torch.device("cpu"), "float32", threads)
     convolve, giga_of_bound = convolution(map_size)
 
-    def bound() -> float:
-        count, started = 0, time.perf_counter()
+    def bound() -> Speed:
+        count, started, spent = 0, time.perf_counter(), time.process_time()
         with fixed_threads(threads):
             while count == 0 or time.perf_counter() - started < SECONDS_OF_BOUND:
                 convolve()
                 count += 1
-        return count * giga_of_bound / (time.perf_counter() - started)
+        giga = count * giga_of_bound
+        return Speed(giga / (time.perf_counter() - started), giga / (time.process_time() - spent))
 
     with tempfile.TemporaryDirectory() as name:
         write_store(Path(name) / "s.zarr", "spatial", num_clips, map_size)
@@ -100,9 +110,13 @@ def shares(
                 fit_head(data, head, recipe, 0, compute)
                 seconds, spent = time.perf_counter() - started, time.process_time() - spent
                 giga = giga_of_fit(head, data, map_size, epochs)
-                found.append((giga / seconds, (before + bound()) / 2, spent / seconds))
-            middle = statistics.median_low([own / of for own, of, _ in found])
-            yield Share(head, *next(values for values in found if values[0] / values[1] == middle))
+                behind = bound()
+                fit = Speed(giga / seconds, giga / spent)
+                wall, processor_time = ((one + other) / 2 for one, other in zip(before, behind, strict=True))
+                found.append(Share(head, fit.wall, wall, fit.processor / processor_time, spent / seconds))
+            middle = statistics.median_low([share.fit / share.bound for share in found])
+            share = next(share for share in found if share.fit / share.bound == middle)
+            yield share._replace(by_processor=statistics.median(each.by_processor for each in found))
 
 
 def main() -> None:
@@ -120,7 +134,8 @@ def main() -> None:
     ):
         print(
             f"{share.head}: {share.fit:.0f} GFLOP/s in a whole fit, {share.bound:.0f} in a convolution: share "
-            f"{share.fit / share.bound:.2f}; {share.cores:.2f} of {options.threads} cores used",
+            f"{share.fit / share.bound:.2f} ({share.by_processor:.2f} by processor time); "
+            f"{share.cores:.2f} of {options.threads} cores used",
             flush=True,
         )
 
