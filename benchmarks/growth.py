@@ -243,9 +243,7 @@ def main() -> None:
         counts = [int(count) for count in getattr(options, part).split(",")]
         measure = (lambda n: in_child("table", str(n))) if part == "table" else (lambda n, part=part: of_store(part, n))
         faster += [f"{part}: {name}" for name in report(titles[part], counts, measure)]
-    print(
-        f"\nfaster than linear growth (a clip costs more than {LIMIT} times as much): {'; '.join(faster) or 'nothing'}"
-    )
+    print(f"\nnot linear, a clip costs more than {LIMIT} times as much: {'; '.join(faster) or 'nothing'}")
 
 
 if __name__ == "__main__":
