@@ -17,6 +17,7 @@ from pipeline.cli import cli
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import SeedResult
+from pipeline.heads import build_head
 from pipeline.manifest import write_manifest
 from pipeline.model import load_model, save_model
 from pipeline.predict.evaluation import class_rows
@@ -213,9 +214,22 @@ def test_a_store_of_other_frames_or_weights_or_a_finetuned_backbone_is_refused(f
         ({"recipe": recipe.with_overrides(test_frames="float").as_dict()}, "made with test_frames=exact"),
         ({"stage": "finetune"}, "finetuned"),
         ({"weights": {"name": "w", "sha256": "0"}}, "made with weights="),
+        ({"preprocessing": {**model.spec.preprocessing, "input_size": 112}}, "made with input_size=224"),
         ({"classes": ("swipe_left", "swipe_right", "other")}, "does not have 1 of the 3 classes"),
     ):
         spec = replace(model.spec, **changes)
         save_model(tmp_path / "m.safetensors", spec, model.head, model.backbone)
         with pytest.raises(PipelineError, match=words):
             evaluate(model=tmp_path / "m.safetensors", store=str(fitted.store))
+
+
+def test_a_spatial_head_is_refused_for_maps_of_another_size(fitted: Fitted, tmp_path: Path) -> None:
+    model = load_model(fitted.model("lstm"))
+    recipe = recipe_from_dict(dict(model.spec.recipe)).with_overrides(input_scaling="none")
+    spec = replace(model.spec, head="fcn3d", map_size=7, recipe=recipe.as_dict())
+    head = build_head(
+        "fcn3d", in_channels=spec.in_channels, num_segments=spec.num_segments, num_classes=spec.num_classes
+    )
+    save_model(tmp_path / "m.safetensors", spec, head, model.backbone)
+    with pytest.raises(PipelineError, match="made with map_size=13, the model with map_size=7"):
+        evaluate(model=tmp_path / "m.safetensors", store=str(fitted.store))

@@ -24,6 +24,7 @@ from pipeline.fit_head.features import FeatureDataset, SampleOrder, load_frames,
 from pipeline.fit_head.scoring import order_test_scores, score_features
 from pipeline.fit_head.spatial_features import default_map_cache, open_spatial
 from pipeline.fit_head.stored_clips import labelled_rows
+from pipeline.heads import HEADS
 from pipeline.manifest import Clip, Manifest
 from pipeline.model import ModelSpec
 from pipeline.predict.decode_ahead import decoded_ahead
@@ -253,12 +254,16 @@ def _check_store(spec: ModelSpec, store: FeatureStore) -> None:
             f"The backbone of this model was finetuned, so it did not make the features in {where}. Give --manifest."
         )
     choices = recipe_from_dict(dict(spec.recipe)).frames
-    pairs = {
+    pairs: dict[str, tuple[Any, Any]] = {
         "backbone": (spec.backbone, settings.backbone),
         "weights": (spec.weights["sha256"], settings.weights["sha256"]),
         "channels": (spec.in_channels, settings.channels),
         "num_segments": (spec.num_segments, spec.num_segments if settings.frames == "all" else settings.num_segments),
     }
+    for name in sorted({*spec.preprocessing, *settings.preprocessing}):
+        pairs[name] = (spec.preprocessing.get(name), settings.preprocessing.get(name))
+    if HEADS[spec.head].reads == "spatial":
+        pairs["map_size"] = (spec.map_size, settings.map_size)
     if settings.frames != "all":  # else the frames are chosen here
         pairs["short_clip"] = (choices.short_clip, settings.frame_choices.short_clip)
         pairs["test_frames"] = (choices.test_frames, settings.frame_choices.test_frames)
