@@ -1,10 +1,10 @@
 """Question: what is better: training end to end from scratch, or cache, head and a short finetune?
 
 Both ways start with the same backbone weights and clips, and have the same seeds. The first extracts features, fits a
-head on them and finetunes it. The second trains end to end with a new head, twice: for as long as the first way takes
-(equal time), and for as many epochs (equal epochs), each with a schedule of its whole length. The plot shows the
-accuracy on the selection clips after each epoch, as mean and range over seeds, against seconds and against epochs; the
-table compares the ends of all ways on the reported clips.
+head on them and finetunes it. The second trains end to end with a new head, twice: for as much processor time as the
+first way takes (equal time), and for as many epochs (equal epochs), each with a schedule of its whole length. The plot
+shows the accuracy on the selection clips after each epoch, as mean and range over seeds, against processor time and
+against epochs; the table compares the ends of all ways on the reported clips.
 
     python -m benchmarks.two_roads --manifest data_manifests/gestures.csv --root data/gestures --input-size 112 \\
         --threads 1 --seeds 3 --plot docs/studies/two_roads.svg --out docs/studies/two_roads.md
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ CACHED, EQUAL_TIME, EQUAL_EPOCHS = "extract, fit-head, finetune", "end to end, e
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy of the selection clips in percent after each epoch.
+    """Accuracy of the selection clips in percent after each epoch, and the processor time of one seed until then.
 
     Shape:
         epochs, seconds: (E,); top1: (S, E), for each seed.
@@ -60,12 +60,16 @@ class Curve:
 
 @dataclass(frozen=True)
 class Road:
-    """One way of training: its curves, one behind the other, the seconds of one seed, and its result folder."""
+    """One way of training: its curves, one behind the other, and its result folder."""
 
     name: str
     curves: tuple[Curve, ...]
-    seconds: float
     cell: Path
+
+    @property
+    def seconds(self) -> float:
+        """Processor time of one seed."""
+        return float(self.curves[-1].seconds[-1])
 
     @property
     def num_epochs(self) -> int:
@@ -93,29 +97,30 @@ class Study:
     def cached(self, out: Path) -> Road:
         """Extract features, fit the head and finetune it."""
         store = str(out / "store.zarr")
-        started_at_seconds = time.monotonic()
+        clock = Clock()
         stages.extract.run(ExtractSettings(
             manifest=self.manifest, root=self.root, store=store, backbone=self.backbone, weights=self.weights,
             num_segments=self.num_segments, views=self.views, maps="pooled", input_size=self.input_size,
-            workers=self.threads, dtype=self.precision,
+            workers=0 if self.threads == 1 else self.threads, dtype=self.precision,
         ))  # fmt: skip
-        extract_seconds = time.monotonic() - started_at_seconds
+        extract_seconds, clock = clock.seconds(), Clock()
         stages.fit_head.run(FitHeadSettings(
             store=store, head=self.head, recipe="cached", seeds=self.seeds, out=out / "fit_head", jobs=1,
             overrides={"epochs": self.fit_epochs}, precision="float32",
         ))  # fmt: skip
-        fitted = curve_of_fit(out / "fit_head" / self.cell, extract_seconds)
+        fitted = curve_of_fit(out / "fit_head" / self.cell, extract_seconds, clock.seconds() / self.seeds)
+        clock = Clock()
         finetuned = self._finetune(
             out / "finetune", str(out / "fit_head" / self.cell / MODEL_FILE), {"epochs": self.finetune_epochs}
         )
-        last = curve_of_finetune(finetuned, fitted)
-        return Road(CACHED, (fitted, last), float(last.seconds[-1]), finetuned)
+        last = curve_of_finetune(finetuned, clock.seconds() / self.seeds, fitted)
+        return Road(CACHED, (fitted, last), finetuned)
 
     def end_to_end(self, name: str, out: Path, rates: dict[str, float], num_epochs: int) -> Road:
         """Train backbone and a new head for a number of epochs."""
+        clock = Clock()
         cell = self._finetune(out, "none", {**rates, "epochs": num_epochs})
-        curve = curve_of_finetune(cell, None)
-        return Road(name, (curve,), float(curve.seconds[-1]), cell)
+        return Road(name, (curve_of_finetune(cell, clock.seconds() / self.seeds),), cell)
 
     @property
     def cell(self) -> str:
@@ -146,23 +151,38 @@ def history_of(cell: Path) -> NDArray[np.float64]:
     return np.asarray(table.to_numpy(), dtype=np.float64)
 
 
-def curve_of_fit(cell: Path, began_at_seconds: float) -> Curve:
+def curve_of_fit(cell: Path, began_at_seconds: float, seconds: float) -> Curve:
     """Return the curve of a fit on cached features; all epochs of a fit take the same time."""
     top1 = history_of(cell)
-    seconds = json.loads((cell / TIMING_FILE).read_text())["total_seconds"] / len(top1)
     epochs = np.arange(1, top1.shape[1] + 1, dtype=np.float64)
     return Curve(epochs, began_at_seconds + seconds * epochs / len(epochs), top1)
 
 
-def curve_of_finetune(cell: Path, before: Curve | None) -> Curve:
-    """Return the curve of a training end to end, behind that of the fit from which it started."""
+def curve_of_finetune(cell: Path, seconds: float, before: Curve | None = None) -> Curve:
+    """Return the curve of a training end to end, behind that of the fit from which it started.
+
+    `seconds` are those of one seed; the wall time of each epoch divides them.
+    """
     top1 = history_of(cell)
     times = json.loads((cell / TIMING_FILE).read_text())["epochs"]
-    seconds = np.array([each["seconds_at_end"] for each in times]).reshape(top1.shape).mean(axis=0)
+    wall = np.array([each["seconds_at_end"] for each in times]).reshape(top1.shape).mean(axis=0)
     epochs = np.arange(1, top1.shape[1] + 1, dtype=np.float64)
-    if before is None:
-        return Curve(epochs, seconds, top1)
-    return Curve(before.epochs[-1] + epochs, before.seconds[-1] + seconds, top1)
+    first_epoch, began_at_seconds = (0.0, 0.0) if before is None else (before.epochs[-1], before.seconds[-1])
+    return Curve(first_epoch + epochs, began_at_seconds + seconds * wall / wall[-1], top1)
+
+
+class Clock:
+    """Clock of the processor time of this process and its ended children since its creation."""
+
+    def __init__(self) -> None:
+        self._started_at_seconds = self._total()
+
+    def seconds(self) -> float:
+        return self._total() - self._started_at_seconds
+
+    def _total(self) -> float:
+        used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def draw(path: Path, roads: Sequence[Road], title: str) -> None:
@@ -176,7 +196,7 @@ def draw(path: Path, roads: Sequence[Road], title: str) -> None:
                 axes.fill_between(
                     x, curve.top1.min(axis=0), curve.top1.max(axis=0), color=colour, alpha=0.2, linewidth=0
                 )
-        axes.set(xlabel="seconds of one seed" if axis_name == "seconds" else "epochs", xlim=(0, None))
+        axes.set(xlabel="processor seconds of one seed" if axis_name == "seconds" else "epochs", xlim=(0, None))
         axes.grid(alpha=0.3)
     both[0].set(ylabel="top-1 of the selection clips in percent")
     both[1].legend(loc="lower right")
@@ -188,7 +208,7 @@ def draw(path: Path, roads: Sequence[Road], title: str) -> None:
 def table(roads: Sequence[Road]) -> str:
     """Return a Markdown table of the ends of all ways, each compared with the first one on the reported clips."""
     lines = [
-        "| way | epochs | seconds of one seed | selection top-1 | reported top-1 [95 %] | cached way minus this one |",
+        "| way | epochs | processor seconds of one seed | selection top-1 | reported top-1 [95 %] | cached minus this |",
         "|---|---:|---:|---:|---|---|",
     ]
     runs: list[RunResult] = [read_run(road.cell) for road in roads]
@@ -221,7 +241,7 @@ def table(roads: Sequence[Road]) -> str:
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--threads", type=int, help="Threads of torch, and extraction workers.  [default: one per core]")
 @click.option("--precision", default="float32", show_default=True)
-@click.option("--work", type=click.Path(path_type=Path), help="Folder of the results, to resume.  [default: temporary]")
+@click.option("--work", type=click.Path(path_type=Path), help="Empty folder for the results.  [default: temporary]")
 @click.option("--plot", type=click.Path(path_type=Path), help="File of the plot.")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file for the table.")
 def main(
@@ -232,6 +252,8 @@ def main(
     rates = {"lr": lr, "backbone_lr": backbone_lr}
     with tempfile.TemporaryDirectory() as temporary:
         folder = work or Path(temporary)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise click.ClickException(f"{folder} is not empty: results that are there already would take no time.")
         cached = study.cached(folder)
         num_epochs = study.fit_epochs + study.finetune_epochs
         equal_epochs = study.end_to_end(EQUAL_EPOCHS, folder / "equal_epochs", rates, num_epochs)
