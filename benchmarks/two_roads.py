@@ -208,7 +208,7 @@ def draw(path: Path, roads: Sequence[Road], title: str) -> None:
 def table(roads: Sequence[Road]) -> str:
     """Return a Markdown table of the ends of all ways, each compared with the first one on the reported clips."""
     lines = [
-        "| way | epochs | processor seconds of one seed | selection top-1 | reported top-1 [95 %] | cached minus this |",
+        "| way | epochs | seconds, one seed | selection top-1 | reported top-1 [95 %] | cached minus this |",
         "|---|---:|---:|---:|---|---|",
     ]
     runs: list[RunResult] = [read_run(road.cell) for road in roads]
