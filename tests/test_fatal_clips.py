@@ -278,7 +278,9 @@ def test_a_crash_that_no_clip_causes_ends_with_a_sentence(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_supervisor_ends_both_processes(number: signal.Signals) -> None:
     program = (
-        "import os, time; from pipeline import supervisor; "
+        "import os, signal, time; from pipeline import supervisor; "
+        # A shell starts background processes, such as a whole test run, with interrupts ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "supervisor.allow_supervision(); supervisor.supervise(); "
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
