@@ -6,6 +6,7 @@ import contextlib
 import csv
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,16 @@ def test_the_plan_follows_the_number_of_clips() -> None:
     assert (short.seeds, set(short.heads)) == (1, set(planning.LEAST_HEADS))
     named = chosen(100, head=("convlstm",), seeds=2, epochs=7, views=0, batch_size=3)
     assert (named.heads, named.seeds, named.epochs, named.views, named.batch_size) == (("convlstm",), 2, 7, 0, 3)
+
+
+def test_named_heads_need_no_measurement_of_others() -> None:
+    # `pipeline init --head mlp,diff` measures these two heads alone.
+    whole = machine("squeezenet")
+    measured = replace(whole, clip_seconds={head: whole.clip_seconds[head] for head in ("mlp", "diff")})
+    found = Survey(num_train=100, num_clips=125, num_classes=4, decode_seconds=0.01)
+    for minutes, seeds in ((100, 3), (0, 1)):
+        plan = make_plan(InitSettings(root=Path("c"), head=("mlp", "diff"), minutes=minutes), found, measured)
+        assert (plan.heads, plan.seeds, plan.left_out) == (("mlp", "diff"), seeds, {})
 
 
 def test_the_estimate_is_that_of_a_calculation_by_hand() -> None:

@@ -56,8 +56,8 @@ class Estimate:
 def make_plan(settings: InitSettings, found: Survey, machine: Machine) -> Plan:
     """Choose what the settings leave open.
 
-    Heads of the paper are taken in the order of their time while their sum stays below `minutes`. If the small ones
-    with three seeds do not fit, each head gets one seed.
+    Without named heads, those of the paper are taken in the order of their time while their sum stays below `minutes`.
+    If the small heads with three seeds do not fit, each head gets one seed.
     """
     is_large = found.num_train >= MANY_CLIPS
     epochs = settings.epochs or (15 if is_large else 30)
@@ -70,10 +70,12 @@ def make_plan(settings: InitSettings, found: Survey, machine: Machine) -> Plan:
     def seconds_of(head: str, seeds: int) -> float:
         return len(machine.backbones) * machine.head_seconds(head, found.num_train * epochs, seeds)
 
-    small = [head for head in PAPER_HEADS if head not in PARALLEL_HEADS]
+    # The machine is measured for these heads alone.
+    named = choose_heads(settings.head) if settings.head else PAPER_HEADS
+    small = [head for head in named if head not in PARALLEL_HEADS]
     seeds = settings.seeds or (3 if sum(seconds_of(head, 3) for head in small) <= limit else 1)
     if settings.head:
-        return Plan(_in_order(choose_heads(settings.head)), {}, seeds, epochs, batch_size, views)
+        return Plan(_in_order(named), {}, seeds, epochs, batch_size, views)
     seconds = {head: seconds_of(head, seeds) for head in PAPER_HEADS}
     chosen = set(LEAST_HEADS)
     total = sum(seconds[head] for head in chosen)
