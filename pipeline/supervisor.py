@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -83,6 +84,7 @@ class _Run:
     def __init__(self, pid: int, handle: int, kept: dict[str, Any]) -> None:
         self._pid, self._handle, self._kept = pid, handle, kept
         self._decoding: dict[int, tuple[str, float]] = {}  # by thread: location, and time of its begin
+        self._seconds = 0.0  # without the time in which both processes are stopped, by Ctrl-Z for example
         self._limits = DEFAULT_LIMITS
         self._unfinished = b""
         self._blocking: str | None = None
@@ -92,11 +94,13 @@ class _Run:
         """Handle a signal: the child gets it."""
         if self._has_ended:
             raise SystemExit(128 + number)
-        os.kill(self._pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, number)
 
     def wait(self) -> int:
         """Wait for the end of the child; end it if a clip blocks it. Return its exit code, negative for a signal."""
         status: int | None = None
+        looked_at_seconds = time.monotonic()
         while True:
             # After its end, only what it has sent before is read.
             if select.select([self._handle], [], [], SECONDS_BETWEEN_LOOKS if status is None else 0)[0]:
@@ -106,7 +110,11 @@ class _Run:
                 break  # a process that it has left keeps the pipe open
             else:
                 pid, found = os.waitpid(self._pid, os.WNOHANG)
+                self._has_ended = bool(pid)
                 status = found if pid else None
+            now_seconds = time.monotonic()
+            self._seconds += min(now_seconds - looked_at_seconds, 2 * SECONDS_BETWEEN_LOOKS)
+            looked_at_seconds = now_seconds
             if status is None:
                 self._end_if_blocked()
         if status is None:
@@ -125,7 +133,7 @@ class _Run:
     def _note(self, what: str, *details: Any) -> None:
         if what == supervised.BEGIN:
             thread, location, limits = details
-            self._decoding[thread] = location, time.monotonic()
+            self._decoding[thread] = location, self._seconds
             if limits:
                 self._limits = ClipLimits(*limits)
         elif what == supervised.END:
@@ -136,7 +144,7 @@ class _Run:
     def _end_if_blocked(self) -> None:
         max_seconds = self._limits.max_seconds + fatal_clips.SECONDS_TO_START
         for location, begun_at_seconds in self._decoding.values():
-            if self._blocking is None and time.monotonic() - begun_at_seconds > max_seconds:
+            if self._blocking is None and self._seconds - begun_at_seconds > max_seconds:
                 self._blocking = location
                 os.kill(self._pid, signal.SIGKILL)
 
@@ -162,6 +170,7 @@ class _Run:
             sys.exit(1)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+        sys.exit(128 - code)  # the first process of a container survives its own signals
 
 
 def _restore(handlers: dict[signal.Signals, Handler]) -> None:

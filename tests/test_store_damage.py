@@ -123,6 +123,18 @@ def test_arrays_that_are_gone_or_exchanged_are_named(location: Path) -> None:
         store.read_spatial("train-0", clips[0].row)
 
 
+@pytest.mark.parametrize("key", ["zarr.json", "records/attributes.json"])
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_attributes_of_another_store_are_named(location: Path, manifest: Manifest, key: str, mode: Any) -> None:
+    other = location.with_name("other.zarr")
+    if not other.exists():
+        run(manifest, other, seed=1)
+    assert (other / key).read_bytes() != (location / key).read_bytes()
+    shutil.copy(other / key, location / key)
+    with pytest.raises(PipelineError, match=r"zarr.json and records/attributes.json .* of different stores"):
+        FeatureStore.open(location, mode)
+
+
 def test_plain_zarr_opens_a_store_without_a_warning(location: Path) -> None:
     with writer_lock(open_object_store(location)), warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -88,7 +88,10 @@ class Commands:
         assert self._server.stdin is not None
         request = {"arguments": list(arguments), "folder": str(folder), "limits": list(limits.items())}
         self._server.stdin.write(json.dumps(request) + "\n")
-        return Command(self, folder, self._read(TIMEOUT_SECONDS))
+        pid = self._read(TIMEOUT_SECONDS)
+        if pid <= 1:  # signals to these ids would reach other processes
+            raise RuntimeError(f"the server answers {pid} instead of a process id")
+        return Command(self, folder, pid)
 
     def run(self, arguments: Sequence[str], folder: Path, limits: Mapping[int, int] = {}) -> Ended:
         """Run a command to its end."""

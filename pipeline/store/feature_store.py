@@ -81,8 +81,10 @@ class FeatureStore(StoreContents):
             if mode == "r":
                 raise
             attributes, damage[ROOT_KEY] = _copy_instead(objects, error), str(error)
-        if mode == "r+" and not damage:
+        if not damage:
             damage = _damage_of_copy(objects, attributes)
+        if mode == "r":
+            damage = {}  # a damaged copy is not read
         store = cls(objects, attributes, damage)
         if store.damage and mode == "r":
             raise PipelineError(store.damage_text())
@@ -292,10 +294,15 @@ class FeatureStore(StoreContents):
 
 def _damage_of_copy(objects: ObjectStore, attributes: Attributes) -> dict[str, str]:
     try:
-        is_same = read_copy(objects) == attributes
+        copy = read_copy(objects)
     except PipelineError as error:
         return {layout.COPY_KEY: str(error)}
-    return {} if is_same else {layout.COPY_KEY: f"{layout.COPY_KEY} is not a copy of the attributes of zarr.json."}
+    if copy != attributes:
+        raise PipelineError(
+            f"{ROOT_KEY} and {layout.COPY_KEY} of {objects.location} are of different stores: one of them was "
+            "replaced. Put the right file back, or extract again with --rebuild."
+        )
+    return {}
 
 
 def _copy_instead(objects: ObjectStore, error: PipelineError) -> Attributes:
