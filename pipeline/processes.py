@@ -10,6 +10,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -32,6 +35,21 @@ def _wait_for_end_of_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Start worker processes that Ctrl-C does not reach; this process handles an interrupt after the block.
+
+    A terminal sends Ctrl-C to all processes of a command. In a worker that is still importing, it would print a
+    traceback.
+    """
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def allow_many_files() -> int:

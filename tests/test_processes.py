@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+
+from pipeline.processes import without_interrupts
 
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 PARENT = """
@@ -53,3 +57,47 @@ def test_every_pool_of_processes_ends_with_its_parent() -> None:
                 pools[path.name] = has_initializer and "end_with_parent" in source
     assert len(pools) >= 5
     assert all(pools.values()), pools
+
+
+def test_an_interrupt_does_not_reach_processes_and_is_handled_afterwards() -> None:
+    program = "import time; print('started', flush=True); time.sleep(0.2); print('done')"
+    with ExitStack() as stack:
+        stack.enter_context(pytest.raises(KeyboardInterrupt))
+        stack.enter_context(without_interrupts())
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "started\n"
+        child.send_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert child.communicate(timeout=30)[0] == "done\n"
+    assert child.returncode == 0
+
+
+def test_control_c_while_workers_start_prints_no_traceback_of_theirs(tmp_path: Path) -> None:
+    program = """
+import sys
+from distributed import LocalCluster
+from pipeline.processes import without_interrupts
+
+if __name__ == "__main__":
+    with without_interrupts():
+        print("starting", flush=True)
+        cluster = LocalCluster(1, threads_per_worker=1, dashboard_address=":0")
+    cluster.close()
+"""
+    (tmp_path / "program.py").write_text(program)
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "program.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tmp_path,
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        while not any("spawn_main" in " ".join(each.cmdline()) for each in psutil.Process(parent.pid).children()):
+            assert parent.poll() is None
+        os.killpg(parent.pid, signal.SIGINT)
+        messages = parent.communicate(timeout=100)[1]
+    assert messages.count("KeyboardInterrupt") == 1  # of the main process

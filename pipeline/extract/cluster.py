@@ -32,7 +32,7 @@ from pipeline.extract.blocks import BlockJob
 from pipeline.extract.clip_steps import WorkerConfig
 from pipeline.extract.engine import Engine, ExtractionProgress
 from pipeline.extract.worker import BlockResult, Worker, record_block_failure
-from pipeline.processes import allow_many_files
+from pipeline.processes import allow_many_files, without_interrupts
 from pipeline.scratch import temporary_folder
 from pipeline.store.locks import worker_lock
 from pipeline.store.object_store import Phase, no_phase
@@ -167,14 +167,11 @@ class DaskEngine(Engine):
                 "Raise it, or lower --workers; --workers 0 starts no processes."
             )
         try:
-            return LocalCluster(
-                n_workers=self._asked,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=":0",
-                local_directory=folder,
-                silence_logs=logging.CRITICAL,
-            )
+            with without_interrupts():
+                return LocalCluster(
+                    n_workers=self._asked, threads_per_worker=1, processes=True, dashboard_address=":0",
+                    local_directory=folder, silence_logs=logging.CRITICAL,
+                )  # fmt: skip
         except (OSError, RuntimeError, TimeoutError) as error:
             kind = transient_kind(error)
             if not kind:

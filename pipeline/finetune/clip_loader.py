@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.prefetch import prefetch
-from pipeline.processes import allow_many_files, end_with_parent
+from pipeline.processes import allow_many_files, end_with_parent, without_interrupts
 from pipeline.recipe import SamplingConfig
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
@@ -181,7 +181,11 @@ class ClipLoader:
         # limit of 1,024 files.
         allow_many_files()
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
+        with without_interrupts():
+            for _ in range(self.num_workers):
+                pool.submit(int)  # starts a process
+        return pool
 
     def __exit__(self, *exception: object) -> None:
         assert self._pool is not None

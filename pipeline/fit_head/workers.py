@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.tasks import Task
-from pipeline.processes import end_with_parent
+from pipeline.processes import end_with_parent, without_interrupts
 from pipeline.relay import RelayedProgress, relay_to, relayed
 from pipeline.store import FeatureStore
 
@@ -87,7 +87,8 @@ class Processes:
             ) from error
 
     def submit(self, task: Task) -> Future[Any]:
-        return self._pool.submit(fit_here, self._store, task)
+        with without_interrupts():  # the first tasks start the processes
+            return self._pool.submit(fit_here, self._store, task)
 
 
 def fit_here(request: StoreRequest, task: Task) -> Any:

@@ -19,7 +19,7 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.prepare.directory_scan import NUM_THREADS
 from pipeline.prepare.findings import Finding, find, histogram
 from pipeline.prepare.inspection import Inspected, decode_clips, decode_clips_watched, stat_clips
-from pipeline.processes import end_with_parent, num_cores
+from pipeline.processes import end_with_parent, num_cores, without_interrupts
 from pipeline.progress import Progress
 from pipeline.settings.check import CheckSettings
 from pipeline.video.fatal_clips import find_fatal_clips
@@ -125,7 +125,8 @@ def _decoded(tasks: Sequence[Task], workers: int | None, limits: ClipLimits) -> 
         with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=end_with_parent) as executor:
             look = partial(decode_clips_watched, limits=limits)
             sound = [[clip for clip in task if clip[1] not in fatal] for task in tasks]
-            futures = [executor.submit(look, clips) for clips in sound]
+            with without_interrupts():
+                futures = [executor.submit(look, clips) for clips in sound]
             try:
                 for task, future in zip(tasks, futures, strict=True):
                     lost = [Inspected(name, fatal[at].kind, str(fatal[at])) for name, at in task if at in fatal]

@@ -26,7 +26,7 @@ from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.prepare.gestures.hands import HandPose, paint_hand, random_look
 from pipeline.prepare.gestures.motion import GESTURES, Gesture, draw_poses
 from pipeline.prepare.gestures.seeding import generator_for
-from pipeline.processes import end_with_parent
+from pipeline.processes import end_with_parent, without_interrupts
 from pipeline.progress import Progress
 
 FRAME_FORMS = ("webm", "jpg")
@@ -175,7 +175,8 @@ def _write_clips(
             return lengths
         # Spawn, because forking is unsafe with running threads.
         with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as executor:
-            futures = {clip.clip_id: executor.submit(_write_clip, root, settings, clip) for clip in clips}
+            with without_interrupts():
+                futures = {clip.clip_id: executor.submit(_write_clip, root, settings, clip) for clip in clips}
             for clip_id, future in futures.items():
                 lengths[clip_id] = future.result()
                 progress.advance()
