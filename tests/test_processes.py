@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -59,6 +60,15 @@ def test_every_pool_of_processes_ends_with_its_parent() -> None:
     assert all(pools.values()), pools
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """A background job of a shell ignores interrupts."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_does_not_reach_processes_and_is_handled_afterwards() -> None:
     program = "import time; print('started', flush=True); time.sleep(0.2); print('done')"
     with ExitStack() as stack:
@@ -75,10 +85,11 @@ def test_an_interrupt_does_not_reach_processes_and_is_handled_afterwards() -> No
 
 def test_control_c_while_workers_start_prints_no_traceback_of_theirs(tmp_path: Path) -> None:
     program = """
-import sys
+import signal
 from distributed import LocalCluster
 from pipeline.processes import without_interrupts
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if __name__ == "__main__":
     with without_interrupts():
         print("starting", flush=True)
