@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -44,6 +43,8 @@ def without_interrupts() -> Iterator[None]:
     A terminal sends Ctrl-C to all processes of a command. In a worker that is still importing, it would print a
     traceback.
     """
+    from multiprocessing import resource_tracker  # only where processes start: every command imports this module
+
     resource_tracker.ensure_running()  # its start would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
