@@ -40,11 +40,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # One head for each kind of input and aggregation always runs with SqueezeNet, the others with `make test-all`.
 QUICK = ("mlp", "gru", "fcn3d")
-# BNInception starts from random weights, with which LSTM and 2D-FCN need other rates or more epochs, and the other heads
-# have not been tried.
+# BNInception starts from random weights, with which LSTM and 2D-FCN need other rates or more epochs; heads that are not
+# named have not been tried.
 WITH_BNINCEPTION = (
-    "mlp", "gru", "blstm", "attn", "attn_sincos", "attn_learned", "attn4", "attn4_sincos", "attn4_learned", "attn_tokens",
-    "attn_tokens_sincos", "attn_tokens_learned", "ep",
+    "mlp", "gru", "blstm", "attn", "attn_sincos", "attn_learned", "attn4", "attn4_sincos", "attn4_learned",
+    "attn_tokens", "attn_tokens_sincos", "attn_tokens_learned", "ep",
 )  # fmt: skip
 TRAINED = sorted(name for name, head in HEADS.items() if not head.is_closed_form)
 PAIRS = [
