@@ -151,6 +151,22 @@ def on_all_cores(pool: multiprocessing.pool.Pool, cores: int, work: Callable[...
     return sum(pool.starmap(work, [arguments] * cores, chunksize=1))
 
 
+def request_of(
+    manifest: Manifest, store: Path, options: argparse.Namespace, cores: int, compile: str
+) -> ExtractSettings:
+    """Return the settings of an extraction of the test view that starts from nothing."""
+    return ExtractSettings(
+        manifest=manifest.path,
+        store=str(store),
+        backbone=options.backbone,
+        weights=options.weights,
+        views=0,
+        workers=cores,
+        compile=compile,
+        rebuild=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="squeezenet")
@@ -164,16 +180,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = write_clips(folder, options.kind, options.clips)
-        request = ExtractSettings(
-            manifest=manifest.path,
-            store=str(folder / "s.zarr"),
-            backbone=options.backbone,
-            weights=options.weights,
-            views=0,
-            workers=cores,
-            compile="inductor",
-            rebuild=True,
-        )
+        request = request_of(manifest, folder / "s.zarr", options, cores, "inductor")
         locations = [manifest.locate(clip) for clip in manifest.clips[:16]]
         ratios, ratios_with_compression, factors = [], [], []
         with multiprocessing.get_context("spawn").Pool(cores) as pool:

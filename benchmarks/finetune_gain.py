@@ -26,7 +26,7 @@ import yaml
 from benchmarks.heads import machine
 from pipeline.evaluation.result_writer import HISTORY_FILE, MODEL_FILE, cell_name
 from pipeline.files import write_text
-from pipeline.finetune.run import finetune
+from pipeline.finetune.run import FinetuneResult, finetune
 from pipeline.settings.finetune import FinetuneSettings
 
 COLUMNS = (
@@ -47,19 +47,26 @@ def combinations(tries: Sequence[str]) -> list[dict[str, Any]]:
     """
     each: list[list[dict[str, Any]]] = []
     for option in tries:
-        names, _, values = option.replace("-", "_", option.partition("=")[0].count("-")).partition("=")
+        names, _, values = option.partition("=")
+        keys = names.replace("-", "_").split("+")
         each.append([
-            {name: yaml.safe_load(part) for name, part in zip(names.split("+"), value.split("+"), strict=True)}
+            {key: yaml.safe_load(part) for key, part in zip(keys, value.split("+"), strict=True)}
             for value in values.split(",")
         ])  # fmt: skip
     return [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*each)]
 
 
-def curve_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
-    """Finetune one head with one seed, and return its row of the table of epochs."""
+def finetuned(settings: FinetuneSettings) -> tuple[FinetuneResult, pd.DataFrame]:
+    """Finetune one head, and return its result and its history."""
     result = finetune(settings)
     assert result is not None
-    metrics, history = result.metrics, pd.read_csv(result.folder / HISTORY_FILE)
+    return result, pd.read_csv(result.folder / HISTORY_FILE)
+
+
+def curve_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
+    """Finetune one head with one seed, and return its row of the table of epochs."""
+    result, history = finetuned(settings)
+    metrics = result.metrics
     start, trained = history[history.epoch == 0].iloc[0], history[history.epoch > 0]
     gain, mixes = metrics["gain"], metrics.get("interpolation", {})
     return (
@@ -74,9 +81,8 @@ def curve_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
 
 def row_of(settings: FinetuneSettings, options: str) -> tuple[str, ...]:
     """Finetune one head, and return its row of the table."""
-    result = finetune(settings)
-    assert result is not None
-    metrics, history = result.metrics, pd.read_csv(result.folder / HISTORY_FILE)
+    result, history = finetuned(settings)
+    metrics = result.metrics
     start, trained = history[history.epoch == 0], history[history.epoch > 0]
     best = trained.sort_values(["select_top1", "select_loss"], ascending=[False, True]).groupby("seed").first()
     gain, mixes = metrics["gain"], metrics.get("interpolation", {})

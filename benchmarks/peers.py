@@ -47,6 +47,7 @@ from benchmarks.extraction import (
     forward_rate,
     middle_frames,
     on_all_cores,
+    request_of,
     runner_of,
     whole_rate,
     write_clips,
@@ -170,16 +171,7 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
     manifest = write_clips(folder, options.kind, options.clips)
     locations = [str(manifest.locate(clip)) for clip in manifest.clips]
     network = build_backbone(options.backbone, options.weights)[0]
-    auto = ExtractSettings(
-        manifest=manifest.path,
-        store=str(folder / "auto.zarr"),
-        backbone=options.backbone,
-        weights=options.weights,
-        views=0,
-        workers=cores,
-        compile=options.compile,
-        rebuild=True,
-    )
+    auto = request_of(manifest, folder / "auto.zarr", options, cores, options.compile)
     single = replace(auto, store=str(folder / "float32.zarr"), dtype="float32")
 
     def ours(name: str, request: ExtractSettings) -> float:

@@ -34,13 +34,13 @@ def sign_flip_test(differences: IntArray) -> float:
     >>> sign_flip_test(np.array([0, 0]))
     1.0
     """
-    sizes = np.abs(differences[differences != 0])
-    if len(sizes) == 0:
+    found = differences[differences != 0]
+    if len(found) == 0:
         return 1.0
     # A common factor changes nothing but the length of the distribution.
-    sizes //= np.gcd.reduce(sizes)
-    signs = np.sign(differences[differences != 0])
-    num_sizes, total, distance = len(sizes), int(sizes.sum()), abs(int(signs @ sizes))
+    found = found // np.gcd.reduce(found)
+    sizes = np.abs(found)
+    num_sizes, total, distance = len(sizes), int(sizes.sum()), abs(int(found.sum()))
     if sizes.max() == 1:
         return sign_test((num_sizes + distance) // 2, (num_sizes - distance) // 2)
     if num_sizes * total > _MAX_ADDITIONS:

@@ -153,7 +153,7 @@ def paired_difference(
         variance = MeanVariance(clips, *summed_seeds(of_a, of_b), clip_degrees)
     # Differences of counts, in units of 1 / (S * R) of a clip: integers, so that equal ones are exactly equal.
     counts = a.sum(axis=0, dtype=np.int64) * len(b) - b.sum(axis=0, dtype=np.int64) * len(a)
-    p_value = sign_flip_test(counts if groups is None else _sums(counts, groups))
+    p_value = sign_flip_test(counts if groups is None else np.bincount(groups, counts).astype(np.int64))
     is_single = len(a) == 1 and len(b) == 1 and groups is None
     if not is_single:
         p_value = max(p_value, variance.tail(abs(mean)))
@@ -216,12 +216,6 @@ def _clustering(of_clips: FloatArray, groups: Groups | None) -> tuple[float, flo
         return 1.0, math.inf
     check_shape("groups", groups, "N", N=len(of_clips))
     return design_effect(of_clips, groups), max(1, int(groups.max()))
-
-
-def _sums(values: NDArray[np.int64], groups: Groups) -> NDArray[np.int64]:
-    sums = np.zeros(int(groups.max()) + 1, dtype=np.int64)
-    np.add.at(sums, groups, values)
-    return sums
 
 
 def _check_not_empty(correct: BoolArray | FloatArray) -> None:
