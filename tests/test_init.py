@@ -6,6 +6,7 @@ import contextlib
 import csv
 import shlex
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from pipeline.settings.init import InitSettings
 from pipeline.store.feature_store import FeatureStore
 from tests.conftest import REPOSITORY
 from tests.test_pages import write_class_folders
+
+# Names of the stages as DVC resolves them.
+LIST_STAGES = "from dvc.repo import Repo; print(*(stage.name for stage in Repo(uninitialized=True).index.stages))"
 
 # Seconds of one training clip in one epoch on one core.
 CLIP_SECONDS = dict.fromkeys(HEAD_NAMES, 0.0005) | {"trn": 0.0025, "fcn2d": 0.007, "fcn3d": 0.08, "convlstm": 1.0}
@@ -173,6 +177,19 @@ def test_paths_and_names_of_any_kind(clips: Path, tmp_path: Path) -> None:
     assert params["heads-compared"] == ["tsn", "fcn3d"]
     assert params["extract"]["maps"] == ["pooled", "spatial"]
     assert params["prepare"]["root"] == str(clips)
+
+
+@pytest.mark.parametrize("name", HEAD_GROUPS)
+def test_a_study_compares_a_list_of_heads_by_its_name(clips: Path, tmp_path: Path, name: str) -> None:
+    init(clips, "--head", "tsn", "--out", "s", cwd=tmp_path)
+    path = tmp_path / "s" / "params.yaml"
+    path.write_text(path.read_text().replace("heads-compared: [tsn]", f"heads-compared: *{name}"))
+    stages = subprocess.run(
+        [sys.executable, "-c", LIST_STAGES], cwd=tmp_path / "s", capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert [stage for stage in stages if stage.startswith("fit_head@")] == [
+        f"fit_head@squeezenet-{head}" for head in HEAD_GROUPS[name]
+    ]
 
 
 def test_clips_within_the_study_are_named_relative_to_it(clips: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.init.survey import Survey, list_clips, survey
 from pipeline.manifest import classes_path
 from pipeline.params import VERSION_KEY
 from pipeline.prepare.write_listing import write_listing
-from pipeline.registry import FEATURES, HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES, choose_heads
+from pipeline.registry import FEATURES, HEAD_GROUPS, HEAD_NAMES, IMPORTED_PREFIX, WEIGHTS_NAMES, choose_heads
 from pipeline.settings.init import InitSettings
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ def _values(
         "store": f"cache/{name}.zarr" if imports else store,
         "backbones": (IMPORTED_PREFIX + name,) if imports else settings.backbone,
         "all_heads": HEAD_NAMES,
+        "head_lists": HEAD_GROUPS,
         "heads": plan.heads,
         "left_out": {head: time_text(seconds) for head, seconds in plan.left_out.items()},
         "data": settings.data,
