@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from pipeline.errors import PipelineError
 from pipeline.params import python_names
@@ -50,6 +51,21 @@ class NameList(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         names = value.split(",") if isinstance(value, str) else value
         return tuple(str(name).strip() for name in names)
+
+
+class NameListOption(click.Option):
+    """An option with a `NameList`; if it is repeated, the names of all its values are joined."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        value, source = super().consume_value(ctx, opts)
+        if source is ParameterSource.COMMANDLINE:
+            value = [name for text in value for name in self.type.convert(text, self, ctx)]
+        return value, source
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> tuple[str, ...]:
+        # `params.yaml` may have one text, whose characters click would take for values.
+        names: tuple[str, ...] = self.type.convert(value or (), self, ctx)
+        return names
 
 
 class QuantityRange(click.IntRange):
@@ -145,9 +161,11 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
     shown = ",".join(default) if isinstance(default, tuple) and default else None
     if declared.unit and default is not None:
         default = quantity_text(default, declared.unit)
-    return click.Option(
+    is_list = isinstance(kind, NameList)
+    return (NameListOption if is_list else click.Option)(
         [flag, name],
         type=kind,
+        multiple=is_list,
         default=default,
         metavar=declared.metavar,
         help=declared.help,

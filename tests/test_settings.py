@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from pipeline.cli import cli
 from pipeline.commands import PipelineCommand
 from pipeline.errors import PipelineError
-from pipeline.options import OverrideOption
+from pipeline.options import NameListOption, OverrideOption
 from pipeline.settings.bundled import TrainBundledSettings
 from pipeline.settings.check import CheckSettings
 from pipeline.settings.compare import CompareSettings
@@ -120,6 +120,26 @@ def settings_from_shell(name: str, values: dict[str, Any], monkeypatch: pytest.M
 def test_shell_and_python_have_the_same_defaults(name: str, run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """`weights` was `imagenet` in one and `bundled` in the other."""
     assert settings_from_shell(name, REQUIRED[name], monkeypatch) == COMMANDS[name](**REQUIRED[name])
+
+
+@every_command
+def test_a_list_may_be_typed_with_commas_or_in_several_options(name: str) -> None:
+    """`--pairs a:b --pairs c:d` kept the last one."""
+    command = command_of(name)
+    lists = [param.name for param in command.params if isinstance(param, NameListOption) and param.name]
+    assert lists or name not in ("compare", "extract", "fit-head", "init", "store import-features")
+    for option in lists:
+        flag = f"--{option.replace('_', '-')}"
+        context = command.make_context(name, [flag, "a:b, c:d", flag, "e:f"])
+        assert context.params[option] == ("a:b", "c:d", "e:f")
+
+
+def test_params_may_name_one_text_or_a_list(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, expected in (("a:b, c:d", ("a:b", "c:d")), (["a, b:c", "d:e"], ("a, b:c", "d:e"))):
+        Path("params.yaml").write_text(yaml.safe_dump({"compare": {"pairs": value}}))
+        settings = settings_from_shell("compare", {}, monkeypatch)
+        assert isinstance(settings, CompareSettings)
+        assert settings.pairs == expected
 
 
 def test_every_command_takes_its_options_from_a_settings_class() -> None:
