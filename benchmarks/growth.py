@@ -91,7 +91,7 @@ def write_store(folder: Path, kind: str, count: int, map_size: int = MAP_SIZE) -
     with mock.patch("os.fsync"):
         for block, rows in sorted(by_block.items()):
             views = ("test", "train-0") if rows[0][3] else ("test",)
-            builder = BlockBuilder(settings, block, BLOCK_CLIPS, views)
+            builder = BlockBuilder(settings, block, BLOCK_CLIPS, views, store.attributes.fingerprint)
             records = []
             for row, clip_id, label, _ in sorted(rows):
                 offset, which = row % BLOCK_CLIPS, row % num_drawn

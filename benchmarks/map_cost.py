@@ -36,7 +36,7 @@ def converted(source: FeatureStore, location: Path, map_size: int, store_dtype: 
     store.objects.put(TABLE_KEY, write_table(source.rows))
     ensure_metadata(store.objects, settings, source.views, source.num_blocks * source.block_clips, source.block_clips)
     for block, record in source.records.items():
-        builder = BlockBuilder(settings, block, source.block_clips, tuple(record.views))
+        builder = BlockBuilder(settings, block, source.block_clips, tuple(record.views), store.attributes.fingerprint)
         for clip in record.clips:
             row = block * source.block_clips + clip.offset
             for view in record.views_of(clip.offset) if clip.status == DONE else ():

@@ -76,7 +76,7 @@ def fill(store: FeatureStore, views: Sequence[str], failing: Sequence[str] = (),
         rows_of.setdefault(block, []).append((offset, row.clip_id, row.label, row.split))
     for block in blocks or rows_of:
         here = tuple(view for view in views if view == "test" or rows_of[block][0][3] == "train")
-        builder = BlockBuilder(SETTINGS, block, BLOCK_CLIPS, here)
+        builder = BlockBuilder(SETTINGS, block, BLOCK_CLIPS, here, store.attributes.fingerprint)
         records = []
         for offset, clip_id, label, _ in sorted(rows_of[block]):
             fails = clip_id in failing
@@ -332,7 +332,7 @@ def test_a_store_of_another_compression_level_is_sound_and_can_be_extended(store
 
 def test_rows_are_copied_as_they_are_when_others_are_made_anew(store: FeatureStore) -> None:
     record = store.records[0]
-    builder = BlockBuilder(SETTINGS, 0, BLOCK_CLIPS, record.views)
+    builder = BlockBuilder(SETTINGS, 0, BLOCK_CLIPS, record.views, record.fingerprint)
     for view in record.views:
         builder.copy_rows(store.objects, record, view, [clip.offset for clip in record.clips if clip.status == "done"])
     assert {key: store.objects.get(key) for key in builder.encoded()} == builder.encoded()
@@ -434,7 +434,7 @@ def test_every_frame_of_a_block_is_one_array_with_offsets(tmp_path: Path) -> Non
     store = FeatureStore.create(tmp_path / "all.zarr", settings, ["left", "right"], BLOCK_CLIPS)
     assign_rows(store, wanted(train=3, val=0))
     frames = [np.random.default_rng(n).standard_normal((n + 2, 5)).astype(np.float16) for n in range(3)]
-    builder = BlockBuilder(settings, 0, BLOCK_CLIPS, ("test",))
+    builder = BlockBuilder(settings, 0, BLOCK_CLIPS, ("test",), store.attributes.fingerprint)
     records = []
     for offset, values in enumerate(frames):
         status = "failed" if offset == 1 else "done"

@@ -135,6 +135,34 @@ def test_attributes_of_another_store_are_named(location: Path, manifest: Manifes
         FeatureStore.open(location, mode)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"overrides": {"flip": "plain"}}, {"classes": True}])
+def test_a_block_of_another_store_is_named_and_computed_again(
+    manifest: Manifest, location: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Its record fits its chunks, and has the clips of the table in the same rows."""
+    whole = files_of(location)
+    classes = manifest.classes[:: -1 if change.pop("classes", False) else 1]
+    run(dataclasses.replace(manifest, classes=classes), tmp_path / "other.zarr", **change)
+    other, key = FeatureStore.open(tmp_path / "other.zarr"), layout.record_key(0)
+    for name in (key, *other.records[0].objects):
+        shutil.copy(tmp_path / "other.zarr" / name, location / name)
+    with pytest.raises(PipelineError, match=rf"{key} of the store .* is damaged.*verify --repair"):
+        FeatureStore.open(location)
+    assert "settings or classes" in FeatureStore.open(location, "r+").damage[key]
+    run(manifest, location)
+    assert files_of(location) == whole
+
+
+def test_records_of_older_versions_are_read(location: Path) -> None:
+    """They have no fingerprint."""
+    expected = seen_by_readers(location)
+    for path in (location / "records").glob("0*.json"):
+        record = read_record(path.read_bytes(), path.name)
+        path.write_bytes(write_record(dataclasses.replace(record, fingerprint="")))
+        assert b"fingerprint" not in path.read_bytes()
+    assert seen_by_readers(location) == expected
+
+
 def test_plain_zarr_opens_a_store_without_a_warning(location: Path) -> None:
     with writer_lock(open_object_store(location)), warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,7 +19,7 @@ from pipeline.extract.provenance import digest_of, state_of
 from pipeline.store.layout import TEST_VIEW, row_dtype
 from pipeline.store.object_store import Phase
 from pipeline.store.record import DONE, FAILED, ClipRecord
-from pipeline.store.settings import StoreSettings
+from pipeline.store.settings import StoreSettings, fingerprint_of
 from pipeline.supervised import decoding, refuse_fatal_clip
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import centre_crop
@@ -47,6 +47,11 @@ class WorkerConfig:
     swapped_labels: tuple[int, ...] = ()
     decode_threads: int | None = None
     limits: ClipLimits = DEFAULT_LIMITS
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the store, for its records."""
+        return fingerprint_of(self.settings, self.classes)
 
 
 @dataclass(frozen=True)

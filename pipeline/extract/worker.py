@@ -104,8 +104,8 @@ class Worker:
         executor: Executor,
         on_clip: Callable[[ComputedClip], None],
     ) -> ComputedBlock:
-        before = None if job.ignores_record else current_record(self.objects, job.block)
-        builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views)
+        before = None if job.ignores_record else current_record(self.objects, job.block, self.setup.fingerprint)
+        builder = BlockBuilder(self.settings, job.block, self.setup.block_clips, job.views, self.setup.fingerprint)
         if before is not None:
             computed = {clip.offset: clip.views for clip in job.clips}
             done = [clip.offset for clip in before.clips if clip.status == DONE]
@@ -169,14 +169,15 @@ class Worker:
 def record_block_failure(setup: WorkerConfig, job: BlockJob, reason: str) -> BlockResult:
     """Record the clips of a block as failed, because no worker could compute it; finished clips are kept."""
     objects = open_object_store(setup.location)
-    before = None if job.ignores_record else current_record(objects, job.block)
+    before = None if job.ignores_record else current_record(objects, job.block, setup.fingerprint)
     computed = []
     for clip in job.clips:
         state = state_of(clip.location)
         known = (clip.offset, clip.clip_id, clip.label, FAILED, state.size, "", state.modified_ns)
         computed.append(ClipRecord(*known, kind=KILLED_WORKER, reason=reason))
     records = {clip.offset: clip for clip in (*job.kept, *computed)}
-    builder = BlockBuilder(setup.settings, job.block, setup.block_clips, () if before else job.views)
+    views = () if before else job.views
+    builder = BlockBuilder(setup.settings, job.block, setup.block_clips, views, setup.fingerprint)
     write_block(objects, builder, [records[offset] for offset in sorted(records)], before)
     return BlockResult(tuple(ComputedClip(clip, 0) for clip in computed), 0)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.store import layout
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.sealed import digest_of, seal, unseal
-from pipeline.store.settings import StoreSettings, settings_from_dict
+from pipeline.store.settings import StoreSettings, fingerprint_of, settings_from_dict
 
 FAMILY = layout.FORMAT.rpartition(" ")[0]
 ROOT_KEY = "zarr.json"
@@ -29,6 +30,11 @@ class Attributes:
     classes: tuple[str, ...]
     block_clips: int
     provenance: dict[str, Any]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of settings and classes, which each record has too."""
+        return fingerprint_of(self.settings, self.classes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the attributes as plain data for JSON."""

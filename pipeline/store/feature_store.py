@@ -228,7 +228,8 @@ class FeatureStore(StoreContents):
         if data is not None and checksum(data) == record.objects.get(key):
             return data
         # An extraction may have rewritten the block since the store was opened.
-        return verified(self.objects, current_record(self.objects, record.block) or record, key)
+        current = current_record(self.objects, record.block, self.attributes.fingerprint)
+        return verified(self.objects, current or record, key)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

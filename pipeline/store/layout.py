@@ -4,7 +4,8 @@
     records/zarr.json                an empty array, because Zarr ignores files below an array
     records/clips.json               row, clip_id, path, label, split of every clip, with its SHA-256
     records/attributes.json          a second copy of the attributes of zarr.json, with its SHA-256
-    records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects
+    records/000012.json              block 12: state, reason, size and digest of its clips; checksums of its objects;
+                                     fingerprint of settings and classes
     views/test/pooled                (clip, T, C)        float16 or int8, one chunk per block
     views/test/spatial               (clip, T, H, W, C)  float16 or int8, one shard per block, one chunk per clip
     views/test/sampling              (clip, T + 6)       float64: frame numbers, crop box, flip, label

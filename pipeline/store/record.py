@@ -51,7 +51,8 @@ class BlockRecord:
     """Clips of a block, finished views, and length and SHA-256 of each object.
 
     lacking: by view, the offsets of finished clips without this view, because the clip was not in the manifest or its
-    file was missing when the view was extracted.
+    file was missing when the view was extracted. fingerprint: that of the store (`settings.fingerprint_of`); empty in
+    records that older versions wrote.
     """
 
     block: int
@@ -59,6 +60,7 @@ class BlockRecord:
     views: tuple[str, ...]
     objects: dict[str, tuple[int, str]] = field(default_factory=dict)
     lacking: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    fingerprint: str = ""
 
     def views_of(self, offset: int) -> tuple[str, ...]:
         """Return the views of a finished clip of the block."""
@@ -90,6 +92,8 @@ def write_record(record: BlockRecord) -> bytes:
         "clips": columns,
         "objects": record.objects,
     }
+    if record.fingerprint:
+        value["fingerprint"] = record.fingerprint
     return seal("record", value)
 
 
@@ -110,14 +114,15 @@ def read_record(data: bytes, key: str) -> BlockRecord:
     return record
 
 
-def current_record(objects: ObjectStore, block: int) -> BlockRecord | None:
-    """Read the record of a block; return None if it is missing or damaged."""
+def current_record(objects: ObjectStore, block: int, fingerprint: str) -> BlockRecord | None:
+    """Read the record of a block; return None if it is missing, damaged, or that of another store."""
     key = layout.record_key(block)
     data = objects.get(key)
     try:
-        return None if data is None else read_record(data, key)
+        record = None if data is None else read_record(data, key)
     except PipelineError:
         return None
+    return record if record is not None and record.fingerprint in ("", fingerprint) else None
 
 
 def verified(objects: ObjectStore, record: BlockRecord, key: str) -> bytes:
@@ -171,7 +176,8 @@ def _record(value: Any) -> BlockRecord:
         raise ValueError("the position of a clip in the block is negative")
     objects = {name: (_number(size), str(digest)) for name, (size, digest) in value["objects"].items()}
     lacking = {view: tuple(map(_number, offsets)) for view, offsets in value.get("lacking", {}).items()}
-    return BlockRecord(_number(value["block"]), clips, tuple(map(str, value["views"])), objects, lacking)
+    fingerprint = str(value.get("fingerprint", ""))
+    return BlockRecord(_number(value["block"]), clips, tuple(map(str, value["views"])), objects, lacking, fingerprint)
 
 
 def _number(value: Any) -> int:

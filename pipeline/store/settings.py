@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.recipe import SamplingConfig
+from pipeline.store.sealed import digest_of
 
 MAP_KINDS = ("pooled", "spatial")
 STORE_DTYPES = ("float16", "int8")
@@ -87,6 +88,14 @@ class StoreSettings:
         if field == "weights":
             return f"weights={value['name']} (sha256 {value['sha256'][:8]}…)"
         return f"{field}={value}"
+
+
+def fingerprint_of(settings: StoreSettings, classes: Sequence[str]) -> str:
+    """Return the SHA-256 of all that decides the bytes of a store, apart from its clips.
+
+    Each record has it, so that a block that was copied from another store is detected.
+    """
+    return digest_of({"settings": settings.as_dict(), "classes": list(classes)})
 
 
 def settings_from_dict(values: Mapping[str, Any]) -> StoreSettings:

@@ -74,13 +74,14 @@ def ensure_views(store: FeatureStore, views: Iterable[str]) -> None:
 class BlockBuilder:
     """Builder of a block: rows are added one by one and compressed immediately.
 
-    views: views that get new objects. Rows that are not added read as NaN.
+    views: views that get new objects. Rows that are not added read as NaN. fingerprint: that of the store.
     """
 
     settings: StoreSettings
     block: int
     block_clips: int
     views: tuple[str, ...]
+    fingerprint: str
     _maps: dict[tuple[str, int], bytes] = field(default_factory=dict)
     _rows: dict[tuple[str, str, int], np.ndarray] = field(default_factory=dict)
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
@@ -225,7 +226,7 @@ def write_block(
             without = [offset for offset in done if before and offset in before.lacking.get(view, ())]
         if without:
             lacking[view] = tuple(without)
-    record = BlockRecord(builder.block, tuple(clips), tuple(views), checksums, lacking)
+    record = BlockRecord(builder.block, tuple(clips), tuple(views), checksums, lacking, builder.fingerprint)
     key = layout.record_key(builder.block)
     on_phase("mark", key)
     objects.put(key, write_record(record))

@@ -153,7 +153,7 @@ def _fill(store: FeatureStore, file: h5py.File) -> int:
         if not rows:
             continue
         views_here = tuple(view for view, places in members.items() if any(index_of_row[row] in places for row in rows))
-        builder = BlockBuilder(store.settings, block, store.block_clips, views_here)
+        builder = BlockBuilder(store.settings, block, store.block_clips, views_here, store.attributes.fingerprint)
         for row in rows:
             index, offset = index_of_row[row], row % store.block_clips
             for view in views_here:

@@ -126,7 +126,7 @@ def _fill(store: FeatureStore, arrays: ArraySource, manifest: Manifest, layout: 
     with Progress("import", len(manifest.clips)) as progress:
         in_order = sorted(store.rows, key=lambda row: row.row)
         for block, rows in itertools.groupby(in_order, key=lambda row: row.row // size):
-            builder = BlockBuilder(store.settings, block, size, (TEST_VIEW,))
+            builder = BlockBuilder(store.settings, block, size, (TEST_VIEW,), store.attributes.fingerprint)
             records = []
             for row in rows:
                 records.append(_add(builder, row, arrays, layout, manifest.class_index(row.label)))
