@@ -12,8 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing.context import BaseContext
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+PARENT_OF_SERVER = "ST_PIPELINE_PARENT_OF_SERVER"
 
 
 def num_cores() -> int:
@@ -22,11 +26,22 @@ def num_cores() -> int:
 
 
 def end_with_parent() -> None:
-    """End this worker process when its parent ends. Every process pool calls it in its initializer.
+    """End this worker process when its parent ends. It, or `start_worker`, is the initializer of every process pool.
 
     A killed parent does not close its queues, so its workers would wait for work forever.
     """
     threading.Thread(target=_wait_for_end_of_parent, name="end-with-parent", daemon=True).start()
+
+
+def start_worker(initializer: str, *arguments: Any) -> None:
+    """Watch the parent, then import and call `module:function`.
+
+    The initializer is a text, because a new process imports the module of a function before it calls the function. A
+    module that imports torch takes seconds, in which nothing would watch the parent.
+    """
+    end_with_parent()
+    module, _, name = initializer.partition(":")
+    getattr(import_module(module), name)(*arguments)
 
 
 def _wait_for_end_of_parent() -> None:
@@ -34,6 +49,19 @@ def _wait_for_end_of_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def forking_context(preloaded: str) -> BaseContext:
+    """Return a context that forks from a server which has imported a module and started no thread.
+
+    The server watches this process while it imports; spawn if there is no such server.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    os.environ[PARENT_OF_SERVER] = str(os.getpid())
+    context.set_forkserver_preload(["pipeline.watched_server", preloaded])
+    return context
 
 
 @contextmanager

@@ -36,6 +36,7 @@ RANKS = {
     "pipeline.shapes": 0,
     "pipeline.supervised": 0,
     "pipeline.tables": 0,
+    "pipeline.watched_server": 0,
     "pipeline.intervals": 0,
     "pipeline.manifest": 1,
     "pipeline.params": 1,

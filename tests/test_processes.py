@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,14 +49,61 @@ def test_processes_end_with_a_parent_that_is_killed(method: str, number: int, tm
     assert not alive
 
 
+SLOW_MODULE = """
+import os, time
+open(f"importing-{os.getpid()}", "w").close()
+time.sleep(600)
+"""
+PARENT_OF_IMPORTING = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pipeline.processes import forking_context, start_worker
+
+if __name__ == "__main__":
+    context = forking_context("slow") if sys.argv[1] == "forkserver" else get_context("spawn")
+    with ProcessPoolExecutor(2, context, initializer=start_worker, initargs=("slow:start",)) as pool:
+        pool.submit(int)
+        pool.submit(int).result()
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_that_still_import_end_with_their_parent(method: str, number: int, tmp_path: Path) -> None:
+    """An import of torch takes seconds, in which nothing looked for the parent."""
+    (tmp_path / "slow.py").write_text(SLOW_MODULE)
+    (tmp_path / "parent.py").write_text(PARENT_OF_IMPORTING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])}
+    with subprocess.Popen([sys.executable, "parent.py", method], cwd=tmp_path, env=environment) as parent:
+        while len(list(tmp_path.glob("importing-*"))) < (2 if method == "spawn" else 1):
+            assert parent.poll() is None
+            time.sleep(0.01)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.send_signal(number)
+        parent.wait(20)
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=20)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
 def test_every_pool_of_processes_ends_with_its_parent() -> None:
+    """Its initializer is in a module that imports nothing large, because a new process imports that first."""
     pools = {}
     for path in PACKAGE.rglob("*.py"):
-        source = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "pipeline.processes"
+            for alias in node.names
+        }
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ProcessPoolExecutor":
-                has_initializer = any(keyword.arg == "initializer" for keyword in node.keywords)
-                pools[path.name] = has_initializer and "end_with_parent" in source
+                initializers = {getattr(word.value, "id", "") for word in node.keywords if word.arg == "initializer"}
+                pools[path.name] = initializers & imported & {"end_with_parent", "start_worker"}
     assert len(pools) >= 5
     assert all(pools.values()), pools
 

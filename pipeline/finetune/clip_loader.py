@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, ClipFailure, PipelineError
 from pipeline.prefetch import prefetch
-from pipeline.processes import allow_many_files, end_with_parent, without_interrupts
+from pipeline.processes import allow_many_files, start_worker, without_interrupts
 from pipeline.recipe import SamplingConfig
 from pipeline.video.clip_views import load_clip_views
 from pipeline.video.crops import CropBox
@@ -181,7 +181,9 @@ class ClipLoader:
         # limit of 1,024 files.
         allow_many_files()
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.num_workers, mp_context=context, initializer=_start_worker)
+        pool = ProcessPoolExecutor(
+            self.num_workers, context, initializer=start_worker, initargs=(f"{__name__}:start_decoding",)
+        )
         with without_interrupts():
             for _ in range(self.num_workers):
                 pool.submit(int)  # starts a process
@@ -270,8 +272,8 @@ def _views(request: SampleRequest, settings: SampleSettings, num_frames: int, he
     return [config.draw(FIRST_FRESH_DRAW + request.epoch, request.clip.clip_id, num_frames, height, width)]
 
 
-def _start_worker() -> None:
+def start_decoding() -> None:
+    """Prepare a worker process. `start_worker` calls it by its name."""
     # Ctrl-C reaches every process; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    end_with_parent()

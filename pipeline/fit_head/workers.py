@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,8 @@ from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.tasks import Task
-from pipeline.processes import end_with_parent, without_interrupts
-from pipeline.relay import RelayedProgress, relay_to, relayed
+from pipeline.processes import forking_context, start_worker, without_interrupts
+from pipeline.relay import RelayedProgress, relayed
 from pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -70,11 +68,14 @@ class Processes:
         self.num_slots, self._store = num_processes, store
 
     def __enter__(self) -> Processes:
-        context = _process_context()
+        # Forks of this process would lack the threads of torch and of the store.
+        context = forking_context(__name__)
         self._stack = ExitStack()
         queue = self._stack.enter_context(relayed(context))
         level = logger.getEffectiveLevel()
-        self._pool = ProcessPoolExecutor(self.num_slots, context, initializer=_start_process, initargs=(queue, level))
+        self._pool = ProcessPoolExecutor(
+            self.num_slots, context, initializer=start_worker, initargs=("pipeline.relay:relay_to", queue, level)
+        )
         self._stack.enter_context(self._pool)
         return self
 
@@ -102,20 +103,3 @@ def _data_of_process(request: StoreRequest) -> CachedData:
     keep_memory_between_batches(of_any_size=True)  # the maps of a batch take 44 MB as float32
     source = FeatureStore.open(request.location)
     return CachedData(source, request.scratch, request.num_segments, request.num_views, shared=request.shared)
-
-
-def _start_process(queue: Any, level: int) -> None:
-    end_with_parent()
-    relay_to(queue, level)
-
-
-def _process_context() -> BaseContext:
-    """Fork from a server that has imported torch and started no thread; spawn if there is no such server.
-
-    Forks of this process would lack the threads of torch and of the store.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
