@@ -16,6 +16,7 @@ from pipeline.video.image_ends import missing_image_end
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 SEGMENT_ID = b"\x18\x53\x80\x67"
 MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+BOXES_WITH_FRAMES = (b"moov", b"mdat", b"moof")
 # All top-level boxes. Other data after the last box, such as a line of text, is not a box.
 MP4_BOXES = (*MP4_FIRST_BOXES, b"moof", b"mfra", b"sidx", b"ssix", b"uuid", b"meta", b"udta", b"prft", b"emsg", b"pdin")
 
@@ -31,7 +32,7 @@ def missing_end(path: Path) -> str | None:
             return _missing_box(file, size_bytes)
         if start[:4] == b"RIFF":
             length = int.from_bytes(start[4:8], "little")
-            if length in (0, 0xFFFFFFFF) or (start[8:12] == b"AVI " and _ends_with_avi_index(file, size_bytes)):
+            if length in (0, 0xFFFFFFFF) or (start[8:12] == b"AVI " and _has_whole_avi_frames(file, size_bytes)):
                 return None
             return _promise(8 + length, size_bytes)
         return missing_image_end(file, start)
@@ -56,6 +57,8 @@ def _missing_box(file: BinaryIO, size_bytes: int) -> str | None:
             length = size_bytes - position
         if length < 8 or header[4:8] not in MP4_BOXES:
             break
+        if position + length > size_bytes and header[4:8] not in BOXES_WITH_FRAMES:
+            break  # nothing that is shown is missing
         has_index |= header[4:8] in (b"moov", b"moof")
         position += length
     if position > size_bytes:
@@ -63,18 +66,20 @@ def _missing_box(file: BinaryIO, size_bytes: int) -> str | None:
     return None if has_index else "the index of its frames ('moov') is missing"
 
 
-def _ends_with_avi_index(file: BinaryIO, size_bytes: int) -> bool:
-    """Return whether the chunks of an AVI end with its index exactly at the end of the file.
+def _has_whole_avi_frames(file: BinaryIO, size_bytes: int) -> bool:
+    """Return whether the list of frames of an AVI is complete; the index behind it may be cut or missing.
 
     The length in the header is not reliable: some programs write the size of the file, which is 8 bytes too large.
     """
-    position, identifier = 12, b""
-    while position + 8 <= size_bytes:
+    position = 12
+    while position + 12 <= size_bytes:
         file.seek(position)
-        header = file.read(8)
-        length = int.from_bytes(header[4:], "little")
-        identifier, position = header[:4], position + 8 + length + (length & 1)
-    return identifier == b"idx1" and position == size_bytes
+        header = file.read(12)
+        length = int.from_bytes(header[4:8], "little")
+        position += 8 + length + (length & 1)
+        if header[:4] == b"LIST" and header[8:] == b"movi":
+            return position <= size_bytes
+    return False
 
 
 def _end_of_segment(file: BinaryIO) -> int | None:

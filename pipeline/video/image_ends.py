@@ -16,9 +16,7 @@ PADDING = b"\0\r\n "
 def missing_image_end(file: BinaryIO, start: bytes) -> str | None:
     """Return what is missing at the end of a GIF, PNG or stream of JPGs, as part of a sentence, or None."""
     if start.startswith(GIF_MAGICS):
-        data = _mapped(file)
-        has_end = any(kind == 0x3B for kind in gif_blocks(data, gif_start(data)))
-        return None if has_end else "the mark that ends a GIF is missing"
+        return _missing_gif_end(_mapped(file))
     if start.startswith(PNG_MAGIC):
         return _missing_png_end(_mapped(file))
     if start.startswith(JPG_MAGIC):
@@ -64,23 +62,36 @@ def gif_start(data: bytes | memoryview | mmap.mmap) -> int:
     return 13 + _colours(data, 10) if bytes(data[:6]) in GIF_MAGICS else 0
 
 
-def gif_blocks(data: bytes | memoryview | mmap.mmap, position: int) -> Iterator[int]:
-    """Yield the kinds of the blocks of a GIF from `position` on: 0x21 is an extension, 0x2C an image, 0x3B the end."""
+def gif_blocks(data: bytes | memoryview | mmap.mmap, position: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the blocks of a GIF from `position` on: kind, start and end; a block that is cut ends behind the data.
+
+    Kind 0x21 is an extension, 0x2C an image, 0x3B the end.
+    """
     while position < len(data):
-        kind = data[position]
+        kind, start = data[position], position
         if kind in PADDING:
             position += 1
             continue
-        yield kind
-        if kind == 0x2C:
-            position += 11 + _colours(data, position + 9)
-        elif kind == 0x21:
-            position += 2
-        else:
+        if kind not in (0x21, 0x2C):
+            yield kind, start, start + 1
             return
+        position += 2 if kind == 0x21 else 11 + _colours(data, position + 9)
         while position < len(data) and data[position]:
             position += 1 + data[position]
         position += 1
+        yield kind, start, position
+
+
+def _missing_gif_end(data: mmap.mmap) -> str | None:
+    """Accept a GIF without the mark at its end if nothing else can be missing: it ends with a whole image or text."""
+    has_image = ends_whole = False
+    for kind, start, end in gif_blocks(data, gif_start(data)):
+        if kind == 0x3B:
+            return None
+        has_image |= kind == 0x2C
+        # A control block (0xF9) belongs to the image after it.
+        ends_whole = end <= len(data) and (kind == 0x2C or (kind == 0x21 and data[start + 1] != 0xF9))
+    return None if has_image and ends_whole else "the mark that ends a GIF is missing"
 
 
 def _colours(data: bytes | memoryview | mmap.mmap, position: int) -> int:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+from av.sidedata import sidedata
 from av.video.frame import VideoFrame
 
 from pipeline.video.reader import Frame
 
 Matrix = tuple[int, int, int, int]
 """a, b, c, d of x' = a x + c y, y' = b x + d y; None for no change."""
+
+
+def _unknown_type(cls: Any, number: object) -> Any:
+    """Create a member of PyAV's enumeration for a type that it lacks, such as EXIF or the views of MV-HEVC.
+
+    Without it, no side data of a frame with such a type can be read.
+    """
+    member = object.__new__(cls)
+    member._name_, member._value_ = f"TYPE_{number}", number
+    return member
+
+
+sidedata.Type._missing_ = classmethod(_unknown_type)  # type: ignore[method-assign,assignment]
 
 
 class Orientation:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.errors import ClipError
 from pipeline.video.h264_pictures import FrameNumbers
+from pipeline.video.images import decode_image
+from pipeline.video.limits import ClipLimits
 from pipeline.video.mpeg2_pictures import TemporalReferences
 from pipeline.video.nal_units import length_size, starts_with_idr, without_broken_sei
 from pipeline.video.shown_frames import shown_in_gif
 
-# Decoders report every error ("explode"), except for H.264: its decoder would then reject undamaged clips too, such as
-# one cut without encoding, and it marks damaged frames anyway.
+# Decoders report every error ("explode"), with two exceptions that would reject sound clips. H.264: clips that were cut
+# without encoding; it marks damaged frames anyway. TIFF: tags that the decoder does not know; see `damage_in`.
 STRICT, LENIENT = "explode", "0"
-LENIENT_CODECS = frozenset({"h264"})
+LENIENT_CODECS = frozenset({"h264", "tiff"})
+# Pixel formats that all decoders convert to the same RGB values.
+EXACT_FORMATS = ("rgb24", "gray", "pal8")
 
 
 class PacketChecks:
@@ -42,6 +50,22 @@ class PacketChecks:
                 self._codec, bytes(packet), self._length_size
             )
         return self._numbers.gap(bytes(packet)) if self._numbers else None
+
+    def damage_in(self, packet: Packet[VideoStream], frames: Sequence[VideoFrame], limits: ClipLimits) -> str | None:
+        """Return the damage of a packet that its decoder does not report, as part of a sentence, or None.
+
+        A TIFF is decoded by Pillow too. Two decoders fill up damaged pixels in different ways.
+        """
+        if self._codec != "tiff":
+            return None
+        try:
+            pixels = decode_image(bytes(packet), "a frame", limits)
+        except ClipError as error:
+            if error.kind not in ("corrupt", "unreadable"):
+                raise
+            return str(error).rstrip(".")
+        exact = [frame.to_ndarray(format="rgb24") for frame in frames if frame.format.name in EXACT_FORMATS]
+        return None if all(np.array_equal(shown, pixels) for shown in exact) else "a frame has damaged pixels"
 
     def lost_at_end(self) -> str | None:
         """Return what is missing at the end of the stream, as part of a sentence, or None."""

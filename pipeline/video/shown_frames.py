@@ -68,7 +68,7 @@ def _is_shown_vp9(first_byte: int) -> int:
 
 def shown_in_gif(packet: memoryview) -> int:
     """Count the image of a GIF packet; a packet with only an extension, such as a comment, has none."""
-    return int(any(kind == 0x2C for kind in gif_blocks(packet, gif_start(packet))))
+    return int(any(kind == 0x2C for kind, _, _ in gif_blocks(packet, gif_start(packet))))
 
 
 _COUNTED_BY_BITS: Mapping[str, Callable[[memoryview], int]] = {

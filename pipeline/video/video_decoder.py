@@ -26,6 +26,7 @@ from pipeline.video.limits import ClipLimits, Stopwatch
 from pipeline.video.orientation import Matrix, Orientation, as_shown, shown_size
 from pipeline.video.packet_checks import PacketChecks
 from pipeline.video.reader import Frame, size_change
+from pipeline.video.transport_stream import file_without_repetitions
 
 # Only formats that are detected by content and do not refer to other files: a playlist would read files outside the
 # clip, a text file would be rendered as a terminal, `frame%d.jpg` would be read as a sequence.
@@ -62,10 +63,11 @@ class VideoDecoder:
         return float(rate) if rate else None
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
+        source = file_without_repetitions(self._path) or f"file:{self._path}"
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         try:
             container = av.open(
-                f"file:{self._path}",
+                source,
                 format=self._format,
                 options=options,
                 metadata_errors="ignore",
@@ -135,6 +137,9 @@ class VideoDecoder:
                     frames = self._stream.codec_context.decode(packet)
             except DECODING_ERRORS as error:
                 raise self._corrupt(error) from cause_of(error, self._path)
+            damage = None if packet is None else self._checks.damage_in(packet, frames, self._limits)
+            if damage is not None:
+                raise self._corrupt(damage)
             for frame in frames:
                 if since is not None and (frame.pts is None or frame.pts < since):
                     continue
