@@ -68,6 +68,7 @@ class VideoDecoder:
         try:
             container = av.open(
                 source,
+                mode="r",
                 format=self._format,
                 options=options,
                 metadata_errors="ignore",
