@@ -16,7 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.registry import look_up, unknown_name
 
 GROUPS = ("frames", "head", "training", "finetune")
-OMITTED_DEFAULTS = ("layer_decay", "fixed_views")
+OMITTED_DEFAULTS = ("layer_decay", "fixed_views", "crop_schedule", "color_jitter", "erasing")
+Crops = Literal["multiscale", "published", "mild", "centre"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class SamplingConfig:
     sampler: Literal["covering", "floor"] = "covering"
     short_clip: Literal["formula", "first"] = "formula"
     test_frames: Literal["exact", "float"] = "exact"
-    crops: Literal["multiscale", "published", "mild", "centre"] = "multiscale"
+    crops: Crops = "multiscale"
     flip: Literal["off", "swap", "plain"] = "off"
 
 
@@ -155,6 +156,12 @@ class FinetuneConfig:
         backbone_lr; 1: all blocks have it.
     fixed_views: Number of training views of each clip: epoch e uses view e mod N, so that activations of frozen layers
         can be computed once; 0: new views in each epoch.
+    crop_schedule: Crops of the training views by epoch. `constant`: those of crops in all epochs; `rising`: the test
+        crop in the first third of the epochs, those of `mild` in the second, those of crops in the last.
+    color_jitter: Strength S of changed colours: brightness, contrast and saturation of a training view are each
+        multiplied by a factor from 1 - S to 1 + S, the same for all its frames; 0: none.
+    erasing: Probability that a rectangle of 2 to 33 % of a training view, the same in all its frames, gets the mean
+        colour of the backbone's preprocessing; 0: none.
     """
 
     min_steps: int = 0
@@ -162,10 +169,21 @@ class FinetuneConfig:
     interpolate: Literal["off", "start"] = "off"
     layer_decay: float = 1.0
     fixed_views: int = 0
+    crop_schedule: Literal["constant", "rising"] = "constant"
+    color_jitter: float = 0.0
+    erasing: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise PipelineError(f"`layer_decay` (={self.layer_decay:g}) must be above 0 and at most 1.")
+        for name in ("color_jitter", "erasing"):
+            if getattr(self, name) > 1:
+                raise PipelineError(f"`{name}` (={getattr(self, name):g}) must be from 0 to 1.")
+        if self.crop_schedule == "rising" and self.fixed_views:
+            raise PipelineError(
+                f"`crop_schedule` rising needs new views in each epoch, but `fixed_views` (={self.fixed_views}) "
+                "repeats views with their crops. Leave out one of the two."
+            )
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ def run_two(settings: dict[str, Any]) -> list[str]:
 def test_two_processes_train_and_score_like_one(tmp_path: Path) -> None:
     # Seven clips in batches of three: the last batch holds one clip, so one process has none; five to validate.
     manifest, model = write_clips(tmp_path), write_model(tmp_path / "model.safetensors")
-    common = {**QUICK, "manifest": str(manifest), "init": str(model), "epochs": 2}
+    augmentations = {"crop_schedule": "rising", "color_jitter": 0.4, "erasing": 0.5}
+    overrides = {**QUICK["overrides"], **augmentations}
+    common = {**QUICK, "manifest": str(manifest), "init": str(model), "epochs": 2, "overrides": overrides}
     finetune(**{**common, "out": tmp_path / "one"})
     said = run_two({**common, "out": str(tmp_path / "two"), "checkpoint_seconds": 0})
     one, two = tmp_path / "one" / CELL, tmp_path / "two" / CELL

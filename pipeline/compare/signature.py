@@ -18,6 +18,8 @@ NOT_RECORDED = "not recorded"
 NUM_DIGITS = 8
 MAX_VALUES = 3
 COMPARISON_FILE = "comparison.json"
+# Options of `finetune` that are recorded only where they are set.
+AUGMENTATIONS = ("crop_schedule", "color_jitter", "erasing")
 
 
 def _recipe_part(run: RunResult, name: str) -> Any:
@@ -37,8 +39,12 @@ def _sampling(run: RunResult) -> str:
 def _views(run: RunResult) -> str:
     frames = _recipe_part(run, "frames") or {}
     parts = [f"train {frames.get('crops', NOT_RECORDED)} x {run.metrics.get('num_views', '?')}", "test centre"]
+    finetune = _recipe_part(run, "finetune") or {}
+    changes = [f"{name} {finetune[name]}" for name in AUGMENTATIONS if name in finetune]
     sizes = {"input": run.metrics.get("input_size"), "maps": run.metrics.get("map_size")}
-    return ", ".join([*parts, *(f"{name} {size} x {size}" for name, size in sizes.items() if size is not None)])
+    return ", ".join(
+        [*parts, *changes, *(f"{name} {size} x {size}" for name, size in sizes.items() if size is not None)]
+    )
 
 
 def _recipe(run: RunResult) -> str:

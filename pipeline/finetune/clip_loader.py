@@ -7,6 +7,7 @@ if the parent is killed.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import signal
 from collections import deque
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from pipeline.clip_errors import clip_errors
 from pipeline.errors import ClipError, ClipFailure, PipelineError
+from pipeline.finetune.augmentation import UNCHANGED, Augmentation, PixelChange
 from pipeline.prefetch import prefetch
 from pipeline.processes import allow_many_files, start_worker, without_interrupts
 from pipeline.recipe import SamplingConfig
@@ -65,6 +67,7 @@ class SampleSettings:
     swapped_labels: tuple[int, ...] = ()
     on_device: bool = False
     limits: ClipLimits = DEFAULT_LIMITS
+    augmentation: Augmentation = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Sample(NamedTuple):
     Shape:
         pixels: (T, S, S, 3) uint8, the rendered view; with `on_device` (T, H, W, 3), whole frames; of cached
             activations (T, h, w, C), float.
+    change: change of the pixels that is still to be made, behind the rendering on the device.
     """
 
     request: SampleRequest
@@ -93,6 +97,7 @@ class Sample(NamedTuple):
     crop: CropBox
     flip: bool
     fault: ClipFailure | None = None
+    change: PixelChange | None = None
 
 
 class ClipBatch(NamedTuple):
@@ -129,7 +134,10 @@ def load_sample(
     except ClipError as error:
         return Sample(request, clip.label, None, CropBox(0, 0, 0, 0), False, error.failure(clip.clip_id))
     label = settings.swapped_labels[clip.label] if view.flip and settings.swapped_labels else clip.label
-    return Sample(request, label, pixels, view.crop, view.flip)
+    change = _change(request, settings)
+    if change is not None and not settings.on_device:
+        pixels, change = change.apply(pixels), None
+    return Sample(request, label, pixels, view.crop, view.flip, change=change)
 
 
 def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.device) -> ClipBatch:
@@ -143,7 +151,8 @@ def collate(samples: Sequence[Sample], settings: SampleSettings, device: torch.d
         frames = torch.empty(shape, dtype=torch.uint8, device=device)
         for place, (sample, pixels) in enumerate(sound):
             moved = (pixels.pin_memory() if is_cuda else pixels).to(device, non_blocking=True)
-            frames[place] = render_on_device(moved, sample.crop, sample.flip, size)
+            rendered = render_on_device(moved, sample.crop, sample.flip, size)
+            frames[place] = rendered if sample.change is None else sample.change.apply(rendered)
     else:
         first = sound[0][1]
         frames = torch.empty((len(sound), *first.shape), dtype=first.dtype, pin_memory=is_cuda)
@@ -264,12 +273,20 @@ def _watchdog(limits: ClipLimits) -> Watchdog:
 
 
 def _views(request: SampleRequest, settings: SampleSettings, num_frames: int, height: int, width: int) -> list[View]:
-    config = ViewConfig(
-        settings.num_segments, settings.choices, settings.crop_fraction, settings.input_size, settings.seed
-    )
+    choices = settings.choices
+    if request.epoch is not None:
+        choices = dataclasses.replace(choices, crops=settings.augmentation.crops_of(request.epoch, choices.crops))
+    config = ViewConfig(settings.num_segments, choices, settings.crop_fraction, settings.input_size, settings.seed)
     if request.epoch is None:
         return [config.test(num_frames, height, width)]
     return [config.draw(FIRST_FRESH_DRAW + request.epoch, request.clip.clip_id, num_frames, height, width)]
+
+
+def _change(request: SampleRequest, settings: SampleSettings) -> PixelChange | None:
+    if request.epoch is None:
+        return None
+    number = FIRST_FRESH_DRAW + request.epoch
+    return settings.augmentation.draw(settings.seed, request.clip.clip_id, number, settings.input_size)
 
 
 def start_decoding() -> None:

@@ -15,7 +15,8 @@ import torch
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import cell_name
-from pipeline.evaluation.selection import TRAIN, plan_splits
+from pipeline.evaluation.selection import TRAIN, SplitPlan, plan_splits
+from pipeline.finetune.augmentation import Augmentation
 from pipeline.finetune.clip_loader import LabelledClip, SampleSettings
 from pipeline.finetune.distributed import World
 from pipeline.finetune.frozen import why_not_cached
@@ -101,8 +102,9 @@ def prepare_training(settings: FinetuneSettings, common: CommonSetup) -> Prepare
         classifier.backbone.recompute = True
     if settings.compile:
         _compile(classifier, runtime.device)
-    data = _data(clips, classifier, recipe, settings)
-    recipe = with_min_steps(recipe, len(data.train))
+    split_plan = plan_splits(clips.clips, recipe.training, str(clips.path))
+    recipe = with_min_steps(recipe, len(split_plan.clips_of(TRAIN, clips.clips)))
+    data = _data(clips, classifier, recipe, settings, split_plan)
     accumulate = settings.accumulate
     if accumulate is None:
         own_part = -(-recipe.training.batch_size // common.world.size)
@@ -160,8 +162,10 @@ def _classifier(clips: Manifest, settings: FinetuneSettings) -> tuple[Classifier
     return classifier, dataclasses.replace(recipe, head=HeadConfig(**classifier.spec.recipe["head"]))
 
 
-def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: FinetuneSettings) -> ClipData:
-    plan = plan_splits(clips.clips, recipe.training, str(clips.path))
+def _data(
+    clips: Manifest, classifier: Classifier, recipe: Recipe, settings: FinetuneSettings, plan: SplitPlan
+) -> ClipData:
+    """Return the clips of each split and the settings of their samples; `recipe` has the final number of epochs."""
     parts = {
         part: tuple(
             LabelledClip(clip.clip_id, clips.locate(clip), clips.class_index(clip.label))
@@ -179,6 +183,7 @@ def _data(clips: Manifest, classifier: Classifier, recipe: Recipe, settings: Fin
         swapped_labels=tuple(swapped_labels(clips.classes)) if recipe.frames.flip == "swap" else (),
         on_device=settings.augment_on_device,
         limits=ClipLimits.of(settings),
+        augmentation=Augmentation.of(recipe, preprocessing),
     )
     return ClipData(parts[TRAIN], parts[plan.selected_on], parts[plan.reported_on], samples, plan)
 

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.devices import fixed_threads
+from pipeline.finetune.augmentation import crops_sentence
 from pipeline.finetune.best import load_best
 from pipeline.finetune.distributed import World, init_distributed
 from pipeline.finetune.model import choose_runtime
@@ -99,6 +100,8 @@ def _train(settings: FinetuneSettings, common: CommonSetup) -> TrainedSeed:
         f"seed {settings.seed}: {spec.backbone} and {spec.head} on {len(data.train):,} clips, "
         f"{training.epochs} epochs; {data.plan.sentence()}"
     )
+    if training.epochs and prepared.recipe.finetune.crop_schedule == "rising":
+        logger.info(crops_sentence(data.samples.augmentation.crops_of_epochs))
     with open_tuner(prepared, common, f"seed-{settings.seed}") as tuner:
         start = begin(tuner, settings.init, settings.force)
         tuner.run()

@@ -71,14 +71,14 @@ def drawn_view(
 
     Frames, crop and mirroring use separate random streams, so changing one option does not affect the others.
     """
-    frames = _generator(seed, clip_id, draw, "frames")
+    frames = random_stream(seed, clip_id, draw, "frames")
     indices = drawn_frame_indices(num_frames, num_segments, frames, choices.sampler)
     if choices.crops == "centre":
         crop = centre_crop(height, width, crop_fraction)
     else:
         boxes = _boxes(choices.crops, height, width, input_size)
-        crop = boxes[int(_generator(seed, clip_id, draw, "crop").random() * len(boxes))]
-    flip = choices.flip != "off" and _generator(seed, clip_id, draw, "flip").random() < 0.5
+        crop = boxes[int(random_stream(seed, clip_id, draw, "crop").random() * len(boxes))]
+    flip = choices.flip != "off" and random_stream(seed, clip_id, draw, "flip").random() < 0.5
     return View(train_view_name(draw), tuple(indices.tolist()), crop, bool(flip))
 
 
@@ -125,7 +125,8 @@ def _boxes(crops: str, height: int, width: int, input_size: int) -> tuple[CropBo
     raise PipelineError(f"`crops` (={crops!r}) must be 'multiscale', 'published', 'mild' or 'centre'.")
 
 
-def _generator(seed: int, clip_id: str, draw: int, purpose: str) -> np.random.Generator:
+def random_stream(seed: int, clip_id: str, draw: int, purpose: str) -> np.random.Generator:
+    """Return the random numbers of one purpose for training draw number `draw` of a clip."""
     # A stable hash, because Python's `hash` of a string differs between processes.
     digest = hashlib.sha256("\0".join((str(seed), clip_id, str(draw), purpose)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
