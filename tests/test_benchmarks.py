@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import two_roads
+from benchmarks import from_scratch, two_roads
 from benchmarks.gpu import _guarded
 from benchmarks.search_flattery import optimism
 from benchmarks.verdicts import alarm_rate, coverage
 from pipeline.errors import PipelineError
+from pipeline.evaluation.result_reader import read_run
 from tests.conftest import REPOSITORY
+from tests.support.run_stages import extract, fit_head
 from tests.support.training_fixtures import small_manifest  # noqa: F401
 
 MODULES = sorted(path.stem for path in (REPOSITORY / "benchmarks").glob("*.py") if path.stem != "__init__")
@@ -82,6 +84,29 @@ def test_both_ways_are_trained_with_all_seeds_and_compared(manifest: Path, tmp_p
     assert list(ways) == [two_roads.CACHED, two_roads.EQUAL_TIME, two_roads.EQUAL_EPOCHS]
     assert [ways[name][1].strip() for name in (two_roads.CACHED, two_roads.EQUAL_EPOCHS)] == ["3", "3"]
     assert (tmp_path / "plot.svg").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_trainings_from_scratch_are_paired_with_a_fitted_head(manifest: Path, tmp_path: Path) -> None:
+    store, fitted = tmp_path / "store.zarr", tmp_path / "fit_head"
+    extract(
+        manifest=manifest, store=store, weights="random", num_segments=2, views=1, maps="pooled", input_size=64,
+        compile="eager", dtype="float32", workers=0,
+    )  # fmt: skip
+    fit_head(store=store, head="mlp", out=fitted, overrides={"epochs": 2}, seeds=2)
+    arguments = ["--manifest", str(manifest), "--fitted", str(fitted / "squeezenet-mlp"), "--epochs", "1,2"]
+    arguments += ["--seeds", "2", "--threads", "1", "--precision", "float32", "--out", str(tmp_path / "table.md")]
+    result = CliRunner().invoke(from_scratch.main, [*arguments, "--work", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
+    assert [[cell.strip() for cell in row[:3]] for row in rows[2:]] == [
+        ["frozen features", "", "2"], ["from scratch", "1", "2"], ["from scratch", "2", "2"],
+    ]  # fmt: skip
+    for row, epochs in zip(rows[3:], (1, 2), strict=True):
+        own = read_run(tmp_path / f"epochs-{epochs}" / "squeezenet-mlp").metrics["report"]["top1"]
+        other = read_run(fitted / "squeezenet-mlp").metrics["report"]["top1"]
+        assert float(row[5].split("[")[0]) == pytest.approx(own, abs=0.05)
+        assert float(row[6].split("[")[0]) == pytest.approx(own - other, abs=0.05)
 
 
 def printed_by(*command: str) -> str:

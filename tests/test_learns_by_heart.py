@@ -15,8 +15,11 @@ from tests.support.run_stages import finetune
 from tests.support.small_clips import PLAIN
 
 NUM_CLIPS, NUM_FRAMES, SIDE = 24, 4, 64
-# BNInception starts from random weights here.
-EPOCHS = {"squeezenet": 20, "bninception": 40}
+EPOCHS = {"squeezenet": 20, "bninception": 15}
+# BNInception starts from random weights here, so its batch norms use the statistics of the batch. Frozen ones (mean 0,
+# variance 1) do not fit random weights: the features of a clip then differ from their mean over all clips by a tenth of
+# it, otherwise by nine tenths, and LSTM and 2D-FCN need more epochs.
+PARTIAL_BN = {"squeezenet": "backbone", "bninception": "off"}
 OVERRIDES = {"lr": 1e-3, "backbone_lr": 1e-3, "weight_decay": 0.0, "interpolate": "off", "select_on": "val", **PLAIN}
 CLASSES = ("bar_left", "bar_right", "bar_top", "bar_bottom")
 
@@ -40,16 +43,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # One head for each kind of input and aggregation always runs with SqueezeNet, the others with `make test-all`.
 QUICK = ("mlp", "gru", "fcn3d")
-# BNInception starts from random weights, with which LSTM and 2D-FCN need other rates or more epochs; heads that are not
-# named have not been tried.
-WITH_BNINCEPTION = (
-    "mlp", "gru", "blstm", "attn", "attn_sincos", "attn_learned", "attn4", "attn4_sincos", "attn4_learned",
-    "attn_tokens", "attn_tokens_sincos", "attn_tokens_learned", "ep",
-)  # fmt: skip
 TRAINED = sorted(name for name, head in HEADS.items() if not head.is_closed_form)
 PAIRS = [
     *(pytest.param("squeezenet", head, marks=[] if head in QUICK else pytest.mark.slow) for head in TRAINED),
-    *(pytest.param("bninception", head, marks=pytest.mark.slow) for head in WITH_BNINCEPTION),
+    *(pytest.param("bninception", head, marks=pytest.mark.slow) for head in TRAINED),
 ]
 
 
@@ -69,7 +66,7 @@ def test_24_clips_are_learnt_by_heart(manifest: Path, tmp_path: Path, backbone: 
         workers=0,
         epochs=EPOCHS[backbone],
         batch_size=8,
-        overrides=OVERRIDES,
+        overrides={**OVERRIDES, "partial_bn": PARTIAL_BN[backbone]},
     )
     assert (metrics["num_train"], metrics["input_size"]) == (NUM_CLIPS, SIDE)
     with open(tmp_path / f"{backbone}-{head}" / "history.csv", newline="") as file:
