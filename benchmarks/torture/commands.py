@@ -35,12 +35,14 @@ import psutil
 PRELOADED = (
     "stages.prepare", "stages.extract", "stages.fit_head", "stages.finetune", "stages.compare",
     "pipeline.cli", "pipeline.extract.cluster", "pipeline.store_command.command",
+    "pipeline.fit_head.run", "pipeline.fit_head.workers", "pipeline.finetune.run", "pipeline.backbones.squeezenet",
     "pipeline.predict.command", "pipeline.predict.evaluate_command",
     "pipeline.compare.report", "pipeline.compare.plots",
-    "av", "h5py", "PIL.Image", "distributed", "pandas", "matplotlib.figure",
+    "av", "h5py", "PIL.Image", "distributed", "pandas", "matplotlib.figure", "rich.progress",
+    "torch._dynamo",  # the first optimiser imports it
 )  # fmt: skip
 OUTPUT, SCRATCH = "output.txt", "tmp"
-START_SECONDS, TIMEOUT_SECONDS = 600.0, 180.0
+START_SECONDS, TIMEOUT_SECONDS = 600.0, 600.0
 
 
 @dataclass(frozen=True)
