@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILING = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT)
 _MORE_BYTES = 1 << 20
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
 
@@ -40,10 +41,7 @@ def atomic_path(path: Path, *, clears: bool = True) -> Iterator[Path]:
         raise UnwritableError(path, error) from error
     try:
         yield aside
-        with open(aside, "rb+") as written:
-            os.fsync(written.fileno())
-        aside.chmod(0o666 & ~_umask())
-        os.replace(aside, path)
+        _move(aside, path)
     except PipelineError:
         raise
     except Exception as error:
@@ -57,12 +55,26 @@ def atomic_path(path: Path, *, clears: bool = True) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def _move(aside: Path, path: Path) -> None:
+    try:
+        with open(aside, "rb+") as written:
+            os.fsync(written.fileno())
+        aside.chmod(0o666 & ~_umask())
+        os.replace(aside, path)
+    except OSError as error:  # a disk or a network drive may fail only now
+        raise UnwritableError(path, error) from error
+
+
 class UnwritableError(PipelineError):
     """A file cannot be written: a full disk, a limit on its size, no permission."""
 
     def __init__(self, path: Path, cause: OSError) -> None:
         self.is_full = cause.errno in FULL
-        way_out = "Make room" if self.is_full else "Choose another place, or change its permissions"
+        way_out = "Choose another place, or change its permissions"
+        if self.is_full:
+            way_out = "Make room"
+        elif cause.errno in FAILING:
+            way_out = "Check the disk or the network drive"
         # HDF5 replaces the system's message by a paragraph.
         self.strerror = os.strerror(cause.errno or errno.EIO)
         super().__init__(f"{path} could not be written: {self.strerror}. {way_out}, and run the same command again.")

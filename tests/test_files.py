@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ClipError, PipelineError, ShapeError
-from pipeline.files import atomic_path, clear_parts, sha256_of_file, write_json
+from pipeline.files import atomic_path, clear_parts, sha256_of_file, write_json, write_text
 from pipeline.registry import look_up
 from pipeline.scratch import temporary_folder
 from pipeline.shapes import check_shape
@@ -223,3 +224,20 @@ def test_a_temporary_folder_goes_although_an_ending_process_writes_into_it(
 
         monkeypatch.setattr(shutil, "rmtree", remove_and_write)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_disk_is_a_sentence_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """A network drive fails only when a file is flushed or moved; the system's error has no name then."""
+    write_text(tmp_path / "report.txt", "old")
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(PipelineError, match=rf"report.txt could not be written: {os.strerror(number)}. Check the disk"):
+        write_text(tmp_path / "report.txt", "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -43,6 +43,15 @@ def test_a_shortage_is_a_sentence_and_a_rerun_completes(folder: Path) -> None:
     assert "| store export |" in shortage.as_table(outcomes)
 
 
+@pytest.mark.timeout(600)
+def test_without_permission_to_write_a_command_ends_with_a_sentence(folder: Path) -> None:
+    names = ("store export", "store import", "store verify --repair")
+    outcomes = shortage.run(6, seed=0, folder=folder, names=names, shortages=("permission",))["permission"]
+    assert [line for outcome in outcomes.values() for line in outcome.wrong] == []
+    assert sum(outcome.num_completed + outcome.num_ended for outcome in outcomes.values()) == 6
+    assert sum(outcome.num_ended for outcome in outcomes.values()) >= 3
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("program", [kills, strangers, shortage])

@@ -11,8 +11,11 @@ taking its modules apart, which costs a second with all packages imported.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import faulthandler
+import functools
 import gc
+import itertools
 import json
 import os
 import resource
@@ -23,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,6 +44,9 @@ PRELOADED = (
     "av", "h5py", "PIL.Image", "distributed", "pandas", "matplotlib.figure", "rich.progress",
     "torch._dynamo",  # the first optimiser imports it
 )  # fmt: skip
+# Of capabilities(7) and prctl(2).
+_CAP_DAC_OVERRIDE, _CAPABILITY_VERSION, _PR_CAPBSET_DROP = 1, 0x20080522, 24
+FALLIBLE = ("fsync", "replace", "mkdir")
 OUTPUT, SCRATCH = "output.txt", "tmp"
 START_SECONDS, TIMEOUT_SECONDS = 600.0, 600.0
 
@@ -85,24 +91,41 @@ class Commands:
         assert self._server.stdout is not None
         self._server.stdout.close()
 
-    def start(self, arguments: Sequence[str], folder: Path, limits: Mapping[int, int] = {}) -> Command:
+    def start(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        limits: Mapping[int, int] = {},
+        obeys_modes: bool = False,
+        failing: tuple[int, int] | None = None,
+    ) -> Command:
         """Start a command in a folder, which also gets its output and its temporary files.
 
         limits: by resource (`resource.RLIMIT_…`), the limit that the process gets; for `RLIMIT_AS`, the bytes beyond
             those that it has at its start.
+        obeys_modes: whether the modes of files hold for the process although it runs as root.
+        failing: a number and an error (`errno.E…`): of all calls of `FALLIBLE`, the one with this number fails.
         """
         (folder / SCRATCH).mkdir(exist_ok=True)
         assert self._server.stdin is not None
-        request = {"arguments": list(arguments), "folder": str(folder), "limits": list(limits.items())}
+        request = {
+            "arguments": list(arguments),
+            "folder": str(folder),
+            "limits": list(limits.items()),
+            "obeys_modes": obeys_modes,
+            "failing": failing,
+        }
         self._server.stdin.write(json.dumps(request) + "\n")
         pid = self._read(TIMEOUT_SECONDS)
         if pid <= 1:  # signals to these ids would reach other processes
             raise RuntimeError(f"the server answers {pid} instead of a process id")
         return Command(self, folder, pid)
 
-    def run(self, arguments: Sequence[str], folder: Path, limits: Mapping[int, int] = {}) -> Ended:
+    def run(
+        self, arguments: Sequence[str], folder: Path, limits: Mapping[int, int] = {}, obeys_modes: bool = False
+    ) -> Ended:
         """Run a command to its end."""
-        return self.start(arguments, folder, limits).wait()
+        return self.start(arguments, folder, limits, obeys_modes).wait()
 
     def _read(self, seconds: float) -> int:
         assert self._server.stdout is not None
@@ -190,6 +213,10 @@ def _become(request: dict[str, Any]) -> int:
     for kind, limit in request["limits"]:
         own = limit + psutil.Process().memory_info().vms if kind == resource.RLIMIT_AS else limit
         resource.setrlimit(kind, (own, own))
+    if request["failing"] is not None:
+        _let_fail(*request["failing"])
+    if request["obeys_modes"] and os.geteuid() == 0:
+        _obey_modes()
     try:
         import_module("pipeline.cli").main()
     except SystemExit as ended:
@@ -198,6 +225,31 @@ def _become(request: dict[str, Any]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _obey_modes() -> None:
+    """Give up the right of root to write to any file, also for the programs that this process starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, capabilities = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
+    libc.prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+    libc.capget(header, capabilities)
+    for number in range(3):  # effective, permitted and inheritable
+        capabilities[number] &= ~(1 << _CAP_DAC_OVERRIDE)
+    if libc.capset(header, capabilities):
+        raise OSError(ctypes.get_errno(), "capset failed")
+
+
+def _let_fail(number: int, error: int) -> None:
+    """Let one call of the functions that write, flush or move files fail, as a disk or a network drive may do."""
+    calls = itertools.count(1)
+
+    def fallible(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if next(calls) == number:
+            raise OSError(error, os.strerror(error))
+        return function(*arguments, **options)
+
+    for name in FALLIBLE:
+        setattr(os, name, functools.partial(fallible, getattr(os, name)))
 
 
 def _end(code: int) -> NoReturn:

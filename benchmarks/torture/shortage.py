@@ -1,18 +1,21 @@
 """Question: does a command that runs short of something end with a sentence, and does it complete when run again?
 
 Each command of a tiny study runs once with little memory (`ulimit -v`), few open files (`ulimit -n`), small files
-(`ulimit -f`) or, where a tmpfs can be mounted, on a disk that is nearly full; then once more without the shortage. Exit
-code 1 where the first run ends with a traceback, a signal or a hang, or where the second does not end as an undisturbed
-run does, to the byte and without a file left over.
+(`ulimit -f`), without permission to write (to its folder, its temporary folder or its cache), with a disk that fails
+once (EIO, ESTALE) or, where a tmpfs can be mounted, on a disk that is nearly full; then once more without the shortage.
+Exit code 1 where the first run ends with a traceback, a signal or a hang, or where the second does not end as an
+undisturbed run does, to the byte and without a file left over.
 
     python -m benchmarks.torture.shortage --runs 72
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 import resource
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +24,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.torture.command_line import add_minutes, finish, make_parser, numbers_until
-from benchmarks.torture.commands import Commands, Ended
+from benchmarks.torture.commands import OUTPUT, SCRATCH, Commands, Ended
 from benchmarks.torture.study import STEPS, Undisturbed, copy_inputs, differences, make_study, run_undisturbed
 
 MIB = 1 << 20
-SHORTAGES = ("memory", "open files", "file size", "disk")
+SHORTAGES = ("memory", "open files", "file size", "disk", "permission", "failing disk")
 _LIMITS = {"memory": resource.RLIMIT_AS, "open files": resource.RLIMIT_NOFILE, "file size": resource.RLIMIT_FSIZE}
 _FILLER = "filler"
+# Calls that write: commands of the study make 10 to 150 of them.
+MAX_CALLS, ERRORS = 60, (errno.EIO, errno.ESTALE)
+# What may not be written to: the folder of the command, or one of those in it.
+WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+CACHE = f"{SCRATCH}/cache"
+UNWRITABLE = (".", SCRATCH, CACHE, "all")
 
 
 @dataclass
@@ -45,10 +54,11 @@ def run(
     folder: Path,
     names: Sequence[str] = tuple(STEPS),
     max_seconds: float = math.inf,
+    shortages: Sequence[str] = SHORTAGES,
 ) -> dict[str, dict[str, Outcome]]:
     """Run the commands in turn under each shortage and again without it; outcomes by shortage and command."""
     rng = random.Random(seed)
-    kinds = [kind for kind in SHORTAGES if kind != "disk" or _can_mount(folder)]
+    kinds = [kind for kind in shortages if _can_provoke(kind, folder)]
     outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in kinds}
     study, place = folder / "study", folder / "run"
     place.mkdir(exist_ok=True)
@@ -66,9 +76,16 @@ def run(
 
 
 def _amount(kind: str, undisturbed: Undisturbed, rng: random.Random) -> int:
-    """Draw how much there is: bytes of memory beyond those of the start, open files, bytes of a file or of the disk."""
+    """Draw how much there is: bytes of memory beyond those of the start, open files, bytes of a file or of the disk.
+
+    For permissions, it is the index of what may not be written to; for a failing disk, the number of the failing call.
+    """
     if kind == "memory":
         return rng.randrange(MIB, 700 * MIB)
+    if kind == "failing disk":
+        return rng.randrange(1, MAX_CALLS)
+    if kind == "permission":
+        return rng.randrange(len(UNWRITABLE))
     if kind == "open files":
         return rng.choice([rng.randrange(8, 64), 64])
     sizes = [len(data) for data in undisturbed.written.values()] or [MIB]
@@ -90,13 +107,20 @@ def _run_short(
         copy_inputs(study, STEPS[name], place)
         if kind == "disk":
             _fill(place, amount)
-        command = commands.start(arguments, place, {_LIMITS[kind]: amount} if kind in _LIMITS else {})
+        if kind == "permission":
+            _forbid(place, UNWRITABLE[amount])
+        failing = (amount, ERRORS[amount % 2]) if kind == "failing disk" else None
+        command = commands.start(
+            arguments, place, {_LIMITS[kind]: amount} if kind in _LIMITS else {}, kind == "permission", failing
+        )
         ended = command.wait()
         wrong = [f"a process was left: {line}" for line in command.processes_left()]
         (place / _FILLER).unlink(missing_ok=True)
         wrong += _judge(ended)
         outcome.num_completed += ended.code == 0
         outcome.num_ended += ended.code != 0
+        if kind == "permission":
+            _forbid(place, "")
         again = commands.run(arguments, place)
         if again.code or again.has_traceback:
             return [*wrong, f"run again, it ended with {again.code}: {again.output.strip()[-500:]}"]
@@ -125,6 +149,23 @@ def _disk(place: Path) -> Iterator[None]:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+def _forbid(place: Path, what: str) -> None:
+    """Make a part of a folder read-only, one of `UNWRITABLE`, and the rest writable."""
+    (place / CACHE).mkdir(parents=True, exist_ok=True)
+    (place / OUTPUT).touch()
+    for path in (place, *place.rglob("*")):
+        name = path.relative_to(place)
+        in_scratch, in_cache = name.is_relative_to(SCRATCH), name.is_relative_to(CACHE)
+        is_forbidden = path.name != OUTPUT and {
+            "all": True, ".": not in_scratch, SCRATCH: in_scratch and not in_cache, CACHE: in_cache,
+        }.get(what, False)  # fmt: skip
+        path.chmod(path.stat().st_mode & ~WRITE_BITS | (0 if is_forbidden else stat.S_IWUSR))
+
+
+def _can_provoke(kind: str, folder: Path) -> bool:
+    return kind != "disk" or _can_mount(folder)
 
 
 def _can_mount(folder: Path) -> bool:
@@ -163,14 +204,17 @@ def main() -> None:
     """Print the table, and what went wrong."""
     parser = make_parser(__doc__, 360, "runs under a shortage")
     parser.add_argument("--only", choices=tuple(STEPS), help="Try one command only.")
+    parser.add_argument("--shortage", choices=SHORTAGES, help="Try one shortage only.")
     add_minutes(parser)
     arguments = parser.parse_args()
     names = (arguments.only,) if arguments.only else tuple(STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run(arguments.runs, arguments.seed, Path(folder), names, 60 * arguments.minutes)
+        shortages = (arguments.shortage,) if arguments.shortage else SHORTAGES
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), names, 60 * arguments.minutes, shortages)
     table = as_table(outcomes)
-    if "disk" not in outcomes:
-        table += "\nA tmpfs cannot be mounted here (it takes root): no disk was filled."
+    for kind in shortages:
+        if kind not in outcomes:
+            table += f"\nA shortage was left out, because it takes root: {kind}."
     finish(table, (line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong))
 
 
