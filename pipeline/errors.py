@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 FAILURE_KINDS = {
     "missing": "there is no such file, folder or member",
@@ -47,6 +47,16 @@ _KIND_OF_ERRNO = {
 
 class PipelineError(Exception):
     """An error that the user can fix. The message names the thing, the rule, the value and the solution."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Constructors of subclasses have other arguments; without this, such an error cannot leave a worker process.
+        return _restored, (type(self), str(self), vars(self))
+
+
+def _restored(kind: type[PipelineError], message: str, state: Mapping[str, Any]) -> PipelineError:
+    error = kind.__new__(kind, message)
+    vars(error).update(state)
+    return error
 
 
 class DivergenceError(PipelineError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ClipError, PipelineError, ShapeError
-from pipeline.files import atomic_path, clear_parts, sha256_of_file, write_json, write_text
+from pipeline.files import UnwritableError, atomic_path, clear_parts, sha256_of_file, write_json, write_text
 from pipeline.registry import look_up
 from pipeline.scratch import temporary_folder
 from pipeline.shapes import check_shape
+from pipeline.store.attributes import OldFormatError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -62,6 +64,26 @@ def test_a_clip_error_travels_between_processes() -> None:
 
     error = pickle.loads(pickle.dumps(ClipError("empty", "x.webm is empty.")))
     assert (error.kind, str(error)) == ("empty", "x.webm is empty.")
+
+
+def test_errors_with_other_arguments_than_a_message_travel_between_processes(tmp_path: Path) -> None:
+    """An error that could not be read again ended the process pool of `prepare gestures` without a sentence."""
+    for error in (
+        UnwritableError(tmp_path / "m.csv", PermissionError(errno.EACCES, "no")),
+        OldFormatError("s.zarr", 1),
+        ShapeError("rows must be 3"),
+        FailedError("a", "b"),
+    ):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+class FailedError(PipelineError):
+    """Some error of the user, made from two values."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} failed: {why}")
+        self.what = what
 
 
 def test_look_up_suggests_the_nearest_name() -> None:
