@@ -71,7 +71,8 @@ def remarks_of(group: Group) -> list[str]:
 
 def _terminal_group(group: Group, width: int) -> str:
     columns = used_columns(group, width)
-    left_out = [column.header for column in used_columns(group) if column not in columns]
+    shown = {column.header for column in columns}
+    left_out = [column.header for column in used_columns(group) if column.header not in shown]
     texts = [[column.text(row) for column in columns] for row in group.rows]
     heads, *body = table_lines([column.header for column in columns], texts, [c.align == ">" for c in columns])
     rule = "-" * min(width, len(heads))
