@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +32,7 @@ from pipeline.manifest import read_manifest
 from pipeline.recipe import Crops, SamplingConfig, named_recipe
 from pipeline.settings.search import OF_HEAD, OF_TRAINING, parse_space
 from pipeline.video.crops import centre_crop, mild_crops, multiscale_crops
-from tests.conftest import REPOSITORY
-from tests.support.killed_runs import finetune_command, kill_when
+from tests.support.killed_runs import kill_when
 from tests.support.run_stages import finetune
 from tests.support.small_clips import PLAIN, T, write_clips
 from tests.support.training_fixtures import quick_model, small_manifest  # noqa: F401
@@ -265,7 +262,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes_and_records_its_options(
     killed = {**settings, "out": str(tmp_path / "killed")}
     folder = tmp_path / "killed" / "squeezenet-mlp"
     kill_when((folder / "checkpoints" / "seed-0" / "step-00000004.pt").exists, killed)
-    subprocess.run(finetune_command(killed), cwd=REPOSITORY, env=os.environ, check=True, capture_output=True)
+    finetune(**killed)
     for name in ("history.csv", "predictions.csv", "model.safetensors", "metrics.json"):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / "squeezenet-mlp" / name).read_bytes()
     run = read_run(folder)
@@ -273,16 +270,24 @@ def test_a_killed_training_goes_on_to_the_same_bytes_and_records_its_options(
     assert "crop_schedule rising, color_jitter 0.4, erasing 0.5" in signature_of([run])["view"]
 
 
-def test_crops_that_cannot_rise_are_said(
-    manifest: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({}, "crops of the training views: mild in 1 epoch(s), multiscale in 1 epoch(s)"),
+        # Seven clips in batches of three: nine steps are three epochs.
+        ({"min_steps": 9}, "views: centre in 1 epoch(s), mild in 1 epoch(s), multiscale in 1 epoch(s)"),
+        (
+            {"crops": "centre"},
+            "crop_schedule rising changes nothing, because crops is centre: pass --crops mild or multiscale",
+        ),
+    ],
+)
+def test_the_crops_of_all_epochs_are_said(
+    manifest: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, Any], sentence: str
 ) -> None:
-    for crops, sentence in (
-        ("multiscale", "crops of the training views: mild in 1 epoch(s), multiscale in 1 epoch(s)"),
-        ("centre", "crop_schedule rising changes nothing, because crops is centre: pass --crops mild or multiscale"),
-    ):
-        overrides = {**RATES, "crops": crops, "crop_schedule": "rising"}
-        finetune(manifest=manifest, init=model, out=tmp_path / crops, epochs=2, overrides=overrides, **QUICK)
-        assert sentence in capsys.readouterr().err
+    overrides = {**RATES, "crop_schedule": "rising", **more}
+    finetune(manifest=manifest, init=model, out=tmp_path, epochs=2, overrides=overrides, **QUICK)
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
