@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +36,7 @@ HEADER_DIGEST, TENSORS_DIGEST = "sha256", "tensors_sha256"
 # Increases when the fields of the header change. Format 1 (version 0.1) records neither the rendering of frames nor
 # the clips that selected the epoch.
 FORMAT_VERSION = 2
+MAX_SIZE = 1 << 14  # of segments, channels and maps; far above the needs of any backbone
 
 
 @dataclass(frozen=True)
@@ -198,8 +199,37 @@ def load_spec(path: Path | str) -> ModelSpec:
             f"The header of {path} lacks {', '.join(missing) or 'nothing'} and has the unknown fields "
             f"{', '.join(unknown) or 'none'}. Write the file again with `pipeline fit-head` or `pipeline finetune`."
         )
-    values["classes"] = tuple(values["classes"])
-    return ModelSpec(**values)
+    try:
+        spec = ModelSpec(**{**values, "classes": tuple(values["classes"])})
+        _check_values(spec)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise PipelineError(
+            f"The header of {path} is invalid ({type(error).__name__}: {error}). Write the file again with `pipeline "
+            "fit-head` or `pipeline finetune`."
+        ) from error
+    return spec
+
+
+def _check_values(spec: ModelSpec) -> None:
+    """Check the types of a spec that was read from a file, and its sizes before memory is allocated by them.
+
+    Raises:
+        TypeError, ValueError, KeyError, AttributeError: a value is none that this version writes.
+    """
+    hints = get_type_hints(ModelSpec)
+    for name, value in vars(spec).items():
+        is_right = isinstance(value, Mapping) if hints[name] not in (str, int) else type(value) is hints[name]
+        if not is_right and name != "classes":
+            raise TypeError(f"{name} is {str(value)[:80]!r}")
+    if not all(type(label) is str for label in spec.classes):
+        raise TypeError("classes are not strings")
+    for name in ("num_segments", "in_channels", "map_size"):
+        if not 1 <= getattr(spec, name) <= MAX_SIZE:
+            raise ValueError(f"{name} is {getattr(spec, name)}")
+    if not all(type(value) is str for value in spec.weights.values()):
+        raise TypeError("weights are not described by strings")
+    recipe_from_dict(dict(spec.recipe))
+    stated_input_size(spec.preprocessing)
 
 
 def _read_header(path: Path, header: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.backbones import build_backbone
+from pipeline.backbones.backbone import Backbone
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS
 from pipeline.model import (
@@ -32,9 +34,18 @@ from tests.support.random_fits import fit_to_random_clips
 CLASSES = ("swipe left", "swipe right", "geöffnet")
 
 
+def spec_of(head: str, seed: int = 0) -> ModelSpec:
+    return classifier_parts(head, seed)[1]
+
+
 def classifier(head: str, seed: int = 0) -> Classifier:
+    backbone, spec = classifier_parts(head, seed)
+    return Classifier(backbone, fit_to_random_clips(head_of_spec(spec)), spec).eval()
+
+
+def classifier_parts(head: str, seed: int) -> tuple[Backbone, ModelSpec]:
     backbone, weights = build_backbone("squeezenet", weights="random", seed=seed)
-    spec = ModelSpec(
+    return backbone, ModelSpec(
         head=head,
         backbone="squeezenet",
         classes=CLASSES,
@@ -47,7 +58,6 @@ def classifier(head: str, seed: int = 0) -> Classifier:
         seed=seed,
         stage="fit_head",
     )
-    return Classifier(backbone, fit_to_random_clips(head_of_spec(spec)), spec).eval()
 
 
 def save(path: Path, model: Classifier) -> None:
@@ -136,6 +146,32 @@ def test_a_model_that_saw_other_pixels_is_refused(tmp_path: Path, change: dict[s
     save_file(tensors, tmp_path / "other.safetensors", metadata={HEADER_KEY: json.dumps({**header, **change})})
     with pytest.raises(PipelineError, match=message):
         load_model(tmp_path / "other.safetensors")
+
+
+STRANGE = (-1, 0, 1 << 40, 1e308, None, True, "", "../x", [], {}, [[]], [1 << 40], {"name": "../x"}, "tsn")
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(ModelSpec)])
+def test_a_strange_value_in_a_header_is_refused_or_without_harm(tmp_path: Path, field: str) -> None:
+    """A number as the name of the head and a mapping as the backbone ended `evaluate` with a traceback."""
+    spec, path = spec_of("tsn"), tmp_path / "model.safetensors"
+    num_refused = 0
+    for value in STRANGE:
+        header = {**json.loads(spec.as_json()), field: value}
+        save_file({"head.x": torch.zeros(1)}, path, metadata={HEADER_KEY: json.dumps(header)})
+        try:
+            head_of_spec(load_spec(path))
+        except PipelineError:
+            num_refused += 1
+    assert num_refused >= 6
+    nested = [("recipe", "name"), ("recipe", "head"), ("preprocessing", "input_size"), ("weights", "name")]
+    for outer, inner in nested if field == "recipe" else ():
+        for value in (*STRANGE[:5], [], [[]]):
+            header = json.loads(spec.as_json())
+            header[outer] = {**header[outer], inner: value}
+            save_file({"head.x": torch.zeros(1)}, path, metadata={HEADER_KEY: json.dumps(header)})
+            with suppress(PipelineError):
+                head_of_spec(load_spec(path))
 
 
 def test_a_flipped_bit_of_a_model_is_named_or_changes_nothing(tmp_path: Path) -> None:
