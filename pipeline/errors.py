@@ -120,13 +120,18 @@ def transient_kind(error: BaseException | None) -> str:
         seen.add(id(error))
         if isinstance(error, ClipError):
             return error._kind if error._kind in TRANSIENT_KINDS else transient_kind(error.__cause__)
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # PyTorch's allocator
+        if isinstance(error, MemoryError) or _is_of_torch_without_memory(error):
             return "no-memory"
         found = _KIND_OF_ERRNO.get(_errno_of(error), "")
         if found:
             return found
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _is_of_torch_without_memory(error: BaseException) -> bool:
+    # PyTorch's allocator; and oneDNN, which has no room for the code that it generates.
+    return "can't allocate memory" in str(error) or str(error) == "could not create a primitive"
 
 
 def _errno_of(error: BaseException) -> int:

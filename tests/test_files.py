@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import ClipError, PipelineError, ShapeError
+from pipeline.errors import ClipError, PipelineError, ShapeError, transient_kind
 from pipeline.files import UnwritableError, atomic_path, clear_parts, sha256_of_file, write_json, write_text
 from pipeline.registry import look_up
 from pipeline.scratch import temporary_folder
@@ -64,6 +64,16 @@ def test_a_clip_error_travels_between_processes() -> None:
 
     error = pickle.loads(pickle.dumps(ClipError("empty", "x.webm is empty.")))
     assert (error.kind, str(error)) == ("empty", "x.webm is empty.")
+
+
+def test_a_shortage_of_memory_is_known_by_the_texts_of_pytorch() -> None:
+    """The second one ended `finetune` with a traceback."""
+    for text in (
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes",
+        "could not create a primitive",
+    ):
+        assert transient_kind(RuntimeError(text)) == "no-memory"
+    assert transient_kind(RuntimeError("could not create a primitive descriptor for a convolution")) == ""
 
 
 def test_errors_with_other_arguments_than_a_message_travel_between_processes(tmp_path: Path) -> None:
