@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator
@@ -128,10 +129,16 @@ def test_damaged_copies_of_real_clips(shared: Path, seed: int, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["webm", "mp4", "gif", "avi"])
 def test_a_video_cut_anywhere_is_never_shorter_in_silence(kind: str, intact: dict[str, Path], tmp_path: Path) -> None:
     data = intact[kind].read_bytes()
+    with open_clip(intact[kind]) as reader:
+        whole = np.stack(reader.read(range(reader.num_frames)))
+    num_read = 0
     for place in range(0, len(data) - 1, max(1, len(data) // 60)):
         (tmp_path / "cut").write_bytes(data[:place])
-        with pytest.raises(ClipError), open_clip(tmp_path / "cut") as reader:
-            reader.read([0])
+        with contextlib.suppress(ClipError), open_clip(tmp_path / "cut") as reader:
+            # Only the index behind the frames of an AVI is cut.
+            np.testing.assert_array_equal(np.stack(reader.read(range(reader.num_frames))), whole)
+            num_read += 1
+    assert num_read <= (2 if kind == "avi" else 0)
 
 
 def expect(kind: str, location: Path | str, *words: str) -> None:

@@ -15,7 +15,7 @@ from tests.support.run_stages import finetune
 from tests.support.small_clips import PLAIN
 
 NUM_CLIPS, NUM_FRAMES, SIDE = 24, 4, 64
-EPOCHS = {"squeezenet": 20, "bninception": 15}
+EPOCHS = 20
 # BNInception starts from random weights here, so its batch norms use the statistics of the batch. Frozen ones (mean 0,
 # variance 1) do not fit random weights: the features of a clip then differ from their mean over all clips by a tenth of
 # it, otherwise by nine tenths, and LSTM and 2D-FCN need more epochs.
@@ -64,7 +64,7 @@ def test_24_clips_are_learnt_by_heart(manifest: Path, tmp_path: Path, backbone: 
         precision="float32",
         threads=1,
         workers=0,
-        epochs=EPOCHS[backbone],
+        epochs=EPOCHS,
         batch_size=8,
         overrides={**OVERRIDES, "partial_bn": PARTIAL_BN[backbone]},
     )
