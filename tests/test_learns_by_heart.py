@@ -15,12 +15,14 @@ from tests.support.run_stages import finetune
 from tests.support.small_clips import PLAIN
 
 NUM_CLIPS, NUM_FRAMES, SIDE = 24, 4, 64
-EPOCHS = 20
+EPOCHS = {"squeezenet": 20, "bninception": 30}
 # BNInception starts from random weights here, so its batch norms use the statistics of the batch. Frozen ones (mean 0,
 # variance 1) do not fit random weights: the features of a clip then differ from their mean over all clips by a tenth of
 # it, otherwise by nine tenths, and LSTM and 2D-FCN need more epochs.
 PARTIAL_BN = {"squeezenet": "backbone", "bninception": "off"}
-OVERRIDES = {"lr": 1e-3, "backbone_lr": 1e-3, "weight_decay": 0.0, "interpolate": "off", "select_on": "val", **PLAIN}
+# With batch norms of the batch, a larger rate sometimes raises the loss late in the training.
+BACKBONE_LR = {"squeezenet": 1e-3, "bninception": 3e-4}
+OVERRIDES = {"lr": 1e-3, "weight_decay": 0.0, "interpolate": "off", "select_on": "val", **PLAIN}
 CLASSES = ("bar_left", "bar_right", "bar_top", "bar_bottom")
 
 
@@ -64,9 +66,9 @@ def test_24_clips_are_learnt_by_heart(manifest: Path, tmp_path: Path, backbone: 
         precision="float32",
         threads=1,
         workers=0,
-        epochs=EPOCHS,
+        epochs=EPOCHS[backbone],
         batch_size=8,
-        overrides={**OVERRIDES, "partial_bn": PARTIAL_BN[backbone]},
+        overrides={**OVERRIDES, "partial_bn": PARTIAL_BN[backbone], "backbone_lr": BACKBONE_LR[backbone]},
     )
     assert (metrics["num_train"], metrics["input_size"]) == (NUM_CLIPS, SIDE)
     with open(tmp_path / f"{backbone}-{head}" / "history.csv", newline="") as file:
