@@ -28,13 +28,12 @@ from pipeline.finetune.clip_loader import (
     collate,
     load_sample,
 )
-from pipeline.manifest import read_manifest
 from pipeline.recipe import Crops, SamplingConfig, named_recipe
 from pipeline.settings.search import OF_HEAD, OF_TRAINING, parse_space
 from pipeline.video.crops import centre_crop, mild_crops, multiscale_crops
 from tests.support.killed_runs import kill_when
 from tests.support.run_stages import finetune
-from tests.support.small_clips import PLAIN, T, write_clips
+from tests.support.small_clips import PLAIN, T, labelled_clips, write_clips
 from tests.support.training_fixtures import quick_model, small_manifest  # noqa: F401
 
 CPU = torch.device("cpu")
@@ -49,10 +48,7 @@ RATES = {"lr": 0.01, "backbone_lr": 0.001, "schedule": "steps", **PLAIN}
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledClip, ...]:
-    manifest = read_manifest(write_clips(tmp_path_factory.mktemp("clips")))
-    return tuple(
-        LabelledClip(clip.clip_id, manifest.locate(clip), manifest.class_index(clip.label)) for clip in manifest.clips
-    )
+    return labelled_clips(write_clips(tmp_path_factory.mktemp("clips")))
 
 
 def pixels_of(sample: Sample) -> np.ndarray:

@@ -28,13 +28,12 @@ from pipeline.finetune.clip_loader import (
     collate,
     load_sample,
 )
-from pipeline.manifest import read_manifest
 from pipeline.recipe import SamplingConfig
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
 from pipeline.video.views import drawn_view, test_view
 from tests.conftest import REPOSITORY
-from tests.support.small_clips import CLASSES, T, write_clips
+from tests.support.small_clips import CLASSES, T, labelled_clips, write_clips
 
 CPU = torch.device("cpu")
 SETTINGS = SampleSettings(num_segments=T, choices=SamplingConfig(), seed=4, input_size=64)
@@ -42,10 +41,7 @@ SETTINGS = SampleSettings(num_segments=T, choices=SamplingConfig(), seed=4, inpu
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledClip, ...]:
-    manifest = read_manifest(write_clips(tmp_path_factory.mktemp("clips")))
-    return tuple(
-        LabelledClip(clip.clip_id, manifest.locate(clip), manifest.class_index(clip.label)) for clip in manifest.clips
-    )
+    return labelled_clips(write_clips(tmp_path_factory.mktemp("clips")))
 
 
 def same(one: Sample, other: Sample) -> bool:

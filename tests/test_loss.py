@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluation.selection import SplitPlan
-from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
+from pipeline.finetune.clip_loader import ClipLoader, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import fresh_classifier
 from pipeline.finetune.state import ClipData, TrainingPlan
@@ -20,12 +20,11 @@ from pipeline.fit_head.features import load_pooled
 from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import build_head
-from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
 from tests.support.memory_source import C, T, make_source
-from tests.support.small_clips import CLASSES, write_clips
+from tests.support.small_clips import CLASSES, labelled_clips, write_clips
 
 CPU = torch.device("cpu")
 NUM_CLIPS, NUM_SEGMENTS, LR = 7, 2, 0.1
@@ -81,11 +80,8 @@ def test_fit_head_weighs_classes_and_smooths_labels(switches: dict[str, Any], tm
 
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_finetune_weighs_classes_and_smooths_labels(switches: dict[str, Any], tmp_path: Path) -> None:
-    manifest = read_manifest(write_clips(tmp_path, num_train=NUM_CLIPS, num_val=2))
-    train, val = (
-        tuple(LabelledClip(clip.clip_id, manifest.locate(clip), CLASSES.index(clip.label)) for clip in clips)
-        for clips in (manifest.in_split("train"), manifest.in_split("val"))
-    )
+    manifest = write_clips(tmp_path, num_train=NUM_CLIPS, num_val=2)
+    train, val = (labelled_clips(manifest, split) for split in ("train", "val"))
     recipe = RECIPE.with_overrides(**switches)
     samples = SampleSettings(NUM_SEGMENTS, recipe.frames, seed=0, input_size=64)
     classifier = fresh_classifier("tsn", "squeezenet", "random", CLASSES, NUM_SEGMENTS, recipe, seed=0)

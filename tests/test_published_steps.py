@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.selection import SplitPlan
-from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, collate
+from pipeline.finetune.clip_loader import ClipLoader, SampleRequest, SampleSettings, collate
 from pipeline.finetune.distributed import World
 from pipeline.finetune.model import fresh_classifier
 from pipeline.finetune.state import ClipData, TrainingPlan
@@ -23,13 +23,12 @@ from pipeline.fit_head.fit import HeadDataset, fit_head
 from pipeline.fit_head.spatial_features import MapCache, open_spatial
 from pipeline.fit_head.stored_clips import labelled_rows
 from pipeline.heads import HEADS, build_head, trn
-from pipeline.manifest import read_manifest
 from pipeline.recipe import named_recipe
 from pipeline.runtime import Runtime
 from pipeline.training.checkpoints import CheckpointFolder
 from tests.support import published_code
 from tests.support.memory_source import C, T, make_source
-from tests.support.small_clips import CLASSES, write_clips
+from tests.support.small_clips import CLASSES, labelled_clips, write_clips
 
 CPU = torch.device("cpu")
 NUM_EPOCHS, LAST_DROP = 3, 2
@@ -120,14 +119,8 @@ def test_fit_head_takes_the_published_steps(
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> ClipData:
     """Four clips to train on, as frames of 64×64 pixels so that a step of float64 is quick."""
-    manifest = read_manifest(write_clips(tmp_path_factory.mktemp("clips"), num_train=4, num_val=2))
-    train, val = (
-        tuple(
-            LabelledClip(clip.clip_id, manifest.locate(clip), CLASSES.index(clip.label))
-            for clip in manifest.in_split(split)
-        )
-        for split in ("train", "val")
-    )
+    manifest = write_clips(tmp_path_factory.mktemp("clips"), num_train=4, num_val=2)
+    train, val = (labelled_clips(manifest, split) for split in ("train", "val"))
     return ClipData(
         train, val, val, SampleSettings(NUM_SEGMENTS, RECIPE.frames, seed=0, input_size=64), SplitPlan("val", "val")
     )

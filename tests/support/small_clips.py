@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.finetune.clip_loader import LabelledClip
 from pipeline.finetune.model import fresh_classifier
-from pipeline.manifest import Clip, write_manifest
+from pipeline.manifest import Clip, read_manifest, write_manifest
 from pipeline.model import save_model
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.recipe import named_recipe
@@ -34,6 +35,13 @@ def write_clips(folder: Path, num_train: int = 7, num_val: int = 5) -> Path:
     path = folder / "small.csv"
     write_manifest(path, clips, CLASSES)
     return path
+
+
+def labelled_clips(path: Path, split: str | None = None) -> tuple[LabelledClip, ...]:
+    """Return the clips of a manifest, or of one split, as the loader of `finetune` takes them."""
+    manifest = read_manifest(path)
+    clips = manifest.clips if split is None else manifest.in_split(split)
+    return tuple(LabelledClip(clip.clip_id, manifest.locate(clip), manifest.class_index(clip.label)) for clip in clips)
 
 
 def write_model(
