@@ -16,7 +16,9 @@ from pipeline.errors import PipelineError
 from pipeline.registry import look_up, unknown_name
 
 GROUPS = ("frames", "head", "training", "finetune")
-OMITTED_DEFAULTS = ("layer_decay", "fixed_views", "crop_schedule", "color_jitter", "erasing")
+# Options of `finetune` that change the training views.
+AUGMENTATIONS = ("crop_schedule", "color_jitter", "erasing")
+OMITTED_DEFAULTS = ("layer_decay", "fixed_views", *AUGMENTATIONS)
 Crops = Literal["multiscale", "published", "mild", "centre"]
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import RunResult
+from pipeline.recipe import AUGMENTATIONS
 
 NOT_RECORDED = "not recorded"
 NUM_DIGITS = 8
 MAX_VALUES = 3
 COMPARISON_FILE = "comparison.json"
-# Options of `finetune` that are recorded only where they are set.
-AUGMENTATIONS = ("crop_schedule", "color_jitter", "erasing")
 
 
 def _recipe_part(run: RunResult, name: str) -> Any:
@@ -40,6 +39,7 @@ def _views(run: RunResult) -> str:
     frames = _recipe_part(run, "frames") or {}
     parts = [f"train {frames.get('crops', NOT_RECORDED)} x {run.metrics.get('num_views', '?')}", "test centre"]
     finetune = _recipe_part(run, "finetune") or {}
+    # Recorded only where they are set.
     changes = [f"{name} {finetune[name]}" for name in AUGMENTATIONS if name in finetune]
     sizes = {"input": run.metrics.get("input_size"), "maps": run.metrics.get("map_size")}
     return ", ".join(

@@ -86,7 +86,7 @@ class StoreContents:
     def _checked(self, record: BlockRecord, key: str, id_of_row: Mapping[int, str]) -> BlockRecord:
         if layout.record_key(record.block) != key:
             raise PipelineError(f"{key} of the store is the record of block {record.block}.")
-        if record.fingerprint not in ("", self.attributes.fingerprint):
+        if not record.belongs_to(self.attributes.fingerprint):
             raise PipelineError(f"{key} of the store was copied from a store with other settings or classes.")
         first = record.block * self.block_clips
         for clip in record.clips:

@@ -62,6 +62,10 @@ class BlockRecord:
     lacking: dict[str, tuple[int, ...]] = field(default_factory=dict)
     fingerprint: str = ""
 
+    def belongs_to(self, fingerprint: str) -> bool:
+        """Return whether a store with this fingerprint may have written the record."""
+        return self.fingerprint in ("", fingerprint)
+
     def views_of(self, offset: int) -> tuple[str, ...]:
         """Return the views of a finished clip of the block."""
         if not self.lacking:
@@ -122,7 +126,7 @@ def current_record(objects: ObjectStore, block: int, fingerprint: str) -> BlockR
         record = None if data is None else read_record(data, key)
     except PipelineError:
         return None
-    return record if record is not None and record.fingerprint in ("", fingerprint) else None
+    return record if record is not None and record.belongs_to(fingerprint) else None
 
 
 def verified(objects: ObjectStore, record: BlockRecord, key: str) -> bytes:

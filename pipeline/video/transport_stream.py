@@ -21,7 +21,8 @@ PACKETS_AT_ONCE = 1_000_000
 def file_without_repetitions(path: Path) -> io.BufferedReader | None:
     """Open a transport stream as a file without its repeated packets; None if there are none, or it is another file."""
     with open(path, "rb") as file:
-        if file.read(1) != bytes([SYNC]) or file.seek(PACKET_BYTES) < 0 or file.read(1) != bytes([SYNC]):
+        start = file.read(PACKET_BYTES + 1)
+        if len(start) <= PACKET_BYTES or not start[0] == start[PACKET_BYTES] == SYNC:
             return None
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     repeated = repeated_packets(data)
