@@ -59,6 +59,7 @@ from pipeline.extract.compute import RunnerConfig, capability_of
 from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Manifest
+from pipeline.onnx_program import capture, has_onnx, load_onnx, to_onnx
 from pipeline.processes import num_cores
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
@@ -227,7 +228,7 @@ def _differences(manifest: Manifest, folder: Path) -> dict[str, float]:
     return {name: difference(values, found["ours, float32"]) for name, values in found.items()}
 
 
-def forward_engines(backbone: str, weights: str, compile_mode: str, folder: Path) -> dict[str, tuple[Engine, str]]:
+def forward_engines(backbone: str, weights: str, compile_mode: str) -> dict[str, tuple[Engine, str]]:
     """Return the engines that are installed here, with their number types; all use one thread."""
     frames = torch.zeros((NUM_SEGMENTS, 3, SIZE, SIZE), dtype=torch.uint8)
     network = build_backbone(backbone, weights)[0]
@@ -240,8 +241,12 @@ def forward_engines(backbone: str, weights: str, compile_mode: str, folder: Path
     for dtype in ("float32", "bfloat16"):
         config = RunnerConfig(dtype, compile_mode, capability_of("cpu"), NUM_SEGMENTS)
         engines[f"ours, {dtype}"] = (_ours(BackboneRunner(build_backbone(backbone, weights)[0], config)), dtype)
-    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
-        engines["ONNX Runtime"] = (_onnx_runtime(network, frames, folder / "backbone.onnx"), "float32")
+    if has_onnx():
+        config = RunnerConfig("float32", "onnxruntime", capability_of("cpu"), NUM_SEGMENTS)
+        runner = BackboneRunner(build_backbone(backbone, weights)[0], config)
+        engines["ours, by ONNX Runtime"] = (_ours(runner), "float32")
+        program = to_onnx(capture(network, frames), "frames", "maps").model_proto.SerializeToString()
+        engines["ONNX Runtime"] = (load_onnx(program, threads=1), "float32")
     if importlib.util.find_spec("openvino"):
         for dtype, hint in (("float32", "f32"), ("bfloat16", "bf16")):
             engines[f"OpenVINO, {dtype}"] = (_openvino(network, frames, hint), dtype)
@@ -256,17 +261,6 @@ def _ours(runner: BackboneRunner) -> Engine:
     return run
 
 
-def _onnx_runtime(network: torch.nn.Module, frames: torch.Tensor, path: Path) -> Engine:
-    import onnxruntime
-
-    torch.onnx.export(network, (frames,), str(path), dynamo=True, input_names=["frames"], verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {"frames": np.ascontiguousarray(pixels.numpy())})[0]
-
-
 def _openvino(network: torch.nn.Module, frames: torch.Tensor, hint: str) -> Engine:
     import openvino
 
@@ -276,14 +270,14 @@ def _openvino(network: torch.nn.Module, frames: torch.Tensor, hint: str) -> Engi
     return lambda pixels: compiled(np.ascontiguousarray(pixels.numpy()))[0].astype(np.float32)
 
 
-def compare_forward(options: argparse.Namespace, folder: Path) -> None:
+def compare_forward(options: argparse.Namespace) -> None:
     """Print processor milliseconds of a clip for each engine, and ours by it in the same number type."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(NUM_SEGMENTS, 3, 14, 14, generator=generator) * 255
     smooth = torch.nn.functional.interpolate(coarse, SIZE, mode="bicubic").clamp(0, 255).to(torch.uint8)
     frames = smooth.contiguous(memory_format=torch.channels_last)
-    engines = forward_engines(options.backbone, options.weights, options.compile, folder)
+    engines = forward_engines(options.backbone, options.weights, options.compile)
     outputs = {name: engine(frames) for name, (engine, _) in engines.items()}  # also a warm-up
     took: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(options.rounds * 3):
@@ -294,11 +288,11 @@ def compare_forward(options: argparse.Namespace, folder: Path) -> None:
                 repeats += 1
             took[name].append((time.process_time() - started) / repeats)
     print(f"\nforward pass of a clip of {NUM_SEGMENTS} frames, {options.backbone}, one thread, processor time")
-    print(f"{'engine':20} {'ms':>8} {'ours is ×':>10} {'difference':>11}")
+    print(f"{'engine':22} {'ms':>8} {'ours is ×':>10} {'difference':>11}")
     for name, (_, dtype) in engines.items():
         factor = statistics.median(own / ours for own, ours in zip(took[name], took[f"ours, {dtype}"], strict=True))
         found = difference(outputs[name], outputs["eager torch"])
-        print(f"{name:20} {statistics.median(took[name]) * 1000:8.1f} {factor:10.2f} {found:11.2g}", flush=True)
+        print(f"{name:22} {statistics.median(took[name]) * 1000:8.1f} {factor:10.2f} {found:11.2g}", flush=True)
         check_difference(name, found, FORWARD_TOLERANCE[dtype])
     for package in ("onnxruntime", "openvino"):
         if importlib.util.find_spec(package) is None:
@@ -325,7 +319,7 @@ def main() -> None:
         if options.only in (None, "processor"):
             compare_extractions(options, Path(name), 0)
         if options.only in (None, "forward"):
-            compare_forward(options, Path(name))
+            compare_forward(options)
 
 
 if __name__ == "__main__":

@@ -408,13 +408,19 @@ class KnownSpeeds:
     jit: float = 0.1
     compiling: float = 20.0
     inductor: float = 0.06
+    converting: float = 5.0
+    onnxruntime: float | None = None  # None: it cannot be converted
     batch_frames: int = 8
 
     def of_jit(self, dtype: str) -> float:
         return self.jit
 
-    def of_compiling(self, dtype: str) -> tuple[float, float]:
-        return self.compiling, self.inductor
+    def of_preparing(self, mode: str, dtype: str) -> tuple[float, float]:
+        if mode == "inductor":
+            return self.compiling, self.inductor
+        if self.onnxruntime is None:
+            raise PipelineError("It cannot be converted to ONNX.")
+        return self.converting, self.onnxruntime
 
 
 def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,12 +444,16 @@ def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypa
 @pytest.mark.parametrize(
     ("num_frames", "speeds", "expected"),
     [
-        (1_000, KnownSpeeds({}), "jit"),  # not worth a measurement
+        (1_000, KnownSpeeds({}, onnxruntime=0.001), "jit"),  # not worth a measurement
         (10_000, KnownSpeeds({}, jit=0.01), "jit"),  # 6 s: compiling cannot pay
         (10_000, KnownSpeeds({}), "inductor"),  # 20 + 37.5 s instead of 62.5 s
         (8_000, KnownSpeeds({}), "jit"),  # 20 + 30 s instead of 50 s
         (10_000, KnownSpeeds({}, inductor=0.09), "jit"),
         (1_000_000, KnownSpeeds({}, inductor=0.09), "inductor"),
+        (10_000, KnownSpeeds({}, onnxruntime=0.07), "onnxruntime"),  # 5 + 43.75 s instead of 57.5 s
+        (1_000_000, KnownSpeeds({}, onnxruntime=0.07), "inductor"),
+        (10_000, KnownSpeeds({}, inductor=0.09, onnxruntime=0.095), "jit"),  # 5 + 59.4 s instead of 62.5 s
+        (1_000_000, KnownSpeeds({}, inductor=0.09, onnxruntime=0.08), "onnxruntime"),
     ],
 )
 def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
@@ -451,7 +461,32 @@ def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
 ) -> None:
     monkeypatch.setattr("pipeline.extract.compute.num_cores", lambda: 2)
     monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: True)
+    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: True)
     assert choose_compile_mode("auto", "cpu", num_frames, "float32", speeds)[0] == expected
+
+
+def test_onnx_runtime_is_chosen_only_in_float32_and_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = KnownSpeeds({}, onnxruntime=0.01)
+    monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
+    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: True)
+    mode, why = choose_compile_mode("auto", "cpu", 10**6, "float32", speeds)
+    assert mode == "onnxruntime"
+    assert "The backbone runs by onnxruntime: 1,000,000 frames take" in why
+    assert choose_compile_mode("auto", "cpu", 10**6, "bfloat16", speeds)[0] == "jit"
+    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: False)
+    assert choose_compile_mode("auto", "cpu", 10**6, "float32", speeds)[0] == "jit"
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", "bfloat16"), ("cuda", "float32")])
+def test_onnx_runtime_on_a_gpu_or_in_bfloat16_is_refused(device: str, dtype: str) -> None:
+    with pytest.raises(PipelineError, match=rf"float32 on the CPU, but the request has {dtype} on {device}\. Use auto"):
+        choose_compile_mode("onnxruntime", device, 10, dtype, KnownSpeeds({}))
+
+
+def test_onnx_runtime_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.onnx_program._missing_packages", lambda: ["onnxruntime"])
+    with pytest.raises(PipelineError, match=r"needs onnxruntime\. Install the extra: .*; or use auto\."):
+        choose_compile_mode("onnxruntime", "cpu", 10, "float32", KnownSpeeds({}))
 
 
 def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest: Manifest) -> None:
@@ -463,6 +498,7 @@ def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest
 
 def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
+    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: False)
     mode, said = choose_compile_mode("auto", "cpu", 10**6, "float32", KnownSpeeds({}))
     assert mode == "jit"
     assert "No C++ compiler" in said

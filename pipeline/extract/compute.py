@@ -19,10 +19,11 @@ from pipeline.calibration import choose_dtype as faster_dtype
 from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
+from pipeline.onnx_program import has_onnx, require_onnx
 from pipeline.processes import num_cores
 
 DTYPES = ("auto", "float32", "bfloat16")
-COMPILE_MODES = ("auto", "inductor", "jit", "eager")
+COMPILE_MODES = ("auto", "inductor", "onnxruntime", "jit", "eager")
 
 # Bound on ||bf16 - fp32|| / ||fp32|| of the maps of real frames. SqueezeNet has 0.020 to 0.027 with ImageNet weights
 # and 0.017 with the bundled ones, and about half of it after pooling (`benchmarks/backbones.py`), without a loss of
@@ -31,7 +32,8 @@ BFLOAT16_ERROR_BOUND = 0.03
 
 # Below this number of frames, extraction takes seconds with any setting, so that measuring is not worthwhile.
 FRAMES_WORTH_COMPILING = 4000
-# Compiling takes 5 to 30 seconds per process. This is its largest speed-up of a batch (benchmarks/backbones.py).
+# Compiling takes 5 to 30 seconds per process, and conversion to ONNX 5 to 13. This is the largest speed-up of a batch
+# (benchmarks/backbones.py, benchmarks/peers.py).
 LEAST_COMPILING_SECONDS = 5.0
 LARGEST_COMPILED_GAIN = 1.7
 
@@ -104,17 +106,25 @@ def choose_decode_threads(asked: int | None, device: str) -> int:
     return int(CPU_COUNT)
 
 
-def known_compile_mode(asked: str, device: str) -> str:
+def known_compile_mode(asked: str, device: str, dtype: str = "float32") -> str:
     """Check a compile mode and return it.
 
     Raises:
-        PipelineError: an unknown mode, or `inductor` without a C++ compiler.
+        PipelineError: an unknown mode, `inductor` without a C++ compiler, or `onnxruntime` without its packages, on a
+            GPU or in another type than float32.
     """
     if asked not in COMPILE_MODES:
         raise PipelineError(f"`compile` (={asked!r}) must be one of {', '.join(COMPILE_MODES)}.")
     # For a GPU, Triton includes a compiler.
     if asked == "inductor" and not device.startswith("cuda") and not has_compiler():
         raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use auto.")
+    if asked == "onnxruntime":
+        if device.startswith("cuda") or dtype != "float32":
+            raise PipelineError(
+                "`compile` (='onnxruntime') runs in float32 on the CPU, "
+                f"but the request has {dtype} on {device}. Use auto."
+            )
+        require_onnx("`compile` (='onnxruntime')", "use auto")
     return asked
 
 
@@ -126,41 +136,49 @@ class Speeds(Protocol):
     @property
     def of_dtypes(self) -> Mapping[str, float]: ...
     def of_jit(self, dtype: str) -> float: ...
-    def of_compiling(self, dtype: str) -> tuple[float, float]: ...
+    def of_preparing(self, mode: str, dtype: str) -> tuple[float, float]: ...
 
 
 def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, speeds: Speeds) -> tuple[str, str]:
     """Return the compile mode for `num_frames` frames, and a message if it is not the obvious one.
 
-    `auto` compiles if that saves more time than it takes, by the measured seconds of a batch. The uncompiled batch is
-    measured first, so that a small extraction compiles nothing.
+    `auto` takes the mode whose preparation and batches take the least time together, by their measured seconds. A mode
+    is measured only where its preparation can pay, so that a small extraction prepares nothing.
 
     Raises:
-        PipelineError: an unknown mode, or `inductor` without a C++ compiler.
+        PipelineError: a mode that is unknown, or that this machine lacks.
     """
-    asked = known_compile_mode(asked, device)
+    asked = known_compile_mode(asked, device, dtype)
     if asked != "auto":
         return asked, ""
-    can_compile = device.startswith("cuda") or has_compiler()
+    is_gpu = device.startswith("cuda")
     if num_frames < FRAMES_WORTH_COMPILING:
         return "jit", ""
-    if not can_compile:
-        return "jit", "No C++ compiler found: the backbone runs frozen but not compiled, at about half the speed."
-    if device.startswith("cuda"):
+    if is_gpu:
         return "inductor", ""
+    # The mode that is prepared faster comes first, because it can make the other one not worth a measurement.
+    can_run = {"onnxruntime": dtype == "float32" and has_onnx(), "inductor": has_compiler()}
     num_batches = num_frames / speeds.batch_frames / num_cores()
-    without = num_batches * speeds.of_jit(dtype)
-    left_as_it_is = f"The backbone is not compiled: {num_frames:,} frames take only {without:.0f} s without compiling."
-    if without * (1 - 1 / LARGEST_COMPILED_GAIN) < LEAST_COMPILING_SECONDS:
-        return "jit", left_as_it_is
-    compiling, batch = speeds.of_compiling(dtype)
-    with_it = compiling + num_batches * batch
-    if with_it >= without:
-        return "jit", left_as_it_is
-    return (
-        "inductor",
-        f"The backbone is compiled: {num_frames:,} frames take {with_it:.0f} s instead of {without:.0f} s.",
-    )
+    seconds = {"jit": num_batches * speeds.of_jit(dtype)}
+    about: list[str] = []
+    for mode in (mode for mode, can in can_run.items() if can):
+        if min(seconds.values()) * (1 - 1 / LARGEST_COMPILED_GAIN) < LEAST_COMPILING_SECONDS:
+            break
+        try:
+            preparing, batch = speeds.of_preparing(mode, dtype)
+        except PipelineError as error:  # ONNX does not have every operation
+            about.append(str(error))
+            continue
+        seconds[mode] = preparing + num_batches * batch
+    best = min(seconds, key=lambda mode: seconds[mode])
+    took = f"{num_frames:,} frames take {seconds[best]:.0f} s"
+    if best != "jit":
+        about.append(f"The backbone runs by {best}: {took} instead of {seconds['jit']:.0f} s.")
+    elif any(can_run.values()):
+        about.append(f"The backbone is not compiled: {took} without compiling.")
+    else:
+        about.append("No C++ compiler found: the backbone runs frozen but not compiled, at about half the speed.")
+    return best, " ".join(about)
 
 
 def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | None, speeds: Speeds) -> tuple[str, str]:

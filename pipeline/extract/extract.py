@@ -20,6 +20,7 @@ from pipeline.extract.fatal_suspects import without_fatal_clips
 from pipeline.extract.provenance import clip_exists
 from pipeline.extract.resolve import resolve_settings
 from pipeline.manifest import Manifest
+from pipeline.onnx_program import ONNX_PACKAGES
 from pipeline.progress import Progress
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.settings.extract import ExtractSettings
@@ -100,13 +101,15 @@ def extract_features(
             # Check the whole request before anything is deleted.
             remove_store(objects)
             size = request.block_clips or default_block_clips(len(manifest.clips))
+            engine = ONNX_PACKAGES if setup.settings.compile_mode == "onnxruntime" else ()
+            packages = (*PACKAGES, *backbone.packages, *engine)
             provenance = {
                 "manifest": path_from(location, manifest.path),
                 "root": path_from(location, manifest.root),
                 "weights": request.weights if weights.name in WEIGHTS_NAMES else path_from(location, request.weights),
                 "weights_note": weights.note,
                 # Without the tag of a build such as +cpu, which does not affect the store.
-                "versions": {name: version(name).partition("+")[0] for name in (*PACKAGES, *backbone.packages)},
+                "versions": {name: version(name).partition("+")[0] for name in packages},
             }
             store = FeatureStore.create(location, setup.settings, manifest.classes, size, provenance)
         setup = replace(setup, block_clips=store.block_clips)

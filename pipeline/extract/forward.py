@@ -14,11 +14,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.backbones import Backbone, pooled
-from pipeline.errors import ClipError
+from pipeline.errors import ClipError, PipelineError
 from pipeline.extract.compute import RunnerConfig
+from pipeline.onnx_program import capture, load_onnx, to_onnx
+
+# Bound on ||maps of ONNX Runtime - maps of torch|| / ||maps of torch||, both in float32; SqueezeNet has 4e-7.
+ONNX_ERROR_BOUND = 1e-4
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -145,6 +149,8 @@ class BackboneRunner:
         run: Any = self._backbone
         if self.compute.compile_mode == "eager":
             return self._backbone
+        if self.compute.compile_mode == "onnxruntime":
+            return in_onnx_runtime(self._backbone, self._example)
         with warnings.catch_warnings(), torch.no_grad():
             # torch warns about tracing; with a fixed shape, the trace is always valid.
             warnings.simplefilter("ignore")
@@ -156,6 +162,54 @@ class BackboneRunner:
                 for _ in range(2):
                     run(self._example)
         return cast("Callable[[Tensor], Tensor]", run)
+
+
+def in_onnx_runtime(backbone: Backbone, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a function that computes the maps of a backbone in ONNX Runtime, with as many threads as torch has.
+
+    Shape:
+        example: (B, 3, H, W), uint8, channels last in memory; the function takes batches of this shape.
+
+    Raises:
+        PipelineError: torch cannot convert the backbone, or the converted one gives other maps.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, example.shape, dtype=torch.uint8, generator=generator)
+    try:
+        with torch.no_grad():
+            expected = backbone(frames)
+            program = to_onnx(capture(_ChannelsLast(backbone), frames.permute(0, 2, 3, 1)), "frames", "maps")
+        run_program = load_onnx(program.model_proto.SerializeToString(), torch.get_num_threads())
+    # torch and ONNX Runtime raise errors of many types.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise PipelineError(
+            f"`compile` is onnxruntime, but {backbone.name} cannot be converted to ONNX ({lines[0]}). Use jit or auto."
+        ) from error
+
+    def run(batch: Tensor) -> Tensor:
+        return torch.from_numpy(run_program(batch.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+    difference = float((run(frames) - expected).norm() / expected.norm().clamp_min(1e-12))
+    # `not <=` is also true for NaN.
+    if not difference <= ONNX_ERROR_BOUND:
+        raise PipelineError(
+            f"`compile` is onnxruntime, but its maps of {backbone.name} differ from torch's by {difference:.2g} of "
+            f"their norm (bound {ONNX_ERROR_BOUND:g}). Use jit or auto."
+        )
+    return run
+
+
+class _ChannelsLast(nn.Module):
+    """A backbone whose frames and maps are channels last, as they are in memory."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, frames: Tensor) -> Tensor:
+        maps: Tensor = self.backbone(frames.permute(0, 3, 1, 2))
+        return maps.permute(0, 2, 3, 1)
 
 
 def _to_pinned(values: Tensor) -> Tensor:

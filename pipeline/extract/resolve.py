@@ -65,6 +65,8 @@ def resolve_settings(
         batch_frames = store.settings.batch_frames
     speeds = BackboneSpeeds(backbone, request.device, batch_frames, Calibration(request.calibration))
     trial = None
+    if dtype == "auto" and compile_mode == "onnxruntime":
+        dtype = "float32"
     if dtype == "auto" and multiplies_bfloat16_fast(request.device):
         trial = _frames_for_trial(manifest, backbone, (num_segments or 8) * backbone.frames_per_map)
     dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial, speeds)

@@ -41,20 +41,24 @@ class BackboneSpeeds:
         steps = {"jit": partial(self._step, dtype, "jit")}
         return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps)["jit"]
 
-    def of_compiling(self, dtype: str) -> tuple[float, float]:
-        """Measure the seconds to compile and per compiled batch; the first measurement compiles."""
+    def of_preparing(self, mode: str, dtype: str) -> tuple[float, float]:
+        """Measure the seconds to prepare a compile mode (to compile or convert the backbone), and per batch then.
+
+        Raises:
+            PipelineError: the backbone cannot be run in this mode.
+        """
         spent: list[float] = []
         key = {**self._sizes(), "dtype": dtype}
 
-        def compiled() -> Step:
+        def prepared() -> Step:
             started_at = time.perf_counter()
-            step = self._step(dtype, "inductor")
+            step = self._step(dtype, mode)
             spent.append(time.perf_counter() - started_at)
             return step
 
-        batch = self.calibration.measure("backbone, inductor", key, {"inductor": compiled})["inductor"]
-        compiling = self.calibration.note("backbone, compiling", key, spent[0] if spent else None)
-        return compiling, batch
+        batch = self.calibration.measure(f"backbone, {mode}", key, {mode: prepared})[mode]
+        preparing = self.calibration.note(f"backbone, preparing {mode}", key, spent[0] if spent else None)
+        return preparing, batch
 
     def _sizes(self) -> dict[str, Any]:
         return {

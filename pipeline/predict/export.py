@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +16,14 @@ from pipeline.backbones import pooled
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
 from pipeline.model import Classifier
+from pipeline.onnx_program import Run, capture, load_onnx, require_onnx, to_onnx
 
 INPUT, OUTPUT = "frames", "scores"
 BATCH = "batch"
-ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # Other batch sizes than that of the example (2), so that a fixed batch size is detected.
 CHECKED_BATCHES = (1, 3)
 EXAMPLE_BATCH = 2
 CHECK_SEED = 0
-
-Run = Callable[[Tensor], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) ->
         raise PipelineError(f"{path} must end in .onnx, or in .pt2 for torch.export.")
     kind, write = kinds[path.suffix]
     if path.suffix == ".onnx":
-        require_onnx()
+        require_onnx("Export to ONNX", "write a .pt2, which needs no further package")
     spec = classifier.spec
     size = int(spec.preprocessing["input_size"])
     shape = (spec.num_segments, 3, size, size)
@@ -93,20 +87,6 @@ def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) ->
             )
         num_bytes = aside.stat().st_size
     return Exported(path, kind, shape, num_bytes, difference, CHECKED_BATCHES)
-
-
-def require_onnx() -> None:
-    """Check that the packages of the extra `onnx` are installed.
-
-    Raises:
-        PipelineError: one is missing.
-    """
-    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise PipelineError(
-            f"Export to ONNX needs {', '.join(missing)}. Install the extra: pip install 'st-pipeline[onnx]' "
-            "(in a checkout: pip install -e '.[onnx]'); or write a .pt2, which needs no further package."
-        )
 
 
 def largest_difference(model: nn.Module, run: Run, shape: Sequence[int]) -> float:
@@ -140,46 +120,16 @@ def _write_program(model: nn.Module, example: Tensor, path: Path) -> Run:
 
 
 def _write_onnx(model: nn.Module, example: Tensor, path: Path) -> Run:
-    import onnxruntime
-
-    program = _captured(model, example)
-    with _quiet():
-        written = torch.onnx.export(program, (), dynamo=True, input_names=[INPUT], output_names=[OUTPUT],
-            dynamic_shapes={"frames": {0: BATCH}}, verbose=False)  # fmt: skip
-    assert written is not None
+    program = to_onnx(_captured(model, example), INPUT, OUTPUT, {INPUT: {0: BATCH}})
     # One file: separate weights would be lost when the file is moved.
-    written.save(path, external_data=False)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(frames: Tensor) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = session.run([OUTPUT], {INPUT: frames.numpy()})[0]
-        return scores
-
-    return run
+    program.save(path, external_data=False)
+    return load_onnx(path)
 
 
 def _captured(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim(BATCH)
-    with _quiet():
-        return torch.export.export(model, (example,), dynamic_shapes={"frames": {0: batch}})
+    return capture(model, example, {INPUT: {0: torch.export.Dim(BATCH)}})
 
 
 def _frames(batch: int, shape: Sequence[int]) -> Tensor:
     generator = torch.Generator().manual_seed(CHECK_SEED + batch)
     return torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress torch's internal messages while it captures a model (recurrent layers: `_flat_weights`)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -57,7 +57,7 @@ class Scorer:
             moved = Classifier(backbone.to(self.device), self.head, self.spec)
             self._end_to_end = EndToEnd(moved, choose_runtime(device, self.dtype)).eval()
         else:
-            mode = extraction_compute.known_compile_mode(compile_mode, device)
+            mode = extraction_compute.known_compile_mode(compile_mode, device, self.dtype)
             capability = extraction_compute.capability_of(device)
             batch_frames = extraction_compute.batch_frames_of(self.spec.num_segments)
             how = extraction_compute.RunnerConfig(self.dtype, mode, capability, batch_frames, device)

@@ -72,8 +72,9 @@ class ExtractSettings(Settings):
     )
     compile: str = option(
         "auto",
-        "How the backbone is compiled; auto: by the number of frames.",
-        choices=("auto", "inductor", "jit", "eager"),
+        "How the backbone is run. inductor: compiled by torch; onnxruntime: float32 on the CPU, with the extra [onnx]; "
+        "jit: frozen; eager: as it is; auto: the fastest here for the number of frames.",
+        choices=("auto", "inductor", "onnxruntime", "jit", "eager"),
     )
     calibration: Path | None = option(None, CALIBRATION_HELP)
     device: str = option("cpu", f"Device of the backbone: {DEVICE_HELP}")

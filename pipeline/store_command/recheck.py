@@ -13,6 +13,7 @@ from pipeline.extract.compute import RunnerConfig, capability_of, device_like
 from pipeline.extract.provenance import clip_exists, digest_of
 from pipeline.extract.worker import Worker
 from pipeline.manifest import Manifest
+from pipeline.onnx_program import has_onnx
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.quantise import MAX_CODE
 from pipeline.store.settings import StoreSettings
@@ -76,8 +77,8 @@ def _digest(location: str) -> str:
 def compute_like(settings: StoreSettings) -> RunnerConfig:
     """Return the configuration with which a store was computed, as far as this machine supports it."""
     device = device_like(settings.capability)
-    can_compile = device == "cuda" or has_compiler()
-    mode = settings.compile_mode if settings.compile_mode != "inductor" or can_compile else "jit"
+    lacking = {"inductor": device != "cuda" and not has_compiler(), "onnxruntime": not has_onnx()}
+    mode = "jit" if lacking.get(settings.compile_mode) else settings.compile_mode
     dtype = settings.compute_dtype if multiplies_bfloat16_fast(device) else "float32"
     return RunnerConfig(dtype, mode, capability_of(device), settings.batch_frames, device)
 
