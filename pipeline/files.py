@@ -45,9 +45,9 @@ def atomic_path(path: Path, *, clears: bool = True) -> Iterator[Path]:
     except PipelineError:
         raise
     except Exception as error:
-        # Libraries report a full disk with various exceptions.
-        cause = error if getattr(error, "errno", None) in FULL else _stated_cause(error) or _error_of_more(aside)
-        if not isinstance(cause, OSError):
+        # Libraries report a full or failing disk with various exceptions.
+        cause = _system_error(error) or _error_of_more(aside)
+        if cause is None:
             raise
         raise UnwritableError(path, cause) from error
     finally:
@@ -80,10 +80,18 @@ class UnwritableError(PipelineError):
         super().__init__(f"{path} could not be written: {self.strerror}. {way_out}, and run the same command again.")
 
 
-def _stated_cause(error: Exception) -> OSError | None:
-    """Return the error of the system that a library written in Rust names in its text, such as `(os error 28)`."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found and int(found[1]) in FULL else None
+def _system_error(error: BaseException | None) -> OSError | None:
+    """Return the error of a full or failing disk behind an exception: itself, or one before it.
+
+    A library written in Rust names it in its text, such as `(os error 28)`.
+    """
+    while error is not None:
+        named = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(named[1]) if named else getattr(error, "errno", None)
+        if number in FULL or number in FAILING:
+            return OSError(number, os.strerror(number))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _error_of_more(path: Path) -> OSError | None:

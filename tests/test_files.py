@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.torture.commands import build_failing_disk
 from pipeline.errors import ClipError, PipelineError, ShapeError, transient_kind
 from pipeline.files import UnwritableError, atomic_path, clear_parts, sha256_of_file, write_json, write_text
 from pipeline.registry import look_up
@@ -273,3 +274,75 @@ def test_a_failing_disk_is_a_sentence_with_the_file(
     with pytest.raises(PipelineError, match=rf"report.txt could not be written: {os.strerror(number)}. Check the disk"):
         write_text(tmp_path / "report.txt", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+FAILING = """
+import ctypes, errno, sys
+from pathlib import Path
+import safetensors.torch, torch
+from matplotlib.figure import Figure
+from PIL import Image
+from pipeline.files import UnwritableError, atomic_path, write_text
+from pipeline.hdf5_output import hdf5_to_write
+from pipeline.training.checkpoint import write_checkpoint
+
+disk = ctypes.CDLL(None)
+target = Path(sys.argv[2])
+values = torch.rand(100_000)
+
+def with_hdf5(path):
+    with hdf5_to_write(path, "w") as file:
+        file["values"] = values.numpy()
+
+def with_figure(path):
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    figure.savefig(path, format="png")
+
+writers = {
+    "text": lambda path: path.write_text("text"),
+    "safetensors": lambda path: safetensors.torch.save_file({"values": values}, path),
+    "hdf5": with_hdf5,
+    "image": lambda path: Image.fromarray(values.mul(255).byte().numpy().reshape(250, 400)).save(path, format="BMP"),
+    "figure": with_figure,
+}
+
+def write():
+    if sys.argv[1] == "checkpoint":
+        return write_checkpoint(target, "digest", {"values": values, "more": [values[:9].clone(), 1]})
+    with atomic_path(target) as aside:
+        writers[sys.argv[1]](aside)
+
+disk.let_fail(ctypes.c_long(0), 0)
+write()
+num_calls = disk.calls_made()
+for error in (errno.EIO, errno.ESTALE, errno.ENOSPC):
+    num_refused = 0
+    for number in range(1, num_calls + 1):
+        target.unlink(missing_ok=True)
+        disk.let_fail(ctypes.c_long(number), error)
+        try:
+            write()
+            assert target.exists()
+        except UnwritableError:
+            num_refused += 1
+            assert not target.exists()
+        disk.let_fail(ctypes.c_long(0), 0)
+        left = [path.name for path in target.parent.iterdir() if path != target]
+        assert not left, left
+    # If mkdir fails, the folder may exist all the same.
+    print(error, num_refused == num_calls - (error != errno.ENOSPC) > 3)
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("library", ["text", "safetensors", "checkpoint", "hdf5", "image", "figure"])
+def test_a_disk_that_fails_at_any_call_is_a_sentence_whatever_library_writes(library: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    environment = {**os.environ, "LD_PRELOAD": build_failing_disk(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, library, tmp_path / "out" / "file"],
+        capture_output=True, text=True, timeout=100, env=environment,
+    )  # fmt: skip
+    expected = [f"{error} True" for error in (errno.EIO, errno.ESTALE, errno.ENOSPC)]
+    assert done.stdout.splitlines() == expected, done.stderr

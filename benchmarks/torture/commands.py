@@ -13,9 +13,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import faulthandler
-import functools
 import gc
-import itertools
 import json
 import os
 import resource
@@ -23,10 +21,11 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -46,18 +45,23 @@ PRELOADED = (
 )  # fmt: skip
 # Of capabilities(7) and prctl(2).
 _CAP_DAC_OVERRIDE, _CAPABILITY_VERSION, _PR_CAPBSET_DROP = 1, 0x20080522, 24
-FALLIBLE = ("fsync", "replace", "mkdir")
+# Variables of the environment that failing_disk.c and its server read.
+IS_FAILING, FAILING_CALL = "DISK_CAN_FAIL", "FAILING_CALL"
 OUTPUT, SCRATCH = "output.txt", "tmp"
 START_SECONDS, TIMEOUT_SECONDS = 600.0, 600.0
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. `code`: exit code, or minus the number of the signal."""
+    """How a command ended.
+
+    code: exit code, or minus the number of the signal. num_calls: calls that write to files, if they can fail.
+    """
 
     code: int
     output: str
     seconds: float
+    num_calls: int = 0
 
     @property
     def has_traceback(self) -> bool:
@@ -65,10 +69,19 @@ class Ended:
 
 
 class Commands:
-    """Context manager of the server process."""
+    """Context manager of the server process.
+
+    can_fail: whether the disk of a command can be made to fail, which takes a C compiler.
+    """
+
+    def __init__(self, can_fail: bool = False) -> None:
+        self._can_fail = can_fail
 
     def __enter__(self) -> Commands:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        self._scratch = tempfile.TemporaryDirectory()
+        if self._can_fail:
+            environment |= {"LD_PRELOAD": build_failing_disk(Path(self._scratch.name)), IS_FAILING: "1"}
         self._server = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
@@ -90,6 +103,7 @@ class Commands:
             self._server.wait()
         assert self._server.stdout is not None
         self._server.stdout.close()
+        self._scratch.cleanup()
 
     def start(
         self,
@@ -104,7 +118,8 @@ class Commands:
         limits: by resource (`resource.RLIMIT_…`), the limit that the process gets; for `RLIMIT_AS`, the bytes beyond
             those that it has at its start.
         obeys_modes: whether the modes of files hold for the process although it runs as root.
-        failing: a number and an error (`errno.E…`): of all calls of `FALLIBLE`, the one with this number fails.
+        failing: a number and an error (`errno.E…`): of all calls that write, the one with this number fails; after
+            `ENOSPC` all later ones fail, too.
         """
         (folder / SCRATCH).mkdir(exist_ok=True)
         assert self._server.stdin is not None
@@ -116,7 +131,7 @@ class Commands:
             "failing": failing,
         }
         self._server.stdin.write(json.dumps(request) + "\n")
-        pid = self._read(TIMEOUT_SECONDS)
+        (pid,) = self._read(TIMEOUT_SECONDS)
         if pid <= 1:  # signals to these ids would reach other processes
             raise RuntimeError(f"the server answers {pid} instead of a process id")
         return Command(self, folder, pid)
@@ -127,11 +142,11 @@ class Commands:
         """Run a command to its end."""
         return self.start(arguments, folder, limits, obeys_modes).wait()
 
-    def _read(self, seconds: float) -> int:
+    def _read(self, seconds: float) -> list[int]:
         assert self._server.stdout is not None
         if not select.select([self._server.stdout], [], [], seconds)[0]:
             raise TimeoutError
-        return int(self._server.stdout.readline())
+        return [int(word) for word in self._server.stdout.readline().split()]
 
 
 class Command:
@@ -148,8 +163,9 @@ class Command:
 
     def wait(self, seconds: float = TIMEOUT_SECONDS) -> Ended:
         """Wait for the end; a command that takes longer is killed."""
+        num_calls = 0
         try:
-            code = self._commands._read(seconds)
+            code, num_calls = self._commands._read(seconds)
         except TimeoutError:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)  # prints where each thread is
@@ -158,7 +174,7 @@ class Command:
             self._commands._read(TIMEOUT_SECONDS)
             code = -signal.SIGALRM
         output = (self._folder / OUTPUT).read_text(errors="replace")
-        return Ended(code, output, time.monotonic() - self._started_at_seconds)
+        return Ended(code, output, time.monotonic() - self._started_at_seconds, num_calls)
 
     def processes_left(self, seconds: float = 20.0) -> list[str]:
         """Return the command lines of its processes that still run after some seconds, and end them."""
@@ -182,22 +198,34 @@ class Command:
         return alive
 
 
+def build_failing_disk(folder: Path) -> str:
+    """Compile `failing_disk.c` into a folder and return the path of the library."""
+    library = folder / "failing_disk.so"
+    source = Path(__file__).with_name("failing_disk.c")
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return str(library)
+
+
 def _serve() -> None:
     for name in PRELOADED:
         import_module(name)
     gc.collect()
     gc.freeze()  # the collector of a fork would copy the memory of all packages
+    disk = ctypes.CDLL(None) if IS_FAILING in os.environ else None
     print(0, flush=True)
     for line in sys.stdin:
+        if disk is not None:
+            disk.let_fail(ctypes.c_long(0), 0)
         pid = os.fork()
         if pid == 0:
-            _end(_become(json.loads(line)))
+            _end(_become(json.loads(line), disk))
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        num_calls = 0 if disk is None else disk.calls_made()
+        print(os.waitstatus_to_exitcode(status), num_calls, flush=True)
 
 
-def _become(request: dict[str, Any]) -> int:
+def _become(request: dict[str, Any], disk: ctypes.CDLL | None) -> int:
     """Make the forked process look as if it had been started by a shell in the folder, and run the command."""
     os.setsid()
     folder = request["folder"]
@@ -213,10 +241,12 @@ def _become(request: dict[str, Any]) -> int:
     for kind, limit in request["limits"]:
         own = limit + psutil.Process().memory_info().vms if kind == resource.RLIMIT_AS else limit
         resource.setrlimit(kind, (own, own))
-    if request["failing"] is not None:
-        _let_fail(*request["failing"])
     if request["obeys_modes"] and os.geteuid() == 0:
         _obey_modes()
+    if disk is not None:
+        number, error = request["failing"] or (0, 0)
+        os.environ[FAILING_CALL] = f"{number} {error}"  # for the processes that the command starts
+        disk.let_fail(ctypes.c_long(number), error)
     try:
         import_module("pipeline.cli").main()
     except SystemExit as ended:
@@ -237,19 +267,6 @@ def _obey_modes() -> None:
         capabilities[number] &= ~(1 << _CAP_DAC_OVERRIDE)
     if libc.capset(header, capabilities):
         raise OSError(ctypes.get_errno(), "capset failed")
-
-
-def _let_fail(number: int, error: int) -> None:
-    """Let one call of the functions that write, flush or move files fail, as a disk or a network drive may do."""
-    calls = itertools.count(1)
-
-    def fallible(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        if next(calls) == number:
-            raise OSError(error, os.strerror(error))
-        return function(*arguments, **options)
-
-    for name in FALLIBLE:
-        setattr(os, name, functools.partial(fallible, getattr(os, name)))
 
 
 def _end(code: int) -> NoReturn:

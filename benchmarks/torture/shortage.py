@@ -2,7 +2,8 @@
 
 Each command of a tiny study runs once with little memory (`ulimit -v`), few open files (`ulimit -n`), small files
 (`ulimit -f`), without permission to write (to its folder, its temporary folder or its cache), with a disk that fails
-once (EIO, ESTALE) or, where a tmpfs can be mounted, on a disk that is nearly full; then once more without the shortage.
+at one call that writes (EIO, ESTALE, or ENOSPC from then on; takes a C compiler), or, where a tmpfs can be mounted, on
+a disk that is nearly full; then once more without the shortage.
 Exit code 1 where the first run ends with a traceback, a signal or a hang, or where the second does not end as an
 undisturbed run does, to the byte and without a file left over.
 
@@ -15,6 +16,7 @@ import errno
 import math
 import random
 import resource
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -31,8 +33,7 @@ MIB = 1 << 20
 SHORTAGES = ("memory", "open files", "file size", "disk", "permission", "failing disk")
 _LIMITS = {"memory": resource.RLIMIT_AS, "open files": resource.RLIMIT_NOFILE, "file size": resource.RLIMIT_FSIZE}
 _FILLER = "filler"
-# Calls that write: commands of the study make 10 to 150 of them.
-MAX_CALLS, ERRORS = 60, (errno.EIO, errno.ESTALE)
+ERRORS = (errno.EIO, errno.ESTALE, errno.ENOSPC)
 # What may not be written to: the folder of the command, or one of those in it.
 WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 CACHE = f"{SCRATCH}/cache"
@@ -62,7 +63,7 @@ def run(
     outcomes: dict[str, dict[str, Outcome]] = {kind: {} for kind in kinds}
     study, place = folder / "study", folder / "run"
     place.mkdir(exist_ok=True)
-    with Commands() as commands:
+    with Commands(can_fail="failing disk" in kinds) as commands:
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
         for number in numbers_until(num_runs, max_seconds):
@@ -83,7 +84,7 @@ def _amount(kind: str, undisturbed: Undisturbed, rng: random.Random) -> int:
     if kind == "memory":
         return rng.randrange(MIB, 700 * MIB)
     if kind == "failing disk":
-        return rng.randrange(1, MAX_CALLS)
+        return rng.randrange(1, undisturbed.num_calls + 1)
     if kind == "permission":
         return rng.randrange(len(UNWRITABLE))
     if kind == "open files":
@@ -109,7 +110,7 @@ def _run_short(
             _fill(place, amount)
         if kind == "permission":
             _forbid(place, UNWRITABLE[amount])
-        failing = (amount, ERRORS[amount % 2]) if kind == "failing disk" else None
+        failing = (amount, ERRORS[amount % len(ERRORS)]) if kind == "failing disk" else None
         command = commands.start(
             arguments, place, {_LIMITS[kind]: amount} if kind in _LIMITS else {}, kind == "permission", failing
         )
@@ -165,6 +166,8 @@ def _forbid(place: Path, what: str) -> None:
 
 
 def _can_provoke(kind: str, folder: Path) -> bool:
+    if kind == "failing disk":
+        return shutil.which("cc") is not None
     return kind != "disk" or _can_mount(folder)
 
 
@@ -214,7 +217,7 @@ def main() -> None:
     table = as_table(outcomes)
     for kind in shortages:
         if kind not in outcomes:
-            table += f"\nA shortage was left out, because it takes root: {kind}."
+            table += f"\nA shortage was left out, because it takes root or a C compiler: {kind}."
     finish(table, (line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong))
 
 

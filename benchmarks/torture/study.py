@@ -101,11 +101,12 @@ def copy_inputs(study: Path, step: Step, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The end of a command that nothing disturbs: every file in its folder, those that it wrote, and its time."""
+    """The end of a command that nothing disturbs: all files in its folder, those that it wrote, its time and calls."""
 
     files: dict[str, bytes]
     written: dict[str, bytes]
     seconds: float
+    num_calls: int
 
 
 def run_undisturbed(commands: Commands, study: Path, folder: Path, names: Iterable[str]) -> dict[str, Undisturbed]:
@@ -119,7 +120,7 @@ def run_undisturbed(commands: Commands, study: Path, folder: Path, names: Iterab
             raise RuntimeError(f"{name}, undisturbed: {ended.output}")
         files = contents(folder)
         written = {key: data for key, data in files.items() if before.get(key) != data}
-        found[name] = Undisturbed(files, written, ended.seconds)
+        found[name] = Undisturbed(files, written, ended.seconds, ended.num_calls)
     return found
 
 

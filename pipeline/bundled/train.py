@@ -274,8 +274,9 @@ def _save(
         "averaged": averaged,
         "optimiser": optimiser.state_dict(),
     }
-    with atomic_path(path) as aside:
-        torch.save(state, aside)
+    # Given a path, torch hides the error of a full or failing disk.
+    with atomic_path(path) as aside, open(aside, "wb") as file:
+        torch.save(state, file)
 
 
 def _restore(
