@@ -20,9 +20,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import cli
+from pipeline.errors import PipelineError
+from pipeline.files import write_text
 from pipeline.init import command as init_command
+from pipeline.init import folder as folder_module
 from pipeline.init import plan as planning
-from pipeline.init.folder import set_up_tools
+from pipeline.init.folder import UNFINISHED, set_up_tools
 from pipeline.init.plan import estimate, make_plan
 from pipeline.init.rates import BackboneRate, Machine, measure_machine
 from pipeline.init.render import yaml_text
@@ -58,7 +61,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure no backbone, and run neither Git nor DVC, except in the tests that take `tools`."""
     monkeypatch.setattr(init_command, "measure_machine", lambda names, *others: machine(*names))
-    monkeypatch.setattr(init_command, "set_up_tools", lambda folder: [])
+    monkeypatch.setattr(init_command, "set_up_tools", lambda folder, new: [])
 
 
 @pytest.fixture
@@ -123,6 +126,54 @@ def test_nothing_is_overwritten(clips: Path, tmp_path: Path, name: str) -> None:
     assert name in said
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == "# mine\n"
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("failing", ["write", "git", "dvc", "config", "template"])
+def test_after_a_failure_the_same_command_completes(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    whole, study = tmp_path / "whole", tmp_path / "study"
+    init(clips, "--out", whole, cwd=tmp_path)
+    (study).mkdir()
+    (study / "mine.txt").write_text("mine")
+
+    def fails(path: Any, *texts: Any) -> None:
+        if failing == "template" and path.name != "seeds.json":
+            write_text(path, *texts)
+            return
+        if failing == "dvc":
+            (study / ".dvc" / "tmp").mkdir(parents=True)  # `dvc init` refuses an existing folder
+        raise PipelineError("The disk is full.")
+
+    names = {"git": "_run", "dvc": "_dvc_root", "config": "_add_settings", "template": "write_text"}
+    with monkeypatch.context() as patch:
+        if failing == "write":
+            patch.setattr(init_command, "write_files", fails)
+        else:
+            patch.setattr(folder_module, names[failing], fails)
+        assert "The disk is full." in init(clips, "--out", study, cwd=tmp_path, exit_code=1)
+    init(clips, "--out", study, cwd=tmp_path)
+    files = sorted(
+        str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file() and ".git/" not in str(path)
+    )
+    assert {".dvc/config", ".dvc/plots/seeds.json", "params.yaml", "dvc.yaml", "README.md"} <= set(files)
+    for name in files:
+        if name != ".dvc/tmp/btime":
+            assert (study / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (study / UNFINISHED).exists()
+    assert (study / "mine.txt").read_text() == "mine"
+    # Now that it has ended, nothing is overwritten.
+    assert "overwrites nothing" in init(clips, "--out", study, cwd=tmp_path, exit_code=1)
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_folder_of_dvc_without_settings_is_not_replaced(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / ".dvc" / "cache").mkdir(parents=True)
+    (tmp_path / ".dvc" / "cache" / "mine").write_text("mine")
+    for _ in range(2):
+        assert "dvc init" in init(clips, cwd=tmp_path, exit_code=1)
+        assert (tmp_path / ".dvc" / "cache" / "mine").read_text() == "mine"
 
 
 def test_files_of_the_folder_stay(clips: Path, tmp_path: Path) -> None:

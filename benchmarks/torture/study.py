@@ -14,8 +14,8 @@ from tests.support.small_clips import write_clips
 MANIFEST, STORE, DAMAGED_STORE, EXPORT, FITTED = "small.csv", "s.zarr", "damaged.zarr", "s.h5", "fit"
 MODEL = f"{FITTED}/squeezenet-mlp/model.safetensors"
 HEADS = "mlp,lstm"
-# Files with times or process ids, and the folder of temporary files with the lock in it.
-VARIES = frozenset({"timing.json", ".lock", ".workers", OUTPUT})
+# Files with times or process ids: of results, of the store's locks and of DVC's first start.
+VARIES = frozenset({"timing.json", ".lock", ".workers", "btime", OUTPUT})
 
 _EXTRACT = (
     "extract", "--manifest", MANIFEST, "--weights", "random", "--num-segments", "2", "--views", "1",
@@ -55,6 +55,14 @@ STEPS = {
         (DAMAGED_STORE,), (DAMAGED_STORE,),
     ),
     "compare": Step(("compare", FITTED, "--out", "new", "--no-latency"), (FITTED,), ("new",)),
+    "evaluate": Step(
+        ("evaluate", MODEL, "--store", STORE, "--split", "val", "--out", "new"), (FITTED, STORE), ("new",)
+    ),
+    "predict": Step(("predict", MODEL, "clips/clip00", "clips/clip01", "--format", "csv"), (FITTED,), ()),
+    "export": Step(("export", MODEL, "--out", "new.pt2"), (FITTED,), ("new.pt2",)),
+    "temporality": Step(("temporality", STORE, "--epochs", "2", "--out", "new"), (STORE,), ("new",)),
+    "check": Step(("check", MANIFEST, "--decode", "--workers", "0", "--out", "new.csv"), (), ("new.csv",)),
+    "init": Step(("init", "--demo", "--out", "new"), (), ("new",)),
 }  # fmt: skip
 
 
@@ -141,6 +149,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and path.name not in VARIES and not name.startswith(f"{SCRATCH}/cache/"):
+        is_compared = path.name not in VARIES and not name.startswith((f"{SCRATCH}/cache/", "new/.git/"))
+        if path.is_file() and is_compared:
             found[name] = b"" if path.suffix == ".pt" else path.read_bytes()
     return found

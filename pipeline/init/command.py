@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from pipeline.errors import PipelineError
-from pipeline.init.folder import README, check_free, set_up_tools, write_files
+from pipeline.init.folder import README, check_free, set_up_tools, unfinished, write_files
 from pipeline.init.plan import Plan, estimate, make_plan, without_extraction
 from pipeline.init.rates import Machine, measure_machine
 from pipeline.init.render import PREPARE_DRAWN, StageFile, render, render_stages, template_text
@@ -58,7 +58,8 @@ def init(settings: InitSettings) -> None:
     settings = replace(settings, backbone=tuple(map(full_name, settings.backbone)))
     name = safe_name(settings.name or (root.resolve().stem if root.is_file() else root.resolve().name))
     manifest = Path("data_manifests") / f"{name}.csv"
-    check_free(folder, [PARAMS, STAGES, manifest, classes_path(manifest)])
+    names: list[str | Path] = [PARAMS, STAGES, manifest, classes_path(manifest)]
+    check_free(folder, names)
     listing, request = list_clips(settings, root)
     imports = settings.data == FEATURES
     found = survey(listing, request.folder, settings.num_segments, decodes=not imports)
@@ -79,8 +80,9 @@ def init(settings: InitSettings) -> None:
         imports=imports,
     )
     texts = {PARAMS: render(PARAMS, **values), STAGES: render_stages(stages), README: render(README, **values)}
-    write_listing(listing, request, folder / manifest, None)
-    _print([*write_files(folder, texts), *set_up_tools(folder)])
+    with unfinished(folder, names) as new:
+        write_listing(listing, request, folder / manifest, None)
+        _print([*write_files(folder, texts, new), *set_up_tools(folder, new)])
     taken = estimate(plan, found, machine, settings.num_segments, imports)
     click.echo(summary(found, plan, machine, taken, imports))
     click.echo(f"\nNext: {_enter(folder)}dvc repro")
@@ -169,7 +171,10 @@ def _write_demo(folder: Path) -> None:
     )
     stages = render_stages(StageFile(HEADER, PREPARE_DRAWN, "drawn", finetunes=True))
     readme = render("demo_README.md", version=version("st-pipeline"))
-    _print([*write_files(folder, {PARAMS: params, STAGES: stages, README: readme}), *set_up_tools(folder)])
+    with unfinished(folder, [PARAMS, STAGES]) as new:
+        _print(
+            [*write_files(folder, {PARAMS: params, STAGES: stages, README: readme}, new), *set_up_tools(folder, new)]
+        )
     click.echo(f"The demo is written; it takes about {DEMO_MINUTES}.\n\nNext: {_enter(folder)}dvc repro")
 
 
