@@ -67,8 +67,9 @@ def run(
         make_study(commands, study)
         undisturbed = run_undisturbed(commands, study, place, names)
         for number in numbers_until(num_runs, max_seconds):
-            # Each command under one shortage, then under the next.
-            name, kind = names[number % len(names)], kinds[(number // len(names) + number) % len(kinds)]
+            # Each command under one shortage, then each under the next.
+            turn, index = divmod(number, len(names))
+            name, kind = names[index], kinds[(turn + index) % len(kinds)]
             amount = _amount(kind, undisturbed[name], rng)
             outcome = outcomes[kind].setdefault(name, Outcome())
             wrong = _run_short(commands, study, place, name, kind, amount, outcome, undisturbed[name])
@@ -84,7 +85,7 @@ def _amount(kind: str, undisturbed: Undisturbed, rng: random.Random) -> int:
     if kind == "memory":
         return rng.randrange(MIB, 700 * MIB)
     if kind == "failing disk":
-        return rng.randrange(1, undisturbed.num_calls + 1)
+        return rng.randrange(1, max(2, undisturbed.num_calls + 1))
     if kind == "permission":
         return rng.randrange(len(UNWRITABLE))
     if kind == "open files":
