@@ -37,6 +37,7 @@ from pipeline.finetune.model import (
     fresh_classifier,
     set_training_mode,
 )
+from pipeline.folder_lock import folder_lock
 from pipeline.manifest import read_manifest, write_manifest
 from pipeline.model import load_model, load_spec
 from pipeline.recipe import SamplingConfig, named_recipe
@@ -122,6 +123,15 @@ def test_the_result_folder_is_that_of_a_cell(trained: Path) -> None:
     assert spec.stage == "finetune"
     assert spec.recipe["name"] == "paper"
     assert load_model(trained / "model.safetensors").spec.classes == CLASSES
+
+
+def test_two_trainings_do_not_write_one_folder_at_once(manifest: Path, model: Path, tmp_path: Path) -> None:
+    with (
+        folder_lock(tmp_path / "squeezenet-mlp"),
+        pytest.raises(PipelineError, match=r"Another command is writing results to .*squeezenet-mlp\. Wait for it"),
+    ):
+        finetune(manifest=manifest, init=model, out=tmp_path, **QUICK)
+    assert not list((tmp_path / "squeezenet-mlp").iterdir())
 
 
 def test_training_moves_backbone_and_head(model: Path, trained: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import stages.fit_head
 from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
+from pipeline.folder_lock import folder_lock
 from pipeline.manifest import read_manifest
 from tests.support.dask_clusters import dask_cluster
 from tests.support.run_stages import extract_settings, fit_head
@@ -218,6 +219,18 @@ def test_all_heads_are_those_that_the_store_has_maps_for(
     outcomes = fit_head(store=store, head="paper", out=tmp_path, overrides={"epochs": 0}, jobs=1)
     assert len(outcomes) == 9
     assert "does not have their maps: convlstm, fcn3d" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_fit_one_head_into_one_folder_at_once(store: Path, tmp_path: Path) -> None:
+    with (
+        folder_lock(tmp_path / "squeezenet-mlp"),
+        pytest.raises(PipelineError, match=r"Another command is writing results to .*squeezenet-mlp\. Wait for it"),
+    ):
+        fit_head(store=store, head="tsn,mlp", out=tmp_path, overrides=SHORT)
+    assert {path.name for path in tmp_path.rglob("*")} == {"squeezenet-tsn", "squeezenet-mlp"}  # nothing was begun
+    with folder_lock(tmp_path / "squeezenet-mlp"):  # other heads can be fitted
+        fit_head(store=store, head="tsn", out=tmp_path, overrides=SHORT)
+    fit_head(store=store, head="tsn,mlp", out=tmp_path, overrides=SHORT)
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(

@@ -22,6 +22,7 @@ RANKS = {
     "pipeline.devices": 0,
     "pipeline.errors": 0,
     "pipeline.files": 0,
+    "pipeline.folder_lock": 0,
     "pipeline.hdf5_output": 0,
     "pipeline.clip_errors": 0,
     "pipeline.processes": 0,

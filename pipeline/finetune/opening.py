@@ -11,6 +11,7 @@ from pipeline.finetune.clip_loader import ClipLoader
 from pipeline.finetune.frozen import FrozenActivations, frozen_activations
 from pipeline.finetune.prepared import CommonSetup, PreparedTraining
 from pipeline.finetune.trainer import Finetuner
+from pipeline.folder_lock import folder_lock
 from pipeline.training.checkpoints import CheckpointFolder
 
 
@@ -19,13 +20,16 @@ def open_tuner(prepared: PreparedTraining, common: CommonSetup, name: str) -> It
     """Yield a training that loads its clips and writes its checkpoints to the folder `name`.
 
     Raises:
-        PipelineError: the training was interrupted; the message names its checkpoints.
+        PipelineError: another process writes to the result folder, or the training was interrupted; then the message
+            names its checkpoints.
     """
     place = prepared.checkpoints / name
     checkpoints = CheckpointFolder(place, prepared.digest, prepared.settings.keep_checkpoints)
     own_part = -(-prepared.recipe.training.batch_size // common.world.size)
     classifier, data, runtime = prepared.classifier, prepared.data, common.runtime
     with ExitStack() as stack:
+        if common.world.is_main:
+            stack.enter_context(folder_lock(prepared.folder))
         source: ClipLoader | FrozenActivations
         source = loader = stack.enter_context(ClipLoader(common.num_workers, num_ahead=2 * own_part))
         if prepared.is_cached:

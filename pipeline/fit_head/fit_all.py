@@ -6,7 +6,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from pipeline.allocator import keep_memory_between_batches
@@ -23,6 +23,7 @@ from pipeline.fit_head.schedule import ThisProcess, fit_scheduled
 from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.steps import run_steps
 from pipeline.fit_head.workers import Processes, StoreRequest, choose_num_processes
+from pipeline.folder_lock import folder_lock
 from pipeline.heads import HEADS
 from pipeline.processes import num_cores
 from pipeline.recipe import Recipe
@@ -39,8 +40,8 @@ def fit_all(
     """Fit heads and yield the result of each as soon as it is done; a failed head does not stop the others.
 
     Raises:
-        PipelineError: before the first fit: the store does not have the features of a head, or the device does not
-            exist.
+        PipelineError: before the first fit: the store does not have the features of a head, the device does not exist,
+            or another process writes to a result folder.
     """
     data = CachedData(source, settings.out, settings.num_segments, settings.views)
     runs = {request: _planned(request, settings, data) for request in requests}
@@ -48,8 +49,16 @@ def fit_all(
         if planned.finished is not None:
             yield RequestResult(request, RunOutcome(planned.finished, planned.folder, was_finished=True))
     left = {request: planned for request, planned in runs.items() if planned.finished is None}
-    if not left:
-        return
+    with ExitStack() as locks:
+        for planned in left.values():
+            locks.enter_context(folder_lock(planned.folder))
+        if left:
+            yield from _fit(left, settings, source, data)
+
+
+def _fit(
+    left: Mapping[HeadRequest, PlannedRun], settings: FitHeadSettings, source: FeatureStore, data: CachedData
+) -> Iterator[RequestResult]:
     keep_memory_between_batches(of_any_size=True)  # the maps of a batch take 44 MB as float32
     backbone = backbone_of_store(source.settings, settings.weights or source.provenance.get("weights"))
     for planned in left.values():

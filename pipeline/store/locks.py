@@ -6,19 +6,17 @@ import fcntl
 import hashlib
 import os
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.folder_lock import SECONDS_FOR_ENDING, locked_within
 from pipeline.scratch import scratch_root
 from pipeline.store import layout
 from pipeline.store.object_store import LocalObjectStore, ObjectStore
 
 SECONDS_FOR_ORPHANS = 30.0
-# The process of a command that was just killed may take a moment to end.
-SECONDS_FOR_ENDING = 1.0
 
 
 def lock_path(objects: ObjectStore, key: str = layout.LOCK_KEYS[0]) -> Path:
@@ -37,7 +35,7 @@ def writer_lock(objects: ObjectStore) -> Iterator[None]:
         PipelineError: another process holds it.
     """
     with opened_lock(objects, layout.LOCK_KEYS[0]) as handle:
-        if not _locked_within(handle, SECONDS_FOR_ENDING):
+        if not locked_within(handle, SECONDS_FOR_ENDING):
             holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "unknown"
             raise PipelineError(
                 f"The store {objects.location} is being written by another process (pid {holder}). "
@@ -82,21 +80,8 @@ def opened_lock(objects: ObjectStore, key: str) -> Iterator[int]:
 
 def _wait_for_orphans(objects: ObjectStore) -> None:
     with opened_lock(objects, layout.LOCK_KEYS[1]) as handle:
-        if not _locked_within(handle, SECONDS_FOR_ORPHANS):
+        if not locked_within(handle, SECONDS_FOR_ORPHANS):
             raise PipelineError(
                 f"Workers of an earlier run still write to {objects.location}. "
                 "Stop them, or try again when they are done."
             )
-
-
-def _locked_within(handle: int, seconds: float) -> bool:
-    """Wait for an exclusive lock; return whether it is held."""
-    end_seconds = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end_seconds:
-                return False
-            time.sleep(0.05)
