@@ -50,6 +50,8 @@ from pipeline.video.views import test_view
 NUM_SEGMENTS = 8
 SECONDS_MEASURED = 5.0
 
+Clock = Callable[[], float]
+
 
 def write_clips(folder: Path, kind: str, count: int) -> Manifest:
     """Write a manifest of clips: sixteen different ones, each listed under several names."""
@@ -71,20 +73,26 @@ def pixels_of(location: str) -> torch.Tensor:
         return render(reader.read(view.frame_indices), view.crop, view.flip)
 
 
-def decode_rate(locations: list[str], seconds: float = SECONDS_MEASURED) -> float:
-    """Return clips/s of decoding and rendering in this process."""
+def decode_rate(locations: list[str], seconds: float = SECONDS_MEASURED, clock: Clock = time.perf_counter) -> float:
+    """Return clips/s of decoding and rendering in this process, by a clock."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
-    return _rate(lambda turn: pixels_of(locations[turn % len(locations)]), seconds)
+    return _rate(lambda turn: pixels_of(locations[turn % len(locations)]), seconds, clock)
 
 
-def forward_rate(backbone: str, weights: str, compute: RunnerConfig, seconds: float = SECONDS_MEASURED) -> float:
-    """Return clips/s of only the forward pass in this process."""
+def forward_rate(
+    backbone: str,
+    weights: str,
+    compute: RunnerConfig,
+    seconds: float = SECONDS_MEASURED,
+    clock: Clock = time.perf_counter,
+) -> float:
+    """Return clips/s of only the forward pass in this process, by a clock."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
     forward = BackboneRunner(build_backbone(backbone, weights)[0], compute)
     frames = torch.randint(0, 256, (NUM_SEGMENTS, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    return _rate(lambda turn: forward(frames, keep_maps=True), seconds)
+    return _rate(lambda turn: forward(frames, keep_maps=True), seconds, clock)
 
 
 def compression_rate(location: str, seconds: float = SECONDS_MEASURED) -> float:
@@ -137,13 +145,13 @@ def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num
     return (len(ended) - num_workers) * size / (ended[-1] - ended[num_workers - 1])
 
 
-def _rate(work: Callable[[int], object], seconds: float) -> float:
+def _rate(work: Callable[[int], object], seconds: float, clock: Clock = time.perf_counter) -> float:
     work(0)
-    started, turn = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
+    started, turn = clock(), 0
+    while clock() - started < seconds:
         work(turn)
         turn += 1
-    return turn / (time.perf_counter() - started)
+    return turn / (clock() - started)
 
 
 def on_all_cores(pool: multiprocessing.pool.Pool, cores: int, work: Callable[..., float], *arguments: object) -> float:

@@ -7,6 +7,7 @@ First with all cores, then in one process with one thread by processor time, whi
 
     ours, auto      `pipeline extract` with a process per core
     ours, float32   the same with `--dtype float32`, the number type of the other ways
+    ours, onnxruntime   the same with `--compile onnxruntime`, if it is installed
     plain script    a DataLoader with a worker per core: PyAV (Pillow for JPG) decodes all frames, Pillow resizes
                     and crops; the network in eager float32 with a thread per core; np.save for each clip
     torchvision     the same with torchvision's transforms on tensors; torchvision 0.28 has no reader of videos, so
@@ -30,8 +31,9 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -182,44 +184,43 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
     def script(name: str, clips: PillowClips) -> float:
         return run_script(clips, network, folder / name, cores, time.time if cores else time.process_time)
 
+    requests = {"auto": auto, "float32": single}
+    if has_onnx():
+        requests["onnxruntime"] = replace(auto, store=str(folder / "onnxruntime.zarr"), compile="onnxruntime")
     ways: dict[str, Callable[[], float]] = {
-        "ours, auto": lambda: ours("auto", auto),
-        "ours, float32": lambda: ours("float32", single),
+        **{f"ours, {name}": partial(ours, name, request) for name, request in requests.items()},
         "plain script": lambda: script("plain", PillowClips(locations)),
         "torchvision": lambda: script("torchvision", TorchvisionClips(locations)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    bounds: dict[str, list[float]] = {"auto": [], "float32": []}
+    bounds: dict[str, list[float]] = {name: [] for name in requests}
     with multiprocessing.get_context("spawn").Pool(max(cores, 1)) as pool:
         for _ in range(options.rounds):
             for name, way in ways.items():
                 seconds[name].append(way())
-            if not cores:
-                continue
-            decode = on_all_cores(pool, cores, decode_rate, locations[:16], options.seconds)
+            clock = time.perf_counter if cores else time.process_time
+            decode = on_all_cores(pool, max(cores, 1), decode_rate, locations[:16], options.seconds, clock)
             for name, values in bounds.items():
-                compute = runner_of(folder / f"{name}.zarr")
-                work = (options.backbone, options.weights, compute, options.seconds)
-                values.append(1 / decode + 1 / on_all_cores(pool, cores, forward_rate, *work))
-    differences = _differences(manifest, folder)
+                work = (options.backbone, options.weights, runner_of(folder / f"{name}.zarr"), options.seconds, clock)
+                values.append(1 / decode + 1 / on_all_cores(pool, max(cores, 1), forward_rate, *work))
+    differences = _differences(manifest, folder, list(requests))
     dtype = runner_of(folder / "auto.zarr").dtype
     what = f"{cores} cores" if cores else "one process with one thread, by processor time"
     print(f"\n{options.kind}, {options.clips} clips, {options.backbone}, {what}; ours, auto: {dtype}")
-    print(f"{'way':16} {'clips/s':>8} {'of the bound':>13} {'ours is ×':>10} {'difference':>11}")
+    print(f"{'way':17} {'clips/s':>8} {'of the bound':>13} {'ours is ×':>10} {'difference':>11}")
     for name, values in seconds.items():
-        bound = bounds["auto" if name == "ours, auto" else "float32"]
-        shares = [of / own for own, of in zip(values, bound, strict=False)]
-        share = f"{statistics.median(shares):.2f}" if shares else ""
+        bound = bounds[name.removeprefix("ours, ") if name.startswith("ours, ") else "float32"]
+        share = f"{statistics.median(of / own for own, of in zip(values, bound, strict=True)):.2f}"
         factor = statistics.median(own / one for own, one in zip(values, seconds["ours, float32"], strict=True))
-        print(f"{name:16} {1 / statistics.median(values):8.1f} {share:>13} {factor:10.2f} {differences[name]:11.2g}")
+        print(f"{name:17} {1 / statistics.median(values):8.1f} {share:>13} {factor:10.2f} {differences[name]:11.2g}")
     for name, found in differences.items():
         check_difference(name, found, TOLERANCE[dtype if name == "ours, auto" else "float32"])
 
 
-def _differences(manifest: Manifest, folder: Path) -> dict[str, float]:
+def _differences(manifest: Manifest, folder: Path, own: Sequence[str]) -> dict[str, float]:
     """Return the difference of the pooled features of each way from those of ours in float32."""
     found: Features = {}
-    for name in ("auto", "float32"):
+    for name in own:
         store = FeatureStore.open(folder / f"{name}.zarr")
         rows = {clip.clip_id: clip.row for clip in store.clips()}
         found[f"ours, {name}"] = store.read_pooled("test", [rows[clip.clip_id] for clip in manifest.clips])
