@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pipeline.files import UnwritableError, write_json
+from pipeline.files import UnwritableError, read_json, write_json
 from pipeline.processes import num_cores
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Calibration:
 
     def _read(self) -> dict[str, Any]:
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"))
+            values = read_json(self.path)
         except (OSError, ValueError):
             return {}
         return values if isinstance(values, dict) else {}

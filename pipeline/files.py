@@ -20,6 +20,7 @@ from pipeline.errors import PipelineError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILING = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT)
+MAX_JSON_BYTES = 1 << 28
 _MORE_BYTES = 1 << 20
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part", re.DOTALL)
 
@@ -147,6 +148,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, which may come from a stranger.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is not a regular file.
+        ValueError: it is not JSON, nested too deeply, or larger than 256 MiB.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.torture.command_line import add_minutes, finish, make_parser, numbers_until
 from benchmarks.torture.commands import SCRATCH, Commands
 from benchmarks.torture.study import EXPORT, FITTED, MANIFEST, MODEL, STORE, Step, copy_inputs, make_study
+from pipeline.evaluation.checksums import write_checksums
 from pipeline.model import HEADER_DIGEST, HEADER_KEY, TENSORS_DIGEST, _digest_of_header, _digest_of_tensors
 from pipeline.store import layout
 from pipeline.store.attributes import ROOT_KEY, root_bytes
@@ -40,6 +41,7 @@ from pipeline.store.sealed import seal, unseal
 from pipeline.store_command.hdf5_file import BLOCK_BYTES, _digest
 
 OUTSIDE = "outside"
+RESULT_FILES = ("metrics.json", "predictions.csv", "history.csv", "confusion.csv", "timing.json")
 MAX_BYTES, MAX_SECONDS = 4 << 30, 90.0
 SEALED = {layout.TABLE_KEY: "clips", layout.COPY_KEY: "attributes", layout.record_key(0): "record"}
 NASTY: tuple[Any, ...] = (
@@ -61,6 +63,7 @@ COMMANDS = {
         "--precision", "float32", "--out", "new",
     ),
     "evaluate": ("evaluate", MODEL, "--store", STORE, "--split", "val"),
+    "compare": ("compare", FITTED, "--out", "new", "--no-latency"),
 }  # fmt: skip
 
 
@@ -96,7 +99,10 @@ def no_file(run: Path, rng: random.Random) -> None:
 
 def changed_bytes(run: Path, rng: random.Random) -> None:
     """Cut, empty or overwrite a file."""
-    path = rng.choice(_files(run / STORE))
+    _change_bytes(rng.choice(_files(run / STORE)), rng)
+
+
+def _change_bytes(path: Path, rng: random.Random) -> None:
     data = bytearray(path.read_bytes())
     start = rng.randrange(len(data) + 1)
     junk = rng.choice([b"", b"\0" * 999, b"[" * 100_000, b'{"a":' * 50_000, rng.randbytes(50), b"\xff\xfe"])
@@ -202,6 +208,32 @@ def strange_model(run: Path, rng: random.Random) -> None:
     save_file(tensors, path, {HEADER_KEY: json.dumps({**values, HEADER_DIGEST: _digest_of_header(values)})})
 
 
+def strange_results(run: Path, rng: random.Random) -> None:
+    """Change a file of a result folder, and write the checksums that fit."""
+    folder = (run / MODEL).parent
+    path = folder / rng.choice(RESULT_FILES)
+    how = rng.randrange(4)
+    if how == 0:
+        path.unlink()
+        rng.choice([os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)])(path)
+        return
+    if how == 1:
+        _change_bytes(path, rng)
+    elif path.suffix == ".json":
+        values = json.loads(path.read_bytes())
+        _change(values, rng)
+        path.write_text(json.dumps(values))
+    else:
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        row = rng.choice(rows)
+        if how == 2:
+            row[rng.randrange(len(row))] = str(rng.choice(NASTY)).encode("utf-8", "replace").decode()
+        else:
+            rows.remove(row)
+        path.write_text("".join(f"{','.join(row)}\n" for row in rows))
+    write_checksums(folder, [name for name in RESULT_FILES if name != "timing.json"])
+
+
 STRANGERS: dict[str, Callable[[Path, random.Random], None]] = {
     "a link to a file": link_file,
     "a link to a folder": link_folder,
@@ -213,6 +245,7 @@ STRANGERS: dict[str, Callable[[Path, random.Random], None]] = {
     "foreign files": foreign_files,
     "export": strange_export,
     "model": strange_model,
+    "results": strange_results,
 }
 
 
@@ -220,7 +253,9 @@ def commands_for(kind: str) -> tuple[str, ...]:
     """Return the commands that open a stranger of a kind."""
     if kind == "export":
         return ("store import",)
-    return ("evaluate",) if kind == "model" else tuple(name for name in COMMANDS if name != "store import")
+    if kind in ("model", "results"):
+        return ("evaluate",) if kind == "model" else ("compare",)
+    return tuple(name for name in COMMANDS if name not in ("store import", "compare"))
 
 
 def run(
@@ -342,10 +377,12 @@ def as_table(outcomes: dict[str, dict[str, Outcome]]) -> str:
 def main() -> None:
     """Print the table, and what went wrong."""
     parser = make_parser(__doc__, 1000, "untrusted files")
+    parser.add_argument("--only", choices=tuple(STRANGERS), help="Try one kind only.")
     add_minutes(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run(arguments.runs, arguments.seed, Path(folder), max_seconds=60 * arguments.minutes)
+        kinds = (arguments.only,) if arguments.only else tuple(STRANGERS)
+        outcomes = run(arguments.runs, arguments.seed, Path(folder), kinds, 60 * arguments.minutes)
     wrong = (line for of_kind in outcomes.values() for outcome in of_kind.values() for line in outcome.wrong)
     finish(as_table(outcomes), wrong)
 

@@ -29,6 +29,8 @@ def check_checksums(folder: Path) -> None:
         PipelineError: a file is missing, or was changed since it was written.
     """
     path = folder / CHECKSUMS_FILE
+    if path.exists() and not path.is_file():
+        raise PipelineError(f"{path} is not a file. Delete the folder, and run the command again.")
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -41,7 +43,7 @@ def check_checksums(folder: Path) -> None:
         raise PipelineError(f"{path} is damaged. Restore it from a copy (`git checkout`), or run the command again.")
     for digest, name in listed:
         try:
-            is_same = sha256_of_file(folder / name) == digest
+            is_same = (folder / name).is_file() and sha256_of_file(folder / name) == digest
         except OSError:
             is_same = False
         if not is_same:

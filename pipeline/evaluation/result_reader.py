@@ -7,7 +7,6 @@ predictions, the two files are from different runs, which is an error.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,18 @@ from pipeline.evaluation.predictions import (
     read_csv,
     read_predictions,
 )
-from pipeline.evaluation.result_writer import HISTORY_FILE, METRICS_FILE, MODEL_FILE, PREDICTIONS_FILE, TIMING_FILE
+from pipeline.evaluation.result_schema import check_metrics, check_timing
+from pipeline.evaluation.result_writer import (
+    HISTORY_COLUMNS,
+    HISTORY_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PREDICTIONS_FILE,
+    TIMING_FILE,
+)
 from pipeline.evaluation.selection import VAL, is_marked
+from pipeline.files import read_json
 
-REQUIRED_KEYS = (
-    "head", "backbone", "weights", "recipe", "num_segments", "selected_on", "reported_on", "report",
-)  # fmt: skip
 # metrics.json has four decimals; with up to 500,000 clips, one clip changes an accuracy by more than this.
 TOLERANCE_POINTS = 0.0002
 
@@ -138,9 +143,7 @@ def read_run(folder: Path) -> RunResult:
     """
     check_checksums(folder)
     metrics = with_splits(_read_json(folder / METRICS_FILE))
-    missing = [key for key in REQUIRED_KEYS if key not in metrics]
-    if missing:
-        raise PipelineError(f"{folder / METRICS_FILE} lacks {', '.join(missing)}. Fit the head again.")
+    check_metrics(metrics, str(folder / METRICS_FILE))
     predictions_path = folder / PREDICTIONS_FILE
     if not predictions_path.is_file():
         raise PipelineError(f"{folder} has no {PREDICTIONS_FILE}, from which every accuracy comes. Fit the head again.")
@@ -150,7 +153,7 @@ def read_run(folder: Path) -> RunResult:
         metrics=metrics,
         predictions=read_predictions(predictions_path, str(predictions_path)),
         history=_read_history(history_path) if history_path.is_file() else None,
-        timing=_read_json(timing_path) if timing_path.is_file() else None,
+        timing=_read_timing(timing_path) if timing_path.is_file() else None,
     )
     _check_against_metrics(run)
     return run
@@ -182,12 +185,25 @@ def _check_against_metrics(run: RunResult) -> None:
 
 def _read_history(path: Path) -> pd.DataFrame:
     # Version 0.1 always selected on `val` and named the columns after it.
-    return read_csv(path, str(path)).rename(columns={"val_loss": "select_loss", "val_top1": "select_top1"})
+    history = read_csv(path, str(path)).rename(columns={"val_loss": "select_loss", "val_top1": "select_top1"})
+    # Without a row, columns have no type; an empty cell is a missing number.
+    for column in [] if history.empty else history.columns.intersection(list(HISTORY_COLUMNS)):
+        if not pd.api.types.is_numeric_dtype(history[column]) or np.isinf(history[column]).any():
+            raise PipelineError(
+                f"{path}: the column {column} has a value that is not a finite number. Fit the head again."
+            )
+    return history
+
+
+def _read_timing(path: Path) -> dict[str, Any]:
+    timing = _read_json(path)
+    check_timing(timing, str(path))
+    return timing
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise PipelineError(f"{path} cannot be read as JSON: {error}. Fit the head again.") from error
     if not isinstance(values, dict):

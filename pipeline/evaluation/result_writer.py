@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,7 +22,7 @@ from pipeline.evaluation.checksums import CHECKSUMS_FILE, check_checksums, write
 from pipeline.evaluation.columns import GROUP_COLUMN, SCORE_PREFIX, group_indices
 from pipeline.evaluation.metrics import SCORE_DECIMALS, compute_metrics
 from pipeline.evaluation.statistics import accuracy_interval
-from pipeline.files import sha256_of_file, write_json, write_text
+from pipeline.files import read_json, sha256_of_file, write_json, write_text
 
 METRICS_FILE, HISTORY_FILE, PREDICTIONS_FILE = "metrics.json", "history.csv", "predictions.csv"
 CONFUSION_FILE, TIMING_FILE, MODEL_FILE = "confusion.csv", "timing.json", "model.safetensors"
@@ -259,7 +258,7 @@ def _rounded(value: float) -> float:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError):
         # An unreadable file does not belong to a finished run; it is written again.
         return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pipeline.evaluation.result_writer import (
     write_results,
 )
 from pipeline.evaluation.selection import data_sha256, groups_of
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS
@@ -98,7 +97,7 @@ def plan_run(run: HeadRun, data: CachedData, out: Path, force: bool) -> PlannedR
 def unfinished_compute(folder: Path) -> dict[str, Any]:
     """Return precision and threads of an unfinished fit in a result folder; empty if there is none."""
     try:
-        values = json.loads((folder / CHECKPOINT_FOLDER / BEGUN_FILE).read_text(encoding="utf-8"))
+        values = read_json(folder / CHECKPOINT_FOLDER / BEGUN_FILE)
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.files import write_json, write_text
+from pipeline.files import read_json, write_json, write_text
 from pipeline.init.render import template_text
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def set_up_tools(folder: Path, new: Collection[str]) -> list[str]:
 
 def _names_of_failed_run(folder: Path) -> set[str]:
     try:
-        names = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
+        names = read_json(folder / UNFINISHED)
     except (OSError, ValueError):
         return set()
     return set(map(str, names)) if isinstance(names, list) else set()

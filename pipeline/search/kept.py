@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.search.curve import Curve
 
 
@@ -26,7 +25,7 @@ def read_kept_curves(folder: Path) -> dict[str, Curve]:
     found: dict[str, Curve] = {}
     for path in folder.glob("trial-*.json"):
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             digest, top1, loss = values.pop("digest"), tuple(values.pop("top1")), tuple(values.pop("loss"))
             mixed = values.pop("mixed", None)
             found[digest] = Curve(top1, loss, **values, mixed=None if mixed is None else tuple(mixed))

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.evaluation.checksums import check_checksums
 from pipeline.evaluation.result_writer import TIMING_FILE, TRIALS_FILE, csv_text
+from pipeline.files import read_json
 from pipeline.search.curve import Curve
 from pipeline.settings.search import Search
 
@@ -111,7 +112,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
         check_checksums(folder)
         with open(folder / TRIALS_FILE, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        timing = json.loads((folder / TIMING_FILE).read_text(encoding="utf-8"))["search"]
+        timing = read_json(folder / TIMING_FILE)["search"]
         columns = (timing["digests_of_trials"], timing["seconds_of_trials"], rows)
         return {
             digest: Curve(*_curves_of(row), is_over=row["state"] == COMPLETE, seconds=seconds, mixed=_mixed_of(row))
