@@ -151,10 +151,9 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
     asked = known_compile_mode(asked, device, dtype)
     if asked != "auto":
         return asked, ""
-    is_gpu = device.startswith("cuda")
     if num_frames < FRAMES_WORTH_COMPILING:
         return "jit", ""
-    if is_gpu:
+    if device.startswith("cuda"):
         return "inductor", ""
     # The mode that is prepared faster comes first, because it can make the other one not worth a measurement.
     can_run = {"onnxruntime": dtype == "float32" and has_onnx(), "inductor": has_compiler()}
