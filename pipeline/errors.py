@@ -120,7 +120,7 @@ def transient_kind(error: BaseException | None) -> str:
         seen.add(id(error))
         if isinstance(error, ClipError):
             return error._kind if error._kind in TRANSIENT_KINDS else transient_kind(error.__cause__)
-        if isinstance(error, MemoryError) or _is_of_torch_without_memory(error):
+        if isinstance(error, MemoryError) or _says_no_memory(error):
             return "no-memory"
         found = _KIND_OF_ERRNO.get(_errno_of(error), "")
         if found:
@@ -129,9 +129,10 @@ def transient_kind(error: BaseException | None) -> str:
     return ""
 
 
-def _is_of_torch_without_memory(error: BaseException) -> bool:
-    # PyTorch's allocator; and oneDNN, which has no room for the code that it generates.
-    return "can't allocate memory" in str(error) or str(error) == "could not create a primitive"
+def _says_no_memory(error: BaseException) -> bool:
+    # PyTorch's allocator; oneDNN, which has no room for the code that it generates; Python without room for a stack.
+    text = str(error)
+    return "can't allocate memory" in text or text in ("could not create a primitive", "can't start new thread")
 
 
 def _errno_of(error: BaseException) -> int:

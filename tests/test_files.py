@@ -67,11 +67,12 @@ def test_a_clip_error_travels_between_processes() -> None:
     assert (error.kind, str(error)) == ("empty", "x.webm is empty.")
 
 
-def test_a_shortage_of_memory_is_known_by_the_texts_of_pytorch() -> None:
-    """The second one ended `finetune` with a traceback."""
+def test_a_shortage_of_memory_is_known_by_its_texts() -> None:
+    """The second one ended `finetune` with a traceback, the third `extract` with workers."""
     for text in (
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes",
         "could not create a primitive",
+        "can't start new thread",
     ):
         assert transient_kind(RuntimeError(text)) == "no-memory"
     assert transient_kind(RuntimeError("could not create a primitive descriptor for a convolution")) == ""

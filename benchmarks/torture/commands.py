@@ -113,7 +113,7 @@ class Commands:
         obeys_modes: bool = False,
         failing: tuple[int, int] | None = None,
     ) -> Command:
-        """Start a command in a folder, which also gets its output and its temporary files.
+        """Start a command in a folder, which also gets its temporary files. Its output goes beside the folder.
 
         limits: by resource (`resource.RLIMIT_…`), the limit that the process gets; for `RLIMIT_AS`, the bytes beyond
             those that it has at its start.
@@ -173,7 +173,7 @@ class Command:
             self.kill()
             self._commands._read(TIMEOUT_SECONDS)
             code = -signal.SIGALRM
-        output = (self._folder / OUTPUT).read_text(errors="replace")
+        output = (self._folder.parent / OUTPUT).read_text(errors="replace")
         return Ended(code, output, time.monotonic() - self._started_at_seconds, num_calls)
 
     def processes_left(self, seconds: float = 20.0) -> list[str]:
@@ -231,7 +231,8 @@ def _become(request: dict[str, Any], disk: ctypes.CDLL | None) -> int:
     folder = request["folder"]
     os.chdir(folder)
     os.environ |= {"TMPDIR": f"{folder}/{SCRATCH}", "XDG_CACHE_HOME": f"{folder}/{SCRATCH}/cache"}
-    output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+    # Beside the folder: what the command says needs room although the disk of the folder is full.
+    output = os.open(f"../{OUTPUT}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
     for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
         os.dup2(source, stream)
     os.closerange(3, 1024)

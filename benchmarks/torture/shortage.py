@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.torture.command_line import add_minutes, finish, make_parser, numbers_until
-from benchmarks.torture.commands import OUTPUT, SCRATCH, Commands, Ended
+from benchmarks.torture.commands import SCRATCH, Commands, Ended
 from benchmarks.torture.study import STEPS, Undisturbed, copy_inputs, differences, make_study, run_undisturbed
 
 MIB = 1 << 20
@@ -123,6 +123,8 @@ def _run_short(
         outcome.num_ended += ended.code != 0
         if kind == "permission":
             _forbid(place, "")
+        if ended.code == 0 and not STEPS[name].is_repeatable:
+            return wrong + differences(place, undisturbed)
         again = commands.run(arguments, place)
         if again.code or again.has_traceback:
             return [*wrong, f"run again, it ended with {again.code}: {again.output.strip()[-500:]}"]
@@ -156,11 +158,10 @@ def _nothing() -> Iterator[None]:
 def _forbid(place: Path, what: str) -> None:
     """Make a part of a folder read-only, one of `UNWRITABLE`, and the rest writable."""
     (place / CACHE).mkdir(parents=True, exist_ok=True)
-    (place / OUTPUT).touch()
     for path in (place, *place.rglob("*")):
         name = path.relative_to(place)
         in_scratch, in_cache = name.is_relative_to(SCRATCH), name.is_relative_to(CACHE)
-        is_forbidden = path.name != OUTPUT and {
+        is_forbidden = {
             "all": True, ".": not in_scratch, SCRATCH: in_scratch and not in_cache, CACHE: in_cache,
         }.get(what, False)  # fmt: skip
         path.chmod(path.stat().st_mode & ~WRITE_BITS | (0 if is_forbidden else stat.S_IWUSR))
