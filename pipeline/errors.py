@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 FAILURE_KINDS = {
@@ -115,18 +115,24 @@ class ClipError(PipelineError):
 
 def transient_kind(error: BaseException | None) -> str:
     """Return the transient kind of an error or of one of its causes; an empty string if there is none."""
+    for cause in with_causes(error):
+        if isinstance(cause, ClipError):
+            return cause._kind if cause._kind in TRANSIENT_KINDS else transient_kind(cause.__cause__)
+        if isinstance(cause, MemoryError) or _says_no_memory(cause):
+            return "no-memory"
+        found = _KIND_OF_ERRNO.get(_errno_of(cause), "")
+        if found:
+            return found
+    return ""
+
+
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, then those that it was raised from or while handling, each once."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, ClipError):
-            return error._kind if error._kind in TRANSIENT_KINDS else transient_kind(error.__cause__)
-        if isinstance(error, MemoryError) or _says_no_memory(error):
-            return "no-memory"
-        found = _KIND_OF_ERRNO.get(_errno_of(error), "")
-        if found:
-            return found
+        yield error
         error = error.__cause__ or error.__context__
-    return ""
 
 
 def _says_no_memory(error: BaseException) -> bool:

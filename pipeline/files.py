@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, with_causes
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILING = (errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ETIMEDOUT)
@@ -81,17 +81,16 @@ class UnwritableError(PipelineError):
         super().__init__(f"{path} could not be written: {self.strerror}. {way_out}, and run the same command again.")
 
 
-def _system_error(error: BaseException | None) -> OSError | None:
+def _system_error(error: BaseException) -> OSError | None:
     """Return the error of a full or failing disk behind an exception: itself, or one before it.
 
     A library written in Rust names it in its text, such as `(os error 28)`.
     """
-    while error is not None:
-        named = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(named[1]) if named else getattr(error, "errno", None)
+    for cause in with_causes(error):
+        named = re.search(r"\(os error (\d+)\)", str(cause))
+        number = int(named[1]) if named else getattr(cause, "errno", None)
         if number in FULL or number in FAILING:
             return OSError(number, os.strerror(number))
-        error = error.__cause__ or error.__context__
     return None
 
 

@@ -30,6 +30,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
 from pipeline.prepare.gestures.seeding import generator_for
 from pipeline.progress import Progress
+from pipeline.training.checkpoint import save_state
 
 HELD_OUT_BATCH = -1
 LARGEST_ACTIVATION = 1000.0
@@ -274,9 +275,7 @@ def _save(
         "averaged": averaged,
         "optimiser": optimiser.state_dict(),
     }
-    # Given a path, torch hides the error of a full or failing disk.
-    with atomic_path(path) as aside, open(aside, "wb") as file:
-        torch.save(state, file)
+    save_state(path, state)
 
 
 def _restore(

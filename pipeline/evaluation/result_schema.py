@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,12 +94,12 @@ def check_metrics(metrics: Mapping[str, Any], name: str) -> None:
     missing = [key for key in REQUIRED if metrics.get(key) is None]
     for key, inner in REQUIRED_OF.items():
         if isinstance(metrics.get(key), Mapping):
-            missing += [f"{key}.{name}" for name in inner if metrics[key].get(name) is None]
+            missing += [f"{key}.{each}" for each in inner if metrics[key].get(each) is None]
     if missing:
         raise PipelineError(f"{name} lacks {', '.join(missing)}. Fit the head again.")
     # Version 0.1 wrote only the name of the recipe.
-    recipe = {} if isinstance(metrics["recipe"], str) else {"recipe": metrics["recipe"]}
-    _check({**metrics, "recipe": None, **recipe}, METRICS, name, "")
+    expected = {**METRICS, "recipe": TEXT} if isinstance(metrics["recipe"], str) else METRICS
+    _check(metrics, expected, name, "")
 
 
 def check_timing(timing: Mapping[str, Any], name: str) -> None:
@@ -129,7 +128,11 @@ def _fits(value: Any, expected: Any) -> bool:
     if isinstance(expected, tuple):
         return any(_fits(value, one) for one in expected)
     if isinstance(expected, list):
-        return isinstance(value, list) and all(_fits_in_list(each, expected[0]) for each in value)
+        return isinstance(value, list) and all(_fits(each, expected[0]) for each in value)
+    if isinstance(expected, Mapping):
+        return isinstance(value, Mapping) and all(
+            each is None or _fits(each, expected.get(key, expected.get(ANY_KEY, ()))) for key, each in value.items()
+        )
     if expected == TEXT:
         return isinstance(value, str) and value.isprintable()
     if expected == FLAG:
@@ -138,15 +141,7 @@ def _fits(value: Any, expected: Any) -> bool:
         return False
     if expected == COUNT:
         return isinstance(value, int) and 0 <= value <= 2**53
-    return isinstance(value, (int, float)) and abs(value) <= 2.0**1000 and math.isfinite(value)
-
-
-def _fits_in_list(value: Any, expected: Any) -> bool:
-    if isinstance(expected, Mapping):
-        return isinstance(value, Mapping) and all(
-            each is None or _fits(each, expected.get(key, expected.get(ANY_KEY, ()))) for key, each in value.items()
-        )
-    return _fits(value, expected)
+    return isinstance(value, (int, float)) and abs(value) <= 2.0**1000
 
 
 def _text_of(expected: Any) -> str:

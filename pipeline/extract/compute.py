@@ -21,9 +21,7 @@ from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.onnx_program import has_onnx, require_onnx
 from pipeline.processes import num_cores
-
-DTYPES = ("auto", "float32", "bfloat16")
-COMPILE_MODES = ("auto", "inductor", "onnxruntime", "jit", "eager")
+from pipeline.settings.extract import COMPILE_MODES, DTYPES
 
 # Bound on ||bf16 - fp32|| / ||fp32|| of the maps of real frames. SqueezeNet has 0.020 to 0.027 with ImageNet weights
 # and 0.017 with the bundled ones, and about half of it after pooling (`benchmarks/backbones.py`), without a loss of

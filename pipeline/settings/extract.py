@@ -14,6 +14,9 @@ from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_c
 from pipeline.settings.help_texts import BACKBONE_HELP, CALIBRATION_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
+DTYPES = ("auto", "float32", "bfloat16")
+COMPILE_MODES = ("auto", "inductor", "onnxruntime", "jit", "eager")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractSettings(Settings):
@@ -68,13 +71,13 @@ class ExtractSettings(Settings):
     dtype: str = option(
         "auto",
         "Number type in which the backbone runs; auto: bfloat16 if it is fast and exact enough here.",
-        choices=("auto", "float32", "bfloat16"),
+        choices=DTYPES,
     )
     compile: str = option(
         "auto",
         "How the backbone is run. inductor: compiled by torch; onnxruntime: float32 on the CPU, with the extra [onnx]; "
         "jit: frozen; eager: as it is; auto: the fastest here for the number of frames.",
-        choices=("auto", "inductor", "onnxruntime", "jit", "eager"),
+        choices=COMPILE_MODES,
     )
     calibration: Path | None = option(None, CALIBRATION_HELP)
     device: str = option("cpu", f"Device of the backbone: {DEVICE_HELP}")

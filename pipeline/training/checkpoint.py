@@ -14,9 +14,14 @@ from pipeline.files import atomic_path
 
 def write_checkpoint(path: Path, digest: str, state: dict[str, Any]) -> None:
     """Write a state with the digest of its settings."""
+    save_state(path, {"digest": digest, "state": state})
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain values with `torch.save`, atomically."""
     # Given a path, torch hides the error of a full or failing disk.
     with atomic_path(path) as aside, open(aside, "wb") as file:
-        torch.save({"digest": digest, "state": state}, file)
+        torch.save(state, file)
 
 
 def read_checkpoint(path: Path, digest: str, device: torch.device | str = "cpu") -> dict[str, Any] | None:
