@@ -41,7 +41,7 @@ from pipeline.prepare.gestures.encode import write_frame_folder, write_video
 from pipeline.processes import num_cores
 from pipeline.recipe import SamplingConfig
 from pipeline.settings.extract import ExtractSettings
-from pipeline.store import FeatureStore
+from pipeline.store import FeatureStore, layout
 from pipeline.store.chunks import encode_chunk
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render
@@ -137,12 +137,16 @@ def runner_of(location: Path) -> RunnerConfig:
 
 
 def whole_rate(manifest: Manifest, location: Path, request: ExtractSettings, num_workers: int) -> float:
-    """Return clips/s of an extraction between its first blocks and its last, by the times of the blocks' records."""
+    """Return clips/s of an extraction between its first blocks and its last."""
     extract_features(manifest, str(location), request)
-    num_clips = FeatureStore.open(location).num_clips
-    ended = sorted(path.stat().st_mtime for path in (location / "records").iterdir())
-    size = num_clips / len(ended)
-    return (len(ended) - num_workers) * size / (ended[-1] - ended[num_workers - 1])
+    return rate_of_blocks(location, FeatureStore.open(location).num_clips, num_workers)
+
+
+def rate_of_blocks(store: Path, num_clips: int, num_workers: int) -> float:
+    """Return clips/s from the first block of each worker to the last block, by the times of the blocks' records."""
+    keys = layout.record_keys(os.listdir(store / layout.RECORDS_FOLDER))
+    ended = sorted((store / key).stat().st_mtime for key in keys)
+    return (len(ended) - num_workers) * (num_clips / len(ended)) / (ended[-1] - ended[num_workers - 1])
 
 
 def _rate(work: Callable[[int], object], seconds: float, clock: Clock = time.perf_counter) -> float:

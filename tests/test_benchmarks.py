@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import from_scratch, two_roads
+from benchmarks.extraction import rate_of_blocks
 from benchmarks.gpu import _guarded
 from benchmarks.search_flattery import optimism
 from benchmarks.verdicts import alarm_rate, coverage
@@ -115,6 +117,18 @@ def printed_by(*command: str) -> str:
         [sys.executable, "-m", *command], cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True
     )
     return done.stdout
+
+
+def test_the_rate_of_an_extraction_is_that_of_its_blocks_without_start_up(tmp_path: Path) -> None:
+    # Two workers: the first files come before compilation, the first two blocks after it, and then one block a second.
+    times = {"zarr.json": 0, "clips.json": 0, "attributes.json": 0} | {f"{block:06d}.json": 60 for block in (0, 1)}
+    times |= {f"{block:06d}.json": 59 + block for block in range(2, 10)}
+    for name, seconds in times.items():
+        path = tmp_path / "records" / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    assert rate_of_blocks(tmp_path, num_clips=320, num_workers=2) == pytest.approx(32)
 
 
 @pytest.mark.slow
