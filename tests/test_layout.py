@@ -30,6 +30,7 @@ RANKS = {
     "pipeline.imports": 0,
     "pipeline.prefetch": 0,
     "pipeline.log": 0,
+    "pipeline.number_types": 0,
     "pipeline.onnx_program": 0,
     "pipeline.progress": 0,
     "pipeline.relay": 0,

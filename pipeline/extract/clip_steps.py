@@ -131,9 +131,12 @@ class FeatureExtractor:
             self._on_phase(DECODE, clip.clip_id)
             try:
                 # Reading may block too, for example on a file of another machine.
-                with clip_errors(clip.location), decoding(clip.location, self.setup.limits.as_tuple()):
-                    record = record._replace(digest=digest_of(clip.location, self.setup.limits))
-                loaded = load_clip_views(clip.location, choose_views, self._preprocessing.input_size, self.setup.limits)
+                with decoding(clip.location, self.setup.limits.as_tuple()):
+                    with clip_errors(clip.location):
+                        record = record._replace(digest=digest_of(clip.location, self.setup.limits))
+                    loaded = load_clip_views(
+                        clip.location, choose_views, self._preprocessing.input_size, self.setup.limits
+                    )
             finally:
                 self._on_phase(DECODED, clip.clip_id)
             pixels = loaded.pixels

@@ -19,9 +19,10 @@ from pipeline.calibration import choose_dtype as faster_dtype
 from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
+from pipeline.number_types import check_number_type
 from pipeline.onnx_program import has_onnx, require_onnx
 from pipeline.processes import num_cores
-from pipeline.settings.extract import COMPILE_MODES, DTYPES
+from pipeline.settings.extract import COMPILE_MODES
 
 # Bound on ||bf16 - fp32|| / ||fp32|| of the maps of real frames. SqueezeNet has 0.020 to 0.027 with ImageNet weights
 # and 0.017 with the bundled ones, and about half of it after pooling (`benchmarks/backbones.py`), without a loss of
@@ -113,17 +114,26 @@ def known_compile_mode(asked: str, device: str, dtype: str = "float32") -> str:
     """
     if asked not in COMPILE_MODES:
         raise PipelineError(f"`compile` (={asked!r}) must be one of {', '.join(COMPILE_MODES)}.")
-    # For a GPU, Triton includes a compiler.
-    if asked == "inductor" and not device.startswith("cuda") and not has_compiler():
+    if can_compile(asked, device, dtype):
+        return asked
+    if asked == "inductor":
         raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use auto.")
-    if asked == "onnxruntime":
-        if device.startswith("cuda") or dtype != "float32":
-            raise PipelineError(
-                "`compile` (='onnxruntime') runs in float32 on the CPU, "
-                f"but the request has {dtype} on {device}. Use auto."
-            )
-        require_onnx("`compile` (='onnxruntime')", "use auto")
+    if device.startswith("cuda") or dtype != "float32":
+        raise PipelineError(
+            f"`compile` (='onnxruntime') runs in float32 on the CPU, but the request has {dtype} on {device}. Use auto."
+        )
+    require_onnx("`compile` (='onnxruntime')", "use auto")
     return asked
+
+
+def can_compile(mode: str, device: str, dtype: str) -> bool:
+    """Return whether this machine can run a backbone in a compile mode."""
+    is_cuda = device.startswith("cuda")
+    if mode == "inductor":
+        return is_cuda or has_compiler()  # for a GPU, Triton includes a compiler
+    if mode == "onnxruntime":
+        return not is_cuda and dtype == "float32" and has_onnx()
+    return True
 
 
 class Speeds(Protocol):
@@ -154,11 +164,11 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
     if device.startswith("cuda"):
         return "inductor", ""
     # The mode that is prepared faster comes first, because it can make the other one not worth a measurement.
-    can_run = {"onnxruntime": dtype == "float32" and has_onnx(), "inductor": has_compiler()}
+    modes = [mode for mode in ("onnxruntime", "inductor") if can_compile(mode, device, dtype)]
     num_batches = num_frames / speeds.batch_frames / num_cores()
     seconds = {"jit": num_batches * speeds.of_jit(dtype)}
     about: list[str] = []
-    for mode in (mode for mode, can in can_run.items() if can):
+    for mode in modes:
         if min(seconds.values()) * (1 - 1 / LARGEST_COMPILED_GAIN) < LEAST_COMPILING_SECONDS:
             break
         try:
@@ -171,7 +181,7 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
     took = f"{num_frames:,} frames take {seconds[best]:.0f} s"
     if best != "jit":
         about.append(f"The backbone runs by {best}: {took} instead of {seconds['jit']:.0f} s.")
-    elif any(can_run.values()):
+    elif modes:
         about.append(f"The backbone is not compiled: {took} without compiling.")
     else:
         about.append("No C++ compiler found: the backbone runs frozen but not compiled, at about half the speed.")
@@ -187,8 +197,7 @@ def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | N
     Raises:
         PipelineError: an unknown type.
     """
-    if asked not in DTYPES:
-        raise PipelineError(f"`dtype` (={asked!r}) must be one of {', '.join(DTYPES)}.")
+    check_number_type("dtype", asked)
     if asked != "auto":
         return asked, ""
     if frames is None or not multiplies_bfloat16_fast(device) or faster_dtype(speeds.of_dtypes) == "float32":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.backbones import Backbone, WeightsRecord
 from pipeline.calibration import Calibration, multiplies_bfloat16_fast
-from pipeline.devices import find_device, has_compiler
+from pipeline.devices import find_device
 from pipeline.errors import ClipError, PipelineError
 from pipeline.extract import compute as computing
 from pipeline.extract.clip_steps import WorkerConfig
@@ -53,7 +53,7 @@ def resolve_settings(
     dtype, compile_mode = request.dtype, request.compile
     if store is not None:
         dtype = store.settings.compute_dtype if dtype == "auto" else dtype
-        if compile_mode == "auto" and (store.settings.compile_mode != "inductor" or has_compiler()):
+        if compile_mode == "auto" and computing.can_compile(store.settings.compile_mode, request.device, dtype):
             compile_mode = store.settings.compile_mode
     # An existing store keeps its batch size, whatever views are requested and however much memory is free.
     if backbone.clip_frames > 1:

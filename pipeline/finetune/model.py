@@ -20,12 +20,12 @@ from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
 from pipeline.model import Classifier, ModelSpec, load_model
+from pipeline.number_types import FINETUNE_TYPES, check_number_type
 from pipeline.recipe import HeadConfig, Recipe, TrainConfig
 from pipeline.registry import unknown_name
 from pipeline.runtime import Runtime
 from pipeline.training.optimiser import freeze_later_norms
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 STAGE = "finetune"
 # Activations of more frames do not fit into the processor's caches: SqueezeNet's step takes 1.7 times as long.
 CPU_FRAMES_AT_A_TIME = 32
@@ -39,8 +39,7 @@ def choose_runtime(device: str, precision: str = "auto", local_rank: int | None 
     Raises:
         PipelineError: the device or the type does not exist.
     """
-    if precision not in PRECISIONS:
-        raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
+    check_number_type("precision", precision, FINETUNE_TYPES)
     if local_rank is not None and device.startswith("cuda"):
         if device != "cuda":
             raise PipelineError(

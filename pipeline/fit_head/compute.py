@@ -21,10 +21,10 @@ from pipeline.calibration import (
 from pipeline.devices import find_device, fixed_threads
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
+from pipeline.number_types import check_number_type
 from pipeline.processes import num_cores
 from pipeline.runtime import Runtime
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 # Number of clips in a measured step: enough to use two cores, and few enough for a second.
 CALIBRATION_CLIPS = 4
 # Up to this number of cores, a head with convolutions uses all of them; more may be slower.
@@ -60,8 +60,7 @@ def choose_compute(
     Raises:
         PipelineError: the head, the precision or the device does not exist.
     """
-    if precision not in PRECISIONS:
-        raise PipelineError(f"`precision` (={precision!r}) must be one of {', '.join(PRECISIONS)}.")
+    check_number_type("precision", precision)
     chosen = find_device(device)
     is_heavy = has_convolutions(head_name)
     calibration = Calibration() if calibration is None else calibration

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.devices import find_device
-from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import softmax
 from pipeline.extract import compute as extraction_compute
 from pipeline.extract.forward import BackboneRunner
@@ -22,8 +21,7 @@ from pipeline.finetune.model import STAGE as FINETUNE
 from pipeline.finetune.model import EndToEnd, choose_runtime
 from pipeline.fit_head import compute as head_compute
 from pipeline.model import Classifier, load_model
-
-DTYPES = ("auto", "float32", "bfloat16")
+from pipeline.number_types import check_number_type
 
 
 class Scorer:
@@ -128,8 +126,7 @@ def open_scorer(
 
 
 def _chosen_dtype(asked: str, trained: str, device: str) -> str:
-    if asked not in DTYPES:
-        raise PipelineError(f"`dtype` (={asked!r}) must be one of {', '.join(DTYPES)}.")
+    check_number_type("dtype", asked)
     if asked != "auto":
         return asked
     # float16 is used in training on a GPU without bfloat16; here it is replaced by float32.

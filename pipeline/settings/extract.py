@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
+from pipeline.number_types import NUMBER_TYPES
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.registry import RECIPE_NAMES
 from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import BACKBONE_HELP, CALIBRATION_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
-DTYPES = ("auto", "float32", "bfloat16")
 COMPILE_MODES = ("auto", "inductor", "onnxruntime", "jit", "eager")
 
 
@@ -71,7 +71,7 @@ class ExtractSettings(Settings):
     dtype: str = option(
         "auto",
         "Number type in which the backbone runs; auto: bfloat16 if it is fast and exact enough here.",
-        choices=DTYPES,
+        choices=NUMBER_TYPES,
     )
     compile: str = option(
         "auto",

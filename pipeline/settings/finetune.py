@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
+from pipeline.number_types import FINETUNE_TYPES
 from pipeline.recipe import FinetuneConfig, HeadConfig, Recipe, SamplingConfig, TrainConfig, named_recipe
 from pipeline.registry import HEAD_NAMES, RECIPE_NAMES
 from pipeline.settings import search_options
@@ -55,7 +56,7 @@ class FinetuneSettings(Settings):
     precision: str = option(
         "auto",
         "Number type in which the backbone runs; auto: the fastest that the device supports in hardware.",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=FINETUNE_TYPES,
     )
     workers: int | None = option(
         None, "Number of decoding processes; 0: decode in a thread.  [default: by the device]", minimum=0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
+from pipeline.number_types import NUMBER_TYPES
 from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
 from pipeline.registry import POSITIONS, RECIPE_NAMES, choose_heads, unknown_name
 from pipeline.settings import search_options
@@ -45,7 +46,7 @@ class FitHeadSettings(Settings):
     search_seed: int = search_options.search_seed()
     halving: int | None = search_options.halving()
     device: str = option("cpu", f"Device of the heads: {DEVICE_HELP}")
-    precision: str = option("auto", "Number type in which the heads run.", choices=("auto", "float32", "bfloat16"))
+    precision: str = option("auto", "Number type in which the heads run.", choices=NUMBER_TYPES)
     threads: int | None = option(
         None,
         "Number of threads of torch in each fit.  [default: one per core, or 1 without convolutions]",

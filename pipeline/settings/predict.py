@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.number_types import NUMBER_TYPES
 from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_clip_seconds
 from pipeline.settings.help_texts import DEVICE_HELP, ROOT_HELP
 from pipeline.settings.settings import Settings, option, required
 
 MODEL_HELP = "Model file, model.safetensors."
-DTYPES = ("auto", "float32", "bfloat16")
 DTYPE_HELP = "Number type in which the backbone runs; auto: as in training."
 COMPILE_MODES = ("eager", "jit", "onnxruntime", "inductor")
 
@@ -41,7 +41,7 @@ class PredictSettings(Settings):
     )
     speed: bool = option(False, "Print the number of clips per second.")
     device: str = option("cpu", DEVICE_HELP)
-    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES)
+    dtype: str = option("auto", DTYPE_HELP, choices=NUMBER_TYPES)
     compile: str = option(
         "eager", "How the backbone is compiled; jit is worth it for hundreds of clips.", choices=COMPILE_MODES
     )
@@ -67,7 +67,7 @@ class EvaluateSettings(Settings):
     out: Path | None = option(None, "Folder for metrics.json, predictions.csv and confusion.csv.")
     json: bool = option(False, "Print the metrics as JSON.")
     device: str = option("cpu", DEVICE_HELP)
-    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES)
+    dtype: str = option("auto", DTYPE_HELP, choices=NUMBER_TYPES)
     compile: str = option("eager", "How the backbone is compiled.", choices=COMPILE_MODES)
     max_clip_pixels: int = max_clip_pixels()
     max_clip_bytes: int = max_clip_bytes()

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.calibration import multiplies_bfloat16_fast
-from pipeline.devices import has_compiler
 from pipeline.errors import ClipError
 from pipeline.extract.blocks import located, sample_of_done
 from pipeline.extract.clip_steps import WorkerConfig
-from pipeline.extract.compute import RunnerConfig, capability_of, device_like
+from pipeline.extract.compute import RunnerConfig, can_compile, capability_of, device_like
 from pipeline.extract.provenance import clip_exists, digest_of
 from pipeline.extract.worker import Worker
 from pipeline.manifest import Manifest
-from pipeline.onnx_program import has_onnx
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store.quantise import MAX_CODE
 from pipeline.store.settings import StoreSettings
@@ -77,9 +75,8 @@ def _digest(location: str) -> str:
 def compute_like(settings: StoreSettings) -> RunnerConfig:
     """Return the configuration with which a store was computed, as far as this machine supports it."""
     device = device_like(settings.capability)
-    lacking = {"inductor": device != "cuda" and not has_compiler(), "onnxruntime": not has_onnx()}
-    mode = "jit" if lacking.get(settings.compile_mode) else settings.compile_mode
     dtype = settings.compute_dtype if multiplies_bfloat16_fast(device) else "float32"
+    mode = settings.compile_mode if can_compile(settings.compile_mode, device, dtype) else "jit"
     return RunnerConfig(dtype, mode, capability_of(device), settings.batch_frames, device)
 
 

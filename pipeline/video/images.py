@@ -46,10 +46,10 @@ def image_size(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> t
     Raises:
         ClipError: it is not an image, or has too many pixels.
     """
-    if _is_plain_jpg(data):
-        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        limits.check_pixels(what, int(height), int(width))
-        return int(height), int(width)
+    size = _size_of_plain_jpg(data)
+    if size is not None:
+        limits.check_pixels(what, *size)
+        return size
     with open_image(data, what, limits) as image:
         return image.height, image.width
 
@@ -63,8 +63,9 @@ def decode_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) ->
     Raises:
         ClipError: it is not an image, or damaged. A JPG for which libjpeg only warns counts as damaged.
     """
-    if _is_plain_jpg(data):
-        image_size(data, what, limits)
+    size = _size_of_plain_jpg(data)
+    if size is not None:
+        limits.check_pixels(what, *size)
         try:
             pixels: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
         except JPG_ERRORS as error:
@@ -137,14 +138,15 @@ def open_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> I
     return image
 
 
-def _is_plain_jpg(data: bytes) -> bool:
+def _size_of_plain_jpg(data: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a JPG that simplejpeg decodes to RGB, from its header; None for other data."""
     if not data.startswith(JPG_MAGIC):
-        return False
+        return None
     try:
-        *_, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except JPG_ERRORS:
-        return False
-    return colours in JPG_COLOURS
+        return None
+    return (int(height), int(width)) if colours in JPG_COLOURS else None
 
 
 def _damaged(what: str, error: BaseException) -> ClipError:
