@@ -75,3 +75,17 @@ def test_a_store_of_onnx_runtime_is_extended_and_checked_by_it(
     }
     assert not store_verify(store=tmp_path / "s.zarr", samples=2)
     assert "differ" not in capsys.readouterr().out
+
+
+def test_a_store_of_onnx_runtime_is_refused_with_both_modes_where_it_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_clips(tmp_path, num_train=2, num_val=1)
+    request = {"manifest": manifest, "store": tmp_path / "s.zarr", "weights": "random", "num_segments": 2, "workers": 0}
+    extract(**request, views=0, compile="onnxruntime")
+    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: False)
+    with pytest.raises(PipelineError) as refused:
+        extract(**request, views=1)  # `--compile auto`
+    assert "onnxruntime" in str(refused.value)
+    assert "compile_mode=jit" in str(refused.value)
+    assert "use auto" not in str(refused.value)

@@ -41,7 +41,7 @@ class ElementDropout(nn.Dropout):
         dropped = min(round(self.p * NUM_LEVELS), NUM_LEVELS - 1)
         kept = numbers.view(torch.int16)[:size] >= dropped - NUM_LEVELS // 2
         factors = torch.empty_like(values)  # dense, in the layout of the values if they are dense
-        flat = factors.as_strided((size,), (1,))
-        flat.copy_(kept).mul_(1 / (1 - self.p))
+        scale, zero = values.new_tensor(1 / (1 - self.p)), values.new_zeros(())
+        torch.where(kept, scale, zero, out=factors.as_strided((size,), (1,)))
         # In place where the backward pass does not need the factors: a new tensor of maps costs page faults.
         return values * factors if values.requires_grad else factors.mul_(values)
