@@ -51,8 +51,8 @@ WORKER_BYTES = 3 << 29
 
 # Most of a worker's memory is the backbone, which Dask can neither spill nor wait for. Only the hard limit is useful,
 # an equal share of the memory of the machine or its container. The profiler, which samples the stack 100 times a
-# second, is off because the event loop shares a core with the backbone; its other clocks are slower for the same reason
-# (at Dask's 20 to 500 ms they take 6 % of a core beside two workers, so 2 %).
+# second, is off because the event loop shares a core with the backbone. For the same reason, periodic callbacks have
+# longer intervals: beside two workers they take 2 % of a core, and 6 % at Dask's default intervals.
 LOCAL_CONFIG = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
