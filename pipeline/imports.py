@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages")
@@ -51,12 +52,9 @@ def deciding_modules(modules: Iterable[str]) -> dict[str, Path]:
     return {module: path for module, path in import_closure(modules).items() if decides(module)}
 
 
-@cache
 def decides(module: str) -> bool:
     """Return whether a module can affect a result: it is neither a known exception nor an empty package."""
-    path = file_of(module)
-    assert path is not None
-    return module not in DECIDES_NOTHING and not _is_docstring_only(path.read_text(encoding="utf-8"))
+    return module not in DECIDES_NOTHING and not _read(module).is_empty
 
 
 def code_digest(modules: Iterable[str]) -> str:
@@ -67,6 +65,7 @@ def code_digest(modules: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+@cache
 def file_of(module: str) -> Path | None:
     """Return the file of a module of this project; None for other names."""
     if module.split(".")[0] not in PACKAGES:
@@ -78,31 +77,39 @@ def file_of(module: str) -> Path | None:
     return None
 
 
-@cache
 def imported_modules(module: str) -> tuple[str, ...]:
     """Return the modules of this project that a module imports itself."""
+    return _read(module).imported
+
+
+class _Source(NamedTuple):
+    """What a module imports of this project, and whether it has nothing but a docstring."""
+
+    imported: tuple[str, ...]
+    is_empty: bool
+
+
+@cache
+def _read(module: str) -> _Source:
     path = file_of(module)
     assert path is not None
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
-    for node in _running_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _running_statements(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             # `from package import name` imports a module of that name if it exists.
             parts = [f"{node.module}.{alias.name}" for alias in node.names]
             found.update(part if file_of(part) is not None else node.module for part in parts)
-    return tuple(sorted(name for name in found if file_of(name) is not None))
+    is_empty = all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in tree.body)
+    return _Source(tuple(sorted(name for name in found if file_of(name) is not None)), is_empty)
 
 
-def _is_docstring_only(source: str) -> bool:
-    body = ast.parse(source).body
-    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
-
-
-def _running_nodes(tree: ast.AST) -> Iterable[ast.AST]:
-    """Yield the nodes of a tree except those under `if TYPE_CHECKING`."""
+def _running_statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements of a tree except those under `if TYPE_CHECKING`; expressions contain no imports."""
     for node in ast.iter_child_nodes(tree):
         is_for_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        if not is_for_types:
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case) and not is_for_types:
             yield node
-            yield from _running_nodes(node)
+            yield from _running_statements(node)

@@ -18,7 +18,6 @@ from pipeline.video.interval_reader import PartOfClip, VideoInterval
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits, open_file
 from pipeline.video.long_video import UnlistedFramesError
 from pipeline.video.moving_image import MovingImage, has_several_images
-from pipeline.video.packed import PackedClip
 from pipeline.video.reader import ClipReader
 from pipeline.video.suffixes import suffix_of
 from pipeline.video.video_file import VideoFile
@@ -59,6 +58,9 @@ def _opened(location: str, interval: Interval | None, limits: ClipLimits) -> Cli
             if num_bytes == 0:
                 raise ClipError("empty", f"{path} is empty (0 bytes).")
             if separator:
+                # h5py takes a tenth of a second to import, and most clips are not in HDF5 files.
+                from pipeline.video.packed import PackedClip
+
                 return PackedClip(path, member, limits)
             limits.check_bytes(str(path), num_bytes)
             start = opened.read(32)
