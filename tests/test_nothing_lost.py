@@ -9,6 +9,7 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -20,6 +21,7 @@ from pipeline.store import FeatureStore
 from pipeline.store.record import read_record
 from pipeline.store.verify import find_corruption
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
+from pipeline.store_command.hdf5_file import sealed_hdf5
 from pipeline.video.limits import ClipLimits
 from tests.conftest import REPOSITORY
 from tests.support.run_stages import store_verify
@@ -295,6 +297,24 @@ def test_a_failed_import_leaves_nothing(location: Path, tmp_path: Path, monkeypa
             import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
     import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr"))
     assert arrays_of(tmp_path / "again.zarr") == arrays_of(location)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("views/test/clip", np.dtype(np.int64)), ("clips/clip_id", h5py.string_dtype("utf-8"))]
+)
+def test_values_that_an_export_does_not_hold_take_no_memory(
+    location: Path, tmp_path: Path, name: str, dtype: np.dtype[Any]
+) -> None:
+    export_hdf5(FeatureStore.open(location), tmp_path / "s.h5")
+    with h5py.File(tmp_path / "s.h5") as found, sealed_hdf5(tmp_path / "strange.h5") as file:
+        file.attrs.update(found.attrs)
+        for group in found:
+            found.copy(group, file)
+        del file[name]
+        file.create_dataset(name, (1 << 40,), dtype)  # takes no space in the file, and 8 TiB in memory
+    with pytest.raises(PipelineError, match=rf"/{name} has 1,099,511,627,776 values, but the file does not hold them"):
+        import_hdf5(tmp_path / "strange.h5", str(tmp_path / "again.zarr"))
+    assert import_hdf5(tmp_path / "s.h5", str(tmp_path / "again.zarr")) == 5
 
 
 def test_an_import_that_was_complete_can_be_run_again(location: Path, tmp_path: Path, manifest: Manifest) -> None:

@@ -75,7 +75,7 @@ def dataset(group: h5py.Group, name: str, shape: tuple[int | None, ...], dtype: 
     """Return a data set of an untrusted file, after checking its shape and type; None allows any length.
 
     Raises:
-        PipelineError: it is missing, stored in another file, or has another shape or type.
+        PipelineError: it is missing, stored in another file, has another shape or type, or its values are not stored.
     """
     where = f"{group.file.filename}: {group.name}/{name}"
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Dataset):
@@ -88,6 +88,9 @@ def dataset(group: h5py.Group, name: str, shape: tuple[int | None, ...], dtype: 
     )
     if not fits or (dtype is not None and found.dtype != np.dtype(dtype)):
         raise PipelineError(f"{where} has the shape {found.shape} of {found.dtype}, not {shape} of {dtype}.")
+    if None in shape and found.id.get_storage_size() < found.nbytes:
+        # HDF5 gives the fill value for them, at any length and without a byte in the file.
+        raise PipelineError(f"{where} has {found.size:,} values, but the file does not hold them.")
     return found
 
 
