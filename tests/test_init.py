@@ -129,13 +129,15 @@ def test_nothing_is_overwritten(clips: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("is_relative", [False, True])
 @pytest.mark.parametrize("failing", ["write", "git", "dvc", "config", "template"])
 def test_after_a_failure_the_same_command_completes(
-    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, is_relative: bool
 ) -> None:
     whole, study = tmp_path / "whole", tmp_path / "study"
     init(clips, "--out", whole, cwd=tmp_path)
-    (study).mkdir()
+    out = "study" if is_relative else study
+    study.mkdir()
     (study / "mine.txt").write_text("mine")
 
     def fails(path: Any, *texts: Any) -> None:
@@ -152,8 +154,8 @@ def test_after_a_failure_the_same_command_completes(
             patch.setattr(init_command, "write_files", fails)
         else:
             patch.setattr(folder_module, names[failing], fails)
-        assert "The disk is full." in init(clips, "--out", study, cwd=tmp_path, exit_code=1)
-    init(clips, "--out", study, cwd=tmp_path)
+        assert "The disk is full." in init(clips, "--out", out, cwd=tmp_path, exit_code=1)
+    init(clips, "--out", out, cwd=tmp_path)
     files = sorted(
         str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file() and ".git/" not in str(path)
     )
@@ -164,7 +166,7 @@ def test_after_a_failure_the_same_command_completes(
     assert not (study / UNFINISHED).exists()
     assert (study / "mine.txt").read_text() == "mine"
     # Now that it has ended, nothing is overwritten.
-    assert "overwrites nothing" in init(clips, "--out", study, cwd=tmp_path, exit_code=1)
+    assert "overwrites nothing" in init(clips, "--out", out, cwd=tmp_path, exit_code=1)
 
 
 @pytest.mark.usefixtures("tools")

@@ -95,7 +95,7 @@ def set_up_tools(folder: Path, new: Collection[str]) -> list[str]:
         again = ["--force"] if DVC in new and (folder / DVC).exists() else []
         _run(folder, sys.executable, "-m", "dvc", "init", "--quiet", *how, *again)
         messages.append(f"dvc init {' '.join([*how, str(folder)])}")
-    if DVC in new and root == folder:
+    if DVC in new and root.resolve() == folder.resolve():
         _add_settings(folder / DVC / "config")
     # The template of the curves, which dvc.yaml names.
     template = root / DVC / "plots" / "seeds.json"
