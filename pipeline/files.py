@@ -154,7 +154,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it is missing, cannot be read, or is not a regular file.
-        ValueError: it is not JSON, nested too deeply, or larger than 256 MiB.
+        ValueError: it is larger than 256 MiB, or `parse_json` refuses it.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -162,10 +162,23 @@ def read_json(path: Path) -> Any:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise ValueError(f"it has more than {MAX_JSON_BYTES:,} bytes")
+    return parse_json(data)
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse JSON in UTF-8, which may come from a stranger.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has half of a surrogate pair, which no file can hold.
+    """
+    text = data.decode() if isinstance(data, bytes) else data
     try:
-        return json.loads(data)
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return value
 
 
 def sha256_of_file(path: Path) -> str:

@@ -23,7 +23,7 @@ from pipeline.backbones import build_backbone
 from pipeline.backbones.backbone import Backbone, pooled
 from pipeline.backbones.preprocessing import stated_input_size
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, parse_json
 from pipeline.heads import build_head
 from pipeline.heads.head import Head
 from pipeline.recipe import recipe_from_dict
@@ -239,13 +239,13 @@ def _read_header(path: Path, header: str) -> dict[str, Any]:
         PipelineError: the header is damaged.
     """
     try:
-        values = dict(json.loads(header))
+        values = dict(parse_json(header))
         stated = values.pop(HEADER_DIGEST, None)
         if stated is not None and stated != _digest_of_header(values):
             raise ValueError("it does not match its SHA-256")
         if stated is None and TENSORS_DIGEST in values:
             raise ValueError("its SHA-256 is missing")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise PipelineError(
             f"The header of {path} is damaged ({error}). Put a copy of the file back, or fit the head again."
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -17,7 +18,7 @@ import pytest
 
 from benchmarks.torture.commands import build_failing_disk
 from pipeline.errors import ClipError, PipelineError, ShapeError, transient_kind
-from pipeline.files import UnwritableError, atomic_path, clear_parts, sha256_of_file, write_json, write_text
+from pipeline.files import UnwritableError, atomic_path, clear_parts, parse_json, sha256_of_file, write_json, write_text
 from pipeline.registry import look_up
 from pipeline.scratch import temporary_folder
 from pipeline.shapes import check_shape
@@ -347,3 +348,23 @@ def test_a_disk_that_fails_at_any_call_is_a_sentence_whatever_library_writes(lib
     )  # fmt: skip
     expected = [f"{error} True" for error in (errno.EIO, errno.ESTALE, errno.ENOSPC)]
     assert done.stdout.splitlines() == expected, done.stderr
+
+
+@pytest.mark.parametrize("text", [r'{"a": ["\ud800"]}', r'{"\uDfFf": 1}', r'["\ud83d", "\ude00"]'])
+def test_half_a_surrogate_pair_in_json_is_refused(text: str) -> None:
+    json.loads(text)  # Python reads it, but no file can hold it
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        parse_json(text.encode())
+
+
+def test_json_that_python_writes_is_read() -> None:
+    values = {"a": "😀é", "b": [1.5, None, True], "c": "\\ud800"}
+    assert parse_json(json.dumps(values)) == values
+    assert parse_json(json.dumps(values, ensure_ascii=False).encode()) == values
+
+
+def test_bytes_of_half_a_surrogate_pair_are_refused() -> None:
+    data = b'["\xed\xa0\x80"]'
+    json.loads(data)  # Python reads it
+    with pytest.raises(ValueError, match="can't decode"):
+        parse_json(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -149,6 +150,22 @@ def test_a_block_of_another_store_is_named_and_computed_again(
     with pytest.raises(PipelineError, match=rf"{key} of the store .* is damaged.*verify --repair"):
         FeatureStore.open(location)
     assert "settings or classes" in FeatureStore.open(location, "r+").damage[key]
+    run(manifest, location)
+    assert files_of(location) == whole
+
+
+@pytest.mark.parametrize("key", [layout.TABLE_KEY, layout.record_key(0)])
+def test_text_that_no_file_can_hold_is_named_under_a_right_digest(manifest: Manifest, location: Path, key: str) -> None:
+    """JSON can state half of a surrogate pair; a table or an export cannot be written with it."""
+    whole = files_of(location)
+    body = (location / key).read_bytes().partition(b'": ')[2].partition(b'": ')[2].removesuffix(b"}\n")
+    assert b'"c0"' in body
+    body = body.replace(b'"c0"', rb'"c\ud800"')
+    name = "clips" if key == layout.TABLE_KEY else "record"
+    head = b'{"sha256": "%s",\n"%s": ' % (hashlib.sha256(body).hexdigest().encode(), name.encode())
+    (location / key).write_bytes(head + body + b"}\n")
+    with pytest.raises(PipelineError, match=rf"{key}.* is damaged"):
+        FeatureStore.open(location)
     run(manifest, location)
     assert files_of(location) == whole
 

@@ -7,7 +7,6 @@ per-clip predictions are of the same clips, each change has an interval over pai
 from __future__ import annotations
 
 import contextlib
-import json
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pipeline.evaluation.predictions import Predictions, read_predictions_text
 from pipeline.evaluation.result_reader import RunResult, with_splits
 from pipeline.evaluation.result_writer import METRICS_FILE, PREDICTIONS_FILE
 from pipeline.evaluation.statistics import Interval, paired_difference
+from pipeline.files import parse_json
 
 if TYPE_CHECKING:
     from dvc.api import DVCFileSystem
@@ -288,7 +288,7 @@ def _relative(folder: Path, root: Path) -> str:
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise PipelineError(f"{name} cannot be read as JSON: {error}.") from error
     if not isinstance(values, dict):

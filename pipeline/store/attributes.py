@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 from pipeline.store import layout
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.sealed import digest_of, seal, unseal
@@ -149,7 +150,7 @@ def format_number(values: dict[str, Any]) -> int | None:
 
 
 def _values_of_root(data: bytes | None) -> dict[str, Any]:
-    node = json.loads(data or b"")
+    node = parse_json(data or b"")
     if (node["node_type"], node["zarr_format"]) != ("group", 3):
         raise ValueError("it is not a Zarr v3 group")
     return dict(node["attributes"])

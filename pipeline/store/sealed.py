@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 
 
 def seal(name: str, value: Any) -> bytes:
@@ -36,8 +37,8 @@ def unseal(data: bytes, name: str, key: str) -> Any:
     if not is_whole or head != b'{"sha256": "%s",' % hashlib.sha256(body).hexdigest().encode():
         raise PipelineError(f"{key} of the store is damaged: it does not match its SHA-256.")
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return parse_json(body)
+    except ValueError as error:
         raise PipelineError(f"{key} of the store is damaged: it is not JSON ({error}).") from error
 
 

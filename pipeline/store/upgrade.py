@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 from pipeline.store import layout
 from pipeline.store.attributes import ROOT_KEY, Attributes, attributes_from_dict, write_attributes
 from pipeline.store.object_store import ObjectStore
@@ -53,7 +53,7 @@ def remove_leftovers(objects: ObjectStore) -> None:
 
 def _old_attributes(objects: ObjectStore) -> Attributes:
     try:
-        values: dict[str, Any] = json.loads(objects.get(ROOT_KEY) or b"")["attributes"]
+        values: dict[str, Any] = parse_json(objects.get(ROOT_KEY) or b"")["attributes"]
         return attributes_from_dict({**values, "format": layout.FORMAT})
     except (ValueError, KeyError, TypeError, PipelineError) as error:
         raise _damaged(objects, f"zarr.json: {error}") from error

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 from pipeline.manifest import Clip
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.store import layout
@@ -112,7 +113,7 @@ def _num_clips_imported(file: h5py.File, location: str) -> int | None:
 
 def _attributes(file: h5py.File, location: str) -> Attributes:
     """Read and check the attributes of an export."""
-    values = {name: json.loads(file.attrs[name]) for name in ("settings", "classes", "provenance")}
+    values = {name: parse_json(file.attrs[name]) for name in ("settings", "classes", "provenance")}
     values["provenance"] = _recorded(values["provenance"], location)
     return attributes_from_dict({**values, "format": layout.FORMAT, "block_clips": int(file.attrs["block_clips"])})
 
