@@ -65,9 +65,10 @@ def _kill_and_run_again(
     ended = command.wait()
     outcome.num_landed += ended.code == -signal.SIGKILL
     wrong = [f"a process was left: {line}" for line in command.processes_left()]
-    differing = differences(place, undisturbed)
-    if not step.is_repeatable and (ended.code == 0 or not differing):
-        return wrong + differing  # it has written everything, so that it would refuse to run again
+    if not step.is_repeatable:
+        differing = differences(place, undisturbed)
+        if ended.code == 0 or not differing:
+            return wrong + differing  # it has written everything, so that it would refuse to run again
     again = commands.run(step.arguments, place)
     if again.code or again.has_traceback:
         return [*wrong, f"run again, it ended with {again.code}: {again.output.strip()[-500:]}"]

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import RunResult
+from pipeline.files import read_json
 from pipeline.recipe import AUGMENTATIONS
 
 NOT_RECORDED = "not recorded"
@@ -102,7 +103,7 @@ def check_signatures(own: Sequence[Mapping[str, str]], place: Path) -> str:
     """
     path = place / COMPARISON_FILE if place.is_dir() else place
     try:
-        groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
+        groups = read_json(path)["groups"]
         theirs = [group["signature"] for group in groups]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(

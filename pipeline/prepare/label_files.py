@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 
 
 class LabelBook:
@@ -130,8 +130,8 @@ def read_json(path: Path) -> Any:
         PipelineError: it is not JSON.
     """
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return parse_json(read_text(path))
+    except ValueError as error:
         raise PipelineError(f"{path} is not JSON: {error}.") from error
 
 

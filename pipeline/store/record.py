@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 from pipeline.store import layout
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.sealed import seal, unseal
@@ -198,6 +199,6 @@ def write_times(clips: Iterable[ClipRecord]) -> bytes:
 def read_times(data: bytes | None) -> dict[int, int]:
     """Read what `write_times` wrote; return an empty mapping if it is damaged, so that the files are hashed again."""
     try:
-        return {int(offset): int(value) for offset, value in json.loads(data or b"{}").items()}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+        return {int(offset): int(value) for offset, value in parse_json(data or b"{}").items()}
+    except (ValueError, AttributeError, TypeError):
         return {}

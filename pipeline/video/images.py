@@ -46,9 +46,8 @@ def image_size(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> t
     Raises:
         ClipError: it is not an image, or has too many pixels.
     """
-    size = _size_of_plain_jpg(data)
+    size = _size_of_plain_jpg(data, what, limits)
     if size is not None:
-        limits.check_pixels(what, *size)
         return size
     with open_image(data, what, limits) as image:
         return image.height, image.width
@@ -63,9 +62,7 @@ def decode_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) ->
     Raises:
         ClipError: it is not an image, or damaged. A JPG for which libjpeg only warns counts as damaged.
     """
-    size = _size_of_plain_jpg(data)
-    if size is not None:
-        limits.check_pixels(what, *size)
+    if _size_of_plain_jpg(data, what, limits) is not None:
         try:
             pixels: Frame = simplejpeg.decode_jpeg(data, colorspace="RGB")
         except JPG_ERRORS as error:
@@ -138,15 +135,22 @@ def open_image(data: bytes, what: str, limits: ClipLimits = DEFAULT_LIMITS) -> I
     return image
 
 
-def _size_of_plain_jpg(data: bytes) -> tuple[int, int] | None:
-    """Return (height, width) of a JPG that simplejpeg decodes to RGB, from its header; None for other data."""
+def _size_of_plain_jpg(data: bytes, what: str, limits: ClipLimits) -> tuple[int, int] | None:
+    """Return (height, width) of a JPG that simplejpeg decodes to RGB, from its header; None for other data.
+
+    Raises:
+        ClipError: it has too many pixels.
+    """
     if not data.startswith(JPG_MAGIC):
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except JPG_ERRORS:
         return None
-    return (int(height), int(width)) if colours in JPG_COLOURS else None
+    if colours not in JPG_COLOURS:
+        return None
+    limits.check_pixels(what, int(height), int(width))
+    return int(height), int(width)
 
 
 def _damaged(what: str, error: BaseException) -> ClipError:
