@@ -44,6 +44,7 @@ CLIPS = Path("data/gestures/test")
 RESULTS = (Path("results/fit_head"), Path("results/finetune"))
 LONG = (
     ["benchmarks.extraction"],
+    ["benchmarks.extraction", "--kind", "h264"],
     ["benchmarks.extraction", "--kind", "jpg"],
     ["benchmarks.extraction", "--backbone", "bninception", "--weights", "random"],
     ["benchmarks.decode"],
@@ -109,7 +110,7 @@ def heads(rounds: int) -> Iterator[Figure]:
 def fits(rounds: int) -> Iterator[Figure]:
     """Compare the arithmetic of a whole fit on all cores, with reading and scoring, to that of a convolution."""
     for share in shares(HEADS, rounds, 96, 13, num_cores()):
-        name = f"{share.head}: whole fit, {share.cores:.2f} cores used"
+        name = f"{share.head}, {share.maps}: whole fit, {share.cores:.2f} cores used"
         yield Figure(name, share.fit, share.bound, "GFLOP/s", "a convolution of its size")
 
 

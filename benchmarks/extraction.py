@@ -1,11 +1,11 @@
 """Question: how close is a whole extraction to its upper bound on this machine, and how much faster than a simple loop?
 
-It uses clips of 40 drawn frames: VP9 in WebM at 240 pixels height, or JPG folders at 100 (`--kind jpg`). The bound is
-1 / (1 / D + 1 / F): D clips/s of decoding and rendering on all cores, F clips/s of the forward pass alone on all cores,
-each in as many single-threaded processes as there are cores. A second bound includes compressing the maps. The whole
-extraction is `pipeline extract` with as many workers, timed from the second block of each worker to the last block,
-without start-up and compilation. The simple loop uses PyAV, converts every frame to RGB, resizes with torchvision, and
-runs eager float32 in one process, all threads.
+It uses clips of 40 drawn frames: VP9 in WebM or H.264 in MP4 at 240 pixels height, or JPG folders at 100 (`--kind`).
+The bound is 1 / (1 / D + 1 / F): D clips/s of decoding and rendering on all cores, F clips/s of the forward pass alone
+on all cores, each in as many single-threaded processes as there are cores. A second bound includes compressing the
+maps. The whole extraction is `pipeline extract` with as many workers, timed from the second block of each worker to the
+last block, without start-up and compilation. The simple loop uses PyAV, converts every frame to RGB, resizes with
+torchvision, and runs eager float32 in one process, all threads.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --backbone bninception --weights random --kind jpg --clips 256
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -53,14 +54,29 @@ SECONDS_MEASURED = 5.0
 Clock = Callable[[], float]
 
 
+class Kind(NamedTuple):
+    """Suffix, codec and size in pixels of clips; a folder of JPG files has no suffix and no codec."""
+
+    suffix: str
+    codec: str
+    height: int
+    width: int
+
+
+KINDS = {
+    "vp9": Kind(".webm", "libvpx-vp9", 240, 427),
+    "h264": Kind(".mp4", "libx264", 240, 426),  # H.264 in 4:2:0 needs an even width
+    "jpg": Kind("", "", 100, 176),
+}
+
+
 def write_clips(folder: Path, kind: str, count: int) -> Manifest:
     """Write a manifest of clips: sixteen different ones, each listed under several names."""
-    height, width = (240, 427) if kind == "vp9" else (100, 176)
-    suffix = ".webm" if kind == "vp9" else ""
+    suffix, codec, height, width = KINDS[kind]
     for number in range(16):
         frames = drawn_clip(number, height, width)
         path = folder / f"clip{number}{suffix}"
-        write_video(path, frames) if kind == "vp9" else write_frame_folder(path, frames)
+        write_video(path, frames, codec=codec) if codec else write_frame_folder(path, frames)
     clips = [Clip(f"c{number}", f"clip{number % 16}{suffix}", "moves", "val") for number in range(count)]
     write_manifest(folder / "m.csv", clips, ["moves"])
     return read_manifest(folder / "m.csv")
@@ -183,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="squeezenet")
     parser.add_argument("--weights", default="bundled")
-    parser.add_argument("--kind", choices=["vp9", "jpg"], default="vp9")
+    parser.add_argument("--kind", choices=list(KINDS), default="vp9")
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

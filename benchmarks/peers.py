@@ -43,6 +43,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.decode import processor
 from benchmarks.extraction import (
+    KINDS,
     NUM_SEGMENTS,
     all_frames,
     decode_rate,
@@ -304,7 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="squeezenet")
     parser.add_argument("--weights", default="bundled")
-    parser.add_argument("--kind", choices=["vp9", "jpg"], default="vp9")
+    parser.add_argument("--kind", choices=list(KINDS), default="vp9")
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0, help="Time of each measurement of a part.")

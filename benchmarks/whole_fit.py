@@ -1,10 +1,12 @@
 """Question: which share of the processor's peak does a whole fit of ConvLSTM and 3D-FCN reach, with all cores?
 
 A fit of one epoch on a store of synthetic maps (13 × 13 × 512, as from SqueezeNet): reading, decompressing, training,
-scoring and the order tests. Its arithmetic (multiply-accumulates of head and projection, forward and backward) per
-second of wall time is compared to that of a single convolution of its size on all cores, forward and backward, measured
-before and after each fit. Wall time needs an idle machine; the number of used cores is printed for that reason. "By
-processor time" is the same share of processor seconds: what the fit computes beside convolutions, without idle cores.
+scoring and the order tests. The first fit reads each map from the store; the second has all maps in memory, as later
+epochs and seeds of a run have if the maps fit there (`MAP_CACHE_BYTES`). Its arithmetic (multiply-accumulates of head
+and projection, forward and backward) per second of wall time is compared to that of a single convolution of its size on
+all cores, forward and backward, measured before and after each fit. Wall time needs an idle machine; the number of used
+cores is printed for that reason. "By processor time" is the same share of processor seconds: what the fit computes
+beside convolutions, without idle cores.
 
     python -m benchmarks.whole_fit
     python -m benchmarks.whole_fit --heads fcn3d --clips 192 --rounds 5
@@ -30,7 +32,6 @@ from pipeline.devices import fixed_threads
 from pipeline.evaluation.order_tests import ORDER_TESTS
 from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.fit import HeadDataset, fit_head
-from pipeline.fit_head.spatial_features import MapCache
 from pipeline.heads import build_head
 from pipeline.heads.head import NUM_FEATURES
 from pipeline.processes import num_cores
@@ -39,6 +40,7 @@ from pipeline.runtime import Runtime
 from pipeline.store import FeatureStore
 
 HEADS = ("convlstm", "fcn3d")
+MAPS = ("maps from the store", "maps in memory")
 SECONDS_OF_BOUND = 1.0
 
 
@@ -53,6 +55,7 @@ class Share(NamedTuple):
     """GFLOP/s of a whole fit and of a convolution by wall time, the share by processor time, and the used cores."""
 
     head: str
+    maps: str
     fit: float
     bound: float
     by_processor: float
@@ -83,7 +86,7 @@ def giga_of_fit(head_name: str, data: HeadDataset, map_size: int, epochs: int) -
 def shares(
     heads: tuple[str, ...], rounds: int, num_clips: int, map_size: int, threads: int, epochs: int = 1
 ) -> Iterator[Share]:
-    """Measure the share of each head; a round is a convolution, a fit without maps in memory, a convolution."""
+    """Measure the shares of each head; a round is the first and the second fit, each between two convolutions."""
     recipe: Recipe = named_recipe("cached").with_overrides(epochs=epochs, select_on="val")
     compute = Runtime(torch.device("cpu"), "float32", threads)
     convolve, giga_of_bound = convolution(map_size)
@@ -102,21 +105,27 @@ def shares(
         store = FeatureStore.open(Path(name) / "s.zarr")
         bound()
         for head in heads:
-            found = []
+            found: dict[str, list[Share]] = {maps: [] for maps in MAPS}
             for _ in range(rounds):
-                data = CachedData(store, Path(name), cache=MapCache(0)).of("spatial", recipe)
-                before = bound()
-                started, spent = time.perf_counter(), time.process_time()
-                fit_head(data, head, recipe, 0, compute)
-                seconds, spent = time.perf_counter() - started, time.process_time() - spent
-                giga = giga_of_fit(head, data, map_size, epochs)
-                behind = bound()
-                fit = Speed(giga / seconds, giga / spent)
-                wall, processor_time = ((one + other) / 2 for one, other in zip(before, behind, strict=True))
-                found.append(Share(head, fit.wall, wall, fit.processor / processor_time, spent / seconds))
-            middle = statistics.median_low([share.fit / share.bound for share in found])
-            share = next(share for share in found if share.fit / share.bound == middle)
-            yield share._replace(by_processor=statistics.median(each.by_processor for each in found))
+                data = CachedData(store, Path(name)).of("spatial", recipe)
+                for maps in MAPS:
+                    before = bound()
+                    started, spent = time.perf_counter(), time.process_time()
+                    fit_head(data, head, recipe, 0, compute)
+                    seconds, spent = time.perf_counter() - started, time.process_time() - spent
+                    giga = giga_of_fit(head, data, map_size, epochs)
+                    behind = bound()
+                    fit = Speed(giga / seconds, giga / spent)
+                    wall, processor_time = ((one + other) / 2 for one, other in zip(before, behind, strict=True))
+                    by_processor = fit.processor / processor_time
+                    found[maps].append(Share(head, maps, fit.wall, wall, by_processor, spent / seconds))
+            yield from (_middle(of_maps) for of_maps in found.values())
+
+
+def _middle(found: list[Share]) -> Share:
+    middle = statistics.median_low([share.fit / share.bound for share in found])
+    share = next(share for share in found if share.fit / share.bound == middle)
+    return share._replace(by_processor=statistics.median(each.by_processor for each in found))
 
 
 def main() -> None:
@@ -133,8 +142,8 @@ def main() -> None:
         tuple(options.heads.split(",")), options.rounds, options.clips, options.map_size, options.threads
     ):
         print(
-            f"{share.head}: {share.fit:.0f} GFLOP/s in a whole fit, {share.bound:.0f} in a convolution: share "
-            f"{share.fit / share.bound:.2f} ({share.by_processor:.2f} by processor time); "
+            f"{share.head}, {share.maps}: {share.fit:.0f} GFLOP/s in a whole fit, {share.bound:.0f} in a convolution: "
+            f"share {share.fit / share.bound:.2f} ({share.by_processor:.2f} by processor time); "
             f"{share.cores:.2f} of {options.threads} cores used",
             flush=True,
         )

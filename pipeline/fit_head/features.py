@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 ROWS_PER_READ = 4_096
 RAM_SHARE = 0.5  # share of the free memory; larger pooled features are memory-mapped
 STATISTICS_CLIPS = {"pooled": 4_096, "spatial": 64}
+STATISTICS_BATCH = {"pooled": 32, "spatial": 1}  # larger ones do not fit in the processor's cache as float64
 
 
 class SampleOrder(NamedTuple):
@@ -48,8 +49,11 @@ class SampleOrder(NamedTuple):
     frames: Integers | None = None
 
     def part(self, start: int, stop: int) -> SampleOrder:
-        frames = None if self.frames is None else self.frames[start:stop]
-        return SampleOrder(self.clips[start:stop], self.views[start:stop], frames)
+        return self.at(slice(start, stop))
+
+    def at(self, places: slice | Integers) -> SampleOrder:
+        frames = None if self.frames is None else self.frames[places]
+        return SampleOrder(self.clips[places], self.views[places], frames)
 
 
 class Batch(NamedTuple):
@@ -71,6 +75,7 @@ class FeatureDataset(ABC):
     def __init__(self, clip_ids: tuple[str, ...], labels: Integers) -> None:
         self.clip_ids = clip_ids
         self.labels = labels
+        self._statistics: tuple[Tensor, Tensor] | None = None
 
     @property
     def num_clips(self) -> int:
@@ -97,24 +102,26 @@ class FeatureDataset(ABC):
     def gather(self, draw: SampleOrder) -> Tensor:
         """Gather the features of an order. Shape: (N, T, C, H, W)."""
 
-    def channel_statistics(self) -> tuple[Tensor, Tensor]:
-        """Compute mean and standard deviation of each channel over evenly spaced clips, in their first view.
+    def channel_statistics(self, num_loaders: int = 0) -> tuple[Tensor, Tensor]:
+        """Compute mean and standard deviation of each channel over evenly spaced clips, in their first view; once.
 
         Shape:
             returns: (C,) and (C,), float32.
         """
-        num_sampled = min(self.num_clips, STATISTICS_CLIPS["spatial" if self.reads_ahead else "pooled"])
+        if self._statistics is None:
+            self._statistics = self._channel_statistics(num_loaders)
+        return self._statistics
+
+    def _channel_statistics(self, num_loaders: int) -> tuple[Tensor, Tensor]:
+        kind = "spatial" if self.reads_ahead else "pooled"
+        num_sampled = min(self.num_clips, STATISTICS_CLIPS[kind])
         chosen = np.linspace(0, self.num_clips - 1, num_sampled).round().astype(np.int64)
-        plain = self.sequential_order()
         sums = squares = torch.zeros((), dtype=torch.float64)
         num_values = 0
-        for part in np.array_split(chosen, max(1, num_sampled // 32)):
-            frames = None if plain.frames is None else plain.frames[part]
-            values = (
-                self.gather(SampleOrder(plain.clips[part], plain.views[part], frames)).cpu().double()
-            )  # (N, T, C, H, W)
+        for batch in batches(self, self.sequential_order().at(chosen), STATISTICS_BATCH[kind], num_loaders):
+            values = batch.features.cpu().double()  # (B, T, C, H, W)
             sums = sums + values.sum(dim=(0, 1, 3, 4))
-            squares = squares + values.square().sum(dim=(0, 1, 3, 4))
+            squares = squares + values.square_().sum(dim=(0, 1, 3, 4))
             num_values += values.numel() // values.shape[2]
         mean = sums / num_values
         return mean.float(), (squares / num_values - mean.square()).clamp(min=0).sqrt().float()
@@ -156,7 +163,7 @@ class FrameFeatures(FeatureDataset):
     def drawn_by(self, choices: SamplingConfig) -> FrameFeatures:
         """Return the same features with other sampling options, without copying."""
         other = copy.copy(self)
-        other._choices = choices
+        other._choices, other._statistics = choices, None
         return other
 
     def shuffled_order(self, seed: int, epoch: int) -> SampleOrder:

@@ -165,7 +165,7 @@ class _Fit:
             choices=recipe.head,
         )
         if recipe.head.input_scaling != "none":
-            head.set_input_scaling(*data.train.channel_statistics())
+            head.set_input_scaling(*data.train.channel_statistics(compute.num_loaders))
         self.head: Head = head.to(compute.device)
         parts: dict[str, tuple[nn.Module, float]] = {"head": (self.head, self.choices.lr)}
         self.plan = plan_parameters(parts, self.choices, _num_norms(data, self.choices))

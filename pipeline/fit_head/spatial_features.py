@@ -28,14 +28,16 @@ class SpatialFeatures(FeatureDataset):
         self._source, self._views, self._rows, self._cache = source, split.views, split.rows, cache
 
     def gather(self, draw: SampleOrder) -> Tensor:
-        maps: Tensor | None = None
+        maps: NDArray[np.float16] | None = None
         for place, (clip, view) in enumerate(zip(draw.clips, draw.views, strict=True)):
             clip_maps = self._cache.get(self._source, self._views[view], int(self._rows[clip]))
             if maps is None:
-                maps = torch.empty((len(draw.clips), *clip_maps.shape), dtype=torch.float16)  # (B, T, H, W, C)
-            maps[place] = torch.from_numpy(clip_maps)
+                maps = np.empty((len(draw.clips), *clip_maps.shape), dtype=np.float16)  # (B, T, H, W, C)
+            # NumPy copies in this thread; torch would start more threads, which disturb those of the training step.
+            maps[place] = clip_maps
         assert maps is not None
-        return maps.permute(0, 1, 4, 2, 3)  # a view: the memory stays channels last, which is fast for the heads
+        # A view: the memory stays channels last, which is fast for the heads.
+        return torch.from_numpy(maps).permute(0, 1, 4, 2, 3)
 
 
 class MapCache:
