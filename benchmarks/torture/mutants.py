@@ -2,8 +2,8 @@
 
 Small clips of every supported container, codec and image format are cut, flipped, overwritten, shortened, lengthened,
 spliced with others and given the headers of others, and extracted by one `pipeline extract`. Afterwards each finished
-clip is decoded again by PyAV or Pillow: number and bits of its frames must be those of the store. The exit code is 1 if
-a clip differs or is not counted.
+clip is decoded again by PyAV or Pillow: number and bits of its frames must be those of the store, or only the bits of
+the frames that were read, if others are damaged. The exit code is 1 if a clip differs or is not counted.
 
 A decoder may leave parts of a damaged frame uninitialised without an error. Two decodes of such a frame by PyAV differ
 too; they are counted as undefined.
@@ -14,6 +14,7 @@ too; they are counted as undefined.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import subprocess
@@ -213,7 +214,8 @@ def judge(manifest: Manifest, store: FeatureStore, exit_code: int) -> dict[str, 
             outcome.failed[row.kind] += 1
         else:
             outcome.num_kept += 1
-            fault = difference(manifest.locate(clip), (row.num_frames, row.height, row.width))
+            shown = store.read_sampling("test", [row.row])[0, : store.settings.num_segments].astype(int).tolist()
+            fault = difference(manifest.locate(clip), (row.num_frames, row.height, row.width), shown)
             if fault == UNDEFINED:
                 outcome.num_undefined += 1
             elif fault:
@@ -223,19 +225,43 @@ def judge(manifest: Manifest, store: FeatureStore, exit_code: int) -> dict[str, 
     return dict(outcomes)
 
 
-def difference(location: str, shape: tuple[int, int, int]) -> str:
-    """Describe how a finished clip differs from all independent decodes; return an empty text if it equals one."""
+def difference(location: str, shape: tuple[int, int, int], shown: list[int]) -> str:
+    """Describe how a finished clip differs from all independent decodes; return an empty text if it equals one.
+
+    shown: numbers of the frames that were read in the extraction.
+    """
     try:
         with open_clip(location) as reader:
-            frames = reader.read(range(reader.num_frames))
+            seen = reader.read(shown)
+            if (reader.num_frames, *seen.shape[1:3]) != shape:
+                return f"the store records {shape}, but it has {reader.num_frames} frames of {seen.shape[1:3]}"
     except ClipError as error:
-        # Frames that no view shows are not read in an extraction.
-        return "" if Path(location).is_dir() or "::" in location else f"kept, but {error}"
-    if frames.shape[:3] != shape:
-        return f"the store records {shape}, but it has {frames.shape[:3]}"
-    if any(plain.shape == frames.shape and (plain == frames).all() for plain in plain_readings(location)):
+        return f"kept, but {error}"
+    try:
+        with open_clip(location) as reader:
+            reader.decodes_whole = True
+            numbers = list(range(reader.num_frames))
+            frames = reader.read(numbers)
+            if (frames[shown] != seen).any():
+                return "frames that are read alone differ from those of the whole clip"
+    except ClipError:  # damage in frames that are not read in an extraction
+        if Path(location).is_dir() or "::" in location:
+            return ""  # an independent reading ends at a damaged image
+        numbers, frames = shown, seen
+    if any(shows(plain, shape[0], numbers, frames) for plain in plain_readings(location)):
         return ""
     return UNDEFINED if is_undefined(Path(location)) else f"its {frames.shape} frames are no independent reading's"
+
+
+def shows(plain: np.ndarray, num_frames: int, numbers: list[int], frames: np.ndarray) -> bool:
+    """Return whether a decode has frames with these numbers; without damaged frames, which have no number then."""
+    num_lost = num_frames - len(plain)
+    if plain.shape[1:] != frames.shape[1:] or num_lost < 0 or (num_lost and len(numbers) == num_frames):
+        return False
+    return all(
+        any((plain[place] == frame).all() for place in range(max(0, number - num_lost), min(number + 1, len(plain))))
+        for number, frame in zip(numbers, frames, strict=True)
+    )
 
 
 def is_undefined(path: Path) -> bool:
@@ -285,11 +311,12 @@ def _by_pyav(path: Path, container_format: str | None, num_held: int) -> np.ndar
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         for packet in container.demux(stream):
-            # The ffmpeg program skips a packet without data; PyAV stops there.
-            for frame in packet.decode() if packet.size or packet.dts is None else ():
-                if len(held) < num_held:
-                    held.append(frame)
-                pixels.append(frame.to_ndarray(format="rgb24"))
+            # The ffmpeg program skips a packet without data, and one that it cannot decode; PyAV stops there.
+            with contextlib.suppress(*PLAIN_ERRORS):
+                for frame in packet.decode() if packet.size or packet.dts is None else ():
+                    if len(held) < num_held:
+                        held.append(frame)
+                    pixels.append(frame.to_ndarray(format="rgb24"))
     return np.stack(pixels)
 
 

@@ -87,7 +87,7 @@ def _stat_clip(clip_id: str, location: str) -> Inspected:
 def _inspected(clip_id: str, location: str, limits: ClipLimits) -> Inspected:
     try:
         with clip_errors(location), open_clip(location, limits) as reader:
-            # A video is decoded up to its end, whichever frames are requested.
+            reader.decodes_whole = True
             is_video = isinstance(reader, VideoFile | VideoInterval)
             middle = reader.num_frames // 2
             ordinals = [middle] if is_video else range(reader.num_frames)

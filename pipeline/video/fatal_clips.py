@@ -97,6 +97,7 @@ def _decode_all(opener: str) -> None:
         os.write(1, b"\n")
         try:
             with open_clip(location, limits) as reader:
+                reader.decodes_whole = True
                 reader.read([reader.num_frames - 1])
         except Exception:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-H264_IDR, H264_SPS, H264_PPS = 5, 7, 8
+H264_IDR, H264_SEI, H264_SPS, H264_PPS = 5, 6, 7, 8
 HEVC_IDR = (19, 20)
 HEVC_SEI = (39, 40)
 START_CODE = b"\0\0\1"
@@ -58,8 +58,11 @@ def nal_units(data: bytes, size: int) -> Iterator[bytes]:
         position = end
 
 
-def parameter_sets(extradata: bytes) -> Iterator[bytes]:
-    """Yield the H.264 parameter sets that MP4 and Matroska store before the packets."""
+def stored_parameter_sets(extradata: bytes, size: int) -> Iterator[bytes]:
+    """Yield the H.264 parameter sets that a container stores before the packets, whose lengths have `size` bytes."""
+    if size == 0:
+        yield from nal_units(extradata, 0)
+        return
     position = 5
     for mask in (31, 255):
         count, position = (extradata[position] & mask if position < len(extradata) else 0), position + 1
@@ -91,17 +94,32 @@ def without_broken_sei(data: bytes, size: int) -> bytes:
     return b"".join((len(unit).to_bytes(size, "big") if size else b"\0" + START_CODE) + unit for unit in whole)
 
 
-def _is_broken_sei(payload: bytes) -> bool:
+def sei_types(payload: bytes) -> list[int]:
+    """Return the types of the messages of an SEI unit, given without its header.
+
+    Raises:
+        IndexError: a message is truncated.
+    """
     payload = payload.replace(b"\0\0\3", b"\0\0")
-    position = 0
+    types, position = [], 0
+    while position < len(payload) and payload[position:] != b"\x80":
+        numbers = []
+        for _ in ("type", "size"):
+            value = 0
+            while payload[position] == 255:
+                value, position = value + 255, position + 1
+            value, position = value + payload[position], position + 1
+            numbers.append(value)
+        types.append(numbers[0])
+        position += numbers[1]
+    if position > len(payload):
+        raise IndexError("The payload ends within a message.")
+    return types
+
+
+def _is_broken_sei(payload: bytes) -> bool:
     try:
-        while position < len(payload) and payload[position:] != b"\x80":
-            for _ in ("type", "size"):
-                value = 0
-                while payload[position] == 255:
-                    value, position = value + 255, position + 1
-                value, position = value + payload[position], position + 1
-            position += value
+        sei_types(payload)
     except IndexError:
         return True
-    return position > len(payload)
+    return False

@@ -15,7 +15,8 @@ from pipeline.video.h264_pictures import FrameNumbers
 from pipeline.video.images import decode_image
 from pipeline.video.limits import ClipLimits
 from pipeline.video.mpeg2_pictures import TemporalReferences
-from pipeline.video.nal_units import length_size, starts_with_idr, without_broken_sei
+from pipeline.video.nal_units import length_size, starts_with_idr, stored_parameter_sets, without_broken_sei
+from pipeline.video.needed_pictures import Picture, picture_of
 from pipeline.video.shown_frames import shown_in_gif
 
 # Decoders report every error ("explode"), with two exceptions that would reject sound clips. H.264: clips that were cut
@@ -35,11 +36,13 @@ class PacketChecks:
         self.starts_in_open_group: bool | None = None
         """Whether the first picture is not an IDR picture; None before the first packet."""
         self._numbers: FrameNumbers | TemporalReferences | None = None
-        self._length_size = 0
+        self._length_size, self._parameter_sets = 0, frozenset[bytes]()
         if self._codec in ("h264", "hevc"):
             extradata = bytes(stream.codec_context.extradata or b"")
             self._length_size = length_size(self._codec, extradata)
-            self._numbers = FrameNumbers(self._length_size, extradata) if self._codec == "h264" else None
+            if self._codec == "h264":
+                self._parameter_sets = frozenset(stored_parameter_sets(extradata, self._length_size))
+                self._numbers = FrameNumbers(self._length_size, extradata)
         elif self._codec in ("mpeg1video", "mpeg2video"):
             self._numbers = TemporalReferences()
 
@@ -50,6 +53,12 @@ class PacketChecks:
                 self._codec, bytes(packet), self._length_size
             )
         return self._numbers.gap(bytes(packet)) if self._numbers else None
+
+    def picture(self, packet: Packet[VideoStream]) -> Picture | None:
+        """Return the picture of the last checked packet if its packet can be left out where it is not needed."""
+        if not isinstance(self._numbers, FrameNumbers) or packet.is_discard:
+            return None
+        return picture_of(bytes(packet), packet.pts, self._numbers.header, self._length_size, self._parameter_sets)
 
     def damage_in(self, packet: Packet[VideoStream], frames: Sequence[VideoFrame], limits: ClipLimits) -> str | None:
         """Return the damage of a packet that its decoder does not report, as part of a sentence, or None.

@@ -24,10 +24,12 @@ class ClipReader(ABC):
     `num_frames` is counted, not taken from a header. `height` and `width` are those of the displayed frames, after
     rotation. Transparency is dropped; colours are not changed.
 
-    opened_as: location that was given to `open_clip`.
+    opened_as: location that was given to `open_clip`. decodes_whole: whether to decode all pictures of a video,
+        whichever frames are read, so that damage in any of them is an error.
     """
 
     opened_as = ""
+    decodes_whole = False
 
     def __init__(self, location: str, num_frames: int, height: int, width: int) -> None:
         self.location = location

@@ -1,7 +1,8 @@
 """Read frames of an encoded video file with PyAV: decode once in order, select by ordinal.
 
-There is no seeking, which stops at key frames and is four times as slow on clips with one key frame; `long_video` seeks
-for intervals of long videos.
+Of an H.264 stream, only the pictures that the requested frames need are decoded; of other streams, all. There is no
+seeking, which stops at key frames and is four times as slow on clips with one key frame; `long_video` seeks for
+intervals of long videos.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import ClipError
 from pipeline.video.limits import DEFAULT_LIMITS, ClipLimits
+from pipeline.video.needed_pictures import Picture, are_times_in_display_order, needed_positions
 from pipeline.video.orientation import shown_size
 from pipeline.video.reader import ClipReader, Frame
 from pipeline.video.shown_frames import count_by_packets
@@ -24,9 +26,10 @@ MAX_KEPT_BYTES = 1 << 25  # packets of a longer clip are read a second time inst
 
 
 class VideoFile(VideoDecoder, ClipReader):
-    """A video file. All frames are counted and decoded in order; only requested ones are converted to RGB.
+    """A video file. All frames are counted, and decoded in order; only requested ones are converted to RGB.
 
-    Every read decodes up to the end, so damage anywhere in the clip is found, whichever frames are requested.
+    Damage is found in all pictures that are decoded: with `decodes_whole`, and without it in other streams than H.264,
+    anywhere in the clip. Lost pictures are found anywhere, because all packets are read.
 
     Raises:
         ClipError: the file has no video, is truncated or damaged, or has frames of different sizes.
@@ -35,9 +38,10 @@ class VideoFile(VideoDecoder, ClipReader):
     def __init__(self, path: Path, container_format: str | None = None, limits: ClipLimits = DEFAULT_LIMITS) -> None:
         VideoDecoder.__init__(self, path, container_format, limits)
         self._packets: list[Packet[VideoStream]] | None = []
+        self._pictures: list[Picture] = []  # of all packets, if packets can be left out; else empty
         try:
             num_frames, times = self._counted()
-            running = self._shown(self._packets)
+            running = self._shown_from_start()
             first = next(running, None)
             if first is None:
                 raise ClipError("empty", f"{path} has a video stream, but not one frame in it.")
@@ -57,9 +61,26 @@ class VideoFile(VideoDecoder, ClipReader):
         self._container.close()
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
+        frames, num_read = self._started(), 0
+        if not self.decodes_whole and self._leave_out_for(ordinals):
+            for pixels in self._expected(frames, ordinals):
+                yield pixels
+                num_read += 1
+            if num_read == len(ordinals):
+                return
+            frames = self._started()
+        yield from self._selected(frames, ordinals[num_read:])
+
+    def _started(self) -> Iterator[Shown]:
+        """Return the frames from the first one on: of the decoder that the constructor started, or of a new one."""
         if self._running is None:
             self._reopen()
-        frames, self._running = self._running or self._shown(self._packets), None
+            return self._shown_from_start()
+        running, self._running = self._running, None
+        return running
+
+    def _selected(self, frames: Iterator[Shown], ordinals: list[int]) -> Iterator[Frame]:
+        """Decode all frames, and yield those with these ordinals."""
         wanted, num_frames = set(ordinals), 0
         for ordinal, (frame, matrix) in enumerate(frames):
             if ordinal in wanted:
@@ -70,6 +91,42 @@ class VideoFile(VideoDecoder, ClipReader):
                 "corrupt",
                 f"{self._path} is damaged: it holds {self.num_frames} frames, but {num_frames} can be decoded.",
             )
+
+    def _shown_from_start(self) -> Iterator[Shown]:
+        self._left_out, self._num_fed = frozenset[int](), 0
+        return self._shown(self._fed())
+
+    def _fed(self) -> Iterator[Packet[VideoStream]]:
+        """Yield the packets for the decoder, without those that are left out."""
+        for position, packet in enumerate(self._demuxed() if self._packets is None else self._packets):
+            if position not in self._left_out:
+                self._num_fed = position + 1
+                yield packet
+
+    def _leave_out_for(self, ordinals: list[int]) -> bool:
+        """Leave out the packets from here on that these frames do not need; return whether there are any."""
+        if not self._pictures:
+            return False
+        needed = set(needed_positions(self._pictures, self._times_of(ordinals)))
+        self._left_out = frozenset(range(self._num_fed, len(self._pictures))) - needed
+        return bool(self._left_out)
+
+    def _expected(self, frames: Iterator[Shown], ordinals: list[int]) -> Iterator[Frame]:
+        """Yield the frames with these ordinals, as long as the decoder gives the frame of each packet it is fed.
+
+        A decoder that drops or reorders frames cannot be followed by their display times.
+        """
+        wanted = self._times_of(ordinals)
+        kept = (picture.time for place, picture in enumerate(self._pictures) if place not in self._left_out)
+        for time, (frame, matrix) in zip(sorted(kept), frames, strict=False):
+            if frame.pts != time:
+                return
+            if time in wanted:
+                yield self._as_rgb(frame, matrix)
+
+    def _times_of(self, ordinals: list[int]) -> set[int]:
+        times = sorted(picture.time for picture in self._pictures)
+        return {times[ordinal] for ordinal in ordinals}
 
     def _reopen(self) -> None:
         """Open the file again with a new decoder."""
@@ -84,10 +141,12 @@ class VideoFile(VideoDecoder, ClipReader):
         packets: list[Packet[VideoStream]] | None = self._packets
         num_packets = num_shown = num_bytes = 0
         times: list[int] = []
+        pictures: list[Picture | None] = []
         count = count_by_packets(self._container.format.name, self._stream)
         for packet in self._demuxed():
             num_packets += 1
             num_bytes += packet.size
+            pictures.append(self._checks.picture(packet))
             if packets is not None:
                 packets.append(packet)
                 if num_bytes > MAX_KEPT_BYTES:
@@ -104,6 +163,10 @@ class VideoFile(VideoDecoder, ClipReader):
             )
         self._packets = packets
         is_cut = self._checks.starts_in_open_group
+        known = [picture for picture in pictures if picture is not None]
+        is_told_by_times = len(times) == len(known) == num_packets and are_times_in_display_order(known)
+        if count is not None and not is_cut and is_told_by_times:
+            self._pictures = known
         if packets is None:
             self._reopen()
         if count is None or (is_cut and not times):
