@@ -2,11 +2,14 @@
 
 It decodes eight frames (those of the test view) of clips of 40 drawn frames. VP9 in WebM at 240 pixels height, as in
 Something-Something: `open_clip` in one process and in several, seeking to each frame, and converting every frame to
-RGB. JPG folders at 100 pixels height, as in Jester: `open_clip` and Pillow. All ways run in turn within every round; a
-factor is the median of the rounds' ratios to `open_clip` in one process.
+RGB. H.264 in MP4 of the same frames: also `open_clip` that decodes every picture, not only those that the eight frames
+need. JPG folders at 100 pixels height, as in Jester: `open_clip` and Pillow. With `--videos`, the same two for other
+videos. All ways run in turn within every round; a factor is the median of the rounds' ratios to `open_clip` in one
+process.
 
     python -m benchmarks.decode
     python -m benchmarks.decode --processes 2 --rounds 7 --clips 40
+    python -m benchmarks.decode --clips 1 --videos ~/clips/*.mp4
 """
 
 from __future__ import annotations
@@ -46,9 +49,14 @@ def drawn_clip(seed: int, height: int, width: int) -> np.ndarray:
     return frames.clip(0, 255).astype(np.uint8)
 
 
-def by_pipeline(path: str) -> np.ndarray:
+def by_pipeline(path: str, decodes_whole: bool = False) -> np.ndarray:
     with open_clip(path) as reader:
-        return reader.read(INDICES)
+        reader.decodes_whole = decodes_whole
+        return reader.read(test_frame_indices(reader.num_frames, NUM_SEGMENTS))
+
+
+def by_all_pictures(path: str) -> np.ndarray:
+    return by_pipeline(path, decodes_whole=True)
 
 
 def by_seeking(path: str) -> np.ndarray:
@@ -120,25 +128,35 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--videos", nargs="+", default=[], metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        videos, folders = [], []
+        videos, others, folders = [], [], []
         for number in range(options.clips):
             videos.append(f"{folder}/{number}.webm")
             write_video(videos[-1], drawn_clip(number, 240, 320), FPS)
+            others.append(f"{folder}/{number}.mp4")
+            write_video(others[-1], drawn_clip(number, 240, 320), FPS, "libx264")
             folders.append(f"{folder}/{number}")
             write_frame_folder(folders[-1], drawn_clip(number, 100, 176))
         for way in (by_seeking, by_converting_all):
             assert (way(videos[0]) == by_pipeline(videos[0])).all(), way.__name__
+        for video in (others[0], *options.videos):
+            assert (by_all_pictures(video) == by_pipeline(video)).all(), video
         assert (by_pillow(folders[0]) == by_pipeline(folders[0])).all()
         vp9 = {"open_clip": by_pipeline, "seeking to each frame": by_seeking, "all frames to RGB": by_converting_all}
+        needed = {"open_clip": by_pipeline, "all pictures": by_all_pictures}
         jpg = {"open_clip": by_pipeline, "Pillow": by_pillow}
+        times = {"processes": options.processes, "rounds": options.rounds}
         result = {
             "machine": f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
             "kilobytes_per_video": round(sum(map(os.path.getsize, videos)) / len(videos) / 1000, 1),
-            "vp9_320x240": measure(vp9, videos, options.processes, options.rounds),
-            "jpg_176x100": measure(jpg, folders, options.processes, options.rounds),
+            "vp9_320x240": measure(vp9, videos, **times),
+            "h264_320x240": measure({**needed, "all frames to RGB": by_converting_all}, others, **times),
+            "jpg_176x100": measure(jpg, folders, **times),
         }
+        if options.videos:
+            result["videos"] = measure(needed, options.videos, **times)
     print(json.dumps(result, indent=2))
 
 
