@@ -70,7 +70,7 @@ class Figure(NamedTuple):
 
     def line(self) -> str:
         return (
-            f"{self.name:<44} {self.value:>9.3g} {self.unit:<8} {self.bound_name:<36} {self.bound:>9.3g}"
+            f"{self.name:<54} {self.value:>9.3g} {self.unit:<8} {self.bound_name:<36} {self.bound:>9.3g}"
             f"  ratio {self.value / self.bound:.2f}"
         )
 
