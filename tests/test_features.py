@@ -218,3 +218,30 @@ def test_channel_statistics_are_those_of_the_first_view(tmp_path: Path) -> None:
         mean, deviation = features.channel_statistics()
         np.testing.assert_allclose(mean, values.mean(axis=axes), atol=1e-6)
         np.testing.assert_allclose(deviation, values.std(axis=axes), rtol=1e-4)
+
+
+def test_channel_statistics_are_computed_once_whatever_reads(tmp_path: Path) -> None:
+    source = make_source(num_train=20, num_val=5)
+    rows = labelled_rows(source, "train", TRAIN_VIEWS)
+    features, others = (open_spatial(source, rows, MapCache(0)) for _ in range(2))
+    first = features.channel_statistics(num_loaders=2)
+    num_reads = len(source.reads)
+    assert num_reads == 20
+    assert features.channel_statistics() is first
+    assert len(source.reads) == num_reads
+    for one, other in zip(first, others.channel_statistics(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_channel_statistics_are_those_of_the_frames_that_the_sampler_takes(tmp_path: Path) -> None:
+    source = make_source(num_train=9, num_val=3)
+    of_all = load_frames(source, labelled_rows(source, "train", None), 40, SamplingConfig(), tmp_path)
+    of_all.channel_statistics()
+    features = of_all.drawn_by(SamplingConfig(short_clip="first"))
+    taken = np.concatenate(
+        [frames[test_frame_indices(len(frames), 40, "first")] for frames in source.frames[:9]]
+    ).astype(np.float64)
+    mean, deviation = features.channel_statistics()
+    np.testing.assert_allclose(mean, taken.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(deviation, taken.std(axis=0), rtol=1e-4)
+    assert not torch.equal(mean, of_all.channel_statistics()[0])
