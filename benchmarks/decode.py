@@ -133,10 +133,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         videos, others, folders = [], [], []
         for number in range(options.clips):
+            frames = drawn_clip(number, 240, 320)
             videos.append(f"{folder}/{number}.webm")
-            write_video(videos[-1], drawn_clip(number, 240, 320), FPS)
+            write_video(videos[-1], frames, FPS)
             others.append(f"{folder}/{number}.mp4")
-            write_video(others[-1], drawn_clip(number, 240, 320), FPS, "libx264")
+            write_video(others[-1], frames, FPS, "libx264")
             folders.append(f"{folder}/{number}")
             write_frame_folder(folders[-1], drawn_clip(number, 100, 176))
         for way in (by_seeking, by_converting_all):

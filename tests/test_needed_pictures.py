@@ -18,6 +18,7 @@ from pipeline.video.decode import open_clip
 from pipeline.video.h264_pictures import SequenceParameters, SliceHeader
 from pipeline.video.needed_pictures import Picture, are_times_in_display_order, needed_positions, picture_of
 from pipeline.video.video_file import VideoFile
+from tests.test_decode import plain_decode
 
 NUM_FRAMES = 24
 SEQUENCE = SequenceParameters(
@@ -40,11 +41,6 @@ def moving_noise() -> np.ndarray:
     draw = np.random.default_rng(0)
     scene = draw.integers(0, 255, (2, 6, 8, 3), np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     return np.stack([np.roll(scene[number // 14], 3 * number, axis=1) for number in range(NUM_FRAMES)])
-
-
-def plain_decode(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def opened(path: Path) -> VideoFile:

@@ -71,7 +71,7 @@ def test_pairs_are_confirmed_by_reversed_clips() -> None:
 
 def test_data_sets_without_time_and_with_both_directions(source: MemorySource, tmp_path: Path) -> None:
     plain = features(source, tmp_path)
-    order = plain.sequential_order().part(0, 3)
+    order = plain.sequential_order().at(slice(0, 3))
     values = plain.gather(order)
     still = StillFrames(plain).gather(order)
     assert torch.equal(still, values[:, T // 2 : T // 2 + 1].expand_as(values))

@@ -170,8 +170,11 @@ def extract(manifest: Path, store: Path, max_seconds: float) -> tuple[int, float
     return done.returncode, seconds, int(done.stdout.splitlines()[-1])
 
 
-def plain_readings(location: str) -> Iterator[np.ndarray]:
-    """Yield the frames of a clip by PyAV and Pillow, for each way in which a player may decode it."""
+def plain_readings(location: str, skips_damage: bool) -> Iterator[np.ndarray]:
+    """Yield the frames of a clip by PyAV and Pillow, for each way in which a player may decode it.
+
+    skips_damage: whether packets that PyAV cannot decode are skipped, as by the ffmpeg program, or end the reading.
+    """
     file, separator, member = location.partition("::")
     path = Path(file)
     if separator:
@@ -186,7 +189,7 @@ def plain_readings(location: str) -> Iterator[np.ndarray]:
         return
     for container_format, num_held in ((None, 0), (None, 1), (None, 1 << 20), ("mjpeg", 0)):
         try:
-            frames = _by_pyav(path, container_format, num_held)
+            frames = _by_pyav(path, container_format, num_held, skips_damage)
         except PLAIN_ERRORS:
             continue
         # Damage may change the orientation: any of the eight is accepted.
@@ -240,15 +243,16 @@ def difference(location: str, shape: tuple[int, int, int], shown: list[int]) -> 
     try:
         with open_clip(location) as reader:
             reader.decodes_whole = True
-            numbers = list(range(reader.num_frames))
+            is_whole, numbers = True, list(range(reader.num_frames))
             frames = reader.read(numbers)
             if (frames[shown] != seen).any():
                 return "frames that are read alone differ from those of the whole clip"
     except ClipError:  # damage in frames that are not read in an extraction
         if Path(location).is_dir() or "::" in location:
             return ""  # an independent reading ends at a damaged image
-        numbers, frames = shown, seen
-    if any(shows(plain, shape[0], numbers, frames) for plain in plain_readings(location)):
+        is_whole, numbers, frames = False, shown, seen
+    readings = plain_readings(location, skips_damage=not is_whole)
+    if any(shows(plain, shape[0], numbers, frames) for plain in readings):
         return ""
     return UNDEFINED if is_undefined(Path(location)) else f"its {frames.shape} frames are no independent reading's"
 
@@ -304,15 +308,15 @@ def _row(kind: str, outcome: Outcome) -> str:
     return f"| {kind} | {counts} | {failed} | {len(outcome.wrong)} |"
 
 
-def _by_pyav(path: Path, container_format: str | None, num_held: int) -> np.ndarray:
+def _by_pyav(path: Path, container_format: str | None, num_held: int, skips_damage: bool = False) -> np.ndarray:
     """Decode by PyAV, while the first `num_held` frames stay in memory, so that others get other memory."""
     held, pixels = [], []
     with av.open(str(path), format=container_format, metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
         for packet in container.demux(stream):
-            # The ffmpeg program skips a packet without data, and one that it cannot decode; PyAV stops there.
-            with contextlib.suppress(*PLAIN_ERRORS):
+            # The ffmpeg program skips a packet without data; PyAV stops there.
+            with contextlib.suppress(*(PLAIN_ERRORS if skips_damage else ())):
                 for frame in packet.decode() if packet.size or packet.dts is None else ():
                     if len(held) < num_held:
                         held.append(frame)

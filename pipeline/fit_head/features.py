@@ -48,9 +48,6 @@ class SampleOrder(NamedTuple):
     views: Integers
     frames: Integers | None = None
 
-    def part(self, start: int, stop: int) -> SampleOrder:
-        return self.at(slice(start, stop))
-
     def at(self, places: slice | Integers) -> SampleOrder:
         frames = None if self.frames is None else self.frames[places]
         return SampleOrder(self.clips[places], self.views[places], frames)
@@ -202,7 +199,7 @@ def batches(features: FeatureDataset, draw: SampleOrder, batch_size: int, num_lo
 
     Feature maps are read by `num_loaders` threads, at most `num_loaders + 1` batches ahead.
     """
-    parts = (draw.part(start, start + batch_size) for start in range(0, len(draw.clips), batch_size))
+    parts = (draw.at(slice(start, start + batch_size)) for start in range(0, len(draw.clips), batch_size))
     if not features.reads_ahead:
         yield from map(features.batch, parts)
         return

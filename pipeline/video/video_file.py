@@ -62,8 +62,9 @@ class VideoFile(VideoDecoder, ClipReader):
 
     def _decoded(self, ordinals: list[int]) -> Iterator[Frame]:
         frames, num_read = self._started(), 0
-        if not self.decodes_whole and self._leave_out_for(ordinals):
-            for pixels in self._expected(frames, ordinals):
+        wanted_times = self._times_of(ordinals)
+        if not self.decodes_whole and self._leave_out_for(wanted_times):
+            for pixels in self._expected(frames, wanted_times):
                 yield pixels
                 num_read += 1
             if num_read == len(ordinals):
@@ -103,30 +104,28 @@ class VideoFile(VideoDecoder, ClipReader):
                 self._num_fed = position + 1
                 yield packet
 
-    def _leave_out_for(self, ordinals: list[int]) -> bool:
+    def _times_of(self, ordinals: list[int]) -> set[int]:
+        """Return the display times of frames if packets can be left out, else nothing."""
+        times = sorted(picture.time for picture in self._pictures)
+        return {times[ordinal] for ordinal in ordinals} if times else set()
+
+    def _leave_out_for(self, wanted_times: set[int]) -> bool:
         """Leave out the packets from here on that these frames do not need; return whether there are any."""
-        if not self._pictures:
-            return False
-        needed = set(needed_positions(self._pictures, self._times_of(ordinals)))
+        needed = set(needed_positions(self._pictures, wanted_times))
         self._left_out = frozenset(range(self._num_fed, len(self._pictures))) - needed
         return bool(self._left_out)
 
-    def _expected(self, frames: Iterator[Shown], ordinals: list[int]) -> Iterator[Frame]:
-        """Yield the frames with these ordinals, as long as the decoder gives the frame of each packet it is fed.
+    def _expected(self, frames: Iterator[Shown], wanted_times: set[int]) -> Iterator[Frame]:
+        """Yield the frames with these times, as long as the decoder gives the frame of each packet it is fed.
 
         A decoder that drops or reorders frames cannot be followed by their display times.
         """
-        wanted = self._times_of(ordinals)
         kept = (picture.time for place, picture in enumerate(self._pictures) if place not in self._left_out)
         for time, (frame, matrix) in zip(sorted(kept), frames, strict=False):
             if frame.pts != time:
                 return
-            if time in wanted:
+            if time in wanted_times:
                 yield self._as_rgb(frame, matrix)
-
-    def _times_of(self, ordinals: list[int]) -> set[int]:
-        times = sorted(picture.time for picture in self._pictures)
-        return {times[ordinal] for ordinal in ordinals}
 
     def _reopen(self) -> None:
         """Open the file again with a new decoder."""
@@ -164,8 +163,7 @@ class VideoFile(VideoDecoder, ClipReader):
         self._packets = packets
         is_cut = self._checks.starts_in_open_group
         known = [picture for picture in pictures if picture is not None]
-        is_told_by_times = len(times) == len(known) == num_packets and are_times_in_display_order(known)
-        if count is not None and not is_cut and is_told_by_times:
+        if not is_cut and len(times) == len(known) == num_packets and are_times_in_display_order(known):
             self._pictures = known
         if packets is None:
             self._reopen()
