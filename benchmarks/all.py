@@ -11,7 +11,6 @@ are the demo's store, models and clips; a figure without its data is printed as 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import os
 import resource
@@ -25,9 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 import torch
 
+from benchmarks.core_share import CoreShare, measure_core_share
 from benchmarks.decode import processor
 from benchmarks.render import NUM_DECODED, exact, rounded
 from benchmarks.whole_fit import HEADS, convolution, shares
@@ -162,27 +161,19 @@ def start_up(rounds: int) -> Iterator[Figure]:
 
 
 def cores() -> Iterator[Figure]:
-    """Measure three parallel seeds of a head: processor time by wall time, and wall time by that of sequential fits."""
+    """Measure three parallel seeds of a head: the used cores, and the wall time compared to sequential fits."""
     if not STORE.is_dir():
         return
-    seconds: dict[str, float] = {}
+    shares: dict[str, CoreShare] = {}
     for jobs in ("1", ""):
         with tempfile.TemporaryDirectory() as folder:
             options = ["--store", str(STORE), "--head", "gru", "--epochs", "20", "--seeds", "3", "--out", folder]
-            command = [sys.executable, "-m", "pipeline", "fit-head", *options, *(["--jobs", jobs] if jobs else [])]
-            started_at = time.perf_counter()
-            process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            spent: dict[int, float] = {}
-            while process.poll() is None:
-                for each in (process, *process.children(recursive=True)):
-                    with contextlib.suppress(psutil.Error):  # the process has ended
-                        times = each.cpu_times()
-                        spent[each.pid] = times.user + times.system
-                time.sleep(0.05)
-            seconds[jobs] = time.perf_counter() - started_at
-    used = sum(spent.values()) / seconds[""]
-    yield Figure("fit-head, gru, 3 seeds: cores used", used, float(os.cpu_count() or 1), "cores", "cores")
-    yield Figure("fit-head, gru, 3 seeds: wall", seconds[""], seconds["1"], "s", "one after another (--jobs 1)")
+            shares[jobs] = measure_core_share([*options, *(["--jobs", jobs] if jobs else [])])
+    number, together = num_cores(), shares[""]
+    name = "fit-head, gru, 3 seeds:"
+    yield Figure(f"{name} cores used until the last fit", together.until_last * number, number, "cores", "cores")
+    yield Figure(f"{name} cores used in all", together.in_all * number, number, "cores", "cores")
+    yield Figure(f"{name} wall", together.wall_seconds, shares["1"].wall_seconds, "s", "one after another (--jobs 1)")
 
 
 def main() -> None:

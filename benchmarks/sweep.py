@@ -11,17 +11,14 @@ and over the whole run. The trials of both runs must be equal. With `--manifest`
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import click
-import psutil
 
+from benchmarks.core_share import measure_core_share
 from pipeline.evaluation.result_writer import MODEL_FILE, TIMING_FILE
 from pipeline.processes import num_cores
 from pipeline.registry import PAPER_HEADS, SPATIAL_HEADS
@@ -65,28 +62,16 @@ def main(
 
 def _run(arguments: list[str], out: Path, name: str) -> float:
     """Run a search, print its times, and return its wall time in seconds."""
-    command = [sys.executable, "-m", "pipeline", "fit-head", *arguments, "--out", str(out), "--verbose"]
-    started_at_seconds = time.monotonic()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stderr is not None
-    marks: list[tuple[float, float]] = []  # wall and CPU seconds at each line
-    last_start = 0
-    for line in process.stderr:
-        marks.append((time.monotonic() - started_at_seconds, _cpu_seconds(process.pid)))
-        if line.rstrip().endswith(": starts"):
-            last_start = len(marks) - 1
-    if process.wait():
-        raise click.ClickException(f"{' '.join(command)} failed.")
-    wall_seconds = time.monotonic() - started_at_seconds
-    shares = [cpu / wall / num_cores() for wall, cpu in (marks[last_start], marks[-1])]
+    try:
+        share = measure_core_share([*arguments, "--out", str(out)])
+    except subprocess.CalledProcessError as error:
+        raise click.ClickException(str(error)) from None
     click.echo(
-        f"{name}: {wall_seconds:.0f} s wall, {marks[-1][1]:.0f} s of CPU, share of the cores {shares[0]:.2f} until the "
-        f"last fit starts ({marks[last_start][0]:.0f} s), {shares[1]:.2f} in all"
+        f"{name}: {share.wall_seconds:.0f} s wall, {share.cpu_seconds:.0f} s of CPU, share of the cores "
+        f"{share.until_last:.2f} until the last fit starts ({share.last_start_seconds:.0f} s), "
+        f"{share.in_all:.2f} in all"
     )
-    return wall_seconds
+    return share.wall_seconds
 
 
 def _epoch_seconds(model: Path, manifest: str, root: str, folder: Path) -> float:
@@ -96,17 +81,6 @@ def _epoch_seconds(model: Path, manifest: str, root: str, folder: Path) -> float
     subprocess.run([*command, "--out", str(folder / "finetune"), "--quiet"], check=True, stdout=subprocess.DEVNULL)
     timing = json.loads((folder / "finetune" / model.parent.name / TIMING_FILE).read_text())
     return float(timing["epochs"][0]["seconds_at_end"])
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and its children, running and ended."""
-    total = 0.0
-    with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 if __name__ == "__main__":

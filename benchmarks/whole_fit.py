@@ -1,15 +1,16 @@
 """Question: which share of the processor's peak does a whole fit of ConvLSTM and 3D-FCN reach, with all cores?
 
-A fit of one epoch on a store of synthetic maps (13 × 13 × 512, as from SqueezeNet): reading, decompressing, training,
-scoring and the order tests. The first fit reads each map from the store; the second has all maps in memory, as later
-epochs and seeds of a run have if the maps fit there (`MAP_CACHE_BYTES`). Its arithmetic (multiply-accumulates of head
-and projection, forward and backward) per second of wall time is compared to that of a single convolution of its size on
-all cores, forward and backward, measured before and after each fit. Wall time needs an idle machine; the number of used
-cores is printed for that reason. "By processor time" is the same share of processor seconds: what the fit computes
-beside convolutions, without idle cores.
+A fit of one epoch, or of `--epochs`, on a store of synthetic maps (13 × 13 × 512, as from SqueezeNet): reading,
+decompressing, training, scoring and the order tests. The first fit reads each map from the store; the second has all
+maps in memory, as later epochs and seeds of a run have if the maps fit there (`MAP_CACHE_BYTES`). Its arithmetic
+(multiply-accumulates of head and projection, forward and backward) per second of wall time is compared to that of a
+single convolution of its size on all cores, forward and backward, measured before and after each fit. Wall time needs
+an idle machine; the number of used cores is printed for that reason. "By processor time" is the same share of processor
+seconds: what the fit computes beside convolutions, without idle cores.
 
     python -m benchmarks.whole_fit
     python -m benchmarks.whole_fit --heads fcn3d --clips 192 --rounds 5
+    python -m benchmarks.whole_fit --heads fcn3d --epochs 20 --rounds 1
 """
 
 from __future__ import annotations
@@ -134,13 +135,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clips", type=int, default=96)
     parser.add_argument("--map-size", type=int, default=13)
+    parser.add_argument("--epochs", type=int, default=1, help="`cached` trains 20; one is the worst case for reading.")
     parser.add_argument("--threads", type=int, default=num_cores())
     options = parser.parse_args()
     keep_memory_between_batches(of_any_size=True)
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
-    for share in shares(
-        tuple(options.heads.split(",")), options.rounds, options.clips, options.map_size, options.threads
-    ):
+    heads = tuple(options.heads.split(","))
+    sizes = (options.clips, options.map_size, options.threads, options.epochs)
+    for share in shares(heads, options.rounds, *sizes):
         print(
             f"{share.head}, {share.maps}: {share.fit:.0f} GFLOP/s in a whole fit, {share.bound:.0f} in a convolution: "
             f"share {share.fit / share.bound:.2f} ({share.by_processor:.2f} by processor time); "

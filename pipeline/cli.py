@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.collection import paused_collection
+from pipeline.collection import lasting_imports, skip_last_collection
 from pipeline.command_group import PipelineGroup
 from pipeline.commands import PipelineCommand
 from pipeline.supervisor import allow_supervision, supervise
@@ -127,7 +127,7 @@ def extract(settings: ExtractSettings) -> None:
     """
     if not settings.workers and settings.scheduler is None:
         supervise()
-    with paused_collection():
+    with lasting_imports():
         from stages.extract import run
 
     run(settings)
@@ -141,7 +141,7 @@ def fit_head(settings: FitHeadSettings) -> None:
     Example:
       pipeline fit-head --store cache/jester/squeezenet.zarr --head trn --out results/fit_head
     """
-    with paused_collection():
+    with lasting_imports():
         from stages.fit_head import run
 
     run(settings)
@@ -161,7 +161,7 @@ def finetune(settings: FinetuneSettings) -> None:
     """
     if not settings.workers:
         supervise()
-    with paused_collection():
+    with lasting_imports():
         from stages.finetune import run
 
     run(settings)
@@ -179,7 +179,7 @@ def compare(settings: CompareSettings) -> None:
       pipeline compare results --against main --max-drop 1.0
     """
     supervise()
-    with paused_collection():
+    with lasting_imports():
         from stages.compare import run
 
     run(settings)
@@ -215,7 +215,7 @@ def predict(settings: PredictSettings) -> None:
       pipeline predict model.safetensors long.mp4 --timeline long.png --window 48
     """
     supervise()
-    with paused_collection():
+    with lasting_imports():
         from pipeline.predict.command import predict as run
 
     run(settings)
@@ -231,7 +231,7 @@ def evaluate(settings: EvaluateSettings) -> None:
       pipeline evaluate model.safetensors --manifest data_manifests/jester.csv --crops 3 --draws 4
     """
     supervise()
-    with paused_collection():
+    with lasting_imports():
         from pipeline.predict.evaluate_command import evaluate as run
 
     run(settings)
@@ -247,7 +247,7 @@ def export(settings: ExportSettings) -> None:
     Example:
       pipeline export results/fit_head/squeezenet-trn/model.safetensors --out trn.onnx
     """
-    with paused_collection():
+    with lasting_imports():
         from pipeline.predict.export_command import export as run
 
     run(settings)
@@ -383,4 +383,5 @@ def train_bundled(settings: TrainBundledSettings) -> None:
 def main() -> None:
     """Run the `pipeline` command."""
     allow_supervision()
+    skip_last_collection()
     cli(prog_name="pipeline")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import resource
@@ -10,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.context import BaseContext
@@ -37,9 +38,12 @@ def start_worker(initializer: str, *arguments: Any) -> None:
     """Watch the parent, then import and call `module:function`.
 
     The initializer is a text, because a new process imports the module of a function before it calls the function. A
-    module that imports torch takes seconds, in which nothing would watch the parent.
+    module that imports torch takes seconds, in which nothing would watch the parent. Modules that the server has
+    imported stay until the end, so the collector need not visit their objects again and again.
     """
     end_with_parent()
+    gc.freeze()
+    gc.enable()  # it is off in the server
     module, _, name = initializer.partition(":")
     getattr(import_module(module), name)(*arguments)
 
@@ -51,17 +55,31 @@ def _wait_for_end_of_parent() -> None:
         os._exit(1)
 
 
-def forking_context(preloaded: str) -> BaseContext:
-    """Return a context that forks from a server which has imported a module and started no thread.
+def forking_context(preloaded: Sequence[str]) -> BaseContext:
+    """Return a context that forks from a server which has imported some modules and started no thread.
 
     The server watches this process while it imports; spawn if there is no such server.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    if not _can_fork_from_server():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     os.environ[PARENT_OF_SERVER] = str(os.getpid())
-    context.set_forkserver_preload(["pipeline.watched_server", preloaded])
+    context.set_forkserver_preload(["pipeline.watched_server", *preloaded])
     return context
+
+
+def start_forking_server(preloaded: Sequence[str]) -> None:
+    """Start the server of `forking_context` with the same modules, which it imports while this process goes on."""
+    if _can_fork_from_server():
+        from multiprocessing import forkserver
+
+        forking_context(preloaded)
+        with without_interrupts():
+            forkserver.ensure_running()
+
+
+def _can_fork_from_server() -> bool:
+    return "forkserver" in multiprocessing.get_all_start_methods()
 
 
 @contextmanager

@@ -62,6 +62,8 @@ BLIND_HEADS = frozenset({"tsn", "linear", "knn", "meanstd", "attn", "attn_tokens
 BLIND, ORDERED = "blind", "ordered"
 # Heads that read feature maps; the others read pooled features (tested).
 SPATIAL_HEADS = frozenset({"convlstm", "fcn3d", *(name for name in MODERN_HEADS if "_tokens" in name)})
+# Heads with 2D or 3D convolutions (tested), whose fits use several threads; fits of the others run side by side.
+CONVOLUTIONAL_HEADS = frozenset({"convlstm", "fcn2d", "fcn3d"})
 # Positions of the segments that attention adds to their features; a head `NAME_KIND` has those of its kind.
 POSITIONS = ("none", "sincos", "learned")
 BACKBONES = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.collection import paused_collection
+from pipeline.collection import lasting_imports
 from pipeline.compare.budget import parse_budgets
 from pipeline.compare.columns import legend_of
 from pipeline.compare.comparison import Comparison, compare_runs
@@ -86,7 +86,7 @@ def run(settings: CompareSettings) -> Comparison:
 
 
 def _measured(runs: Sequence[RunResult]) -> tuple[dict[str, HeadCost], str]:
-    with paused_collection():
+    with lasting_imports():
         from pipeline.compare.measure import machine_text, measure_runs  # imports torch
 
     return measure_runs(runs), machine_text()

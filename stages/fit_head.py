@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from pipeline.collection import paused_collection
+from pipeline.collection import lasting_imports
 from pipeline.errors import PipelineError
 from pipeline.evaluation.tensorboard import check_tensorboard, write_events
 from pipeline.fit_head.finished import find_finished
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
+from pipeline.fit_head.parallel import start_server_early
 from pipeline.fit_head.plan import HeadRequest, plan_requests
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.fit_head.table import table_text
@@ -80,7 +81,8 @@ def _results(
             yield RequestResult(request, outcome)
     left = [request for request, metrics in found.items() if metrics is None]
     if left:
-        with paused_collection():
+        start_server_early(settings, left)
+        with lasting_imports():
             from pipeline.fit_head.fit_all import fit_all  # imports torch
 
         yield from fit_all(settings, left, source)

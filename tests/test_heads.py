@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError, ShapeError
+from pipeline.fit_head.compute import has_convolutions
 from pipeline.heads import HEADS, Head, build_head, trn
 from pipeline.heads.convlstm import convolve
 from pipeline.heads.dropout import ElementDropout
 from pipeline.recipe import RECIPES, HeadConfig
-from pipeline.registry import BLIND_HEADS, HEAD_NAMES, PAPER_HEADS, SPATIAL_HEADS
+from pipeline.registry import BLIND_HEADS, CONVOLUTIONAL_HEADS, HEAD_NAMES, PAPER_HEADS, SPATIAL_HEADS
 from tests.support import plain_heads
 from tests.support.random_fits import fit_to_random_clips
 
@@ -61,6 +62,7 @@ def settled(head: Head, name: str) -> Head:
 def test_registry_agrees_with_the_names_known_without_torch() -> None:
     assert tuple(HEADS) == HEAD_NAMES
     assert {name for name, head in HEADS.items() if head.reads == "spatial"} == SPATIAL_HEADS
+    assert {name for name in HEADS if has_convolutions(name)} == CONVOLUTIONAL_HEADS
 
 
 def test_unknown_head_is_refused_with_a_suggestion() -> None:

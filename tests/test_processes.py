@@ -61,7 +61,7 @@ from multiprocessing import get_context
 from pipeline.processes import forking_context, start_worker
 
 if __name__ == "__main__":
-    context = forking_context("slow") if sys.argv[1] == "forkserver" else get_context("spawn")
+    context = forking_context(["slow"]) if sys.argv[1] == "forkserver" else get_context("spawn")
     with ProcessPoolExecutor(2, context, initializer=start_worker, initargs=("slow:start",)) as pool:
         pool.submit(int)
         pool.submit(int).result()
@@ -106,6 +106,35 @@ def test_every_pool_of_processes_ends_with_its_parent() -> None:
                 pools[path.name] = initializers & imported & {"end_with_parent", "start_worker"}
     assert len(pools) >= 5
     assert all(pools.values()), pools
+
+
+EARLY_SERVER = """
+import gc, sys
+from concurrent.futures import ProcessPoolExecutor
+import psutil
+from pipeline.processes import forking_context, start_forking_server, start_worker
+
+def state(_):
+    return "slow" in sys.modules, gc.isenabled(), gc.get_freeze_count() > 0
+
+if __name__ == "__main__":
+    start_forking_server(["slow"])
+    servers = psutil.Process().children()
+    context = forking_context(["slow"])
+    with ProcessPoolExecutor(1, context, initializer=start_worker, initargs=("slow:start",)) as pool:
+        found = pool.submit(state, 0).result()
+        print(*found, psutil.Process().children() == servers)
+"""
+
+
+def test_a_server_that_is_started_early_serves_the_pool(tmp_path: Path) -> None:
+    """Its workers have the imported module, and collect garbage except for the objects of the imports."""
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.5)\ndef start(): pass\n")
+    (tmp_path / "early.py").write_text(EARLY_SERVER)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])}
+    command = [sys.executable, "early.py"]
+    printed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["True"] * 4
 
 
 @pytest.fixture

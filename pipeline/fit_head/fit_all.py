@@ -17,15 +17,15 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.compute import HeadSizes, choose_compute
 from pipeline.fit_head.estimate import MIN_CLIPS, estimate_text, seconds_of_fit
 from pipeline.fit_head.outcome import RequestResult, RunOutcome
+from pipeline.fit_head.parallel import count_fits, count_processes
 from pipeline.fit_head.plan import AUTO, HeadRequest
 from pipeline.fit_head.run import HeadRun, PlannedRun, backbone_of_store, plan_run, unfinished_compute
 from pipeline.fit_head.schedule import ThisProcess, fit_scheduled
 from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.steps import run_steps
-from pipeline.fit_head.workers import Processes, StoreRequest, choose_num_processes
+from pipeline.fit_head.workers import Processes, StoreRequest
 from pipeline.folder_lock import folder_lock
 from pipeline.heads import HEADS
-from pipeline.processes import num_cores
 from pipeline.recipe import Recipe
 from pipeline.scratch import temporary_folder
 from pipeline.settings.fit_head import FitHeadSettings
@@ -68,19 +68,18 @@ def _fit(
         left = {request: replace(planned, folder=planned.folder.absolute()) for request, planned in left.items()}
     steps = {request: run_steps(planned, data, backbone, settings.force) for request, planned in left.items()}
     together = {request: steps[request] for request, planned in left.items() if _is_single_threaded(planned)}
-    num_fits = sum(_num_fits(request) for request in together)
-    num_processes = choose_num_processes(num_fits, num_cores()) if settings.jobs is None else settings.jobs
+    num_processes = count_processes(settings, together)
     if settings.scheduler is None:
-        _announce_time(left, data, settings, min(num_processes, num_fits))
+        _announce_time(left, data, settings, num_processes)
     if settings.scheduler is not None and together:
         from pipeline.fit_head.cluster import Cluster  # imports Dask
 
         with Cluster(_store_request(settings), settings.scheduler) as pool:
             yield from fit_scheduled(together, pool)
-    elif min(num_processes, num_fits) > 1:
+    elif num_processes > 1:
         with temporary_folder("features") as folder, data.sharing(folder) as shared:
             _load_features(data, [left[request] for request in together])
-            with Processes(_store_request(settings, shared), min(num_processes, num_fits)) as pool:
+            with Processes(_store_request(settings, shared), num_processes) as pool:
                 yield from fit_scheduled(together, pool)
     else:
         together = {}
@@ -94,7 +93,7 @@ def _announce_time(
 ) -> None:
     """Log how long the runs will take, unless that is less than an estimate is worth."""
     clips = {recipe: _num_clips(data, recipe) for recipe in {request.recipe for request in left}}
-    trained = (clips[request.recipe][0] * request.recipe.training.epochs * _num_fits(request) for request in left)
+    trained = (clips[request.recipe][0] * request.recipe.training.epochs * count_fits(request) for request in left)
     if sum(trained) < MIN_CLIPS:
         return
     calibration = Calibration(settings.calibration)
@@ -104,7 +103,7 @@ def _announce_time(
         run = planned.run
         seconds = seconds_of_fit(run, *clips[request.recipe], _sizes(run.head, data), calibration)
         where = together if _is_single_threaded(planned) and num_slots > 1 else alone
-        where[run.head] += _num_fits(request) * seconds
+        where[run.head] += count_fits(request) * seconds
     logger.info(estimate_text(together, alone, num_slots))
 
 
@@ -123,11 +122,6 @@ def _load_features(data: CachedData, runs: Sequence[PlannedRun]) -> None:
     for run in (planned.run for planned in runs):
         with suppress(PipelineError):  # the fits report it, each for its head
             data.of(HEADS[run.head].reads, run.recipe)
-
-
-def _num_fits(request: HeadRequest) -> int:
-    num_trials = 0 if request.search is None else request.search.num_trials
-    return num_trials + len(request.seeds)
 
 
 def _planned(request: HeadRequest, settings: FitHeadSettings, data: CachedData) -> PlannedRun:

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.errors import PipelineError
 from pipeline.fit_head.cached_data import CachedData
+from pipeline.fit_head.parallel import PRELOADED
 from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.tasks import Task
 from pipeline.processes import forking_context, start_worker, without_interrupts
@@ -25,9 +26,6 @@ from pipeline.relay import RelayedProgress, relayed
 from pipeline.store import FeatureStore
 
 logger = logging.getLogger(__name__)
-
-# With at least this number of fits per process, an uneven last round costs little.
-ROUNDS_THAT_EVEN_OUT = 4
 
 
 @dataclass(frozen=True)
@@ -39,22 +37,6 @@ class StoreRequest:
     shared: SharedTables | None
     num_segments: int | None = None
     num_views: int | None = None
-
-
-def choose_num_processes(num_fits: int, num_cores: int) -> int:
-    """Choose the number of processes that keeps every core busy until the last of `num_fits` equally long fits ends.
-
-    Three fits on two cores run at once and share the cores, which takes 1.5 times as long as one fit; two and then one
-    would take 2 times.
-
-    >>> [choose_num_processes(num_fits, 2) for num_fits in (1, 2, 3, 4, 5, 7, 8, 33)]
-    [1, 2, 3, 2, 3, 3, 2, 2]
-    """
-    if num_fits <= num_cores:
-        return num_fits
-    if num_fits >= ROUNDS_THAT_EVEN_OUT * num_cores:
-        return num_cores
-    return -(-num_fits // (num_fits // num_cores))
 
 
 class Processes:
@@ -69,7 +51,7 @@ class Processes:
 
     def __enter__(self) -> Processes:
         # Forks of this process would lack the threads of torch and of the store.
-        context = forking_context(__name__)
+        context = forking_context(PRELOADED)
         self._stack = ExitStack()
         queue = self._stack.enter_context(relayed(context))
         level = logger.getEffectiveLevel()
