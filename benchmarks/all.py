@@ -4,7 +4,8 @@
     python -m benchmarks.all --long         # and the programs that take longer: extraction, peers, growth, and others
 
 Compared steps run in turn within every round, and single-threaded steps are measured in processor time, so that other
-programs have little effect. The number of used cores is measured in wall time, which needs an idle machine. The data
+programs have little effect. Commands and the number of used cores are measured in wall time, which needs an idle
+machine. The data
 are the demo's store, models and clips; a figure without its data is printed as "not measured".
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -81,15 +81,14 @@ def cpu_seconds(step: Callable[[], object]) -> float:
 
 
 def command_seconds(command: list[str]) -> float:
-    """Measure the processor seconds of a command without child processes, which other programs hardly affect.
+    """Measure the wall seconds of a command: some commands use other processes, which processor time leaves out.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started_at = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started_at
 
 
 def heads(rounds: int) -> Iterator[Figure]:
@@ -132,7 +131,7 @@ def _several(way: Callable[..., object], frames: np.ndarray, crop: CropBox) -> N
 
 
 def start_up(rounds: int) -> Iterator[Figure]:
-    """Compare the processor seconds of commands to those of importing torch.
+    """Compare the wall seconds of commands to those of importing torch.
 
     On an idle machine `import torch` takes about a second, so the ratios are about seconds.
     """
@@ -157,7 +156,7 @@ def start_up(rounds: int) -> Iterator[Figure]:
                 print(f"{name}: not measured, exit code {error.returncode}")
                 continue
             own, bound = (statistics.median(values) for values in zip(*pairs, strict=True))
-            yield Figure(name, own, bound, "cpu s", "import torch")
+            yield Figure(name, own, bound, "s", "import torch")
 
 
 def cores() -> Iterator[Figure]:

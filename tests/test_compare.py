@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.compare import head_costs
 from pipeline.errors import PipelineError
 from tests.support.result_folders import CLASSES, write_cell
 from tests.support.run_stages import compare
@@ -38,6 +41,38 @@ def test_the_table_is_printed_and_everything_is_written(results: Path, capsys: p
     timing = json.loads((out / "timing.json").read_text())
     assert timing["cells"]["fit_head/squeezenet-lstm"]["latency_ms"] > 0
     assert timing["cells"]["fit_head/squeezenet-lstm"]["time_share_percent"] == 50
+
+
+def test_heads_are_measured_in_a_process_that_alone_imports_torch(results: Path) -> None:
+    """The command reads the results meanwhile. Equal heads are measured once; the machine is described."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from pipeline.compare.head_costs import measure_in_process, start_server_early\n"
+        "if __name__ == '__main__':\n"
+        "    start_server_early()\n"
+        "    from pipeline.evaluation.result_reader import find_runs, read_run\n"
+        "    runs = [read_run(folder) for folder in find_runs([Path('fit_head')])]\n"
+        "    costs, machine = measure_in_process([*runs, *runs])\n"
+        "    print(sorted(costs), min(cost.latency_ms for cost in costs.values()) > 0)\n"
+        "    print(machine, 'torch' in sys.modules, sep='; ')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=results, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    costs, machine = done.stdout.splitlines()
+    assert costs == "['fit_head/squeezenet-lstm', 'fit_head/squeezenet-tsn'] True"
+    assert machine.endswith("one thread; False")
+
+
+def killed_while_measuring(runs: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_measurement_is_a_sentence(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_costs, "_measure_here", killed_while_measuring)
+    with pytest.raises(PipelineError, match=r"measured the heads was killed.*--no-latency"):
+        compare([results / "fit_head"])
 
 
 def test_what_stands_in_git_is_the_same_each_time(results: Path) -> None:

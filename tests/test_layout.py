@@ -181,7 +181,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
-        ("stages.compare", {"torch", "zarr", "av", "h5py", "dask", "dvc"}),
+        ("pipeline.compare.command", {"torch", "zarr", "av", "h5py", "dask", "dvc"}),
         ("pipeline.predict.scorer, pipeline.video.decode", {"zarr", "h5py", "dask", "pandas", "matplotlib"}),
     ],
 )

@@ -27,7 +27,7 @@ from pipeline.evaluation.statistics import (
 from pipeline.registry import BLIND, BLIND_HEADS, HEADS, ORDERED
 
 if TYPE_CHECKING:
-    from pipeline.compare.latency import HeadCost
+    from pipeline.compare.head_costs import HeadCost
 
 SIGNIFICANCE = 0.05
 

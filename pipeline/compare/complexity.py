@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.backbones import BACKBONES, backbone_contract, make_backbone
+from pipeline.compare.head_costs import MeasuredRun
 from pipeline.errors import PipelineError
 from pipeline.evaluation.order_certificate import order_of
 from pipeline.evaluation.result_reader import RunResult
@@ -73,7 +74,7 @@ def st_block_of(run: RunResult) -> dict[str, Any] | None:
     return {name: row[name] for name in ("maps", "parameters", "macs")}
 
 
-def map_size_of(run: RunResult) -> int | None:
+def map_size_of(run: RunResult | MeasuredRun) -> int | None:
     """Return the size of a run's maps: as recorded, or else from the model file or the backbone's contract."""
     if "map_size" in run.metrics:
         return int(run.metrics["map_size"])

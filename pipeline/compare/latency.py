@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
@@ -15,24 +14,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pipeline.compare.head_costs import HeadCost
 from pipeline.heads import build_head
 from pipeline.recipe import HeadConfig
 
 NUM_RUNS = 9
 NUM_WARM_UP_RUNS = 1
 MAX_SECONDS = 0.3
-
-
-@dataclass(frozen=True)
-class HeadCost:
-    """Cost of a head, measured on the CPU with one thread, fp32, one clip at a time.
-
-    `latency_ms` is the median of the runs; `memory_bytes` is the size of the parameters, including the projection, and
-    the peak memory of one clip without its features.
-    """
-
-    latency_ms: float
-    memory_bytes: int
 
 
 def measure_head(
