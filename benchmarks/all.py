@@ -2,6 +2,7 @@
 
     python -m benchmarks.all                # some minutes: machine, heads, views, start-up, cores
     python -m benchmarks.all --long         # and the programs that take longer: extraction, peers, growth, and others
+    python -m benchmarks.all --long --rounds 1 --clips 128      # the same in less than an hour on two slow cores
 
 Compared steps run in turn within every round, and single-threaded steps are measured in processor time, so that other
 programs have little effect. Commands and the number of used cores are measured in wall time, which needs an idle
@@ -53,6 +54,8 @@ LONG = (
     ["benchmarks.peers", "--kind", "jpg", "--only", "cores"],
     ["benchmarks.growth"],
 )
+OF_CLIPS = ("benchmarks.extraction", "benchmarks.peers")
+WITHOUT_ROUNDS = ("benchmarks.growth",)
 SIZES = HeadSizes(in_channels=512, num_segments=8, num_classes=14, map_size=13)
 NUM_STEP_CLIPS = 4  # of `training_step`
 NUM_VIEWS = 5
@@ -177,13 +180,14 @@ def cores() -> Iterator[Figure]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="Rounds of each program.  [default: 5; of a long program its own]")
+    parser.add_argument("--clips", type=int, help="Clips of each extraction.  [default: the program's own]")
     parser.add_argument("--long", action="store_true", help="Run the programs that take longer, too.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory_between_batches(of_any_size=True)
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
-    rounds = arguments.rounds
+    rounds = arguments.rounds or 5
     for figures in (heads(rounds), fits(min(rounds, 3)), views(rounds), start_up(rounds), cores()):
         found = False
         for figure in figures:
@@ -192,8 +196,14 @@ def main() -> None:
         if not found:
             print("not measured: the demo's store, models and clips are not here; `make repro` makes them")
     for command in LONG if arguments.long else ():
-        print(f"\n== python -m {' '.join(command)}", flush=True)
-        subprocess.run([sys.executable, "-m", *command], check=False)
+        sizes = {"--rounds": arguments.rounds, "--clips": arguments.clips if command[0] in OF_CLIPS else None}
+        if command[0] in WITHOUT_ROUNDS:
+            sizes = {}
+        given = [text for name, number in sizes.items() if number is not None for text in (name, str(number))]
+        print(f"\n== python -m {' '.join([*command, *given])}", flush=True)
+        status = subprocess.run([sys.executable, "-m", *command, *given], check=False).returncode
+        if status:
+            print(f"failed: exit code {status}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -28,9 +29,8 @@ class Failure(click.ClickException):
 class LoggedCommand(click.Command):
     """A command with the options `--quiet` and `--verbose`, which set how many messages go to stderr."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params = [*self.params, *message_options()]
+    def __init__(self, name: str | None, params: Sequence[click.Parameter] | None = None, **kwargs: Any) -> None:
+        super().__init__(name, params=[*(params or ()), *message_options()], **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)

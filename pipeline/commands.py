@@ -59,9 +59,9 @@ class PipelineCommand(LoggedCommand):
     overview: `package.module:function` whose text is printed if nothing is typed and required settings have no value.
     """
 
-    def __init__(self, *args: Any, settings: str, overview: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, name: str | None, *, settings: str, overview: str | None = None, **kwargs: Any) -> None:
         self._place, self._overview = settings, overview
-        super().__init__(*args, **kwargs)
+        super().__init__(name, **kwargs)
 
     @cached_property
     def settings(self) -> type[Settings]:

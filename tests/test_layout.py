@@ -178,6 +178,25 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_options_of_a_command_are_built_when_it_is_used() -> None:
+    """`pipeline --help` needs none of them, and building all takes as long as everything else of it."""
+    script = """
+        import sys
+        import click.testing
+        from pipeline.cli import cli
+        def imported():
+            return sorted(name for name in sys.modules if name.startswith("pipeline.settings.") )
+        assert click.testing.CliRunner().invoke(cli, ["--help"]).exit_code == 0
+        print(imported())
+        assert click.testing.CliRunner().invoke(cli, ["check", "--help"]).exit_code == 0
+        print("pipeline.settings.check" in imported(), "pipeline.settings.extract" in imported())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert done.stdout == "['pipeline.settings.quantity', 'pipeline.settings.settings']\nTrue False\n"
+
+
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
