@@ -10,9 +10,11 @@ and after such a change first.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = (ROOT / "pipeline", ROOT / "stages")
@@ -26,11 +28,14 @@ def is_code(path: str) -> bool:
 def main() -> None:
     with Repo(str(ROOT)) as repo, repo.lock:
         stages = [stage for stage in repo.index.stages if any(out.hash_info for out in stage.outs)]
+        of_files: defaultdict[str, list[PipelineStage]] = defaultdict(list)
         for stage in stages:
             for dependency in stage.deps:
                 if is_code(dependency.fs_path):
                     dependency.save()
-            stage.dump(update_pipeline=False)
+            of_files[stage.path].append(stage)
+        for of_file in of_files.values():  # together, because DVC reads and writes the whole file each time
+            of_file[0].dvcfile.dump_stages(of_file, update_pipeline=False)
     print(f"dvc.lock: code of {len(stages)} stages")
 
 
