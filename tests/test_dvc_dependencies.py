@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,9 +23,14 @@ TABLES = ("compare", "compare_finetuned")
 DVC_FILES = [REPOSITORY / "dvc.yaml", REPOSITORY / "ci" / "dvc.yaml", *REPOSITORY.glob("profiles/*/dvc.yaml")]
 
 
+@cache
+def stages_of(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text())["stages"]
+
+
 def declared(stage: str, head: str = "lstm", file: Path = DVC_FILES[0]) -> list[str]:
     """The code that a stage depends on, for one head."""
-    deps = yaml.safe_load(file.read_text())["stages"][stage]["deps"]
+    deps = stages_of(file)[stage]["deps"]
     paths = [dep.removeprefix(MARK) for dep in deps if dep.startswith(MARK)]
     return [path.replace("${item.head}", head).replace("${finetune.head}", head) for path in paths]
 
@@ -33,8 +40,7 @@ def covers(paths: list[str], file: str) -> bool:
 
 
 def stages_that_run_again(file: str, head: str = "lstm") -> set[str]:
-    stages = yaml.safe_load(DVC_FILES[0].read_text())["stages"]
-    return {stage for stage in stages if covers(declared(stage, head), file)}
+    return {stage for stage in stages_of(DVC_FILES[0]) if covers(declared(stage, head), file)}
 
 
 @pytest.mark.parametrize("file", DVC_FILES, ids=lambda path: path.parent.name)
@@ -43,7 +49,7 @@ def test_the_declared_code_is_that_of_the_imports(file: Path) -> None:
         [sys.executable, "tools/dvc_dependencies.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for stage in yaml.safe_load(file.read_text())["stages"]:
+    for stage in stages_of(file):
         assert declared(stage, file=file) == declared(stage)
         assert all((REPOSITORY / path).exists() for path in declared(stage))
 
