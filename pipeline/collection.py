@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,11 +30,14 @@ def lasting_imports() -> Iterator[None]:
     """Pause the collector while the block imports modules, and exclude all objects from later collections.
 
     Modules stay until the process ends. Visiting their objects takes a sixth of the time to import torch during the
-    import, and as much again after it. For commands alone: objects of the caller are excluded too.
+    import, and as much again after it. If everything was imported before, nothing is excluded: objects of the caller
+    would be, too, and those that are garbage would never be freed.
     """
+    num_modules = len(sys.modules)
     with paused_collection():
         yield
-        gc.freeze()
+        if len(sys.modules) > num_modules:
+            gc.freeze()
 
 
 def skip_last_collection() -> None:

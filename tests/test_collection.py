@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,12 +31,22 @@ def test_the_collector_is_as_before_behind_the_block(is_on: bool) -> None:
     assert gc.isenabled() == is_on
 
 
-def test_objects_of_imports_are_left_out_of_later_collections() -> None:
+def test_without_an_import_no_object_is_left_out() -> None:
+    """A process that calls a stage again and again would keep all its cyclic garbage."""
+    before = gc.get_freeze_count()
+    with lasting_imports():
+        import gc as imported_before
+    assert imported_before.get_freeze_count() == before
+
+
+def test_objects_of_imports_are_left_out_of_later_collections(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.enable()
     before = gc.get_freeze_count()
     try:
+        monkeypatch.delitem(sys.modules, "this", raising=False)
         with lasting_imports():
             assert not gc.isenabled()
+            monkeypatch.setitem(sys.modules, "this", ModuleType("this"))
             lasting = [[] for _ in range(1000)]
         assert gc.isenabled()
         assert gc.get_freeze_count() >= before + len(lasting)
