@@ -87,16 +87,37 @@ def without_interrupts() -> Iterator[None]:
     """Start worker processes that Ctrl-C does not reach; this process handles an interrupt after the block.
 
     A terminal sends Ctrl-C to all processes of a command. In a worker that is still importing, it would print a
-    traceback.
+    traceback; a worker that is half started would, too.
     """
     from multiprocessing import resource_tracker  # only where processes start: every command imports this module
 
     resource_tracker.ensure_running()  # its start would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _later_interrupts():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _later_interrupts() -> Iterator[None]:
+    """Handle interrupts after the block: other threads do not block the signal, and the main thread runs its handler.
+
+    Only the main thread may change the handler.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)  # blocked until the mask is restored
 
 
 def allow_many_files() -> int:

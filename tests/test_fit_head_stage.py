@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import stages.fit_head
@@ -16,6 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
 from pipeline.folder_lock import folder_lock
 from pipeline.manifest import read_manifest
+from tests.conftest import REPOSITORY
 from tests.support.dask_clusters import dask_cluster
 from tests.support.run_stages import extract_settings, fit_head
 from tests.support.small_clips import T, write_clips
@@ -242,3 +246,30 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
     monkeypatch.setattr(stages.fit_head, "_results", interrupted)
     with pytest.raises(PipelineError, match=r"Stopped\. 0 of 1 heads are finished; the same command continues"):
         fit_head(store=store, head="tsn", out=tmp_path)
+
+
+def test_ctrl_c_ends_fits_in_worker_processes_at_once(store: Path, tmp_path: Path) -> None:
+    """The workers do not get the signal, and the pool waited until their fits were done."""
+    command = [sys.executable, "-m", "pipeline", "fit-head", "--store", str(store), "--head", "gru", "--jobs", "2"]
+    command += ["--seeds", "2", "--epochs", "1000000", "--batch-size", "4", "--out", str(tmp_path), "--verbose"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=store.parent, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, preexec_fn=with_interrupts,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        while "seed 1: head, all" not in process.stderr.readline():
+            assert process.poll() is None
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 3  # two workers and their server
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "Stopped. 0 of 1 heads are finished; the same command continues" in " ".join(told.split())
+    assert "Traceback" not in told
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def with_interrupts() -> None:
+    """Handle interrupts, which a shell sets to be ignored in a background job, such as a whole test run."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

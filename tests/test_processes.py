@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -158,6 +159,35 @@ def test_an_interrupt_does_not_reach_processes_and_is_handled_afterwards() -> No
         signal.raise_signal(signal.SIGINT)
     assert child.communicate(timeout=30)[0] == "done\n"
     assert child.returncode == 0
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_that_another_thread_takes_is_handled_after_the_block_too() -> None:
+    """Only the main thread blocks the signal. A process that was half started printed a traceback."""
+    end = threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    done = []
+    with ExitStack() as stack:
+        stack.callback(other.join)
+        stack.callback(end.set)
+        stack.enter_context(pytest.raises(KeyboardInterrupt))
+        stack.enter_context(without_interrupts())
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        done.append("the block")
+    assert done == ["the block"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored() -> None:
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with without_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_control_c_while_workers_start_prints_no_traceback_of_theirs(tmp_path: Path) -> None:

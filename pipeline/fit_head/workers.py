@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -42,6 +43,8 @@ class StoreRequest:
 class Processes:
     """A pool of worker processes; the main process shows their messages and progress.
 
+    If the block is left by an exception, fits that still run are ended; their checkpoints are kept.
+
     Raises:
         PipelineError: a process was ended from outside.
     """
@@ -59,9 +62,13 @@ class Processes:
             self.num_slots, context, initializer=start_worker, initargs=("pipeline.relay:relay_to", queue, level)
         )
         self._stack.enter_context(self._pool)
+        self._others = set(multiprocessing.active_children())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:  # such as Ctrl-C: the pool would wait until its fits are done
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
         self._stack.close()
         if isinstance(error, BrokenProcessPool):
             raise PipelineError(
