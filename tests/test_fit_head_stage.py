@@ -257,12 +257,15 @@ def test_ctrl_c_ends_fits_in_worker_processes_at_once(store: Path, tmp_path: Pat
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, preexec_fn=with_interrupts,
     ) as process:  # fmt: skip
         assert process.stderr is not None
-        while "seed 1: head, all" not in process.stderr.readline():
-            assert process.poll() is None
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 3  # two workers and their server
-        os.killpg(process.pid, signal.SIGINT)
-        told = process.communicate(timeout=60)[1]
+        try:
+            while "seed 1: head, all" not in process.stderr.readline():
+                assert process.poll() is None
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert len(children) >= 3  # two workers and their server
+            os.killpg(process.pid, signal.SIGINT)
+            told = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()  # its workers end with it
     assert process.returncode == 1
     assert "Stopped. 0 of 1 heads are finished; the same command continues" in " ".join(told.split())
     assert "Traceback" not in told
