@@ -2,12 +2,11 @@
 
     python -m benchmarks.all                # some minutes: machine, heads, views, start-up, cores
     python -m benchmarks.all --long         # and the programs that take longer: extraction, peers, growth, and others
-    python -m benchmarks.all --long --rounds 1 --clips 128      # the same in less than an hour on two slow cores
+    python -m benchmarks.all --long --rounds 1 --clips 128      # the same with fewer rounds and clips
 
 Compared steps run in turn within every round, and single-threaded steps are measured in processor time, so that other
 programs have little effect. Commands and the number of used cores are measured in wall time, which needs an idle
-machine. The data
-are the demo's store, models and clips; a figure without its data is printed as "not measured".
+machine. The data are the demo's store, models and clips; a figure without its data is printed as "not measured".
 """
 
 from __future__ import annotations
@@ -196,9 +195,10 @@ def main() -> None:
         if not found:
             print("not measured: the demo's store, models and clips are not here; `make repro` makes them")
     for command in LONG if arguments.long else ():
-        sizes = {"--rounds": arguments.rounds, "--clips": arguments.clips if command[0] in OF_CLIPS else None}
-        if command[0] in WITHOUT_ROUNDS:
-            sizes = {}
+        sizes = {
+            "--rounds": None if command[0] in WITHOUT_ROUNDS else arguments.rounds,
+            "--clips": arguments.clips if command[0] in OF_CLIPS else None,
+        }
         given = [text for name, number in sizes.items() if number is not None for text in (name, str(number))]
         print(f"\n== python -m {' '.join([*command, *given])}", flush=True)
         status = subprocess.run([sys.executable, "-m", *command, *given], check=False).returncode
