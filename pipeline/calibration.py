@@ -12,15 +12,16 @@ import json
 import logging
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from pipeline.devices import fixed_threads
 from pipeline.files import UnwritableError, read_json, write_json
 from pipeline.processes import num_cores
 
@@ -28,12 +29,15 @@ logger = logging.getLogger(__name__)
 
 # bfloat16 must be this many times as fast as float32: less is not worth its rounding, and noise could reverse it.
 MIN_GAIN = 1.3
-# A candidate that takes this many times as long as another is not measured further.
+# A candidate that takes this many times as long as another in two rounds is not measured further.
 HOPELESS = 3.0
 NUM_ROUNDS = 5
-MAX_SECONDS = 1.5  # of all rounds; the first round is always completed
+MAX_SECONDS = 1.5  # of all rounds; a round that has begun is completed
+# A measurement by wall time is not kept if other programs used at least this share of all cores.
+MAX_LOAD = 0.25
 
 Step = Callable[[], object]
+Clock = Callable[[], float]
 
 
 class Calibration:
@@ -50,23 +54,35 @@ class Calibration:
         what: str,
         sizes: Mapping[str, Any],
         candidates: Mapping[str, Callable[[], Step]],
+        clock: Clock = time.perf_counter,
         *,
         is_logged: bool = True,
     ) -> dict[str, float]:
         """Return the seconds of each candidate, from the file if they are in it; a new measurement is logged.
 
+        A measurement by wall time that other programs disturbed is not kept, so that the next command measures again.
+
         what: name of the measurement, such as that of a head. sizes: other values that affect the time. candidates: for
-            each name a function that prepares it and returns one step.
+            each name a function that prepares it and returns one step. clock: that of `clock_of`.
         """
         key = _key(what, sizes)
         known = self._read().get(key)
         if isinstance(known, dict) and known.keys() == candidates.keys():
             return {name: float(value) for name, value in known.items()}
-        seconds = measured_seconds({name: prepare() for name, prepare in candidates.items()})
-        self._keep(key, seconds)
+        steps = {name: prepare() for name, prepare in candidates.items()}
+        others = OtherPrograms()
+        seconds = measured_seconds(steps, clock)
+        load = others.load() if clock is time.perf_counter else 0.0
+        if load < MAX_LOAD:
+            self._keep(key, seconds)
         if is_logged:
-            steps = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items())
-            logger.info(f"Measured on this machine, a step of {what}: {steps}. Kept in {self.path}.")
+            text = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items())
+            kept = (
+                f"Kept in {self.path}."
+                if load < MAX_LOAD
+                else (f"Not kept, because other programs used {load:.0%} of the cores.")
+            )
+            logger.info(f"Measured on this machine, a step of {what}: {text}. {kept}")
         return seconds
 
     def note(self, what: str, sizes: Mapping[str, Any], seconds: float | None) -> float:
@@ -116,34 +132,68 @@ def choose_threads(seconds: Mapping[int, float], tolerance: float = 0.1) -> int:
     return min(threads for threads, value in seconds.items() if value <= shortest * (1 + tolerance))
 
 
-def measured_seconds(steps: Mapping[str, Step]) -> dict[str, float]:
-    """Measure steps in turn, round by round, and return the median seconds of each, without its first run."""
+def clock_of(device: str, threads: int) -> Clock:
+    """Return the clock for steps of a device: processor time where one thread of the CPU does all the work.
+
+    Other programs add to the wall time, but hardly to the processor time.
+    """
+    return time.process_time if device == "cpu" and threads == 1 else time.perf_counter
+
+
+class OtherPrograms:
+    """Load of the machine by other processes, from the creation of this object on."""
+
+    def __init__(self) -> None:
+        self._before = _core_seconds()
+
+    def load(self) -> float:
+        """Return the share of all cores that other processes used; 0 if the time is too short to tell."""
+        busy, own, total = (after - before for after, before in zip(_core_seconds(), self._before, strict=True))
+        # The system counts in steps of 10 ms for each core.
+        return max(0.0, busy - own) / total if total > 0.2 else 0.0
+
+
+def _core_seconds() -> tuple[float, float, float]:
+    """Return the seconds that all cores were busy, that this process used, and of both busy and idle cores."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # On Linux, the times of guests are included in those of the user.
+    total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    return total - idle, time.process_time(), total
+
+
+def measured_seconds(steps: Mapping[str, Step], clock: Clock = time.perf_counter) -> dict[str, float]:
+    """Measure steps in turn, round by round, and return the least seconds of each, without its first run.
+
+    Other programs only add to the time, so the least is the closest to that of an idle machine.
+    """
     for step in steps.values():
         step()
     found: dict[str, list[float]] = {name: [] for name in steps}
     started_at = time.perf_counter()
     for number in range(NUM_ROUNDS):
         for name, step in steps.items():
-            if number and found[name][0] > HOPELESS * min(values[0] for values in found.values()):
+            if number > 1 and min(found[name]) > HOPELESS * min(map(min, found.values())):
                 continue
-            before = time.perf_counter()
+            before = clock()
             step()
-            found[name].append(time.perf_counter() - before)
+            found[name].append(clock() - before)
         if time.perf_counter() - started_at > MAX_SECONDS:
             break
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: min(values) for name, values in found.items()}
 
 
 @cache
 def multiplies_bfloat16_fast(device: str) -> bool:
     """Return whether a convolution in bfloat16 is at least `MIN_GAIN` times as fast as in float32 on a device.
 
-    It takes some milliseconds, and is used if no model is available to measure.
+    It takes some milliseconds, and is used if no model is available to measure. One thread, because several would wait
+    for each other on a busy machine.
     """
-    sizes = {"device": device_name(device), "threads": torch.get_num_threads()}
+    sizes = {"device": device_name(device), "threads": 1}
     names = ("float32", "bfloat16")
     steps = {name: _convolution(device, getattr(torch, name)) for name in names}
-    return choose_dtype(Calibration().measure("convolution", sizes, steps)) == "bfloat16"
+    return choose_dtype(Calibration().measure("convolution", sizes, steps, clock_of(device, 1))) == "bfloat16"
 
 
 def device_name(device: str) -> str:
@@ -164,7 +214,7 @@ def _convolution(device: str, dtype: torch.dtype) -> Callable[[], Step]:
         weight = torch.ones(64, 64, 3, 3, device=device, dtype=dtype).contiguous(memory_format=layout)
 
         def step() -> None:
-            with torch.inference_mode():
+            with torch.inference_mode(), fixed_threads(1):
                 for _ in range(4):
                     torch.nn.functional.conv2d(values, weight, padding=1)
             finish(device)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import log
+from pipeline.processes import forking_context, start_worker, without_interrupts
 from pipeline.progress import Progress, new_bars
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_UPDATES = 0.25
+T = TypeVar("T")
 
 
 class RelayedProgress(Progress):
@@ -37,6 +41,43 @@ class RelayedProgress(Progress):
         self._shown_at_seconds = time.monotonic()
         update = {"label": self.label, "done": self.done, "total": self.total, "is_over": is_over}
         logger.info(self.text(), extra={"progress": update})
+
+
+class RelayedPool:
+    """A pool of worker processes; the main process shows their messages and progress.
+
+    If the block is left by an exception, such as Ctrl-C, the processes are ended with the tasks that still run.
+    `preloaded` names modules that the server of the processes imports once.
+    """
+
+    def __init__(self, num_processes: int, preloaded: Sequence[str]) -> None:
+        self.num_processes, self._preloaded = num_processes, preloaded
+
+    def __enter__(self) -> RelayedPool:
+        # Forks of this process would lack the threads of torch and of the store.
+        context = forking_context(self._preloaded)
+        self._others = set(multiprocessing.active_children())
+        self._relay = relayed(context)
+        queue = self._relay.__enter__()
+        self._pool = ProcessPoolExecutor(
+            self.num_processes,
+            context,
+            initializer=start_worker,
+            initargs=("pipeline.relay:relay_to", queue, logger.getEffectiveLevel()),
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is not None:  # the pool would wait until its tasks are done
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
+        self._pool.shutdown()
+        self._relay.__exit__(kind, error, trace)
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Run `function(*arguments)` in a process."""
+        with without_interrupts():  # the first tasks start the processes
+            return self._pool.submit(function, *arguments)
 
 
 @contextmanager

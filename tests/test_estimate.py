@@ -27,7 +27,7 @@ SIZES = HeadSizes(in_channels=16, num_segments=4, num_classes=3, map_size=3)
 class FixedCalibration(Calibration):
     """A calibration that measures half a second for every step."""
 
-    def measure(self, what: str, sizes: Any, candidates: Any, **options: Any) -> dict[str, float]:
+    def measure(self, what: str, sizes: Any, candidates: Any, clock: Any, **options: Any) -> dict[str, float]:
         for prepare in candidates.values():
             prepare()()  # the step must run
         return dict.fromkeys(candidates, 0.5)

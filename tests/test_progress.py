@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import logging
-import multiprocessing
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 
 import pytest
 
 from pipeline import log
 from pipeline.progress import Progress, tracked
-from pipeline.relay import RelayedProgress, relay_to, relayed
+from pipeline.relay import RelayedPool, RelayedProgress
 
 
 class Terminal(io.StringIO):
@@ -85,13 +86,18 @@ def test_worker_processes_report_through_the_main_process(is_terminal: bool, mon
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
     log.configure()
-    context = multiprocessing.get_context("spawn")
-    with (
-        relayed(context) as queue,
-        ProcessPoolExecutor(2, context, initializer=relay_to, initargs=(queue, logging.INFO)) as pool,
-    ):
-        assert sorted(pool.map(work, range(2))) == [0, 1]
+    with RelayedPool(2, ()) as pool:
+        assert [future.result() for future in [pool.submit(work, number) for number in range(2)]] == [0, 1]
     text = stream.getvalue()
     assert ("work 0: 3/3 clips" in text) is is_terminal  # a bar each on a terminal; in a pipe the results alone
     for number in range(2):
         assert text.count(f"Warning: message {number}") == 1
+
+
+def test_an_interrupt_ends_the_tasks_that_still_run() -> None:
+    with suppress(KeyboardInterrupt), RelayedPool(1, ()) as pool:
+        sleeping = pool.submit(time.sleep, 600)
+        while not sleeping.running():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert isinstance(sleeping.exception(timeout=0), BrokenProcessPool)

@@ -6,22 +6,18 @@ While the heads are measured, this process waits.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import PipelineError
-from pipeline.processes import forking_context, start_forking_server, start_worker, without_interrupts
-from pipeline.relay import RelayedProgress, relayed
+from pipeline.processes import start_forking_server
+from pipeline.relay import RelayedPool, RelayedProgress
 
 if TYPE_CHECKING:
     from pipeline.evaluation.result_reader import RunResult
-
-logger = logging.getLogger(__name__)
 
 PRELOADED = ("pipeline.compare.measure",)  # imports torch
 
@@ -68,18 +64,9 @@ def measure_in_process(runs: Sequence[RunResult]) -> tuple[dict[str, HeadCost], 
         )
         for run in runs
     ]  # fmt: skip
-    context = forking_context(PRELOADED)
-    level = logger.getEffectiveLevel()
     try:
-        with (
-            relayed(context) as queue,
-            ProcessPoolExecutor(
-                1, context, initializer=start_worker, initargs=("pipeline.relay:relay_to", queue, level)
-            ) as pool,
-        ):
-            with without_interrupts():  # the first task starts the process
-                future = pool.submit(_measure_here, measured)
-            return future.result()
+        with RelayedPool(1, PRELOADED) as pool:
+            return pool.submit(_measure_here, measured).result()
     except BrokenProcessPool as error:
         raise PipelineError(
             "The process that measured the heads was killed, perhaps for lack of memory. Run the command again, "

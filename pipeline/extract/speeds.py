@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.calibration import Calibration, Step, device_name, finish
+from pipeline.calibration import Calibration, Step, clock_of, device_name, finish
 from pipeline.devices import fixed_threads
 from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.forward import BackboneRunner
@@ -34,12 +34,12 @@ class BackboneSpeeds:
     def of_dtypes(self) -> dict[str, float]:
         """Seconds per batch in float32 and bfloat16, frozen but not compiled."""
         steps = {dtype: partial(self._step, dtype, "jit") for dtype in ("float32", "bfloat16")}
-        return self.calibration.measure("backbone, types", self._sizes(), steps)
+        return self._measure("backbone, types", {}, steps)
 
     def of_jit(self, dtype: str) -> float:
         """Measure the seconds per batch, frozen but not compiled."""
         steps = {"jit": partial(self._step, dtype, "jit")}
-        return self.calibration.measure("backbone, jit", {**self._sizes(), "dtype": dtype}, steps)["jit"]
+        return self._measure("backbone, jit", {"dtype": dtype}, steps)["jit"]
 
     def of_preparing(self, mode: str, dtype: str) -> tuple[float, float]:
         """Measure the seconds to prepare a compile mode (to compile or convert the backbone), and per batch then.
@@ -48,7 +48,7 @@ class BackboneSpeeds:
             PipelineError: the backbone cannot be run in this mode.
         """
         spent: list[float] = []
-        key = {**self._sizes(), "dtype": dtype}
+        key = {"dtype": dtype}
 
         def prepared() -> Step:
             started_at = time.perf_counter()
@@ -56,9 +56,16 @@ class BackboneSpeeds:
             spent.append(time.perf_counter() - started_at)
             return step
 
-        batch = self.calibration.measure(f"backbone, {mode}", key, {mode: prepared})[mode]
-        preparing = self.calibration.note(f"backbone, preparing {mode}", key, spent[0] if spent else None)
+        batch = self._measure(f"backbone, {mode}", key, {mode: prepared})[mode]
+        preparing = self.calibration.note(
+            f"backbone, preparing {mode}", {**self._sizes(), **key}, spent[0] if spent else None
+        )
         return preparing, batch
+
+    def _measure(
+        self, what: str, sizes: Mapping[str, Any], steps: Mapping[str, Callable[[], Step]]
+    ) -> dict[str, float]:
+        return self.calibration.measure(what, {**self._sizes(), **sizes}, steps, clock_of(self.device, 1))
 
     def _sizes(self) -> dict[str, Any]:
         return {

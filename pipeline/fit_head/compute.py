@@ -14,6 +14,7 @@ from pipeline.calibration import (
     Calibration,
     choose_dtype,
     choose_threads,
+    clock_of,
     device_name,
     finish,
     multiplies_bfloat16_fast,
@@ -78,7 +79,8 @@ def choose_compute(
         name: functools.partial(training_step, head_name, sizes, Runtime(chosen, name, threads))
         for name in ("float32", "bfloat16")
     }
-    seconds = calibration.measure(f"head {head_name}", calibration_key(sizes, chosen, threads), steps)
+    clock = clock_of(chosen.type, threads)
+    seconds = calibration.measure(f"head {head_name}", calibration_key(sizes, chosen, threads), steps, clock)
     return Runtime(chosen, choose_dtype(seconds), threads, num_loaders, tuple(seconds.items()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from pipeline.calibration import Calibration
+from pipeline.calibration import Calibration, clock_of
 from pipeline.fit_head.compute import HeadSizes, calibration_key, training_step
 from pipeline.fit_head.run import HeadRun
 from pipeline.heads import HEADS
@@ -27,7 +27,8 @@ def seconds_of_fit(run: HeadRun, num_train: int, num_select: int, sizes: HeadSiz
     compute, num_clips = run.compute, run.recipe.training.batch_size
     step = functools.partial(training_step, run.head, sizes, compute, num_clips, with_optimiser=True)
     key = {**calibration_key(sizes, compute.device, compute.threads), "dtype": compute.precision, "clips": num_clips}
-    seconds = calibration.measure(f"training of head {run.head}", key, {"step": step}, is_logged=False)["step"]
+    clock = clock_of(compute.device.type, compute.threads)
+    seconds = calibration.measure(f"training of head {run.head}", key, {"step": step}, clock, is_logged=False)["step"]
     return run.recipe.training.epochs * (num_train + SHARE_OF_SCORING * num_select) * seconds / num_clips
 
 

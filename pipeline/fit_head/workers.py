@@ -7,11 +7,8 @@ the process.
 from __future__ import annotations
 
 import functools
-import logging
-import multiprocessing
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +19,8 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.parallel import PRELOADED
 from pipeline.fit_head.shared_tables import SharedTables
 from pipeline.fit_head.tasks import Task
-from pipeline.processes import forking_context, start_worker, without_interrupts
-from pipeline.relay import RelayedProgress, relayed
+from pipeline.relay import RelayedPool, RelayedProgress
 from pipeline.store import FeatureStore
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,9 +35,7 @@ class StoreRequest:
 
 
 class Processes:
-    """A pool of worker processes; the main process shows their messages and progress.
-
-    If the block is left by an exception, fits that still run are ended; their checkpoints are kept.
+    """A pool of worker processes for fits. If the block is left by an exception, the checkpoints of fits are kept.
 
     Raises:
         PipelineError: a process was ended from outside.
@@ -51,25 +43,14 @@ class Processes:
 
     def __init__(self, store: StoreRequest, num_processes: int) -> None:
         self.num_slots, self._store = num_processes, store
+        self._pool = RelayedPool(num_processes, PRELOADED)
 
     def __enter__(self) -> Processes:
-        # Forks of this process would lack the threads of torch and of the store.
-        context = forking_context(PRELOADED)
-        self._stack = ExitStack()
-        queue = self._stack.enter_context(relayed(context))
-        level = logger.getEffectiveLevel()
-        self._pool = ProcessPoolExecutor(
-            self.num_slots, context, initializer=start_worker, initargs=("pipeline.relay:relay_to", queue, level)
-        )
-        self._stack.enter_context(self._pool)
-        self._others = set(multiprocessing.active_children())
+        self._pool.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if error is not None:  # such as Ctrl-C: the pool would wait until its fits are done
-            for process in set(multiprocessing.active_children()) - self._others:
-                process.terminate()
-        self._stack.close()
+        self._pool.__exit__(kind, error, trace)
         if isinstance(error, BrokenProcessPool):
             raise PipelineError(
                 "A process that fitted heads was killed, perhaps for lack of memory. Finished runs and trials are "
@@ -77,8 +58,7 @@ class Processes:
             ) from error
 
     def submit(self, task: Task) -> Future[Any]:
-        with without_interrupts():  # the first tasks start the processes
-            return self._pool.submit(fit_here, self._store, task)
+        return self._pool.submit(fit_here, self._store, task)
 
 
 def fit_here(request: StoreRequest, task: Task) -> Any:
