@@ -31,6 +31,7 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -266,7 +267,9 @@ def _ours(runner: BackboneRunner) -> Engine:
 def _openvino(network: torch.nn.Module, frames: torch.Tensor, hint: str) -> Engine:
     import openvino
 
-    model = openvino.convert_model(network, example_input=frames, input=[tuple(frames.shape)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about tracing; the shape is fixed
+        model = openvino.convert_model(network, example_input=frames, input=[tuple(frames.shape)])
     options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(model, "CPU", options)
     return lambda pixels: compiled(np.ascontiguousarray(pixels.numpy()))[0].astype(np.float32)

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
-from benchmarks import from_scratch, two_roads
+from benchmarks import from_scratch, heads, two_roads
 from benchmarks.extraction import rate_of_blocks
 from benchmarks.gpu import _guarded
 from benchmarks.search_flattery import optimism
 from benchmarks.verdicts import alarm_rate, coverage
 from pipeline.errors import PipelineError
 from pipeline.evaluation.result_reader import read_run
+from pipeline.heads import build_head
 from tests.conftest import REPOSITORY
 from tests.support.run_stages import extract, fit_head
 from tests.support.training_fixtures import small_manifest  # noqa: F401
@@ -109,6 +111,15 @@ def test_trainings_from_scratch_are_paired_with_a_fitted_head(manifest: Path, tm
         other = read_run(fitted / "squeezenet-mlp").metrics["report"]["top1"]
         assert float(row[5].split("[")[0]) == pytest.approx(own, abs=0.05)
         assert float(row[6].split("[")[0]) == pytest.approx(own - other, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", heads.trained_heads())
+def test_a_measured_training_step_changes_the_parameters_of_every_trained_head(name: str, dtype: str) -> None:
+    head = build_head(name, in_channels=16, num_segments=4, num_classes=3)
+    before = [parameter.detach().clone() for parameter in head.parameters()]
+    heads.training_step(head, heads.features_of(head, batch=4, map_size=3, device="cpu"), dtype)()
+    assert not all(torch.equal(new, old) for new, old in zip(head.parameters(), before, strict=True))
 
 
 def printed_by(*command: str) -> str:

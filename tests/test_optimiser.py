@@ -24,6 +24,7 @@ from pipeline.training.optimiser import (
 )
 
 SIZES = {"in_channels": 8, "num_segments": 8, "num_classes": 3}
+TINY = torch.finfo(torch.float32).tiny  # smaller numbers are subnormal
 PUBLISHED = named_recipe("published-code").training
 
 
@@ -179,6 +180,55 @@ def test_a_first_step_that_the_loss_scaler_skips_leaves_no_trace() -> None:
         scaler.update()
     # The second gradient, 1, was scaled by half of 4: its velocity is a half, and the step a twentieth.
     torch.testing.assert_close(module.weight.detach(), before - 0.05)
+
+
+def is_flushing() -> bool:
+    return bool(torch.tensor(TINY) / 2 == 0)
+
+
+def moments_without_gradients(optimiser: torch.optim.Optimizer, parameter: nn.Parameter) -> torch.Tensor:
+    """Return the momentum after 1,000 steps, of which the last 990 have no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(1000):
+        parameter.grad = torch.randn(parameter.shape, generator=generator) * (number < 10)
+        optimiser.step()
+    state = optimiser.state[parameter]
+    return state["exp_avg"] if "exp_avg" in state else state["momentum_buffer"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_subnormal_momentum_is_zero_and_the_parameters_are_those_of_torch(name: str) -> None:
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot round subnormal numbers to zero")
+    torch.set_flush_denormal(False)
+    choices = TrainConfig(optimiser=name, lr=0.1, momentum=0.9, weight_decay=0.0)
+    ours, theirs = nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    plan = plan_parameters({"head": (ours, 0.1)}, choices)
+    optimiser = build_optimiser(plan, choices)
+    groups = [{"params": [theirs.weight], "lr": 0.1, "weight_decay": 0.0}]
+    plain = (
+        torch.optim.SGD(groups, momentum=0.9, fused=True) if name == "sgd" else torch.optim.AdamW(groups, fused=True)
+    )
+    found, expected = (moments_without_gradients(*pair) for pair in ((optimiser, ours.weight), (plain, theirs.weight)))
+    assert bool(((expected.abs() < TINY) & (expected != 0)).any())
+    assert not ((found.abs() < TINY) & (found != 0)).any()
+    assert torch.equal(ours.weight, theirs.weight)
+    assert not is_flushing()
+
+
+def test_a_step_keeps_the_callers_choice_about_subnormal_numbers() -> None:
+    module, choices = nn.Linear(1, 1), TrainConfig()
+    optimiser = build_optimiser(plan_parameters({"head": (module, 0.1)}, choices), choices)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot round subnormal numbers to zero")
+    try:
+        optimiser.step()
+        assert is_flushing()
+    finally:
+        torch.set_flush_denormal(False)
+    optimiser.step()
+    assert not is_flushing()
 
 
 def gradients_after_two_steps(scope: str) -> tuple[float, float | None]:

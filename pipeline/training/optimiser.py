@@ -146,8 +146,31 @@ def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
         # Starting from zeros, the first velocity is the gradient, as without fusing.
         for parameter in (parameter for group in plan.groups for parameter in group.parameters.values()):
             optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return optimiser
-    return torch.optim.AdamW(groups, lr=choices.lr, fused=True)
+    else:
+        optimiser = torch.optim.AdamW(groups, lr=choices.lr, fused=True)
+    _flush_subnormals(optimiser)
+    return optimiser
+
+
+def _flush_subnormals(optimiser: Optimizer) -> None:
+    """Round subnormal numbers to zero in the steps of an optimiser, on the CPU and in the calling thread.
+
+    The momentum of a parameter without gradients, such as those of a unit that is always zero, halves every few steps,
+    and is subnormal after 800. Intel processors take about a hundred cycles for each such number. The parameters are
+    the same, because such a momentum is far smaller than their rounding.
+    """
+
+    def flush(*_: object) -> None:
+        nonlocal was_flushing
+        was_flushing = bool(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32) / 2 == 0)
+        torch.set_flush_denormal(True)
+
+    def restore(*_: object) -> None:
+        torch.set_flush_denormal(was_flushing)
+
+    was_flushing = False
+    optimiser.register_step_pre_hook(flush)
+    optimiser.register_step_post_hook(restore)
 
 
 def set_rates(optimiser: Optimizer, factor: float) -> None:
