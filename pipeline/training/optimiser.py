@@ -140,6 +140,7 @@ def build_optimiser(plan: ParameterPlan, choices: TrainConfig) -> Optimizer:
     # torch refuses an optimiser without groups; a head that is fitted in closed form has no parameters.
     groups = groups or [{"params": [], "lr": choices.lr, "base_lr": choices.lr}]
     # Fused: one kernel updates all values of a parameter, instead of one pass for each operation.
+    optimiser: Optimizer
     if choices.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, lr=choices.lr, momentum=choices.momentum, fused=True)
         # torch starts the momentum with uninitialised memory, which remains if the loss scaler skips the first step.
@@ -160,6 +161,8 @@ def _flush_subnormals(optimiser: Optimizer) -> None:
     the same, because such a momentum is far smaller than their rounding.
     """
 
+    was_flushing = False
+
     def flush(*_: object) -> None:
         nonlocal was_flushing
         was_flushing = bool(torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32) / 2 == 0)
@@ -168,7 +171,6 @@ def _flush_subnormals(optimiser: Optimizer) -> None:
     def restore(*_: object) -> None:
         torch.set_flush_denormal(was_flushing)
 
-    was_flushing = False
     optimiser.register_step_pre_hook(flush)
     optimiser.register_step_post_hook(restore)
 
