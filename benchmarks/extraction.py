@@ -4,8 +4,9 @@ It uses clips of 40 drawn frames: VP9 in WebM or H.264 in MP4 at 240 pixels heig
 The bound is 1 / (1 / D + 1 / F): D clips/s of decoding and rendering on all cores, F clips/s of the forward pass alone
 on all cores, each in as many single-threaded processes as there are cores. A second bound includes compressing the
 maps. The whole extraction is `pipeline extract` with as many workers, timed from the second block of each worker to the
-last block, without start-up and compilation. The simple loop uses PyAV, converts every frame to RGB, resizes with
-torchvision, and runs eager float32 in one process, all threads.
+last block, without start-up and compilation; the rate of a round is that of the extractions before and after the other
+measurements, because the speed of a machine changes. The simple loop uses PyAV, converts every frame to RGB, resizes
+with torchvision, and runs eager float32 in one process, all threads.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --backbone bninception --weights random --kind jpg --clips 256
@@ -212,13 +213,15 @@ def main() -> None:
         locations = [manifest.locate(clip) for clip in manifest.clips[:16]]
         ratios, ratios_with_compression, factors = [], [], []
         with multiprocessing.get_context("spawn").Pool(cores) as pool:
+            wholes = [whole_rate(manifest, folder / "s.zarr", request, cores)]
             for _ in range(options.rounds):
-                whole = whole_rate(manifest, folder / "s.zarr", request, cores)
                 compute = runner_of(folder / "s.zarr")
                 decode = on_all_cores(pool, cores, decode_rate, locations)
                 forward = on_all_cores(pool, cores, forward_rate, options.backbone, options.weights, compute)
                 naive = naive_rate(locations, options.backbone, options.weights)
                 compress = on_all_cores(pool, cores, compression_rate, str(folder / "s.zarr"))
+                wholes.append(whole_rate(manifest, folder / "s.zarr", request, cores))
+                whole = statistics.harmonic_mean(wholes[-2:])
                 bound = 1 / (1 / decode + 1 / forward)
                 with_compression = 1 / (1 / bound + 1 / compress)
                 ratios.append(whole / bound)
