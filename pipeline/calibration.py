@@ -73,15 +73,13 @@ class Calibration:
         others = OtherPrograms()
         seconds = measured_seconds(steps, clock)
         load = others.load() if clock is time.perf_counter else 0.0
+        kept = f"Kept in {self.path}."
         if load < MAX_LOAD:
             self._keep(key, seconds)
+        else:
+            kept = f"Not kept, because other programs used {load:.0%} of the cores."
         if is_logged:
             text = ", ".join(f"{name} {value * 1000:.1f} ms" for name, value in seconds.items())
-            kept = (
-                f"Kept in {self.path}."
-                if load < MAX_LOAD
-                else (f"Not kept, because other programs used {load:.0%} of the cores.")
-            )
             logger.info(f"Measured on this machine, a step of {what}: {text}. {kept}")
         return seconds
 

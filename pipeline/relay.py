@@ -8,7 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,28 +51,30 @@ class RelayedPool:
     """
 
     def __init__(self, num_processes: int, preloaded: Sequence[str]) -> None:
-        self.num_processes, self._preloaded = num_processes, preloaded
+        self._num_processes, self._preloaded = num_processes, preloaded
 
     def __enter__(self) -> RelayedPool:
         # Forks of this process would lack the threads of torch and of the store.
         context = forking_context(self._preloaded)
         self._others = set(multiprocessing.active_children())
-        self._relay = relayed(context)
-        queue = self._relay.__enter__()
-        self._pool = ProcessPoolExecutor(
-            self.num_processes,
-            context,
-            initializer=start_worker,
-            initargs=("pipeline.relay:relay_to", queue, logger.getEffectiveLevel()),
-        )
+        with ExitStack() as stack:
+            queue = stack.enter_context(relayed(context))
+            self._pool = stack.enter_context(
+                ProcessPoolExecutor(
+                    self._num_processes,
+                    context,
+                    initializer=start_worker,
+                    initargs=("pipeline.relay:relay_to", queue, logger.getEffectiveLevel()),
+                )
+            )
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if error is not None:  # the pool would wait until its tasks are done
             for process in set(multiprocessing.active_children()) - self._others:
                 process.terminate()
-        self._pool.shutdown()
-        self._relay.__exit__(kind, error, trace)
+        self._stack.close()  # the bars end also if a second Ctrl-C interrupts the end of the pool
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run `function(*arguments)` in a process."""

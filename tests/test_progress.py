@@ -7,12 +7,13 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 
 import pytest
 
-from pipeline import log
+from pipeline import log, relay
 from pipeline.progress import Progress, tracked
 from pipeline.relay import RelayedPool, RelayedProgress
 
@@ -101,3 +102,22 @@ def test_an_interrupt_ends_the_tasks_that_still_run() -> None:
             time.sleep(0.01)
         raise KeyboardInterrupt
     assert isinstance(sleeping.exception(timeout=0), BrokenProcessPool)
+
+
+def test_the_bars_end_also_if_the_end_of_the_pool_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    shutdown, stop = ProcessPoolExecutor.shutdown, relay._Listener.stop
+    stopped: list[relay._Listener] = []
+
+    def interrupted(pool: ProcessPoolExecutor, **options: bool) -> None:
+        shutdown(pool, **options)
+        raise KeyboardInterrupt
+
+    def noted(listener: relay._Listener) -> None:
+        stop(listener)
+        stopped.append(listener)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown", interrupted)
+    monkeypatch.setattr(relay._Listener, "stop", noted)
+    with pytest.raises(KeyboardInterrupt), RelayedPool(1, ()) as pool:
+        assert pool.submit(abs, -1).result() == 1
+    assert len(stopped) == 1

@@ -34,12 +34,12 @@ class BackboneSpeeds:
     def of_dtypes(self) -> dict[str, float]:
         """Seconds per batch in float32 and bfloat16, frozen but not compiled."""
         steps = {dtype: partial(self._step, dtype, "jit") for dtype in ("float32", "bfloat16")}
-        return self._measure("backbone, types", {}, steps)
+        return self._measure("backbone, types", self._sizes(), steps)
 
     def of_jit(self, dtype: str) -> float:
         """Measure the seconds per batch, frozen but not compiled."""
         steps = {"jit": partial(self._step, dtype, "jit")}
-        return self._measure("backbone, jit", {"dtype": dtype}, steps)["jit"]
+        return self._measure("backbone, jit", self._sizes(dtype=dtype), steps)["jit"]
 
     def of_preparing(self, mode: str, dtype: str) -> tuple[float, float]:
         """Measure the seconds to prepare a compile mode (to compile or convert the backbone), and per batch then.
@@ -48,7 +48,7 @@ class BackboneSpeeds:
             PipelineError: the backbone cannot be run in this mode.
         """
         spent: list[float] = []
-        key = {"dtype": dtype}
+        sizes = self._sizes(dtype=dtype)
 
         def prepared() -> Step:
             started_at = time.perf_counter()
@@ -56,19 +56,18 @@ class BackboneSpeeds:
             spent.append(time.perf_counter() - started_at)
             return step
 
-        batch = self._measure(f"backbone, {mode}", key, {mode: prepared})[mode]
-        preparing = self.calibration.note(
-            f"backbone, preparing {mode}", {**self._sizes(), **key}, spent[0] if spent else None
-        )
+        batch = self._measure(f"backbone, {mode}", sizes, {mode: prepared})[mode]
+        preparing = self.calibration.note(f"backbone, preparing {mode}", sizes, spent[0] if spent else None)
         return preparing, batch
 
     def _measure(
         self, what: str, sizes: Mapping[str, Any], steps: Mapping[str, Callable[[], Step]]
     ) -> dict[str, float]:
-        return self.calibration.measure(what, {**self._sizes(), **sizes}, steps, clock_of(self.device, 1))
+        return self.calibration.measure(what, sizes, steps, clock_of(self.device, 1))
 
-    def _sizes(self) -> dict[str, Any]:
+    def _sizes(self, **others: str) -> dict[str, Any]:
         return {
+            **others,
             "backbone": self.backbone.name,
             "input": self.backbone.preprocessing.input_size,
             "batch": self.batch_frames,
