@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.context import BaseContext
+from queue import Empty
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import log
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_UPDATES = 0.25
+SECONDS_BETWEEN_LOOKS = 0.05
+MAX_SECONDS_OF_LAST_RECORDS = 5.0
 T = TypeVar("T")
 
 
@@ -105,25 +109,43 @@ def relay_to(queue: Any, level: int) -> None:
         messages.propagate = False
 
 
-class _Listener(logging.handlers.QueueListener):
-    """Give records to the loggers of this process, and draw those that are progress as bars."""
+class _Listener:
+    """Give records to the loggers of this process, and draw those that are progress as bars.
 
-    def __init__(self, queue: Any, bars: Bars | None) -> None:
-        super().__init__(queue)
-        self._bars = bars
+    A process that is ended while it sends a record keeps the lock of the queue, or leaves half a record in it. So the
+    thread is not stopped through the queue, and `stop` waits no longer than the last records can take.
+    """
+
+    def __init__(self, records: multiprocessing.Queue[logging.LogRecord], bars: Bars | None) -> None:
+        self._records, self._bars = records, bars
         self._tasks: dict[str, TaskID] = {}
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="relay", daemon=True)
 
     def start(self) -> None:
         if self._bars is not None:
             self._bars.start()
-        super().start()
+        self._thread.start()
 
     def stop(self) -> None:
-        super().stop()
+        """Handle the records that processes have sent, and end the bars."""
+        self._is_stopping.set()
+        self._thread.join(MAX_SECONDS_OF_LAST_RECORDS)
         if self._bars is not None:
             self._bars.stop()
 
-    def handle(self, record: logging.LogRecord) -> None:
+    def _listen(self) -> None:
+        while True:
+            is_last_look = self._is_stopping.is_set()
+            try:
+                record = self._records.get(timeout=SECONDS_BETWEEN_LOOKS)
+            except Empty:
+                if is_last_look:
+                    return
+            else:
+                self._handle(record)
+
+    def _handle(self, record: logging.LogRecord) -> None:
         update = getattr(record, "progress", None)
         if update is None:
             logging.getLogger(record.name).handle(record)

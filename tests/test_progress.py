@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import struct
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from logging.handlers import QueueHandler
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +108,42 @@ def test_an_interrupt_ends_the_tasks_that_still_run() -> None:
             time.sleep(0.01)
         raise KeyboardInterrupt
     assert isinstance(sleeping.exception(timeout=0), BrokenProcessPool)
+
+
+def hold_the_lock(marker: Path) -> None:
+    """Hold the lock of the queue to the main process, as a process does that is killed while it sends a message."""
+    with queue_to_main_process()._wlock:
+        marker.touch()
+        time.sleep(600)
+
+
+def send_half_a_message(marker: Path) -> None:
+    os.write(queue_to_main_process()._writer.fileno(), struct.pack("!i", 1000) + b"half")
+    marker.touch()
+    time.sleep(600)
+
+
+def queue_to_main_process() -> Any:
+    (handler,) = logging.getLogger("pipeline").handlers
+    assert isinstance(handler, QueueHandler)
+    return handler.queue
+
+
+@pytest.mark.parametrize("task", [hold_the_lock, send_half_a_message])
+def test_an_interrupt_while_a_process_sends_a_message(task: Callable[[Path], None], tmp_path: Path) -> None:
+    """The main process waited forever for the lock of the queue, or for the rest of the message."""
+    ended = threading.Event()
+
+    def interrupted() -> None:
+        with suppress(RuntimeError), RelayedPool(1, ()) as pool:
+            pool.submit(task, tmp_path / "marker")
+            while not (tmp_path / "marker").exists():
+                time.sleep(0.01)
+            raise RuntimeError
+        ended.set()
+
+    threading.Thread(target=interrupted, daemon=True).start()
+    assert ended.wait(60)
 
 
 def test_the_bars_end_also_if_the_end_of_the_pool_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
