@@ -19,6 +19,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from torch import Tensor
 
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import Backbone, build_backbone, calibrate_batch_norm, pooled
+from pipeline.extract.converted import converted
+from pipeline.onnx_program import has_engine
 from pipeline.video.crops import centre_crop
 from pipeline.video.render import render
 
@@ -51,12 +54,18 @@ def frozen_trace(backbone: Backbone, example: Tensor) -> Form:
 
 
 def compiled(backbone: Backbone, example: Tensor) -> Form:
-    prepared = backbone.to(memory_format=torch.channels_last)
-    return torch.compile(prepared, fullgraph=True, dynamic=False, options={"freezing": True})
+    run = torch.compile(backbone.to(memory_format=torch.channels_last), fullgraph=True, dynamic=False)
+    with torch.inference_mode(), torch._inductor.config.patch(freezing=True):
+        run(example)
+    return run
 
 
 def compiled_bfloat16(backbone: Backbone, example: Tensor) -> Form:
     return compiled(backbone.to(torch.bfloat16), example)
+
+
+def in_openvino(dtype: str, backbone: Backbone, example: Tensor) -> Form:
+    return converted(backbone.to(memory_format=torch.channels_last), example, "openvino", dtype)
 
 
 FORMS: dict[str, Callable[[Backbone, Tensor], Form]] = {
@@ -66,6 +75,9 @@ FORMS: dict[str, Callable[[Backbone, Tensor], Form]] = {
     "compile fp32 freezing": compiled,
     "compile bf16 freezing": compiled_bfloat16,
 }
+if has_engine("openvino"):
+    FORMS["OpenVINO fp32"] = partial(in_openvino, "float32")
+    FORMS["OpenVINO bf16"] = partial(in_openvino, "bfloat16")
 
 
 def machine() -> dict[str, Any]:

@@ -7,15 +7,17 @@ First with all cores, then in one process with one thread by processor time, whi
 
     ours, auto      `pipeline extract` with a process per core
     ours, float32   the same with `--dtype float32`, the number type of the other ways
+    ours, openvino      the same with `--compile openvino`, if it is installed
     ours, onnxruntime   the same with `--compile onnxruntime`, if it is installed
     plain script    a DataLoader with a worker per core: PyAV (Pillow for JPG) decodes all frames, Pillow resizes
                     and crops; the network in eager float32 with a thread per core; np.save for each clip
     torchvision     the same with torchvision's transforms on tensors; torchvision 0.28 has no reader of videos, so
                     PyAV decodes them; JPG by torchvision's `decode_image` if its library can be loaded
 
-The forward pass alone is measured in processor time with one thread, so that other programs have little effect:
-eager torch, ours, ONNX Runtime and OpenVINO, the last two if they are installed. The largest difference of the features
-from those of eager float32 is printed; the program fails if a way gives other features.
+The forward pass alone is measured in processor time with one thread, so that other programs have little effect: eager
+torch, ours in each form, and ONNX Runtime and OpenVINO as their own documentation uses them, if they are installed. The
+factors are to the fastest form of ours in the same number type. The largest difference of the features from those of
+eager float32 is printed; the program fails if a way gives other features.
 
     python -m benchmarks.peers                         # VP9, some minutes on 2 cores
     python -m benchmarks.peers --kind jpg --rounds 3
@@ -59,11 +61,11 @@ from benchmarks.extraction import (
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import MISSING_OPERATORS_REASON, torchvision
-from pipeline.extract.compute import RunnerConfig, capability_of
+from pipeline.extract.compute import ENGINE_TYPES, RunnerConfig, capability_of
 from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Manifest
-from pipeline.onnx_program import capture, has_onnx, load_onnx, to_onnx
+from pipeline.onnx_program import capture, has_engine, load_onnx, to_onnx
 from pipeline.processes import num_cores
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
@@ -187,8 +189,8 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
         return run_script(clips, network, folder / name, cores, time.time if cores else time.process_time)
 
     requests = {"auto": auto, "float32": single}
-    if has_onnx():
-        requests["onnxruntime"] = replace(auto, store=str(folder / "onnxruntime.zarr"), compile="onnxruntime")
+    for engine in filter(has_engine, ENGINE_TYPES):
+        requests[engine] = replace(auto, store=str(folder / f"{engine}.zarr"), compile=engine)
     ways: dict[str, Callable[[], float]] = {
         **{f"ours, {name}": partial(ours, name, request) for name, request in requests.items()},
         "plain script": lambda: script("plain", PillowClips(locations)),
@@ -208,7 +210,7 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
     differences = _differences(manifest, folder, list(requests))
     dtype = runner_of(folder / "auto.zarr").dtype
     what = f"{cores} cores" if cores else "one process with one thread, by processor time"
-    print(f"\n{options.kind}, {options.clips} clips, {options.backbone}, {what}; ours, auto: {dtype}")
+    print(f"\n{options.kind}, {options.clips} clips, {options.backbone}, {what}; ours, auto and openvino: {dtype}")
     print(f"{'way':17} {'clips/s':>8} {'of the bound':>13} {'ours is ×':>10} {'difference':>11}")
     for name, values in seconds.items():
         bound = bounds[name.removeprefix("ours, ") if name.startswith("ours, ") else "float32"]
@@ -216,7 +218,7 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
         factor = statistics.median(own / one for own, one in zip(values, seconds["ours, float32"], strict=True))
         print(f"{name:17} {1 / statistics.median(values):8.1f} {share:>13} {factor:10.2f} {differences[name]:11.2g}")
     for name, found in differences.items():
-        check_difference(name, found, TOLERANCE[dtype if name == "ours, auto" else "float32"])
+        check_difference(name, found, TOLERANCE[dtype])
 
 
 def _differences(manifest: Manifest, folder: Path, own: Sequence[str]) -> dict[str, float]:
@@ -244,10 +246,12 @@ def forward_engines(backbone: str, weights: str, compile_mode: str) -> dict[str,
     for dtype in ("float32", "bfloat16"):
         config = RunnerConfig(dtype, compile_mode, capability_of("cpu"), NUM_SEGMENTS)
         engines[f"ours, {dtype}"] = (_ours(BackboneRunner(build_backbone(backbone, weights)[0], config)), dtype)
-    if has_onnx():
-        config = RunnerConfig("float32", "onnxruntime", capability_of("cpu"), NUM_SEGMENTS)
-        runner = BackboneRunner(build_backbone(backbone, weights)[0], config)
-        engines["ours, by ONNX Runtime"] = (_ours(runner), "float32")
+    for engine in filter(has_engine, ENGINE_TYPES):
+        for dtype in ENGINE_TYPES[engine]:
+            config = RunnerConfig(dtype, engine, capability_of("cpu"), NUM_SEGMENTS)
+            runner = BackboneRunner(build_backbone(backbone, weights)[0], config)
+            engines[f"ours, {engine}, {dtype}"] = (_ours(runner), dtype)
+    if has_engine("onnxruntime"):
         program = to_onnx(capture(network, frames), "frames", "maps").model_proto.SerializeToString()
         engines["ONNX Runtime"] = (load_onnx(program, threads=1), "float32")
     if importlib.util.find_spec("openvino"):
@@ -293,11 +297,13 @@ def compare_forward(options: argparse.Namespace) -> None:
                 repeats += 1
             took[name].append((time.process_time() - started) / repeats)
     print(f"\nforward pass of a clip of {NUM_SEGMENTS} frames, {options.backbone}, one thread, processor time")
-    print(f"{'engine':22} {'ms':>8} {'ours is ×':>10} {'difference':>11}")
+    print(f"{'engine':27} {'ms':>8} {'ours is ×':>10} {'difference':>11}")
     for name, (_, dtype) in engines.items():
-        factor = statistics.median(own / ours for own, ours in zip(took[name], took[f"ours, {dtype}"], strict=True))
+        ours = [took[own] for own, (_, type_) in engines.items() if own.startswith("ours") and type_ == dtype]
+        fastest = min(ours, key=statistics.median)
+        factor = statistics.median(one / own for one, own in zip(took[name], fastest, strict=True))
         found = difference(outputs[name], outputs["eager torch"])
-        print(f"{name:22} {statistics.median(took[name]) * 1000:8.1f} {factor:10.2f} {found:11.2g}", flush=True)
+        print(f"{name:27} {statistics.median(took[name]) * 1000:8.1f} {factor:10.2f} {found:11.2g}", flush=True)
         check_difference(name, found, FORWARD_TOLERANCE[dtype])
     for package in ("onnxruntime", "openvino"):
         if importlib.util.find_spec(package) is None:

@@ -1,4 +1,4 @@
-"""Convert a torch module to ONNX, and run it with ONNX Runtime. Both need the packages of the extra `onnx`."""
+"""Convert a torch module to ONNX, and run it with ONNX Runtime or OpenVINO. Both need the packages of an extra."""
 
 from __future__ import annotations
 
@@ -20,30 +20,36 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
-ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+# The packages that convert a module and run it, by engine. `EXTRAS` names the extra that installs them.
+ENGINE_PACKAGES = {
+    "onnxruntime": ("onnx", "onnxruntime", "onnxscript"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+}
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 Shapes = dict[str, Any]
 Run = Callable[[Tensor], NDArray[np.float32]]
 
 
-def has_onnx() -> bool:
-    """Return whether the packages of the extra `onnx` are installed."""
-    return not _missing_packages()
+def has_engine(engine: str) -> bool:
+    """Return whether the packages of an engine, `onnxruntime` or `openvino`, are installed."""
+    return not _missing_packages(engine)
 
 
-def require_onnx(what: str, otherwise: str) -> None:
-    """Check that the packages of the extra `onnx` are installed.
+def require_engine(engine: str, what: str, otherwise: str) -> None:
+    """Check that the packages of an engine are installed.
 
     what: what needs them, as the subject of a sentence. otherwise: what to do without them.
 
     Raises:
         PipelineError: one is missing.
     """
-    missing = _missing_packages()
+    missing = _missing_packages(engine)
     if missing:
+        extra = EXTRAS[engine]
         raise PipelineError(
-            f"{what} needs {', '.join(missing)}. Install the extra: pip install 'st-pipeline[onnx]' "
-            f"(in a checkout: pip install -e '.[onnx]'); or {otherwise}."
+            f"{what} needs {', '.join(missing)}. Install the extra: pip install 'st-pipeline[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]'); or {otherwise}."
         )
 
 
@@ -85,8 +91,40 @@ def load_onnx(program: Path | bytes, threads: int | None = None) -> Run:
     return run
 
 
-def _missing_packages() -> list[str]:
-    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+def load_openvino(program: bytes, threads: int, dtype: str) -> Run:
+    """Load an ONNX program with one input and one output into OpenVINO, on the CPU.
+
+    The result of a run is only valid until the next run.
+
+    dtype: number type of the layers, `float32` or `bfloat16`; input and output keep theirs.
+
+    Raises:
+        PipelineError: OpenVINO does not compute in this number type on this processor.
+    """
+    import openvino
+
+    core = openvino.Core()
+    wanted = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[dtype]
+    options = {
+        "INFERENCE_PRECISION_HINT": wanted,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # all worker processes would be pinned to the same core
+    }
+    compiled = core.compile_model(core.read_model(program), "CPU", options)
+    found = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if found != wanted:
+        raise PipelineError(f"OpenVINO computes in {found.get_type_name()} on this processor, not in {dtype}.")
+
+    def run(values: Tensor) -> NDArray[np.float32]:
+        maps: NDArray[np.float32] = compiled(values.numpy(), share_inputs=True, share_outputs=True)[0]
+        return maps
+
+    return run
+
+
+def _missing_packages(engine: str) -> list[str]:
+    return [name for name in ENGINE_PACKAGES[engine] if importlib.util.find_spec(name) is None]
 
 
 @contextmanager

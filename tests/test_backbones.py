@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -312,6 +313,22 @@ def test_the_paper_backbones_do_without_torchvision() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [*NAMES, "torchvision:mobilenet_v3_small"])
+def test_a_copy_computes_the_same_in_both_modes(name: str) -> None:
+    """The copy of a torchvision network normalised by the statistics of the batch, so bfloat16 seemed to be wrong."""
+    backbone, _ = build_backbone(name, "random", seed=0)
+    copied = copy.deepcopy(backbone)
+    modes = [module.training for module in backbone.modules()]
+    assert [module.training for module in copied.modules()] == modes
+    batch = frames(3)
+    with torch.no_grad():
+        assert torch.equal(copied(batch), backbone(batch))
+    first = next(module for module in backbone.train().modules() if isinstance(module, nn.Conv2d))
+    first.eval()  # a frozen layer
+    again = copy.deepcopy(backbone)
+    assert [module.training for module in again.modules()] == [module.training for module in backbone.modules()]
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # inductor's own use of it
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_in_one_graph(name: str) -> None:

@@ -70,7 +70,8 @@ def test_the_base_install_is_what_the_wheel_imports() -> None:
 
     base = imported(project["dependencies"])
     optional = project["optional-dependencies"]
-    extras = imported([line for name in ("onnx", "s3", "search", "timm", "transformers") for line in optional[name]])
+    names = ("onnx", "openvino", "s3", "search", "timm", "transformers")
+    extras = imported([line for name in names for line in optional[name]])
     assert third_party_imports() <= base | extras
     assert base - third_party_imports() == NOT_IMPORTED_BY_NAME
 

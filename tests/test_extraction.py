@@ -410,6 +410,7 @@ class KnownSpeeds:
     inductor: float = 0.06
     converting: float = 5.0
     onnxruntime: float | None = None  # None: it cannot be converted
+    openvino: float | None = None
     batch_frames: int = 8
 
     def of_jit(self, dtype: str) -> float:
@@ -418,9 +419,10 @@ class KnownSpeeds:
     def of_preparing(self, mode: str, dtype: str) -> tuple[float, float]:
         if mode == "inductor":
             return self.compiling, self.inductor
-        if self.onnxruntime is None:
-            raise PipelineError("It cannot be converted to ONNX.")
-        return self.converting, self.onnxruntime
+        batch = self.onnxruntime if mode == "onnxruntime" else self.openvino
+        if batch is None:
+            raise PipelineError("It cannot be converted.")
+        return self.converting, batch
 
 
 def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +447,7 @@ def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypa
     ("num_frames", "speeds", "expected"),
     [
         (1_000, KnownSpeeds({}, onnxruntime=0.001), "jit"),  # not worth a measurement
-        (10_000, KnownSpeeds({}, jit=0.01), "jit"),  # 6 s: compiling cannot pay
+        (10_000, KnownSpeeds({}, jit=0.01, openvino=0.001), "jit"),  # 6 s: compiling cannot pay
         (10_000, KnownSpeeds({}), "inductor"),  # 20 + 37.5 s instead of 62.5 s
         (8_000, KnownSpeeds({}), "jit"),  # 20 + 30 s instead of 50 s
         (10_000, KnownSpeeds({}, inductor=0.09), "jit"),
@@ -454,6 +456,9 @@ def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypa
         (1_000_000, KnownSpeeds({}, onnxruntime=0.07), "inductor"),
         (10_000, KnownSpeeds({}, inductor=0.09, onnxruntime=0.095), "jit"),  # 5 + 59.4 s instead of 62.5 s
         (1_000_000, KnownSpeeds({}, inductor=0.09, onnxruntime=0.08), "onnxruntime"),
+        (1_000_000, KnownSpeeds({}, onnxruntime=0.05, openvino=0.049), "openvino"),
+        (1_000_000, KnownSpeeds({}, onnxruntime=0.049, openvino=0.05), "onnxruntime"),
+        (10_000, KnownSpeeds({}, openvino=0.07), "openvino"),
     ],
 )
 def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
@@ -461,32 +466,37 @@ def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
 ) -> None:
     monkeypatch.setattr("pipeline.extract.compute.num_cores", lambda: 2)
     monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: True)
-    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: True)
+    monkeypatch.setattr("pipeline.extract.compute.has_engine", lambda engine: True)
     assert choose_compile_mode("auto", "cpu", num_frames, "float32", speeds)[0] == expected
 
 
-def test_onnx_runtime_is_chosen_only_in_float32_and_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_chosen_only_in_its_number_types_and_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = KnownSpeeds({}, onnxruntime=0.01)
     monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
-    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: True)
+    monkeypatch.setattr("pipeline.extract.compute.has_engine", lambda engine: True)
     mode, why = choose_compile_mode("auto", "cpu", 10**6, "float32", speeds)
     assert mode == "onnxruntime"
     assert "The backbone runs by onnxruntime: 1,000,000 frames take" in why
     assert choose_compile_mode("auto", "cpu", 10**6, "bfloat16", speeds)[0] == "jit"
-    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: False)
+    assert choose_compile_mode("auto", "cpu", 10**6, "bfloat16", KnownSpeeds({}, openvino=0.01))[0] == "openvino"
+    monkeypatch.setattr("pipeline.extract.compute.has_engine", lambda engine: False)
     assert choose_compile_mode("auto", "cpu", 10**6, "float32", speeds)[0] == "jit"
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cpu", "bfloat16"), ("cuda", "float32")])
-def test_onnx_runtime_on_a_gpu_or_in_bfloat16_is_refused(device: str, dtype: str) -> None:
-    with pytest.raises(PipelineError, match=rf"float32 on the CPU, but the request has {dtype} on {device}\. Use auto"):
-        choose_compile_mode("onnxruntime", device, 10, dtype, KnownSpeeds({}))
+@pytest.mark.parametrize(
+    ("engine", "device", "dtype"),
+    [("onnxruntime", "cpu", "bfloat16"), ("onnxruntime", "cuda", "float32"), ("openvino", "cuda", "bfloat16")],
+)
+def test_an_engine_on_a_gpu_or_in_another_number_type_is_refused(engine: str, device: str, dtype: str) -> None:
+    with pytest.raises(PipelineError, match=rf"on the CPU, but the request has {dtype} on {device}\. Use auto"):
+        choose_compile_mode(engine, device, 10, dtype, KnownSpeeds({}))
 
 
-def test_onnx_runtime_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.onnx_program._missing_packages", lambda: ["onnxruntime"])
-    with pytest.raises(PipelineError, match=r"needs onnxruntime\. Install the extra: .*; or use auto\."):
-        choose_compile_mode("onnxruntime", "cpu", 10, "float32", KnownSpeeds({}))
+def test_an_engine_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.onnx_program._missing_packages", lambda engine: [engine])
+    for engine, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
+        with pytest.raises(PipelineError, match=rf"needs {engine}\. Install the extra: .*\[{extra}\].*; or use auto\."):
+            choose_compile_mode(engine, "cpu", 10, "float32", KnownSpeeds({}))
 
 
 def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest: Manifest) -> None:
@@ -498,7 +508,7 @@ def test_the_error_of_bfloat16_on_bundled_or_random_weights_is_measured(manifest
 
 def test_without_a_compiler_the_next_best_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.extract.compute.has_compiler", lambda: False)
-    monkeypatch.setattr("pipeline.extract.compute.has_onnx", lambda: False)
+    monkeypatch.setattr("pipeline.extract.compute.has_engine", lambda engine: False)
     mode, said = choose_compile_mode("auto", "cpu", 10**6, "float32", KnownSpeeds({}))
     assert mode == "jit"
     assert "No C++ compiler" in said

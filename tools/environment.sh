@@ -77,7 +77,7 @@ else
     }
 fi
 
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,s3,search]' ||
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,openvino,s3,search]' ||
     fail "The pinned packages could not be installed for Python $(version_of .venv/bin/python); pip's message above names the" \
         "package. Check the network and the package index, or choose another Python: \`make clean\`, then" \
         "\`make setup PYTHON=python3.12\`. Run again, the installation continues."

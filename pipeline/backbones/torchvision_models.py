@@ -6,6 +6,7 @@ map is the last tensor with a spatial size before the classifier.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,16 @@ class TorchvisionBackbone(Backbone):
         kept = self.layers.state_dict()
         self._weight_names = tuple(key for key in names if key in kept)
         self.ignored_prefixes = tuple(key for key in names if key not in kept)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TorchvisionBackbone:
+        """Copy the modes of the layers too: after torch.fx's copy, batch norms use the statistics of the batch."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        copied.train(self.training)
+        for module, original in zip(copied.modules(), self.modules(), strict=True):
+            module.training = original.training
+        return copied
 
     def weight_tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = self.layers.state_dict()

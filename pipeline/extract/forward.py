@@ -14,15 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.backbones import Backbone, pooled
-from pipeline.errors import ClipError, PipelineError
+from pipeline.errors import ClipError
 from pipeline.extract.compute import RunnerConfig
-from pipeline.onnx_program import capture, load_onnx, to_onnx
-
-# Bound on ||maps of ONNX Runtime - maps of torch|| / ||maps of torch||, both in float32; SqueezeNet has 4e-7.
-ONNX_ERROR_BOUND = 1e-4
+from pipeline.extract.converted import converted
+from pipeline.onnx_program import ENGINE_PACKAGES
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -79,10 +77,11 @@ class BackboneRunner:
     def __init__(self, backbone: Backbone, compute: RunnerConfig, map_size: int | None = None) -> None:
         self.compute = compute
         self._map_size = backbone.map_size if map_size is None else map_size
-        self._dtype = getattr(torch, compute.dtype)
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
-        self._backbone = backbone.eval().to(device=compute.device, dtype=self._dtype)
+        # An engine converts a backbone in float32 to its number type.
+        dtype = torch.float32 if compute.compile_mode in ENGINE_PACKAGES else getattr(torch, compute.dtype)
+        self._backbone = backbone.eval().to(device=compute.device, dtype=dtype)
         if backbone.clip_frames == 1:  # weights of 3D convolutions have no such format
             self._backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         size = backbone.preprocessing.input_size
@@ -137,6 +136,20 @@ class BackboneRunner:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
 
+    @contextmanager
+    def _frozen_when_compiled(self) -> Iterator[None]:
+        """Let torch.compile fold the weights on the CPU, such as those of batch norms into those of convolutions.
+
+        The setting must hold while Dynamo traces: as an option of torch.compile it has no effect.
+        """
+        if self.compute.compile_mode != "inductor" or self.compute.device.startswith("cuda"):
+            yield
+            return
+        import torch._inductor.config as inductor
+
+        with inductor.patch(freezing=True):
+            yield
+
     def _padded(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.compute.device, non_blocking=True)
         if len(batch) < self.compute.batch_frames:
@@ -149,67 +162,19 @@ class BackboneRunner:
         run: Any = self._backbone
         if self.compute.compile_mode == "eager":
             return self._backbone
-        if self.compute.compile_mode == "onnxruntime":
-            return in_onnx_runtime(self._backbone, self._example)
+        if self.compute.compile_mode in ENGINE_PACKAGES:
+            return converted(self._backbone, self._example, self.compute.compile_mode, self.compute.dtype)
         with warnings.catch_warnings(), torch.no_grad():
             # torch warns about tracing; with a fixed shape, the trace is always valid.
             warnings.simplefilter("ignore")
             if self.compute.compile_mode == "jit":
                 run = torch.jit.freeze(torch.jit.trace(self._backbone, self._example, check_trace=False))
             else:
-                run = torch.compile(self._backbone, fullgraph=True, dynamic=False, options={"freezing": True})
-            with torch.inference_mode(), self._exact():
+                run = torch.compile(self._backbone, fullgraph=True, dynamic=False)
+            with torch.inference_mode(), self._exact(), self._frozen_when_compiled():
                 for _ in range(2):
                     run(self._example)
         return cast("Callable[[Tensor], Tensor]", run)
-
-
-def in_onnx_runtime(backbone: Backbone, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes the maps of a backbone in ONNX Runtime, with as many threads as torch has.
-
-    Shape:
-        example: (B, 3, H, W), uint8, channels last in memory; the function takes batches of this shape.
-
-    Raises:
-        PipelineError: torch cannot convert the backbone, or the converted one gives other maps.
-    """
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(0, 256, example.shape, dtype=torch.uint8, generator=generator)
-    try:
-        with torch.no_grad():
-            expected = backbone(frames)
-            program = to_onnx(capture(_ChannelsLast(backbone), frames.permute(0, 2, 3, 1)), "frames", "maps")
-        run_program = load_onnx(program.model_proto.SerializeToString(), torch.get_num_threads())
-    # torch and ONNX Runtime raise errors of many types.
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise PipelineError(
-            f"`compile` is onnxruntime, but {backbone.name} cannot be converted to ONNX ({lines[0]}). Use jit or auto."
-        ) from error
-
-    def run(batch: Tensor) -> Tensor:
-        return torch.from_numpy(run_program(batch.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-
-    difference = float((run(frames) - expected).norm() / expected.norm().clamp_min(1e-12))
-    # `not <=` is also true for NaN.
-    if not difference <= ONNX_ERROR_BOUND:
-        raise PipelineError(
-            f"`compile` is onnxruntime, but its maps of {backbone.name} differ from torch's by {difference:.2g} of "
-            f"their norm (bound {ONNX_ERROR_BOUND:g}). Use jit or auto."
-        )
-    return run
-
-
-class _ChannelsLast(nn.Module):
-    """A backbone whose frames and maps are channels last, as they are in memory."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, frames: Tensor) -> Tensor:
-        maps: Tensor = self.backbone(frames.permute(0, 3, 1, 2))
-        return maps.permute(0, 2, 3, 1)
 
 
 def _to_pinned(values: Tensor) -> Tensor:

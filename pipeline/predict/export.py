@@ -16,7 +16,7 @@ from pipeline.backbones import pooled
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_path
 from pipeline.model import Classifier
-from pipeline.onnx_program import Run, capture, load_onnx, require_onnx, to_onnx
+from pipeline.onnx_program import Run, capture, load_onnx, require_engine, to_onnx
 
 INPUT, OUTPUT = "frames", "scores"
 BATCH = "batch"
@@ -71,7 +71,7 @@ def export_model(classifier: Classifier, path: Path, tolerance: float = 1e-3) ->
         raise PipelineError(f"{path} must end in .onnx, or in .pt2 for torch.export.")
     kind, write = kinds[path.suffix]
     if path.suffix == ".onnx":
-        require_onnx("Export to ONNX", "write a .pt2, which needs no further package")
+        require_engine("onnxruntime", "Export to ONNX", "write a .pt2, which needs no further package")
     spec = classifier.spec
     size = int(spec.preprocessing["input_size"])
     shape = (spec.num_segments, 3, size, size)

@@ -15,7 +15,7 @@ from pipeline.settings.clip_limits import max_clip_bytes, max_clip_pixels, max_c
 from pipeline.settings.help_texts import BACKBONE_HELP, CALIBRATION_HELP, DEVICE_HELP, ROOT_HELP, WEIGHTS_HELP
 from pipeline.settings.settings import Settings, option, overrides, required
 
-COMPILE_MODES = ("auto", "inductor", "onnxruntime", "jit", "eager")
+COMPILE_MODES = ("auto", "inductor", "openvino", "onnxruntime", "jit", "eager")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ class ExtractSettings(Settings):
     )
     compile: str = option(
         "auto",
-        "How the backbone is run. inductor: compiled by torch; onnxruntime: float32 on the CPU, with the extra [onnx]; "
-        "jit: frozen; eager: as it is; auto: the fastest here for the number of frames.",
+        "How the backbone is run. inductor: compiled by torch; openvino, onnxruntime (float32): on the CPU, with the "
+        "extra [openvino] or [onnx]; jit: frozen; eager: as it is; auto: the fastest here for the number of frames.",
         choices=COMPILE_MODES,
     )
     calibration: Path | None = option(None, CALIBRATION_HELP)

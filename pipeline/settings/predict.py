@@ -12,7 +12,7 @@ from pipeline.settings.settings import Settings, option, required
 
 MODEL_HELP = "Model file, model.safetensors."
 DTYPE_HELP = "Number type in which the backbone runs; auto: as in training."
-COMPILE_MODES = ("eager", "jit", "onnxruntime", "inductor")
+COMPILE_MODES = ("eager", "jit", "onnxruntime", "openvino", "inductor")
 
 
 @dataclass(frozen=True, kw_only=True)

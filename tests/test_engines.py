@@ -1,0 +1,163 @@
+"""Extraction by ONNX Runtime and OpenVINO: the features of torch, or a sentence."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.backbones import build_backbone
+from pipeline.devices import has_compiler
+from pipeline.errors import PipelineError
+from pipeline.extract.compute import RunnerConfig, bfloat16_error
+from pipeline.extract.forward import BackboneRunner
+from pipeline.onnx_program import ENGINE_PACKAGES, has_engine
+from pipeline.store import FeatureStore
+from tests.support.run_stages import extract, store_verify
+from tests.support.small_clips import write_clips
+
+needs = {
+    engine: pytest.mark.skipif(not has_engine(engine), reason=f"needs the packages of {engine}")
+    for engine in ENGINE_PACKAGES
+}
+every_engine = pytest.mark.parametrize("engine", [pytest.param(engine, marks=mark) for engine, mark in needs.items()])
+BACKBONES = ("squeezenet", "bninception", "torchvision:resnet18")
+
+
+def some_frames(number: int) -> torch.Tensor:
+    frames = torch.randint(0, 256, (number, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return frames.contiguous(memory_format=torch.channels_last)
+
+
+def features(name: str, frames: torch.Tensor, mode: str, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    backbone, _ = build_backbone(name, "random", seed=0)
+    vectors, maps = BackboneRunner(backbone, RunnerConfig(dtype, mode, "", 2))(frames, keep_maps=True)
+    assert maps is not None
+    return vectors, maps
+
+
+@every_engine
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_engine_gives_the_features_of_torch(engine: str, name: str) -> None:
+    frames = some_frames(3)  # a whole batch and a padded one
+    for expected, values in zip(features(name, frames, "eager"), features(name, frames, engine), strict=True):
+        assert values.shape == expected.shape
+        assert values.flags.c_contiguous
+        # A unit of float16 is 2^-10 of a value; the two engines round to different neighbours.
+        np.testing.assert_allclose(values.astype(np.float64), expected.astype(np.float64), rtol=2**-9, atol=2e-4)
+
+
+def has_bfloat16_in_openvino() -> bool:
+    openvino = importlib.import_module("openvino")
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@needs["openvino"]
+@pytest.mark.parametrize("name", BACKBONES)
+def test_openvino_in_bfloat16_is_as_exact_as_torch_or_refused(name: str) -> None:
+    if not has_bfloat16_in_openvino():
+        with pytest.raises(PipelineError, match="`compile` is openvino, but"):
+            features(name, some_frames(2), "openvino", "bfloat16")
+        return
+    frames = some_frames(4)
+    exact = features(name, frames, "eager")[1].astype(np.float64)
+    found = features(name, frames, "openvino", "bfloat16")[1].astype(np.float64)
+    error = float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+    expected = bfloat16_error(build_backbone(name, "random", seed=0)[0], frames)
+    assert 0.3 * expected < error < 1.2 * expected  # bfloat16 has 8 bits: a smaller error would be of another type
+
+
+@needs["openvino"]
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs CPU affinity")
+def test_openvino_leaves_its_threads_on_every_core() -> None:
+    """By default it binds threads to cores, so several processes would share the first one."""
+    allowed = os.sched_getaffinity(0)
+    features("squeezenet", some_frames(2), "openvino")
+    for thread in Path("/proc/self/task").iterdir():
+        assert os.sched_getaffinity(int(thread.name)) == allowed
+
+
+@every_engine
+def test_a_backbone_that_an_engine_gives_wrongly_or_not_at_all_is_refused(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "pipeline.extract.converted"
+    load = {"onnxruntime": "load_onnx", "openvino": "load_openvino"}[engine]
+    right = getattr(importlib.import_module(module), load)
+
+    def wrong(*given: object) -> Callable[[torch.Tensor], np.ndarray]:
+        return lambda values: right(*given)(values) * 1.001
+
+    monkeypatch.setattr(f"{module}.{load}", wrong)
+    with pytest.raises(PipelineError, match=r"its maps of squeezenet differ from torch's by 0\.001 of their norm"):
+        features("squeezenet", some_frames(1), engine)
+
+    def failing(*given: object) -> None:
+        raise RuntimeError("No such operation.\nMore lines.")
+
+    monkeypatch.setattr(f"{module}.to_onnx", failing)
+    expected = rf"{engine}, but squeezenet cannot be converted for it \(No such operation\.\)\. Use jit"
+    with pytest.raises(PipelineError, match=expected):
+        features("squeezenet", some_frames(1), engine)
+
+
+@every_engine
+def test_a_store_of_an_engine_is_extended_and_checked_by_it(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_clips(tmp_path, num_train=2, num_val=1)
+    request = {"manifest": manifest, "store": tmp_path / "s.zarr", "weights": "random", "num_segments": 2, "workers": 0}
+    extract(**request, views=0, compile=engine, dtype="float32")
+    again = extract(**request, views=1)
+    assert again.settings.compile_mode == engine
+    assert again.settings.compute_dtype == "float32"
+    assert again.num_checked_again > 0
+    provenance = FeatureStore.open(tmp_path / "s.zarr").provenance
+    packages = ENGINE_PACKAGES[engine]
+    assert {name: provenance["versions"][name] for name in packages} == {
+        name: importlib.metadata.version(name).partition("+")[0] for name in packages
+    }
+    assert not store_verify(store=tmp_path / "s.zarr", samples=2)
+    assert "differ" not in capsys.readouterr().out
+
+
+@every_engine
+def test_a_store_of_an_engine_is_refused_with_both_modes_where_it_is_not_installed(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_clips(tmp_path, num_train=2, num_val=1)
+    request = {"manifest": manifest, "store": tmp_path / "s.zarr", "weights": "random", "num_segments": 2, "workers": 0}
+    extract(**request, views=0, compile=engine, dtype="float32")
+    monkeypatch.setattr("pipeline.extract.compute.has_engine", lambda engine: False)
+    with pytest.raises(PipelineError) as refused:
+        extract(**request, views=1)  # `--compile auto`
+    assert engine in str(refused.value)
+    assert "compile_mode=jit" in str(refused.value)
+    assert "use auto" not in str(refused.value)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of inductor
+def test_torch_compile_packs_the_weights_once() -> None:
+    """`torch.compile(options={"freezing": True})` does not: each batch then packs the weights of each convolution."""
+    backbone, _ = build_backbone("squeezenet", "random", seed=0)
+    runner = BackboneRunner(backbone, RunnerConfig("float32", "inductor", "", 2))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        runner(some_frames(2), keep_maps=True)
+    names = {event.key for event in profile.key_averages()}
+    assert "mkldnn::_convolution_pointwise" in names
+    assert "aten::mkldnn_convolution" not in names
+
+
+@needs["onnxruntime"]
+def test_onnx_runtime_alone_makes_auto_float32(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path, num_train=2, num_val=1)
+    request = {"manifest": manifest, "store": tmp_path / "s.zarr", "weights": "random", "num_segments": 2, "workers": 0}
+    assert extract(**request, views=0, compile="onnxruntime").settings.compute_dtype == "float32"
