@@ -5,10 +5,9 @@ the maps and pooled features of each clip in float16. They run in turn within ev
 rounds, factors are medians of the rounds' ratios. The first clips are not timed: neither start-up nor compilation.
 First with all cores, then in one process with one thread by processor time, which other programs affect less.
 
-    ours, auto      `pipeline extract` with a process per core
+    ours, auto      `pipeline extract` with a process per core and `--compile`, by default openvino if it is installed
     ours, float32   the same with `--dtype float32`, the number type of the other ways
-    ours, openvino      the same with `--compile openvino`, if it is installed
-    ours, onnxruntime   the same with `--compile onnxruntime`, if it is installed
+    ours, ENGINE    the same with `--compile openvino` and `onnxruntime`, if they are installed
     plain script    a DataLoader with a worker per core: PyAV (Pillow for JPG) decodes all frames, Pillow resizes
                     and crops; the network in eager float32 with a thread per core; np.save for each clip
     torchvision     the same with torchvision's transforms on tensors; torchvision 0.28 has no reader of videos, so
@@ -50,6 +49,7 @@ from benchmarks.extraction import (
     NUM_SEGMENTS,
     all_frames,
     decode_rate,
+    fastest_mode,
     forward_rate,
     middle_frames,
     on_all_cores,
@@ -61,6 +61,7 @@ from benchmarks.extraction import (
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import MISSING_OPERATORS_REASON, torchvision
+from pipeline.devices import has_compiler
 from pipeline.extract.compute import ENGINE_TYPES, RunnerConfig, capability_of
 from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
@@ -189,7 +190,7 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
         return run_script(clips, network, folder / name, cores, time.time if cores else time.process_time)
 
     requests = {"auto": auto, "float32": single}
-    for engine in filter(has_engine, ENGINE_TYPES):
+    for engine in (engine for engine in ENGINE_TYPES if has_engine(engine) and engine != options.compile):
         requests[engine] = replace(auto, store=str(folder / f"{engine}.zarr"), compile=engine)
     ways: dict[str, Callable[[], float]] = {
         **{f"ours, {name}": partial(ours, name, request) for name, request in requests.items()},
@@ -210,7 +211,9 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
     differences = _differences(manifest, folder, list(requests))
     dtype = runner_of(folder / "auto.zarr").dtype
     what = f"{cores} cores" if cores else "one process with one thread, by processor time"
-    print(f"\n{options.kind}, {options.clips} clips, {options.backbone}, {what}; ours, auto and openvino: {dtype}")
+    print(
+        f"\n{options.kind}, {options.clips} clips, {options.backbone}, {what}; ours, auto: {dtype}, {options.compile}"
+    )
     print(f"{'way':17} {'clips/s':>8} {'of the bound':>13} {'ours is ×':>10} {'difference':>11}")
     for name, values in seconds.items():
         bound = bounds[name.removeprefix("ours, ") if name.startswith("ours, ") else "float32"]
@@ -233,7 +236,7 @@ def _differences(manifest: Manifest, folder: Path, own: Sequence[str]) -> dict[s
     return {name: difference(values, found["ours, float32"]) for name, values in found.items()}
 
 
-def forward_engines(backbone: str, weights: str, compile_mode: str) -> dict[str, tuple[Engine, str]]:
+def forward_engines(backbone: str, weights: str) -> dict[str, tuple[Engine, str]]:
     """Return the engines that are installed here, with their number types; all use one thread."""
     frames = torch.zeros((NUM_SEGMENTS, 3, SIZE, SIZE), dtype=torch.uint8)
     network = build_backbone(backbone, weights)[0]
@@ -243,14 +246,11 @@ def forward_engines(backbone: str, weights: str, compile_mode: str) -> dict[str,
             return network(pixels).numpy()
 
     engines: dict[str, tuple[Engine, str]] = {"eager torch": (eager, "float32")}
-    for dtype in ("float32", "bfloat16"):
-        config = RunnerConfig(dtype, compile_mode, capability_of("cpu"), NUM_SEGMENTS)
-        engines[f"ours, {dtype}"] = (_ours(BackboneRunner(build_backbone(backbone, weights)[0], config)), dtype)
-    for engine in filter(has_engine, ENGINE_TYPES):
-        for dtype in ENGINE_TYPES[engine]:
-            config = RunnerConfig(dtype, engine, capability_of("cpu"), NUM_SEGMENTS)
+    for mode in ("inductor" if has_compiler() else "jit", *filter(has_engine, ENGINE_TYPES)):
+        for dtype in ENGINE_TYPES.get(mode, ("float32", "bfloat16")):
+            config = RunnerConfig(dtype, mode, capability_of("cpu"), NUM_SEGMENTS)
             runner = BackboneRunner(build_backbone(backbone, weights)[0], config)
-            engines[f"ours, {engine}, {dtype}"] = (_ours(runner), dtype)
+            engines[f"ours, {mode}, {dtype}"] = (_ours(runner), dtype)
     if has_engine("onnxruntime"):
         program = to_onnx(capture(network, frames), "frames", "maps").model_proto.SerializeToString()
         engines["ONNX Runtime"] = (load_onnx(program, threads=1), "float32")
@@ -286,7 +286,7 @@ def compare_forward(options: argparse.Namespace) -> None:
     coarse = torch.rand(NUM_SEGMENTS, 3, 14, 14, generator=generator) * 255
     smooth = torch.nn.functional.interpolate(coarse, SIZE, mode="bicubic").clamp(0, 255).to(torch.uint8)
     frames = smooth.contiguous(memory_format=torch.channels_last)
-    engines = forward_engines(options.backbone, options.weights, options.compile)
+    engines = forward_engines(options.backbone, options.weights)
     outputs = {name: engine(frames) for name, (engine, _) in engines.items()}  # also a warm-up
     took: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(options.rounds * 3):
@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0, help="Time of each measurement of a part.")
-    parser.add_argument("--compile", default="inductor", choices=["inductor", "jit", "eager"])
+    parser.add_argument("--compile", default=fastest_mode(), choices=["openvino", "inductor", "jit", "eager"])
     parser.add_argument("--only", choices=["cores", "processor", "forward"], help="Measure only this part.")
     options = parser.parse_args()
     keep_memory_between_batches()

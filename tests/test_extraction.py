@@ -459,6 +459,11 @@ def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypa
         (1_000_000, KnownSpeeds({}, onnxruntime=0.05, openvino=0.049), "openvino"),
         (1_000_000, KnownSpeeds({}, onnxruntime=0.049, openvino=0.05), "onnxruntime"),
         (10_000, KnownSpeeds({}, openvino=0.07), "openvino"),
+        (
+            4_000,
+            KnownSpeeds({}, openvino=0.03, compiling=0.0, inductor=0.001),
+            "openvino",
+        ),  # 13 s: no more is measured
     ],
 )
 def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
