@@ -182,16 +182,18 @@ def measured_seconds(steps: Mapping[str, Step], clock: Clock = time.perf_counter
 
 
 @cache
-def multiplies_bfloat16_fast(device: str) -> bool:
+def multiplies_bfloat16_fast(device: str, path: Path | None = None) -> bool:
     """Return whether a convolution in bfloat16 is at least `MIN_GAIN` times as fast as in float32 on a device.
 
     It takes some milliseconds, and is used if no model is available to measure. One thread, because several would wait
     for each other on a busy machine.
+
+    path: that of the `Calibration`.
     """
     sizes = {"device": device_name(device), "threads": 1}
     names = ("float32", "bfloat16")
     steps = {name: _convolution(device, getattr(torch, name)) for name in names}
-    return choose_dtype(Calibration().measure("convolution", sizes, steps, clock_of(device, 1))) == "bfloat16"
+    return choose_dtype(Calibration(path).measure("convolution", sizes, steps, clock_of(device, 1))) == "bfloat16"
 
 
 def device_name(device: str) -> str:

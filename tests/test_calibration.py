@@ -22,6 +22,8 @@ from pipeline.calibration import (
     multiplies_bfloat16_fast,
 )
 from pipeline.fit_head.compute import HeadSizes, choose_compute
+from tests.support.run_stages import extract
+from tests.support.small_clips import write_clips
 
 SIZES = HeadSizes(in_channels=8, num_segments=4, num_classes=3, map_size=3)
 
@@ -48,7 +50,7 @@ class KnownCalibration(Calibration):
 def test_a_head_with_convolutions_takes_bfloat16_only_where_it_is_much_faster(
     monkeypatch: pytest.MonkeyPatch, gain: float, expected: str
 ) -> None:
-    monkeypatch.setattr("pipeline.fit_head.compute.multiplies_bfloat16_fast", lambda device: True)
+    monkeypatch.setattr("pipeline.fit_head.compute.multiplies_bfloat16_fast", lambda *given: True)
     known = KnownCalibration({"float32": gain, "bfloat16": 1.0})
     found = choose_compute("fcn3d", sizes=SIZES, calibration=known)
     assert found.precision == expected
@@ -59,7 +61,7 @@ def test_a_head_with_convolutions_takes_bfloat16_only_where_it_is_much_faster(
 def test_nothing_is_measured_where_the_user_names_it_or_the_head_has_no_convolutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.fit_head.compute.multiplies_bfloat16_fast", lambda device: True)
+    monkeypatch.setattr("pipeline.fit_head.compute.multiplies_bfloat16_fast", lambda *given: True)
     known = KnownCalibration({})
     assert choose_compute("fcn3d", precision="bfloat16", sizes=SIZES, calibration=known).precision == "bfloat16"
     assert choose_compute("lstm", sizes=SIZES, calibration=known).precision == "float32"
@@ -211,3 +213,18 @@ def test_the_number_type_of_convolutions_does_not_depend_on_the_load(
                 program.wait()
             multiplies_bfloat16_fast.cache_clear()
     assert found[0] == found[1]
+
+
+def test_a_named_file_gets_all_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first measurement, of a convolution, went to the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    multiplies_bfloat16_fast.cache_clear()
+    named = tmp_path / "calibration.json"
+    choose_compute("convlstm", sizes=SIZES, threads=1, calibration=Calibration(named))
+    extract(
+        manifest=write_clips(tmp_path, num_train=2, num_val=1), store=tmp_path / "s.zarr", weights="random",
+        num_segments=2, views=0, workers=0, dtype="auto", calibration=named,
+    )  # fmt: skip
+    assert "convolution" in {json.loads(key)["what"] for key in json.loads(named.read_text(encoding="utf-8"))}
+    assert not (tmp_path / "cache").exists()
+    multiplies_bfloat16_fast.cache_clear()

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pipeline.backbones import Backbone
 from pipeline.calibration import choose_dtype as faster_dtype
-from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.number_types import check_number_type
@@ -199,7 +198,7 @@ def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | N
     """Return the number type in which the backbone runs, and a message if it is not the obvious one.
 
     `auto` is bfloat16 if a batch takes much less time in it, and the maps of `frames` (uint8, of real clips; None if no
-    clip decodes) differ from those in float32 by at most `BFLOAT16_ERROR_BOUND`.
+    clip decodes or bfloat16 is slow) differ from those in float32 by at most `BFLOAT16_ERROR_BOUND`.
 
     Raises:
         PipelineError: an unknown type.
@@ -207,7 +206,7 @@ def choose_dtype(asked: str, device: str, backbone: Backbone, frames: Tensor | N
     check_number_type("dtype", asked)
     if asked != "auto":
         return asked, ""
-    if frames is None or not multiplies_bfloat16_fast(device) or faster_dtype(speeds.of_dtypes) == "float32":
+    if frames is None or faster_dtype(speeds.of_dtypes) == "float32":
         return "float32", ""
     error = bfloat16_error(backbone, frames)
     if error <= BFLOAT16_ERROR_BOUND:

@@ -67,7 +67,7 @@ def resolve_settings(
     trial = None
     if dtype == "auto" and compile_mode == "onnxruntime":
         dtype = "float32"
-    if dtype == "auto" and multiplies_bfloat16_fast(request.device):
+    if dtype == "auto" and multiplies_bfloat16_fast(request.device, request.calibration):
         trial = _frames_for_trial(manifest, backbone, (num_segments or 8) * backbone.frames_per_map)
     dtype, about_dtype = computing.choose_dtype(dtype, request.device, backbone, trial, speeds)
     compile_mode, about_compile = computing.choose_compile_mode(compile_mode, request.device, num_frames, dtype, speeds)

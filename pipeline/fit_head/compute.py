@@ -71,7 +71,7 @@ def choose_compute(
         raise PipelineError(f"`threads` (={threads}) must be at least 1.")
     if precision != "auto":
         return Runtime(chosen, precision, threads, num_loaders)
-    if not is_heavy or not multiplies_bfloat16_fast(str(chosen)):
+    if not is_heavy or not multiplies_bfloat16_fast(str(chosen), calibration.path):
         return Runtime(chosen, "float32", threads, num_loaders)
     if sizes is None:
         return Runtime(chosen, "bfloat16", threads, num_loaders)
