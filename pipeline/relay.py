@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_UPDATES = 0.25
 SECONDS_BETWEEN_LOOKS = 0.05
-MAX_SECONDS_OF_LAST_RECORDS = 5.0
+MAX_SECONDS_OF_A_RECORD = 5.0
 T = TypeVar("T")
 
 
@@ -113,13 +113,14 @@ class _Listener:
     """Give records to the loggers of this process, and draw those that are progress as bars.
 
     A process that is ended while it sends a record keeps the lock of the queue, or leaves half a record in it. So the
-    thread is not stopped through the queue, and `stop` waits no longer than the last records can take.
+    thread is not stopped through the queue, and `stop` does not wait for the other half of a record.
     """
 
     def __init__(self, records: multiprocessing.Queue[logging.LogRecord], bars: Bars | None) -> None:
         self._records, self._bars = records, bars
         self._tasks: dict[str, TaskID] = {}
         self._is_stopping = threading.Event()
+        self._num_looks, self._is_looking = 0, False
         self._thread = threading.Thread(target=self._listen, name="relay", daemon=True)
 
     def start(self) -> None:
@@ -130,20 +131,31 @@ class _Listener:
     def stop(self) -> None:
         """Handle the records that processes have sent, and end the bars."""
         self._is_stopping.set()
-        self._thread.join(MAX_SECONDS_OF_LAST_RECORDS)
+        num_looks = -1
+        while self._thread.is_alive() and not (self._is_looking and self._num_looks == num_looks):
+            num_looks = self._num_looks
+            self._thread.join(MAX_SECONDS_OF_A_RECORD)
         if self._bars is not None:
             self._bars.stop()
 
     def _listen(self) -> None:
         while True:
             is_last_look = self._is_stopping.is_set()
+            self._num_looks += 1
+            self._is_looking = True
             try:
                 record = self._records.get(timeout=SECONDS_BETWEEN_LOOKS)
             except Empty:
                 if is_last_look:
                     return
-            else:
-                self._handle(record)
+                continue
+            except (EOFError, OSError, ValueError):
+                if not self._is_stopping.is_set():
+                    raise
+                return  # `stop` did not wait, and the queue was closed
+            finally:
+                self._is_looking = False
+            self._handle(record)
 
     def _handle(self, record: logging.LogRecord) -> None:
         update = getattr(record, "progress", None)

@@ -312,7 +312,6 @@ def test_the_paper_backbones_do_without_torchvision() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, "torchvision:mobilenet_v3_small"])
 def test_a_copy_computes_the_same_in_both_modes(name: str) -> None:
     """The copy of a torchvision network normalised by the statistics of the batch, so bfloat16 seemed to be wrong."""
@@ -329,6 +328,7 @@ def test_a_copy_computes_the_same_in_both_modes(name: str) -> None:
     assert [module.training for module in again.modules()] == [module.training for module in backbone.modules()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # inductor's own use of it
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_in_one_graph(name: str) -> None:

@@ -457,11 +457,9 @@ def test_bfloat16_is_taken_where_it_is_much_faster_and_within_its_bound(monkeypa
         (1_000_000, KnownSpeeds({}, onnxruntime=0.05, openvino=0.049), "openvino"),
         (1_000_000, KnownSpeeds({}, onnxruntime=0.049, openvino=0.05), "onnxruntime"),
         (10_000, KnownSpeeds({}, openvino=0.07), "openvino"),
-        (
-            4_000,
-            KnownSpeeds({}, openvino=0.03, compiling=0.0, inductor=0.001),
-            "openvino",
-        ),  # 13 s: no more is measured
+        # 12.5 s by OpenVINO: no other way is measured. If it is slower than the frozen backbone, the next one is.
+        (4_000, KnownSpeeds({}, openvino=0.03, compiling=0.0, inductor=0.001), "openvino"),
+        (4_000, KnownSpeeds({}, openvino=0.3, compiling=0.0, inductor=0.001), "inductor"),
     ],
 )
 def test_compilation_is_chosen_where_the_number_of_frames_pays_for_it(
@@ -491,14 +489,14 @@ def test_an_engine_is_chosen_only_in_its_number_types_and_if_it_is_installed(mon
     [("onnxruntime", "cpu", "bfloat16"), ("onnxruntime", "cuda", "float32"), ("openvino", "cuda", "bfloat16")],
 )
 def test_an_engine_on_a_gpu_or_in_another_number_type_is_refused(engine: str, device: str, dtype: str) -> None:
-    with pytest.raises(PipelineError, match=rf"on the CPU, but the request has {dtype} on {device}\. Use auto"):
+    with pytest.raises(PipelineError, match=rf"on the CPU, but the request has {dtype} on {device}\. Use jit, or"):
         choose_compile_mode(engine, device, 10, dtype, KnownSpeeds({}))
 
 
 def test_an_engine_that_is_not_installed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.onnx_program._missing_packages", lambda engine: [engine])
     for engine, extra in (("onnxruntime", "onnx"), ("openvino", "openvino")):
-        with pytest.raises(PipelineError, match=rf"needs {engine}\. Install the extra: .*\[{extra}\].*; or use auto\."):
+        with pytest.raises(PipelineError, match=rf"needs {engine}\. Install the extra: .*\[{extra}\].*; or use jit\."):
             choose_compile_mode(engine, "cpu", 10, "float32", KnownSpeeds({}))
 
 

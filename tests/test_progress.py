@@ -146,6 +146,26 @@ def test_an_interrupt_while_a_process_sends_a_message(task: Callable[[Path], Non
     assert ended.wait(60)
 
 
+def test_all_messages_are_shown_however_slow_the_terminal_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "MAX_SECONDS_OF_A_RECORD", 0.05)
+    shown: list[str] = []
+
+    def slow(record: logging.LogRecord) -> bool:
+        time.sleep(0.2)
+        shown.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("pipeline.any")
+    logger.addFilter(slow)
+    try:
+        with RelayedPool(1, ()) as pool:
+            for number in range(5):
+                pool.submit(work, number).result()
+    finally:
+        logger.removeFilter(slow)
+    assert shown == [f"message {number}" for number in range(5)]
+
+
 def test_the_bars_end_also_if_the_end_of_the_pool_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     shutdown, stop = ProcessPoolExecutor.shutdown, relay._Listener.stop
     stopped: list[relay._Listener] = []

@@ -120,14 +120,14 @@ def known_compile_mode(asked: str, device: str, dtype: str = "float32") -> str:
     if can_compile(asked, device, dtype):
         return asked
     if asked == "inductor":
-        raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use auto.")
+        raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use jit.")
     types = ENGINE_TYPES[asked]
     if device.startswith("cuda") or dtype not in types:
         raise PipelineError(
             f"`compile` (={asked!r}) runs in {' or '.join(types)} on the CPU, but the request has {dtype} on {device}. "
-            "Use auto."
+            f"Use jit, or {types[0]} on the CPU."
         )
-    require_engine(asked, f"`compile` (={asked!r})", "use auto")
+    require_engine(asked, f"`compile` (={asked!r})", "use jit")
     return asked
 
 
@@ -174,7 +174,7 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
     seconds = {"jit": num_batches * speeds.of_jit(dtype)}
     about: list[str] = []
     for mode in modes:
-        gain = LARGEST_GAIN if len(seconds) == 1 else LARGEST_GAIN_OVER_ENGINE
+        gain = LARGEST_GAIN_OVER_ENGINE if min(seconds, key=lambda way: seconds[way]) in ENGINE_TYPES else LARGEST_GAIN
         if min(seconds.values()) * (1 - 1 / gain) < LEAST_PREPARING_SECONDS:
             break
         try:

@@ -40,11 +40,13 @@ def converted(backbone: Backbone, example: Tensor, engine: str, dtype: str) -> C
             program = to_onnx(capture(_ChannelsLast(backbone), frames.permute(0, 2, 3, 1)), "frames", "maps")
         run = _loaded(program.model_proto.SerializeToString(), engine, dtype)
         found = run(frames)
+    except PipelineError:
+        raise
     # torch and the engines raise errors of many types.
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise PipelineError(
-            f"`compile` is {engine}, but {backbone.name} cannot be converted for it ({lines[0]}). Use jit or auto."
+            f"`compile` is {engine}, but {backbone.name} cannot be converted for it ({lines[0]}). Use jit."
         ) from error
     difference = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
     bound = FLOAT32_ERROR_BOUND if dtype == "float32" else BFLOAT16_ERROR_FACTOR * bfloat16_error(backbone, frames)
@@ -52,7 +54,7 @@ def converted(backbone: Backbone, example: Tensor, engine: str, dtype: str) -> C
     if not difference <= bound:
         raise PipelineError(
             f"`compile` is {engine}, but its maps of {backbone.name} differ from torch's by {difference:.2g} of "
-            f"their norm (bound {bound:.2g}). Use jit or auto."
+            f"their norm (bound {bound:.2g}). Use jit."
         )
     return run
 

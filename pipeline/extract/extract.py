@@ -202,8 +202,8 @@ def _run(
             if others:
                 raise PipelineError(
                     f"Clips of the store {store.objects.location} ({', '.join(others)}) give other features when "
-                    "computed again: decoder, torch or transform have changed since. Extract into another --store, or "
-                    "pass --rebuild."
+                    "computed again: decoder, torch or this package have changed since. Extract into another --store, "
+                    "or pass --rebuild."
                 )
             engine.run(jobs, progress)
             return engine.num_workers

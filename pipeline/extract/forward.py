@@ -20,7 +20,7 @@ from pipeline.backbones import Backbone, pooled
 from pipeline.errors import ClipError
 from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.converted import converted
-from pipeline.onnx_program import ENGINE_PACKAGES
+from pipeline.onnx_program import ENGINE_PACKAGES, capture
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -136,24 +136,12 @@ class BackboneRunner:
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             yield
 
-    @contextmanager
-    def _frozen_when_compiled(self) -> Iterator[None]:
-        """Let torch.compile fold the weights on the CPU, such as those of batch norms into those of convolutions.
-
-        The setting must hold while Dynamo traces: as an option of torch.compile it has no effect.
-        """
-        if self.compute.compile_mode != "inductor" or self.compute.device.startswith("cuda"):
-            yield
-            return
-        import torch._inductor.config as inductor
-
-        with inductor.patch(freezing=True):
-            yield
-
     def _padded(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.compute.device, non_blocking=True)
         if len(batch) < self.compute.batch_frames:
-            whole = self._example.clone()
+            # torch.compile compiles again for a tensor that was made in inference mode.
+            with torch.inference_mode(False):
+                whole = self._example.clone()
             whole[: len(batch)] = batch
             batch = whole
         return self._run(batch.contiguous(memory_format=torch.channels_last))
@@ -169,12 +157,29 @@ class BackboneRunner:
             warnings.simplefilter("ignore")
             if self.compute.compile_mode == "jit":
                 run = torch.jit.freeze(torch.jit.trace(self._backbone, self._example, check_trace=False))
-            else:
+            elif self.compute.device.startswith("cuda"):
                 run = torch.compile(self._backbone, fullgraph=True, dynamic=False)
-            with torch.inference_mode(), self._exact(), self._frozen_when_compiled():
+            else:
+                run = compiled(self._backbone, self._example)
+            with torch.inference_mode(), self._exact():
                 for _ in range(2):
                     run(self._example)
         return cast("Callable[[Tensor], Tensor]", run)
+
+
+def compiled(backbone: Backbone, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Compile a backbone by Inductor on the CPU, with weights that are frozen into the graph.
+
+    Freezing folds batch norms into convolutions and packs the weights once. As an option of torch.compile it has no
+    effect, because Dynamo has already made the weights inputs of the graph.
+
+    Shape:
+        example: (B, 3, H, W), uint8, channels last in memory; the function takes batches of this shape.
+    """
+    import torch._inductor
+
+    run = torch._inductor.compile(capture(backbone, example).module(), [example], options={"freezing": True})
+    return cast("Callable[[Tensor], Tensor]", run)
 
 
 def _to_pinned(values: Tensor) -> Tensor:

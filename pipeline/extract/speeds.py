@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.calibration import Calibration, Step, clock_of, device_name, finish
 from pipeline.devices import fixed_threads
-from pipeline.extract.compute import RunnerConfig
+from pipeline.extract.compute import ENGINE_TYPES, RunnerConfig
 from pipeline.extract.forward import BackboneRunner
 
 
@@ -49,6 +50,8 @@ class BackboneSpeeds:
         """
         spent: list[float] = []
         sizes = self._sizes(dtype=dtype)
+        if mode in ENGINE_TYPES:
+            sizes["engine"] = version(mode)
 
         def prepared() -> Step:
             started_at = time.perf_counter()
