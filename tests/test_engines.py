@@ -165,6 +165,21 @@ def test_inductor_packs_the_weights_once_for_whole_and_padded_batches() -> None:
     assert "aten::mkldnn_convolution" not in names
 
 
+def test_a_backbone_that_torch_cannot_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` then takes another way."""
+    backbone, _ = build_backbone("squeezenet", "random", seed=0)
+    compute = type(backbone).forward
+
+    def by_value(module: torch.nn.Module, frames: torch.Tensor) -> torch.Tensor:
+        return compute(module, frames) if frames.sum() < 10**9 else compute(module, frames.flip(0))
+
+    monkeypatch.setattr(type(backbone), "forward", by_value)
+    with pytest.raises(
+        PipelineError, match=r"`compile` is inductor, but squeezenet cannot be compiled \(.*\)\. Use jit"
+    ):
+        BackboneRunner(backbone, RunnerConfig("float32", "inductor", "", 1))
+
+
 @needs["onnxruntime"]
 def test_onnx_runtime_alone_makes_auto_float32(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path, num_train=2, num_val=1)

@@ -44,9 +44,8 @@ def converted(backbone: Backbone, example: Tensor, engine: str, dtype: str) -> C
         raise
     # torch and the engines raise errors of many types.
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise PipelineError(
-            f"`compile` is {engine}, but {backbone.name} cannot be converted for it ({lines[0]}). Use jit."
+            f"`compile` is {engine}, but {backbone.name} cannot be converted for it ({first_line(error)}). Use jit."
         ) from error
     difference = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
     bound = FLOAT32_ERROR_BOUND if dtype == "float32" else BFLOAT16_ERROR_FACTOR * bfloat16_error(backbone, frames)
@@ -57,6 +56,12 @@ def converted(backbone: Backbone, example: Tensor, engine: str, dtype: str) -> C
             f"their norm (bound {bound:.2g}). Use jit."
         )
     return run
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of another library, or its type if it has no text."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
 
 
 def _loaded(program: bytes, engine: str, dtype: str) -> Callable[[Tensor], Tensor]:

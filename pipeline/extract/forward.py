@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, pooled
-from pipeline.errors import ClipError
+from pipeline.errors import ClipError, PipelineError
 from pipeline.extract.compute import RunnerConfig
-from pipeline.extract.converted import converted
+from pipeline.extract.converted import converted, first_line
 from pipeline.onnx_program import ENGINE_PACKAGES, capture
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -175,10 +175,19 @@ def compiled(backbone: Backbone, example: Tensor) -> Callable[[Tensor], Tensor]:
 
     Shape:
         example: (B, 3, H, W), uint8, channels last in memory; the function takes batches of this shape.
+
+    Raises:
+        PipelineError: torch cannot compile the backbone, such as one whose operations depend on values.
     """
     import torch._inductor
 
-    run = torch._inductor.compile(capture(backbone, example).module(), [example], options={"freezing": True})
+    try:
+        run = torch._inductor.compile(capture(backbone, example).module(), [example], options={"freezing": True})
+    # torch raises errors of many types.
+    except Exception as error:
+        raise PipelineError(
+            f"`compile` is inductor, but {backbone.name} cannot be compiled ({first_line(error)}). Use jit."
+        ) from error
     return cast("Callable[[Tensor], Tensor]", run)
 
 
