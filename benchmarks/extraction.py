@@ -10,11 +10,13 @@ with torchvision, and runs eager float32 in one process, all threads.
 
     python -m benchmarks.extraction
     python -m benchmarks.extraction --backbone bninception --weights random --kind jpg --clips 256
+    python -m benchmarks.extraction --maps pooled           # no maps to compress and to write
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -23,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,13 +107,14 @@ def forward_rate(
     compute: RunnerConfig,
     seconds: float = SECONDS_MEASURED,
     clock: Clock = time.perf_counter,
+    keep_maps: bool = True,
 ) -> float:
     """Return clips/s of only the forward pass in this process, by a clock."""
     torch.set_num_threads(1)
     keep_memory_between_batches()
     forward = BackboneRunner(build_backbone(backbone, weights)[0], compute)
     frames = torch.randint(0, 256, (NUM_SEGMENTS, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    return _rate(lambda turn: forward(frames, keep_maps=True), seconds, clock)
+    return _rate(lambda turn: forward(frames, keep_maps), seconds, clock)
 
 
 def compression_rate(location: str, seconds: float = SECONDS_MEASURED) -> float:
@@ -209,6 +213,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=list(KINDS), default="vp9")
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--maps", choices=["pooled", "spatial"], default="spatial", help="spatial: both kinds.")
     parser.add_argument("--compile", default=fastest_mode(), choices=COMPILE_MODES)
     options = parser.parse_args()
     cores = num_cores()
@@ -217,6 +222,9 @@ def main() -> None:
         folder = Path(name)
         manifest = write_clips(folder, options.kind, options.clips)
         request = request_of(manifest, folder / "s.zarr", options, cores, options.compile)
+        has_maps = options.maps == "spatial"
+        if not has_maps:
+            request = replace(request, maps=("pooled",))
         locations = [manifest.locate(clip) for clip in manifest.clips[:16]]
         ratios, ratios_with_compression, factors = [], [], []
         with multiprocessing.get_context("spawn").Pool(cores) as pool:
@@ -224,9 +232,11 @@ def main() -> None:
             for _ in range(options.rounds):
                 compute = runner_of(folder / "s.zarr")
                 decode = on_all_cores(pool, cores, decode_rate, locations)
-                forward = on_all_cores(pool, cores, forward_rate, options.backbone, options.weights, compute)
+                run = (options.backbone, options.weights, compute, SECONDS_MEASURED, time.perf_counter, has_maps)
+                forward = on_all_cores(pool, cores, forward_rate, *run)
                 naive = naive_rate(locations, options.backbone, options.weights)
-                compress = on_all_cores(pool, cores, compression_rate, str(folder / "s.zarr"))
+                store = str(folder / "s.zarr")
+                compress = on_all_cores(pool, cores, compression_rate, store) if has_maps else math.inf
                 wholes.append(whole_rate(manifest, folder / "s.zarr", request, cores))
                 whole = statistics.harmonic_mean(wholes[-2:])
                 bound = 1 / (1 / decode + 1 / forward)
