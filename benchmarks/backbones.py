@@ -31,6 +31,7 @@ from torch import Tensor
 from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import Backbone, build_backbone, calibrate_batch_norm, pooled
 from pipeline.extract.converted import converted
+from pipeline.extract.forward import compiled as inductor
 from pipeline.onnx_program import has_engine
 from pipeline.video.crops import centre_crop
 from pipeline.video.render import render
@@ -54,10 +55,10 @@ def frozen_trace(backbone: Backbone, example: Tensor) -> Form:
 
 
 def compiled(backbone: Backbone, example: Tensor) -> Form:
-    run = torch.compile(backbone.to(memory_format=torch.channels_last), fullgraph=True, dynamic=False)
-    with torch.inference_mode(), torch._inductor.config.patch(freezing=True):
-        run(example)
-    return run
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(False)
+    with torch.no_grad():
+        return inductor(backbone.to(memory_format=torch.channels_last), example)
 
 
 def compiled_bfloat16(backbone: Backbone, example: Tensor) -> Form:

@@ -62,11 +62,11 @@ from pipeline.allocator import keep_memory_between_batches
 from pipeline.backbones import build_backbone
 from pipeline.backbones.torchvision_import import MISSING_OPERATORS_REASON, torchvision
 from pipeline.devices import has_compiler
-from pipeline.extract.compute import ENGINE_TYPES, RunnerConfig, capability_of
+from pipeline.extract.compute import RunnerConfig, capability_of
 from pipeline.extract.extract import extract_features
 from pipeline.extract.forward import BackboneRunner
 from pipeline.manifest import Manifest
-from pipeline.onnx_program import capture, has_engine, load_onnx, to_onnx
+from pipeline.onnx_program import ENGINES, capture, has_engine, load_onnx, to_onnx
 from pipeline.processes import num_cores
 from pipeline.settings.extract import ExtractSettings
 from pipeline.store import FeatureStore
@@ -190,7 +190,7 @@ def compare_extractions(options: argparse.Namespace, folder: Path, cores: int) -
         return run_script(clips, network, folder / name, cores, time.time if cores else time.process_time)
 
     requests = {"auto": auto, "float32": single}
-    for engine in (engine for engine in ENGINE_TYPES if has_engine(engine) and engine != options.compile):
+    for engine in (engine for engine in ENGINES if has_engine(engine) and engine != options.compile):
         requests[engine] = replace(auto, store=str(folder / f"{engine}.zarr"), compile=engine)
     ways: dict[str, Callable[[], float]] = {
         **{f"ours, {name}": partial(ours, name, request) for name, request in requests.items()},
@@ -246,8 +246,8 @@ def forward_engines(backbone: str, weights: str) -> dict[str, tuple[Engine, str]
             return network(pixels).numpy()
 
     engines: dict[str, tuple[Engine, str]] = {"eager torch": (eager, "float32")}
-    for mode in ("inductor" if has_compiler() else "jit", *filter(has_engine, ENGINE_TYPES)):
-        for dtype in ENGINE_TYPES.get(mode, ("float32", "bfloat16")):
+    for mode in ("inductor" if has_compiler() else "jit", *filter(has_engine, ENGINES)):
+        for dtype in ENGINES[mode].types if mode in ENGINES else ("float32", "bfloat16"):
             config = RunnerConfig(dtype, mode, capability_of("cpu"), NUM_SEGMENTS)
             runner = BackboneRunner(build_backbone(backbone, weights)[0], config)
             engines[f"ours, {mode}, {dtype}"] = (_ours(runner), dtype)

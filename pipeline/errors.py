@@ -148,3 +148,9 @@ def _errno_of(error: BaseException) -> int:
     # HDF5 gives the number only in its message.
     stated = re.search(r"\berrno = (\d+)", str(error)) if isinstance(error, OSError) else None
     return int(stated[1]) if stated else 0
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of another library, or its type if it has no text."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,20 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
-# The packages that convert a module and run it, by engine. `EXTRAS` names the extra that installs them.
-ENGINE_PACKAGES = {
-    "onnxruntime": ("onnx", "onnxruntime", "onnxscript"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
+
+class Engine(NamedTuple):
+    """The extra of an engine, the packages that it installs, and the number types in which the engine runs."""
+
+    extra: str
+    packages: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+ENGINES = {
+    "openvino": Engine("openvino", ("onnx", "onnxscript", "openvino"), ("float32", "bfloat16")),
+    # It has no convolution in bfloat16.
+    "onnxruntime": Engine("onnx", ("onnx", "onnxruntime", "onnxscript"), ("float32",)),
 }
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 Shapes = dict[str, Any]
 Run = Callable[[Tensor], NDArray[np.float32]]
@@ -46,7 +54,7 @@ def require_engine(engine: str, what: str, otherwise: str) -> None:
     """
     missing = _missing_packages(engine)
     if missing:
-        extra = EXTRAS[engine]
+        extra = ENGINES[engine].extra
         raise PipelineError(
             f"{what} needs {', '.join(missing)}. Install the extra: pip install 'st-pipeline[{extra}]' "
             f"(in a checkout: pip install -e '.[{extra}]'); or {otherwise}."
@@ -124,7 +132,7 @@ def load_openvino(program: bytes, threads: int, dtype: str) -> Run:
 
 
 def _missing_packages(engine: str) -> list[str]:
-    return [name for name in ENGINE_PACKAGES[engine] if importlib.util.find_spec(name) is None]
+    return [name for name in ENGINES[engine].packages if importlib.util.find_spec(name) is None]
 
 
 @contextmanager

@@ -16,14 +16,13 @@ from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.extract.compute import RunnerConfig, bfloat16_error
 from pipeline.extract.forward import BackboneRunner
-from pipeline.onnx_program import ENGINE_PACKAGES, has_engine
+from pipeline.onnx_program import ENGINES, has_engine
 from pipeline.store import FeatureStore
 from tests.support.run_stages import extract, store_verify
 from tests.support.small_clips import write_clips
 
 needs = {
-    engine: pytest.mark.skipif(not has_engine(engine), reason=f"needs the packages of {engine}")
-    for engine in ENGINE_PACKAGES
+    engine: pytest.mark.skipif(not has_engine(engine), reason=f"needs the packages of {engine}") for engine in ENGINES
 }
 every_engine = pytest.mark.parametrize("engine", [pytest.param(engine, marks=mark) for engine, mark in needs.items()])
 BACKBONES = ("squeezenet", "bninception", "torchvision:resnet18")
@@ -123,7 +122,7 @@ def test_a_store_of_an_engine_is_extended_and_checked_by_it(
     assert again.settings.compute_dtype == "float32"
     assert again.num_checked_again > 0
     provenance = FeatureStore.open(tmp_path / "s.zarr").provenance
-    packages = ENGINE_PACKAGES[engine]
+    packages = ENGINES[engine].packages
     assert {name: provenance["versions"][name] for name in packages} == {
         name: importlib.metadata.version(name).partition("+")[0] for name in packages
     }

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.backbones.backbone import Backbone
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_line
 from pipeline.files import sha256_of_file
 from pipeline.registry import WEIGHTS_NAMES, unknown_name
 
@@ -86,9 +86,8 @@ def read_weight_file(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PipelineError(
-            f"The weight file {path} cannot be read: {first_line} It must contain only tensors (a state dict)."
+            f"The weight file {path} cannot be read: {first_line(error)} It must contain only tensors (a state dict)."
         ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise PipelineError(f"The weight file {path} must contain only a state dict (names and tensors).")

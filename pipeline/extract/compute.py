@@ -19,7 +19,7 @@ from pipeline.calibration import choose_dtype as faster_dtype
 from pipeline.devices import has_compiler
 from pipeline.errors import PipelineError
 from pipeline.number_types import check_number_type
-from pipeline.onnx_program import has_engine, require_engine
+from pipeline.onnx_program import ENGINES, has_engine, require_engine
 from pipeline.processes import num_cores
 from pipeline.settings.extract import COMPILE_MODES
 
@@ -36,8 +36,6 @@ FRAMES_WORTH_COMPILING = 4000
 LEAST_PREPARING_SECONDS = 5.0
 LARGEST_GAIN = 2.6
 LARGEST_GAIN_OVER_ENGINE = 1.3
-# The number types of each engine; ONNX Runtime has no convolution in bfloat16.
-ENGINE_TYPES = {"openvino": ("float32", "bfloat16"), "onnxruntime": ("float32",)}
 
 MAX_BATCH_FRAMES = 16
 
@@ -121,7 +119,7 @@ def known_compile_mode(asked: str, device: str, dtype: str = "float32") -> str:
         return asked
     if asked == "inductor":
         raise PipelineError("`compile` (='inductor') needs a C++ compiler (g++ or clang++). Install one or use jit.")
-    types = ENGINE_TYPES[asked]
+    types = ENGINES[asked].types
     if device.startswith("cuda") or dtype not in types:
         raise PipelineError(
             f"`compile` (={asked!r}) runs in {' or '.join(types)} on the CPU, but the request has {dtype} on {device}. "
@@ -136,8 +134,8 @@ def can_compile(mode: str, device: str, dtype: str) -> bool:
     is_cuda = device.startswith("cuda")
     if mode == "inductor":
         return is_cuda or has_compiler()  # for a GPU, Triton includes a compiler
-    if mode in ENGINE_TYPES:
-        return not is_cuda and dtype in ENGINE_TYPES[mode] and has_engine(mode)
+    if mode in ENGINES:
+        return not is_cuda and dtype in ENGINES[mode].types and has_engine(mode)
     return True
 
 
@@ -169,12 +167,12 @@ def choose_compile_mode(asked: str, device: str, num_frames: int, dtype: str, sp
     if device.startswith("cuda"):
         return "inductor", ""
     # Modes that are prepared faster come first, because they can make the others not worth a measurement.
-    modes = [mode for mode in (*ENGINE_TYPES, "inductor") if can_compile(mode, device, dtype)]
+    modes = [mode for mode in (*ENGINES, "inductor") if can_compile(mode, device, dtype)]
     num_batches = num_frames / speeds.batch_frames / num_cores()
     seconds = {"jit": num_batches * speeds.of_jit(dtype)}
     about: list[str] = []
     for mode in modes:
-        gain = LARGEST_GAIN_OVER_ENGINE if min(seconds, key=lambda way: seconds[way]) in ENGINE_TYPES else LARGEST_GAIN
+        gain = LARGEST_GAIN_OVER_ENGINE if min(seconds, key=lambda way: seconds[way]) in ENGINES else LARGEST_GAIN
         if min(seconds.values()) * (1 - 1 / gain) < LEAST_PREPARING_SECONDS:
             break
         try:
@@ -226,7 +224,12 @@ def bfloat16_error(backbone: Backbone, frames: Tensor) -> float:
     with torch.no_grad():
         exact = backbone(frames).double()
         rounded = copy.deepcopy(backbone).to(torch.bfloat16)(frames).double()
-    return float((rounded - exact).norm() / exact.norm().clamp_min(1e-12))
+    return relative_error(rounded, exact)
+
+
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    """Return ||found - exact|| / ||exact|| in the Euclidean norm."""
+    return float((found - exact).norm() / exact.norm().clamp_min(1e-12))
 
 
 def _has_amx() -> bool:

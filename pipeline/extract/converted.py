@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbones import Backbone
-from pipeline.errors import PipelineError
-from pipeline.extract.compute import bfloat16_error
+from pipeline.errors import PipelineError, first_line
+from pipeline.extract.compute import bfloat16_error, relative_error
 from pipeline.onnx_program import capture, load_onnx, load_openvino, to_onnx
 
 # Bound on ||maps of an engine - maps of torch|| / ||maps of torch||, both in float32; SqueezeNet has 4e-7.
@@ -47,7 +47,7 @@ def converted(backbone: Backbone, example: Tensor, engine: str, dtype: str) -> C
         raise PipelineError(
             f"`compile` is {engine}, but {backbone.name} cannot be converted for it ({first_line(error)}). Use jit."
         ) from error
-    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+    difference = relative_error(found, expected)
     bound = FLOAT32_ERROR_BOUND if dtype == "float32" else BFLOAT16_ERROR_FACTOR * bfloat16_error(backbone, frames)
     # `not <=` is also true for NaN.
     if not difference <= bound:
@@ -56,12 +56,6 @@ def converted(backbone: Backbone, example: Tensor, engine: str, dtype: str) -> C
             f"their norm (bound {bound:.2g}). Use jit."
         )
     return run
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error of another library, or its type if it has no text."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
 
 
 def _loaded(program: bytes, engine: str, dtype: str) -> Callable[[Tensor], Tensor]:

@@ -20,7 +20,7 @@ from pipeline.extract.fatal_suspects import without_fatal_clips
 from pipeline.extract.provenance import clip_exists
 from pipeline.extract.resolve import resolve_settings
 from pipeline.manifest import Manifest
-from pipeline.onnx_program import ENGINE_PACKAGES
+from pipeline.onnx_program import ENGINES
 from pipeline.progress import Progress
 from pipeline.registry import WEIGHTS_NAMES
 from pipeline.settings.extract import ExtractSettings
@@ -101,8 +101,8 @@ def extract_features(
             # Check the whole request before anything is deleted.
             remove_store(objects)
             size = request.block_clips or default_block_clips(len(manifest.clips))
-            engine = ENGINE_PACKAGES.get(setup.settings.compile_mode, ())
-            packages = (*PACKAGES, *backbone.packages, *engine)
+            engine = ENGINES.get(setup.settings.compile_mode)
+            packages = (*PACKAGES, *backbone.packages, *(engine.packages if engine else ()))
             provenance = {
                 "manifest": path_from(location, manifest.path),
                 "root": path_from(location, manifest.root),

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from pipeline.backbones import Backbone, pooled
-from pipeline.errors import ClipError, PipelineError
+from pipeline.errors import ClipError, PipelineError, first_line
 from pipeline.extract.compute import RunnerConfig
-from pipeline.extract.converted import converted, first_line
-from pipeline.onnx_program import ENGINE_PACKAGES, capture
+from pipeline.extract.converted import converted
+from pipeline.onnx_program import ENGINES, capture
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -80,7 +80,7 @@ class BackboneRunner:
         for parameter in backbone.parameters():
             parameter.requires_grad_(False)
         # An engine converts a backbone in float32 to its number type.
-        dtype = torch.float32 if compute.compile_mode in ENGINE_PACKAGES else getattr(torch, compute.dtype)
+        dtype = torch.float32 if compute.compile_mode in ENGINES else getattr(torch, compute.dtype)
         self._backbone = backbone.eval().to(device=compute.device, dtype=dtype)
         if backbone.clip_frames == 1:  # weights of 3D convolutions have no such format
             self._backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -150,7 +150,7 @@ class BackboneRunner:
         run: Any = self._backbone
         if self.compute.compile_mode == "eager":
             return self._backbone
-        if self.compute.compile_mode in ENGINE_PACKAGES:
+        if self.compute.compile_mode in ENGINES:
             return converted(self._backbone, self._example, self.compute.compile_mode, self.compute.dtype)
         with warnings.catch_warnings(), torch.no_grad():
             # torch warns about tracing; with a fixed shape, the trace is always valid.

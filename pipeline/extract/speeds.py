@@ -15,8 +15,9 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.calibration import Calibration, Step, clock_of, device_name, finish
 from pipeline.devices import fixed_threads
-from pipeline.extract.compute import ENGINE_TYPES, RunnerConfig
+from pipeline.extract.compute import RunnerConfig
 from pipeline.extract.forward import BackboneRunner
+from pipeline.onnx_program import ENGINES
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class BackboneSpeeds:
         """
         spent: list[float] = []
         sizes = self._sizes(dtype=dtype)
-        if mode in ENGINE_TYPES:
+        if mode in ENGINES:
             sizes["engine"] = version(mode)
 
         def prepared() -> Step:
