@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.errors import PipelineError
     from pipeline.heads import build_head
-    from pipeline.model import load_model, load_spec
+    from pipeline.model_file import load_model, load_spec
     from pipeline.predict.notebook import LabelledFeatures, features, open_store
     from pipeline.predict.predict import predict as classify
 
@@ -28,8 +28,8 @@ _HOMES = {
     "build_head": "pipeline.heads",
     "classify": "pipeline.predict.predict",
     "features": "pipeline.predict.notebook",
-    "load_model": "pipeline.model",
-    "load_spec": "pipeline.model",
+    "load_model": "pipeline.model_file",
+    "load_spec": "pipeline.model_file",
     "open_store": "pipeline.predict.notebook",
 }
 

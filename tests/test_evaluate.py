@@ -19,7 +19,7 @@ from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import SeedResult
 from pipeline.heads import build_head
 from pipeline.manifest import write_manifest
-from pipeline.model import load_model, save_model
+from pipeline.model_file import load_model, save_model
 from pipeline.predict.evaluation import class_rows
 from pipeline.predict.scorer import Scorer
 from pipeline.predict.view_plan import view_plan_of

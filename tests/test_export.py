@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.cli import cli
 from pipeline.errors import PipelineError
 from pipeline.heads import HEADS
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.predict.export import Exportable, export_model, largest_difference
 from tests.test_model import classifier, save
 

@@ -19,7 +19,7 @@ import torch
 from pipeline.finetune.clip_loader import ClipLoader, LabelledClip, SampleRequest, SampleSettings, load_sample
 from pipeline.finetune.model import fresh_classifier
 from pipeline.manifest import Clip, write_manifest
-from pipeline.model import save_model
+from pipeline.model_file import save_model
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.store import FeatureStore

@@ -39,7 +39,7 @@ from pipeline.finetune.model import (
 )
 from pipeline.folder_lock import folder_lock
 from pipeline.manifest import read_manifest, write_manifest
-from pipeline.model import load_model, load_spec
+from pipeline.model_file import load_model, load_spec
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.runtime import Runtime
 from pipeline.store import FeatureStore

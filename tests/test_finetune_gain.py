@@ -24,7 +24,7 @@ from pipeline.finetune.moving_average import MovingAverage
 from pipeline.finetune.prepared import with_min_steps
 from pipeline.finetune.scoring import ScoredClips
 from pipeline.manifest import read_manifest
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.recipe import SamplingConfig, named_recipe, recipe_from_dict
 from pipeline.video.decode import open_clip
 from pipeline.video.render import render

@@ -18,7 +18,7 @@ from pipeline.evaluation.result_reader import find_runs, read_run
 from pipeline.finetune.model import fresh_classifier
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.manifest import Clip, write_manifest
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.predict.evaluate_command import evaluate
 from pipeline.recipe import named_recipe
 from pipeline.settings.fit_head import FitHeadSettings

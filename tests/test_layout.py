@@ -52,6 +52,7 @@ RANKS = {
     "pipeline.video": 2,
     "pipeline.evaluation": 3,  # what judges a model
     "pipeline.model": 3,
+    "pipeline.model_file": 4,
     "pipeline.search": 4,  # trials of settings, for both training loops
     "pipeline.training": 4,  # what both training loops share
     "pipeline.prepare": 5,

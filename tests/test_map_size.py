@@ -11,7 +11,7 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
 from pipeline.manifest import read_manifest
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.predict.export import export_model
 from pipeline.predict.predict import predict
 from pipeline.store.feature_store import FeatureStore

@@ -14,7 +14,7 @@ from pipeline.fit_head.fit import fit_head, fit_trial
 from pipeline.heads import HEADS, build_head
 from pipeline.heads.mamba import selective_scan
 from pipeline.heads.shift import shifted
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.registry import HEAD_GROUPS, MODERN_HEADS, choose_heads
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.settings.init import InitSettings

@@ -18,7 +18,8 @@ from PIL import Image
 from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.cli import cli
 from pipeline.errors import PipelineError
-from pipeline.model import ModelSpec, load_model
+from pipeline.model import ModelSpec
+from pipeline.model_file import load_model
 from pipeline.predict.decode_ahead import decoded_ahead
 from pipeline.predict.predict import expanded, predict
 from pipeline.predict.scorer import Scorer, ranked

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
 from pipeline.finetune.model import fresh_classifier
 from pipeline.manifest import read_manifest
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.recipe import SamplingConfig, named_recipe
 from pipeline.store.feature_store import FeatureStore
 from pipeline.store_command.info import describe, info_text

@@ -25,7 +25,7 @@ from pipeline.fit_head.cached_data import CachedData
 from pipeline.fit_head.outcome import RunOutcome
 from pipeline.fit_head.run import HeadRun, backbone_of_store
 from pipeline.imports import import_closure
-from pipeline.model import load_model, load_spec
+from pipeline.model_file import load_model, load_spec
 from pipeline.recipe import named_recipe
 from pipeline.runtime import Runtime
 from tests.support.head_runs import run_head

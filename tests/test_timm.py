@@ -21,7 +21,7 @@ from pipeline.compare.complexity import describe_backbones
 from pipeline.errors import PipelineError
 from pipeline.extract.extract import extract_features
 from pipeline.manifest import read_manifest
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.predict.export import export_model
 from pipeline.predict.predict import predict
 from pipeline.store.feature_store import FeatureStore

@@ -81,4 +81,6 @@ fi
     fail "The pinned packages could not be installed for Python $(version_of .venv/bin/python); pip's message above names the" \
         "package. Check the network and the package index, or choose another Python: \`make clean\`, then" \
         "\`make setup PYTHON=python3.12\`. Run again, the installation continues."
+# pip compiles the packages, but not an editable project: with PYTHONDONTWRITEBYTECODE, each command would compile it again.
+.venv/bin/python -m compileall -q pipeline stages
 touch "$stamp"

@@ -27,7 +27,8 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.metrics import round_scores
 from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import TIMING_FILE, EpochRecord, SeedResult, write_results
-from pipeline.model import ModelSpec, head_of_spec, load_model, save_model
+from pipeline.model import ModelSpec, head_of_spec
+from pipeline.model_file import load_model, save_model
 from pipeline.recipe import Recipe
 from pipeline.store import FeatureStore
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5

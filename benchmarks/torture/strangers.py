@@ -34,7 +34,7 @@ from benchmarks.torture.command_line import add_minutes, finish, make_parser, nu
 from benchmarks.torture.commands import SCRATCH, Commands
 from benchmarks.torture.study import EXPORT, FITTED, MANIFEST, MODEL, STORE, Step, copy_inputs, make_study
 from pipeline.evaluation.checksums import write_checksums
-from pipeline.model import HEADER_DIGEST, HEADER_KEY, TENSORS_DIGEST, _digest_of_header, _digest_of_tensors
+from pipeline.model_file import HEADER_DIGEST, HEADER_KEY, TENSORS_DIGEST, _digest_of_header, _digest_of_tensors
 from pipeline.store import layout
 from pipeline.store.attributes import ROOT_KEY
 from pipeline.store.record import checksum

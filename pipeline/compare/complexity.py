@@ -20,7 +20,7 @@ from pipeline.evaluation.order_certificate import order_of
 from pipeline.evaluation.result_reader import RunResult
 from pipeline.heads import HEADS, build_head
 from pipeline.heads.trn import TRNHead
-from pipeline.model import load_spec
+from pipeline.model_file import load_spec
 from pipeline.recipe import HeadConfig
 
 MAP_SIZE = 13  # of SqueezeNet; BNInception has 7

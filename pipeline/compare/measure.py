@@ -13,7 +13,7 @@ from pipeline.compare.complexity import map_size_of
 from pipeline.compare.head_costs import HeadCost, MeasuredRun
 from pipeline.compare.latency import measure_head
 from pipeline.heads import HEADS
-from pipeline.model import load_spec
+from pipeline.model_file import load_spec
 from pipeline.progress import Progress
 from pipeline.recipe import HeadConfig, recipe_from_dict
 

@@ -19,7 +19,8 @@ from pipeline.calibration import multiplies_bfloat16_fast
 from pipeline.devices import find_device
 from pipeline.errors import PipelineError
 from pipeline.heads import build_head
-from pipeline.model import Classifier, ModelSpec, load_model
+from pipeline.model import Classifier, ModelSpec
+from pipeline.model_file import load_model
 from pipeline.number_types import FINETUNE_TYPES, check_number_type
 from pipeline.recipe import HeadConfig, Recipe, TrainConfig
 from pipeline.registry import unknown_name

@@ -20,7 +20,7 @@ from pipeline.finetune.scoring import ScoredClips
 from pipeline.finetune.start import NONE
 from pipeline.finetune.trainer import Finetuner
 from pipeline.manifest import Manifest
-from pipeline.model import save_model
+from pipeline.model_file import save_model
 from pipeline.search.trials import Trial, search_metrics, search_timing, trials_text
 from pipeline.settings.search import Search
 

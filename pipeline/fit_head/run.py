@@ -28,7 +28,8 @@ from pipeline.fit_head.finished import run_digest
 from pipeline.fit_head.fit import CHECKPOINT_SECONDS
 from pipeline.fit_head.outcome import RunOutcome
 from pipeline.heads import Head
-from pipeline.model import ModelSpec, save_model
+from pipeline.model import ModelSpec
+from pipeline.model_file import save_model
 from pipeline.recipe import Recipe
 from pipeline.registry import WEIGHTS_NAMES, is_imported
 from pipeline.runtime import Runtime

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.result_writer import metrics_of, write_results
 from pipeline.evaluation.selection import SELECTED_ON_REPORTED_NOTE, is_marked
 from pipeline.manifest import read_manifest
-from pipeline.model import load_spec
+from pipeline.model_file import load_spec
 from pipeline.predict.evaluation import Evaluation, about, class_rows, evaluate_manifest, evaluate_store
 from pipeline.predict.head_scorer import HeadScorer
 from pipeline.predict.scorer import Scorer, open_scorer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.model import load_model
+from pipeline.model_file import load_model
 from pipeline.predict.export import Exported, export_model
 from pipeline.settings.predict import ExportSettings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.devices import find_device
 from pipeline.fit_head import compute as head_compute
-from pipeline.model import load_head
+from pipeline.model_file import load_head
 
 
 class HeadScorer:

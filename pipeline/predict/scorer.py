@@ -20,7 +20,8 @@ from pipeline.extract.forward import BackboneRunner
 from pipeline.finetune.model import STAGE as FINETUNE
 from pipeline.finetune.model import EndToEnd, choose_runtime
 from pipeline.fit_head import compute as head_compute
-from pipeline.model import Classifier, load_model
+from pipeline.model import Classifier
+from pipeline.model_file import load_model
 from pipeline.number_types import check_number_type
 
 

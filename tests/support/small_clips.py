@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.finetune.clip_loader import LabelledClip
 from pipeline.finetune.model import fresh_classifier
 from pipeline.manifest import Clip, read_manifest, write_manifest
-from pipeline.model import save_model
+from pipeline.model_file import save_model
 from pipeline.prepare.gestures.encode import write_frame_folder
 from pipeline.recipe import named_recipe
 
