@@ -32,9 +32,17 @@ from pipeline.params import (
     value_text,
     version_note,
 )
-from pipeline.registry import choose_heads, unknown_name
+from pipeline.registry import HEAD_NAMES, choose_heads, unknown_name
 from pipeline.settings.quantity import quantity_text
-from pipeline.settings.settings import Option, Settings, option_of, override_groups, required_names
+from pipeline.settings.settings import (
+    Option,
+    Settings,
+    option_of,
+    override_groups,
+    required_names,
+    spelled,
+    unknown_setting,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -135,19 +143,20 @@ class PipelineCommand(LoggedCommand):
         """Create the settings object from the command line, `params.yaml` and the defaults.
 
         Raises:
-            click.UsageError: a required setting has no value.
+            click.UsageError: a required setting has no value, or a typed one has no effect.
             PipelineError: a value is not allowed.
         """
         names = {name for group in override_groups(self.settings) for name in field_names(group)}
         values = {name: value for name, value in ctx.params.items() if name not in names}
         for name in required_names(self.settings):
             if values.get(name) in (None, ()):
-                spelled = name.replace("_", "-")
                 is_argument = option_of(self.settings, name).is_argument
-                what = f"argument {name.upper()}" if is_argument else f"option --{spelled}"
-                raise click.UsageError(
-                    f"Missing {what}. Give it, or put `{spelled}` in the `{_block_name(ctx)}` block of ./params.yaml."
-                )
+                what = f"argument {name.upper()}" if is_argument else f"option --{spelled(name)}"
+                way_out = f"Give it, or put `{spelled(name)}` in the `{_block_name(ctx)}` block of ./params.yaml."
+                if ctx.meta.get(_PASSED_OVER):
+                    way_out = f"Give it; in params.yaml, {ctx.meta[_PASSED_OVER]}"
+                raise click.UsageError(f"Missing {what}. {way_out}")
+        self._check_partners(ctx)
         for name in values:
             if option_of(self.settings, name).fills_braces:
                 values[name] = expand_template(values[name], values, _extract_block(ctx))
@@ -244,11 +253,19 @@ class PipelineCommand(LoggedCommand):
         known = [parameter.name for parameter in self.params if parameter.name]
         for key in block:
             if key not in known:
-                spelled = [name.replace("_", "-") for name in known]
-                error = unknown_name(
-                    f"setting in the block `{_block_name(ctx)}` of params.yaml:", key.replace("_", "-"), spelled
+                raise Failure(str(unknown_setting(_block_name(ctx), key, known)), 1)
+
+    def _check_partners(self, ctx: click.Context) -> None:
+        """Check that no typed setting lacks another, without which it has no effect."""
+        # A value of params.yaml is a default for the calls that have the other setting.
+        for name, declared in self._options.items():
+            partner = declared.only_with
+            if partner is not None and ctx.params[partner] is None and _is_typed(ctx, name):
+                given = " ".join(filter(None, (f"--{spelled(partner)}", self._options[partner].metavar)))
+                raise click.UsageError(
+                    f"--{spelled(name)} (={value_text(ctx.params[name])}) has no effect without --{spelled(partner)}. "
+                    f"Add {given}, or leave out --{spelled(name)}."
                 )
-                raise Failure(str(error), 1)
 
 
 def _block_name(ctx: click.Context) -> str:
@@ -286,9 +303,13 @@ def _settings_of_heads(ctx: click.Context, heads: tuple[str, ...]) -> dict[str, 
     """
     if ctx.meta.get(_PASSED_OVER):
         return {}
+    of_heads = head_params(ctx.obj or {})
+    for head in of_heads:
+        if head not in HEAD_NAMES:
+            raise unknown_name("head in the block `heads` of params.yaml:", head, HEAD_NAMES)
     blocks = {
         head: {name: value for name, value in block.items() if not _is_typed(ctx, name)}
-        for head, block in head_params(ctx.obj or {}).items()
+        for head, block in of_heads.items()
         if head in heads
     }
     for block in blocks.values():
@@ -309,8 +330,8 @@ def _search_of_untyped(ctx: click.Context, search: Mapping[str, Any], is_typed: 
     search = python_names(search)
     fixed = [name for name in search if name in ctx.params and _is_typed(ctx, name)]
     if is_typed and fixed:
-        spelled = fixed[0].replace("_", "-")
-        raise click.UsageError(f"--{spelled} fixes a setting that --search {spelled}=... searches. Give one of them.")
+        key = spelled(fixed[0])
+        raise click.UsageError(f"--{key} fixes a setting that --search {key}=... searches. Give one of them.")
     return {name: value for name, value in search.items() if name not in fixed}
 
 

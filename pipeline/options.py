@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from pipeline.errors import PipelineError
 from pipeline.params import python_names
 from pipeline.settings.quantity import parse_quantity, quantity_text
-from pipeline.settings.settings import Option, Settings, hints_of, option_of, override_groups, without_none
+from pipeline.settings.settings import Option, Settings, hints_of, is_whole, option_of, override_groups, without_none
 
 
 class OverrideOption(click.Option):
@@ -68,7 +68,23 @@ class NameListOption(click.Option):
         return names
 
 
-class QuantityRange(click.IntRange):
+class WholeNumber(click.types.IntParamType):
+    """An integer; click would truncate a number of `params.yaml`, such as 2.9."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        _refuse_fraction(self, value, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class WholeRange(click.IntRange):
+    """A `WholeNumber` within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        _refuse_fraction(self, value, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class QuantityRange(WholeRange):
     """A number of bytes or pixels, with or without a unit: `500000`, `16GiB`, `1920x1080`."""
 
     def __init__(self, unit: str, minimum: float | None, maximum: float | None) -> None:
@@ -81,8 +97,7 @@ class QuantityRange(click.IntRange):
                 value = parse_quantity(value, self.unit)
             except PipelineError as error:
                 self.fail(str(error), param, ctx)
-        number: int = super().convert(value, param, ctx)
-        return number
+        return super().convert(value, param, ctx)
 
 
 class RecipeValue(click.ParamType[Any]):
@@ -187,7 +202,7 @@ def _click_type(hint: Any, declared: Option) -> Any:
         return QuantityRange(declared.unit, declared.minimum, declared.maximum)
     if hint is int:
         low, high = (None if bound is None else int(bound) for bound in (declared.minimum, declared.maximum))
-        return click.INT if low is None and high is None else click.IntRange(low, high)
+        return WholeNumber() if low is None and high is None else WholeRange(low, high)
     if hint is float:
         has_bounds = declared.minimum is not None or declared.maximum is not None
         return (
@@ -196,6 +211,13 @@ def _click_type(hint: Any, declared: Option) -> Any:
             else click.FLOAT
         )
     return click.STRING
+
+
+def _refuse_fraction(
+    kind: click.ParamType[int], value: Any, param: click.Parameter | None, ctx: click.Context | None
+) -> None:
+    if not isinstance(value, str) and not is_whole(value):
+        kind.fail(f"{value!r} is not an integer.", param, ctx)
 
 
 def field_names(group: type) -> list[str]:

@@ -233,6 +233,20 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
     return Recipe(values["name"]).with_overrides(**overrides)
 
 
+def option_names() -> tuple[str, ...]:
+    """Return the names of all options of a recipe."""
+    return tuple(_groups_of_options())
+
+
+def check_option(name: str, value: Any) -> None:
+    """Check the value of one option, as `Recipe.with_overrides` does.
+
+    Raises:
+        PipelineError: the option is unknown, or the value is not allowed.
+    """
+    checked_value(_type_hints(Recipe)[_group_of(name)], name, value)
+
+
 def _group_of(name: str) -> str:
     groups = _groups_of_options()
     if name not in groups:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -112,6 +113,20 @@ WEIGHTS_NAMES = ("imagenet", "bundled", "random")
 IMPORTED_PREFIX = "imported:"
 
 Entry = TypeVar("Entry")
+
+
+def is_same_backbone(a: str, b: str) -> bool:
+    """Return whether two names are of one backbone, whatever its input size and the layers that are read.
+
+    >>> is_same_backbone("timm:test_vit@96", "timm:test_vit+96px+2"), is_same_backbone("squeezenet", "bninception")
+    (True, False)
+    """
+    return _network(a) == _network(b)
+
+
+def _network(backbone: str) -> str:
+    # A name in a store has no character that paths or DVC's stages reserve.
+    return re.split(r"[@+]", backbone)[0].replace("/", "--")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PipelineError:

@@ -28,13 +28,14 @@ def run(settings: ExtractSettings) -> ExtractionSummary:
 def summary_text(summary: ExtractionSummary) -> str:
     """Return a summary of the extraction and of the store, with the failed clips by reason."""
     settings = summary.settings
+    rate = summary.num_computed / max(summary.seconds, 1e-9)
     segments = "every frame" if settings.frames == "all" else f"{settings.num_segments} segments"
     lines = [
         f"{summary.location}: {summary.num_clips:,} clips, {len(summary.failed)} failed; "
         f"{settings.backbone} ({settings.weights['name']}), {segments}, {settings.compute_dtype}, "
         f"{settings.compile_mode}; views {', '.join(summary.views) or 'none'}.",
         f"Computed {summary.num_computed:,} clips, {summary.num_frames:,} frames, {summary.num_bytes / 1e6:+,.1f} "
-        f"MB in the store, {summary.seconds:,.1f} s ({summary.num_computed / max(summary.seconds, 1e-9):,.1f} clips/s, "
+        f"MB in the store, {summary.seconds:,.1f} s with start ({rate:,.1f} clips/s, "
         f"{summary.num_workers or 'no'} worker processes); {summary.num_checked_again} finished ones checked again.",
     ]
     lines += failure_lines([ClipFailure(clip.clip_id, clip.kind, clip.reason) for clip in summary.failed])

@@ -17,6 +17,7 @@ from pipeline.fit_head.parallel import start_server_early
 from pipeline.fit_head.plan import HeadRequest, plan_requests
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.fit_head.table import table_text
+from pipeline.registry import is_same_backbone
 from pipeline.settings.fit_head import FitHeadSettings
 from pipeline.store import FeatureStore
 
@@ -36,6 +37,12 @@ def run(settings: FitHeadSettings) -> list[RunOutcome]:
     if settings.tensorboard:
         check_tensorboard()
     source = FeatureStore.open(settings.store)
+    stored = source.settings.backbone
+    if settings.backbone is not None and not is_same_backbone(settings.backbone, stored):
+        raise PipelineError(
+            f"`backbone` is {settings.backbone}, but the store {settings.store} has features of {stored}. "
+            f"Name the store of {settings.backbone}, or leave out --backbone."
+        )
     if source.num_pending:
         logger.info(
             f"{source.num_pending} of {source.num_clips} clips of the store are not extracted yet and are not used."

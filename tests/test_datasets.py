@@ -90,6 +90,7 @@ def test_jester_in_both_layouts_without_a_header(tmp_path: Path, named: str) -> 
     assert "34: missing: 20bn-jester-v1/34 does not exist" in result.stderr
     assert "12: frame-gap:" in result.stderr
     assert "6 clips (train 3, val 2, test 1, 1 without a label)" in result.stdout
+    assert "Classes in the order of the data set's own files." in result.stderr
     assert "2 Swiping Left <-> 3 Swiping Right" in result.stdout
 
 
@@ -494,3 +495,32 @@ def test_video_files_are_not_packed(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "wave/1.mp4" in result.stderr
     assert not (tmp_path / "frames.h5").exists()
+
+
+@pytest.mark.parametrize(("named", "words"), [("nope.csv", "There is no file"), ("folder.csv", "cannot be read")])
+def test_a_list_that_cannot_be_read_is_not_told_to_be_utf8(tmp_path: Path, named: str, words: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "folder.csv").mkdir()
+    result = prepare(tmp_path, "csv", tmp_path / "data", tmp_path / named)
+    assert result.exit_code == 1
+    assert f"{named}" in result.stderr
+    assert words in result.stderr
+    assert "UTF-8" not in result.stderr
+    assert "Errno" not in result.stderr
+
+
+def test_a_list_in_another_encoding_is_told_to_be_utf8(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "list.csv", "path,label\n1.mp4,\xe9t\xe9\n".encode("latin-1"))
+    result = prepare(tmp_path, "csv", tmp_path / "data", tmp_path / "data" / "list.csv")
+    assert result.exit_code == 1
+    assert "Save it as UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize(("dataset", "suffix"), [("folders", "mp4"), ("features", "npy")])
+def test_the_order_of_classes_that_no_file_lists_is_sorted(tmp_path: Path, dataset: str, suffix: str) -> None:
+    for label in ("wave", "nod"):
+        for number in range(3):
+            write(tmp_path / "data" / label / f"{number}.{suffix}", b"x")
+    result = prepare(tmp_path, dataset, tmp_path / "data")
+    assert result.exit_code == 0, result.output
+    assert "Classes in sorted order." in result.stderr

@@ -44,6 +44,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "s.zarr"
 
 
+def test_a_store_of_another_backbone_is_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"`backbone` is bninception, but the store .* has features of squeezenet"):
+        fit_head(store=store, head="tsn", out=tmp_path, backbone="bninception")
+    assert not list(tmp_path.iterdir())
+    for backbone in ("squeezenet", None):
+        fit_head(store=store, head="tsn", out=tmp_path, backbone=backbone, overrides=SHORT)
+
+
 def test_side_by_side_and_one_by_one_give_the_same_files(store: Path, tmp_path: Path) -> None:
     for jobs in (1, 2):
         fit_head(store=store, head="gru,tsn,mlp", out=tmp_path / str(jobs), overrides=SHORT, jobs=jobs)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from pipeline.compare.comparison import compare_runs
-from pipeline.compare.indistinct import indistinct_sets
+from pipeline.compare.comparison import Group, compare_runs
+from pipeline.compare.indistinct import detectable_sentence, indistinct_sets
 from pipeline.compare.records import as_json, csv_table
 from pipeline.compare.signature import check_signatures, signature_of
 from pipeline.compare.table import markdown_table
@@ -24,7 +24,7 @@ from pipeline.evaluation.metrics import cross_entropy, fit_temperature
 from pipeline.evaluation.result_reader import read_run
 from pipeline.evaluation.result_writer import SeedResult, Selection, write_results
 from pipeline.evaluation.selection import data_sha256, groups_of
-from pipeline.evaluation.statistics import accuracy_interval, paired_difference
+from pipeline.evaluation.statistics import accuracy_interval, paired_difference, smallest_p_value
 from pipeline.evaluation.variance import MeanVariance, design_effect
 from pipeline.manifest import Clip
 from tests.support.result_folders import CLASSES, write_cell
@@ -198,3 +198,62 @@ def test_five_groups_can_never_show_a_difference_and_six_can() -> None:
     a, b = np.ones((3, 600), dtype=bool), np.zeros((3, 600), dtype=bool)
     for num_groups, wanted in ((5, 2 / 2**5), (6, 2 / 2**6)):
         assert paired_difference(a, b, groups=np.arange(600) % num_groups).p_value == wanted
+
+
+def folder_of_groups(tmp_path: Path, accuracies: dict[str, float], num_groups: int, num_clips: int = 33) -> Group:
+    """Write results of three seeds on clips in groups, and return their comparison."""
+    for seed, (head, accuracy) in enumerate(accuracies.items()):
+        folder = tmp_path / f"fit_head/squeezenet-{head}"
+        write_cell(folder, head=head, accuracy=accuracy, num_clips=num_clips, num_seeds=3, seed=seed)
+        with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        with open(folder / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*header, "group"])
+            writer.writerows([*row, f"person{int(row[0].removeprefix('clip')) % num_groups}"] for row in rows)
+    (group,) = compare_runs([read_run(folder) for folder in sorted((tmp_path / "fit_head").iterdir())]).groups
+    assert group.num_drawn == num_groups
+    return group
+
+
+def test_groups_that_are_too_few_for_any_pair_are_said_to_be(tmp_path: Path) -> None:
+    group = folder_of_groups(tmp_path, {"trn": 0.99, "gru": 0.98, "lstm": 0.97, "tsn": 0.4}, num_groups=7)
+    assert "No row is significantly better than another" in verdict_of(group)
+    # Two of 2^7 choices of signs, times six pairs.
+    assert min(test.p_adjusted for test in group.tests) >= 6 * 2 / 2**7
+    assert detectable_sentence(group) == (
+        "With 7 groups and 6 pairs of rows, no pair can be told apart: the smallest possible p-value, adjusted for "
+        "6 pairs, is 0.094. Only a row that is better than every other row can be named, because this claim needs no "
+        "adjustment."
+    )
+
+
+def test_the_best_row_is_excepted_where_the_verdict_names_it(tmp_path: Path) -> None:
+    group = folder_of_groups(tmp_path, {"trn": 0.99, "gru": 0.5, "lstm": 0.45, "tsn": 0.4}, num_groups=7)
+    assert "trn is better than every other row" in verdict_of(group)
+    assert detectable_sentence(group) == (
+        "With 7 groups and 6 pairs of rows, no pair without trn can be told apart: the smallest possible p-value, "
+        "adjusted for 6 pairs, is 0.094."
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "start"),
+    [
+        (5, "With 5 groups and 1 pair of rows, no pair can be told apart: the smallest possible p-value is 0.062."),
+        (6, "Differences under "),
+    ],
+)
+def test_one_pair_needs_no_adjustment(tmp_path: Path, num_groups: int, start: str) -> None:
+    group = folder_of_groups(tmp_path, {"trn": 0.99, "tsn": 0.4}, num_groups, num_clips=36)
+    assert str(detectable_sentence(group)).startswith(start)
+
+
+@pytest.mark.parametrize("num_clips", [2, 5, 7, 12])
+def test_the_smallest_p_value_is_that_of_a_head_that_is_always_right_beside_one_that_never_is(num_clips: int) -> None:
+    a, b = np.ones((3, num_clips), dtype=bool), np.zeros((3, num_clips), dtype=bool)
+    assert paired_difference(a, b).p_value == smallest_p_value(num_clips)
+
+
+def test_the_smallest_p_value_of_many_clips_is_a_number() -> None:
+    assert smallest_p_value(200_000) == 0

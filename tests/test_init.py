@@ -219,6 +219,7 @@ def test_without_clips_the_way_out_is_said(tmp_path: Path) -> None:
 
 def test_paths_and_names_of_any_kind(clips: Path, tmp_path: Path) -> None:
     weights = tmp_path / "my weights (v2).safetensors"
+    weights.touch()
     arguments = ("--weights", weights, "--backbone", "squeezenet,torchvision:resnet18", "--head", "fcn3d,tsn")
     init(clips, *arguments, "--out", "s", "--name", "été/№ 1", cwd=tmp_path)
     params = params_of(tmp_path / "s")
@@ -269,7 +270,8 @@ def test_every_data_set_of_prepare_can_be_named() -> None:
 def test_finetuning_is_a_stage_on_request(clips: Path, tmp_path: Path) -> None:
     init(clips, "--finetune", "gru", cwd=tmp_path)
     assert list(stages_of(tmp_path)) == ["prepare", "extract", "fit_head", "compare", "finetune", "compare_finetuned"]
-    assert params_of(tmp_path)["finetune"]["head"] == "gru"
+    finetune = params_of(tmp_path)["finetune"]
+    assert (finetune["head"], finetune["recipe"], finetune["epochs"]) == ("gru", "finetune", 4)
     assert "${results}/finetune" in stages_of(tmp_path)["compare_finetuned"]["deps"]
 
 
@@ -381,11 +383,12 @@ def test_a_study_of_features_imports_them(tmp_path: Path) -> None:
     assert params["backbones"] == ["imported:vit-features"]
     assert "extract" not in params
     assert not {"convlstm", "fcn3d"} & set(params["heads-compared"])
-    # What DVC makes of `${prepare.root} ${import_features}`.
+    # What DVC makes of `"${prepare.root}" ${import_features}`; the root has a space.
     options = params["import_features"]
     typed = [text for key, value in options.items() if value is not False for text in (f"--{key}", value)]
-    assert stages["import_features"]["cmd"] == "pipeline store import-features ${prepare.root} ${import_features}"
-    type_in("store", "import-features", params["prepare"]["root"], *typed, cwd=study)
+    command = stages["import_features"]["cmd"].replace("${prepare.root}", params["prepare"]["root"])
+    assert command.endswith(" ${import_features}")
+    type_in(*shlex.split(command)[1:-1], *typed, cwd=study)
     type_in("fit-head", "--head", "tsn", "--epochs", "1", "--seeds", "1", cwd=study)
     assert (study / "results" / "fit_head" / "imported:vit-features-tsn" / "metrics.json").is_file()
     said = init(arrays, "--data", "features", "--finetune", "gru", "--out", "t", cwd=tmp_path, exit_code=1)
@@ -414,3 +417,23 @@ def test_a_study_of_one_hdf5_file_imports_it(tmp_path: Path) -> None:
     means = store.read_pooled("test", [clip.row for clip in clips]).mean(axis=(1, 2))
     assert [float(mean) for mean in means] == [int(clip.clip_id.split("/")[1]) for clip in clips]
     assert {clip.clip_id.split("/")[0] for clip in clips} == {"wave", "nod"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("imagnet", "Unknown weights 'imagnet'. Did you mean 'imagenet'? Known: bundled, imagenet, or the path"),
+        ("/nowhere.pth", "There is no weight file /nowhere.pth. Give the path of an existing file, or one of imagenet"),
+        ("nowhere.safetensors", "There is no weight file nowhere.safetensors."),
+    ],
+)
+def test_weights_that_do_not_exist_are_refused(clips: Path, tmp_path: Path, weights: str, words: str) -> None:
+    said = init(clips, "--weights", weights, "--out", "s", cwd=tmp_path, exit_code=1)
+    assert words in " ".join(said.split())
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_csv_that_does_not_exist_is_named(clips: Path, tmp_path: Path) -> None:
+    said = init(clips, "nope.csv", "--data", "csv", "--out", "s", cwd=tmp_path, exit_code=1)
+    assert "There is no file nope.csv." in said
+    assert "UTF-8" not in said

@@ -114,6 +114,9 @@ def test_other_clips_have_intervals_too(tmp_path: Path, video: Path, pixels: np.
         ("#t=4.4,4.5", "outside its video"),
         ("#t=4,4.6", "outside its video"),
         ("#t=1.01,1.03", "holds no frame: the nearest is at 1.040 s"),
+        ("#t=2,1", "ends at 1, which is not after its start 2"),
+        ("#t=2,2.0", "ends at 2.0, which is not after its start 2"),
+        ("#frames=30,10", "ends at 10, which is not after its start 30"),
     ],
 )
 def test_an_interval_outside_its_video_is_a_bad_clip(video: Path, fragment: str, match: str) -> None:

@@ -62,7 +62,7 @@ def test_use_of_order_needs_an_interval(tmp_path: Path) -> None:
     # Two independent proportions: 54 and 42 of 60 clips, each at least as uncertain as the first.
     assert loss.value == pytest.approx(20)
     assert 0 < loss.low < 20 - 1.9 * 100 * (0.9 * 0.1 / 60 + 0.7 * 0.3 / 60) ** 0.5 + 2
-    told = " ".join(order_sentences(group.rows))
+    told = " ".join(order_sentences(group))
     assert "Blind to order by definition (100 random orders change no score): tsn." in told
     assert "not shown to use order" in told
     assert told.endswith(": gru.")
@@ -71,9 +71,22 @@ def test_use_of_order_needs_an_interval(tmp_path: Path) -> None:
 
 def test_a_blind_head_that_is_read_as_temporal_is_warned_of(tmp_path: Path) -> None:
     group = rows_of(tmp_path, tsn={"accuracy": 0.95}, lstm={"accuracy": 0.5})
-    told = " ".join(order_sentences(group.rows))
-    assert "tsn has the highest top-1 and is blind" in told
+    told = " ".join(order_sentences(group))
+    assert "tsn is blind and has the highest top-1: no head here that can read order scored higher." in told
     assert "Warning: a blind head tells the pairs apart (tsn " in told
+
+
+@pytest.mark.parametrize(("num_clips", "is_told"), [(2, False), (5, False), (6, True)])
+def test_few_clips_say_nothing_about_the_best_blind_head(tmp_path: Path, num_clips: int, is_told: bool) -> None:
+    group = rows_of(
+        tmp_path, tsn={"accuracy": 1.0, "num_clips": num_clips}, lstm={"accuracy": 0.3, "num_clips": num_clips}
+    )
+    assert ("highest top-1" in " ".join(order_sentences(group))) == is_told
+
+
+def test_a_blind_head_beside_blind_heads_alone_is_not_the_best_without_order(tmp_path: Path) -> None:
+    group = rows_of(tmp_path, tsn={"accuracy": 0.9}, meanstd={"accuracy": 0.5})
+    assert "highest top-1" not in " ".join(order_sentences(group))
 
 
 def test_the_table_has_both_statements(tmp_path: Path) -> None:

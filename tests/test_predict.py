@@ -155,6 +155,9 @@ def test_videos_and_frame_folders_are_found_below_a_folder(tmp_path: Path) -> No
     (tmp_path / "frames" / "00001.jpg").write_bytes(b"x")
     found = expanded([str(tmp_path), "elsewhere.mp4"])
     assert [Path(path).name for path in found] == ["a.webm", "two.MP4", "frames", "elsewhere.mp4"]
+    (tmp_path / "b" / "0001.png").write_bytes(b"x")  # a thumbnail beside a video hides no video
+    assert expanded([str(tmp_path)]) == found[:-1]
+    assert expanded([str(tmp_path / "b")]) == [str(tmp_path / "b" / "two.MP4")]
     (tmp_path / "none").mkdir()
     with pytest.raises(PipelineError, match="There is no clip in the folder"):
         expanded([str(tmp_path / "none")])

@@ -27,7 +27,14 @@ from pipeline.settings.predict import EvaluateSettings, ExportSettings, PredictS
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.quantity import BYTES, PIXELS, parse_quantity, quantity_text
 from pipeline.settings.report import ReportSettings
-from pipeline.settings.settings import Settings, option_of, override_groups, required_names
+from pipeline.settings.settings import (
+    Settings,
+    hints_of,
+    option_of,
+    override_groups,
+    required_names,
+    without_none,
+)
 from pipeline.settings.store import (
     StoreExportSettings,
     StoreImportFeaturesSettings,
@@ -276,3 +283,91 @@ def test_limits_of_clips_are_shown_and_read_with_units(run: CliRunner) -> None:
     Path("params.yaml").write_text(yaml.safe_dump({"check": {"max-clip-bytes": "2GiB"}}))
     rows = run.invoke(cli, ["check", "m.csv", "--show-settings"]).stdout.splitlines()
     assert ["max-clip-bytes", "2GiB", "params.yaml"] in [row.split() for row in rows]
+
+
+def integer_settings() -> list[tuple[str, str]]:
+    return [
+        (name, item.name)
+        for name, settings in COMMANDS.items()
+        for item in dataclasses.fields(settings)
+        if without_none(hints_of(settings)[item.name]) is int and option_of(settings, item.name).has_option
+    ]
+
+
+@pytest.mark.parametrize(("name", "key"), integer_settings())
+def test_every_integer_is_refused_with_a_fraction(name: str, key: str) -> None:
+    """click truncates the 2.9 of params.yaml to 2, and takes `true` for 1."""
+    kind = next(parameter.type for parameter in command_of(name).params if parameter.name == key)
+    assert kind.convert(3.0, None, None) == 3
+    for value in (2.9, float("inf"), float("nan"), True):
+        with pytest.raises(click.BadParameter, match="is not an integer"):
+            kind.convert(value, None, None)
+        with pytest.raises(PipelineError, match=f"`{key.replace('_', '-')}` .* must be an integer"):
+            COMMANDS[name](**{**REQUIRED[name], key: value})
+
+
+def test_a_fraction_in_params_is_refused_for_an_integer(run: CliRunner) -> None:
+    Path("params.yaml").write_text("fit_head: {store: s.zarr, out: o, seeds: 2.9, seed: 3.5}\n")
+    result = run.invoke(cli, ["fit-head", "--show-settings"])
+    assert result.exit_code == 2
+    assert "'--seeds': 2.9 is not an integer." in " ".join(result.stderr.split())
+    result = run.invoke(cli, ["fit-head", "--seeds", "2", "--show-settings"])
+    assert "'--seed': 3.5 is not an integer." in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(("name", "value"), [("window", 64), ("stride", 4), ("fps", 3.0)])
+def test_a_typed_option_without_its_partner_is_refused(name: str, value: float, run: CliRunner) -> None:
+    result = run.invoke(cli, ["predict", "m", "v.mp4", f"--{name}", str(value)])
+    assert result.exit_code == 2
+    assert f"--{name} (={value}) has no effect without --timeline. Add --timeline FILE.png" in " ".join(
+        result.stderr.split()
+    )
+    Path("params.yaml").write_text(yaml.safe_dump({"predict": {name: value}}))  # for the calls with a timeline
+    result = run.invoke(cli, ["predict", "m", "v.mp4"])
+    assert "has no effect" not in result.stderr
+
+
+def test_an_option_that_needs_another_names_a_setting_without_a_default() -> None:
+    for settings in COMMANDS.values():
+        for item in dataclasses.fields(settings):
+            partner = option_of(settings, item.name).only_with
+            if partner is not None:
+                assert getattr(settings, partner) is None
+                assert option_of(settings, item.name).help.startswith(f"--{partner}: ")
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ("{lrate: 0.1}", "Unknown setting in the block `heads.tsn` of params.yaml: 'lrate'. Did you mean 'lr'?"),
+        ("{learning-rate: 0.1}", "'learning-rate'. Did you mean 'lr'?"),
+        ("{weight-deacy: 0.1}", "'weight-deacy'. Did you mean 'weight-decay'?"),
+        ("{lr: 0,001}", "write a decimal number with a point, as in 0.001"),
+        ("{lr: fast}", "Block `heads.tsn` of params.yaml: `lr` (='fast') must be float"),
+        ("{epochs: 2.5}", "Block `heads.tsn` of params.yaml: `epochs` (=2.5) must be int"),
+        ("{seeds: }", "Block `heads.tsn` of params.yaml: `seeds` (=None) must be an integer"),
+        ("{seeds: 2.9}", "Block `heads.tsn` of params.yaml: `seeds` (=2.9) must be an integer"),
+        ("{precision: float8}", "Block `heads.tsn` of params.yaml: `precision` (='float8') must be one of"),
+    ],
+)
+def test_a_fault_in_the_block_of_a_head_names_the_block(block: str, words: str, run: CliRunner) -> None:
+    Path("params.yaml").write_text(f"fit_head: {{store: s.zarr, out: o}}\nheads: {{tsn: {block}}}\n")
+    result = run.invoke(cli, ["fit-head", "--head", "tsn"])
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 1
+    assert words in said
+    assert "weight_decay" not in said  # names are as they are typed there
+
+
+def test_an_unknown_head_in_the_blocks_of_heads_is_refused(run: CliRunner) -> None:
+    Path("params.yaml").write_text("fit_head: {store: s.zarr, out: o}\nheads: {lstn: {lr: 0.1}}\n")
+    result = run.invoke(cli, ["fit-head", "--head", "tsn"])
+    assert result.exit_code == 1
+    assert "Unknown head in the block `heads` of params.yaml: 'lstn'. Did you mean 'lstm'?" in " ".join(
+        result.stderr.split()
+    )
+
+
+def test_the_block_of_a_head_takes_every_option_that_a_fit_reads() -> None:
+    for name, value in (("lr", 0.1), ("batch_size", 4), ("partial_bn", False), ("threads", 2), ("search", {})):
+        FitHeadSettings(**REQUIRED["fit-head"], heads={"tsn": {name: value}})

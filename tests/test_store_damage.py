@@ -20,7 +20,7 @@ import zarr
 
 from pipeline.errors import PipelineError
 from pipeline.manifest import Manifest
-from pipeline.settings.store import StoreInfoSettings
+from pipeline.settings.store import StoreExportSettings, StoreInfoSettings
 from pipeline.store import FeatureStore, layout
 from pipeline.store.attributes import root_bytes
 from pipeline.store.locks import writer_lock
@@ -28,7 +28,7 @@ from pipeline.store.object_store import open_object_store
 from pipeline.store.record import read_record, write_record
 from pipeline.store.sealed import seal
 from pipeline.store.verify import find_corruption
-from pipeline.store_command.command import store_info
+from pipeline.store_command.command import store_export, store_info
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from tests.support.run_stages import store_verify
 from tests.test_extraction import arrays_of, run, write_data
@@ -340,3 +340,22 @@ def test_info_names_the_damage(location: Path) -> None:
     path.write_bytes(flipped(path.read_bytes(), 900))
     with pytest.raises(PipelineError, match=r"clips\.json\) is damaged.*pipeline extract. again"):
         store_info(StoreInfoSettings(store=location))
+
+
+@pytest.mark.parametrize("name", ["e.h5", "e.HDF5", "notes.txt", "folder"])
+def test_a_path_that_is_no_store_is_called_what_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"x")
+    for command in (
+        lambda: store_info(StoreInfoSettings(store=str(path))),
+        lambda: store_export(StoreExportSettings(store=str(path), out=tmp_path / "o.h5")),
+        lambda: store_verify(store=path),
+    ):
+        with pytest.raises(PipelineError, match="not a feature store") as error:
+            command()
+        assert ("`pipeline store import" in str(error.value)) is name.startswith("e.")
+    with pytest.raises(PipelineError, match="There is no feature store"):
+        store_info(StoreInfoSettings(store=str(tmp_path / "none.zarr")))

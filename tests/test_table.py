@@ -462,6 +462,8 @@ def test_three_heads_have_no_rank_correlation(num_heads: int, correlation: float
     agreement = rank_agreement(column, "cached", dict(list(column.accuracies.items())[:num_heads]))
     assert agreement.correlation == (None if correlation is None else pytest.approx(correlation))
     assert ("needs 4 heads" in agreement.sentence()) == (correlation is None)
+    # Without a correlation nothing is compared.
+    assert ("only the order of the heads is compared" in agreement.sentence()) == (correlation is not None)
 
 
 def test_the_data_file_of_table_3_agrees_with_the_paper() -> None:

@@ -19,9 +19,9 @@ from pipeline.recipe import named_recipe
 from pipeline.settings.temporality import TemporalitySettings
 from pipeline.temporality import command
 from pipeline.temporality.datasets import Directions, StillFrames
-from pipeline.temporality.measure import measure
+from pipeline.temporality.measure import MEASURES, Measured, measure
 from pipeline.temporality.pairs import proposed_pairs, reverse_pairs
-from pipeline.temporality.table import ALL_CLASSES, class_rows, temporal_classes
+from pipeline.temporality.table import ALL_CLASSES, class_rows, markdown, shown_text, temporal_classes
 from tests.support.memory_source import CLASSES, MemorySource, T, make_source
 
 
@@ -89,7 +89,7 @@ def test_data_sets_without_time_and_with_both_directions(source: MemorySource, t
 
 
 def test_classes_of_order_alone_need_order(
-    source: MemorySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: MemorySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "FeatureStore", type("Opened", (), {"open": staticmethod(lambda _: source)}))
     out = tmp_path / "out"
@@ -107,6 +107,9 @@ def test_classes_of_order_alone_need_order(
     with open(out / "pairs.csv", newline="") as file:
         (pair,) = csv.DictReader(file)
     assert (pair["label"], pair["reverse"], pair["confirmed"]) == ("forwards", "backwards", "True")
+    num_listed = len((out / "temporal_classes.txt").read_text().splitlines())
+    assert f"{num_listed} of 3 classes are shown to need order or to have a reverse: " in capsys.readouterr().out
+    assert "30 clips of val, 3 classes" in (out / "temporality.md").read_text()
     assert "| forwards / backwards |" in (out / "temporality.md").read_text()
     assert (out / "classes.svg").read_text().startswith("<?xml")
     # The list is what `pipeline prepare --subset` reads.
@@ -133,3 +136,24 @@ def test_a_blind_or_spatial_head_is_refused(source: MemorySource) -> None:
         TemporalitySettings(store="s", head="attn")
     with pytest.raises(PipelineError, match=r"`head` \(=fcn3d\) reads spatial maps"):
         measure(source, TemporalitySettings(store="s", head="fcn3d"))
+
+
+def test_the_header_has_the_number_of_groups() -> None:
+    labels, right = np.arange(33) % 3, np.ones((3, 33))
+    predicted = np.tile(labels, (3, 1))
+    for groups, what in ((None, "33 clips of val"), (np.arange(33) % 7, "33 clips in 7 groups of val")):
+        found = Measured(CLASSES, labels, groups, dict.fromkeys(MEASURES, right), predicted, predicted, "diff", "val")
+        text = markdown(found, class_rows(found, []), [])
+        assert text.startswith(f"{what}, 3 classes, head `diff`, 3 seeds; ")
+        assert ("intervals over groups of clips and seeds" in text) == (groups is not None)
+
+
+@pytest.mark.parametrize(
+    ("num_shown", "text"),
+    [
+        (0, "0 of 4 classes are shown to need order or to have a reverse"),
+        (1, "1 of 4 classes is shown to need order or to have a reverse"),
+    ],
+)
+def test_a_class_that_is_not_listed_is_not_said_to_need_no_order(num_shown: int, text: str) -> None:
+    assert shown_text(num_shown, 4) == text

@@ -68,6 +68,22 @@ def load_weights(
     return WeightsRecord(name, sha256, note, backbone.license if weights == "imagenet" else "")
 
 
+def check_weights(weights: str) -> None:
+    """Check that `weights` is a known name or an existing file.
+
+    Raises:
+        PipelineError: it is neither; the message lists the known names.
+    """
+    path = Path(weights)
+    if weights in WEIGHTS_NAMES or path.is_file():
+        return
+    if path.suffix not in FILE_SUFFIXES and len(path.parts) == 1:
+        raise unknown_name("weights", weights, (*WEIGHTS_NAMES, "or the path of a .pth, .pt or .safetensors file"))
+    raise PipelineError(
+        f"There is no weight file {weights}. Give the path of an existing file, or one of {', '.join(WEIGHTS_NAMES)}."
+    )
+
+
 def read_weight_file(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read the tensors of a weight file by name, and the backbone in its header (empty if there is none).
 
@@ -149,12 +165,8 @@ def _find_file(backbone: Backbone, weights: str) -> tuple[Path, str]:
                 f"Use imagenet, random or the path of a weight file."
             )
         return path, sha256_of_file(path)
-    path = Path(weights)
-    if not path.is_file():
-        if path.suffix not in FILE_SUFFIXES and len(path.parts) == 1:
-            raise unknown_name("weights", weights, (*WEIGHTS_NAMES, "or the path of a .pth, .pt or .safetensors file"))
-        raise PipelineError(f"There is no weight file {weights}.")
-    return path, sha256_of_file(path)
+    check_weights(weights)
+    return Path(weights), sha256_of_file(Path(weights))
 
 
 def _check_architecture(backbone: Backbone, made_for: str, path: Path, allow_other: bool) -> str:

@@ -6,23 +6,58 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
-from pipeline.compare.comparison import Group, PairTest, Row
-from pipeline.evaluation.statistics import MIN_SEEDS, rank_correlation, smallest_detectable
+from pipeline.compare.comparison import SIGNIFICANCE, Group, Row
+from pipeline.evaluation.statistics import (
+    MIN_CLIPS_OF_A_TEST,
+    MIN_SEEDS,
+    rank_correlation,
+    smallest_detectable,
+    smallest_p_value,
+)
 
 
-def detectable_sentence(rows: Sequence[Row], tests: Sequence[PairTest]) -> str | None:
-    """Return the smallest difference that the median pair of rows would show; None without a pair that is tested."""
-    sizes = [smallest_detectable(test.difference) for test in tests if test.difference.knows_seeds]
-    if not sizes:
+def detectable_sentence(group: Group) -> str | None:
+    """Return the smallest difference that the median pair of rows would show; None without a pair that is tested.
+
+    If the clips, or their groups, are too few for any pair to be significant, the sentence says this instead.
+    """
+    tests = [test for test in group.tests if test.difference.knows_seeds]
+    if not tests:
         return None
-    seeds = sorted({len(row.top1_of_seeds) for row in rows if row.knows_seeds})
-    predictions = rows[0].run.predictions
+    smallest = min(1.0, len(tests) * smallest_p_value(group.num_drawn))
+    if smallest >= SIGNIFICANCE and not any(test.is_significant for test in tests):
+        return _too_few_sentence(group, len(tests), smallest)
+    sizes = [smallest_detectable(test.difference) for test in tests]
+    seeds = sorted({len(row.top1_of_seeds) for row in group.rows if row.knows_seeds})
+    predictions = group.rows[0].run.predictions
     groups = "" if predictions.num_groups is None else f" in {predictions.num_groups:,} groups"
     return (
         f"Differences under {statistics.median(sizes):.1f} points of top-1 are likely to be missed with these "
         f"{len(predictions.clip_ids):,} clips{groups} and {' or '.join(map(str, seeds))} seeds (median pair, 5 %, "
         "power 80 %)."
     )
+
+
+def _too_few_sentence(group: Group, num_pairs: int, smallest: float) -> str:
+    """Return that no pair can be significant: its p-value, adjusted for all pairs, is never below `smallest`."""
+    drawn = "clip" if group.rows[0].run.predictions.num_groups is None else "group"
+    pairs = _counted(num_pairs, "pair")
+    without = f" without {group.rows[0].label}" if group.has_best else ""
+    adjusted = f", adjusted for {pairs}," if num_pairs > 1 else ""
+    sentence = (
+        f"With {_counted(group.num_drawn, drawn)} and {pairs} of rows, no pair{without} can be told apart: the "
+        f"smallest possible p-value{adjusted} is {smallest:.2g}."
+    )
+    if group.has_best or group.num_drawn < MIN_CLIPS_OF_A_TEST:
+        return sentence
+    return (
+        f"{sentence} Only a row that is better than every other row can be named, because this claim needs no "
+        "adjustment."
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def indistinct_sets(group: Group) -> list[list[Row]]:

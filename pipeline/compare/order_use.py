@@ -7,12 +7,12 @@ it loses accuracy on shuffled clips, or tells labels apart that are each other's
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
-from pipeline.compare.comparison import Row
-from pipeline.evaluation.statistics import Interval, accuracy_interval
+from pipeline.compare.comparison import Group, Row
+from pipeline.evaluation.statistics import MIN_CLIPS_OF_A_TEST, Interval, accuracy_interval
 from pipeline.registry import BLIND, ORDERED
 
 PAIRS_CHANCE = 50.0
@@ -48,8 +48,9 @@ def use_text(row: Row) -> str:
     return {True: "yes", False: "not shown", None: ""}[uses_order(row)]
 
 
-def order_sentences(rows: Sequence[Row]) -> list[str]:
+def order_sentences(group: Group) -> list[str]:
     """Return sentences about the heads of a group that cannot read order, or are not shown to use it."""
+    rows = group.rows
     blind = [row for row in rows if row.order == BLIND]
     told = [row for row in blind if row.pairs is not None and row.pairs.low > PAIRS_CHANCE]
     unused = [row for row in rows if uses_order(row) is False and row.order_test_drops]
@@ -59,8 +60,12 @@ def order_sentences(rows: Sequence[Row]) -> list[str]:
             f"Blind to order by definition (100 random orders change no score): {_labels(blind)}. Nothing that they "
             "score well on needs the order of frames."
         )
-        if blind[0] is rows[0]:
-            sentences.append(f"{rows[0].label} has the highest top-1 and is blind: here order is not needed for it.")
+        # Being first says something only beside a head that can read order, and on enough clips for a verdict.
+        has_ordered = any(row.order == ORDERED for row in rows)
+        if blind[0] is rows[0] and has_ordered and group.num_drawn >= MIN_CLIPS_OF_A_TEST:
+            sentences.append(
+                f"{rows[0].label} is blind and has the highest top-1: no head here that can read order scored higher."
+            )
     if told:
         found = "; ".join(f"{row.label} {row.pairs.text()}" for row in told if row.pairs is not None)
         sentences.append(

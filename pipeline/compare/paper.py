@@ -45,7 +45,9 @@ class RankAgreement:
         value = "not defined" if self.correlation is None else f"{self.correlation:+.2f}"
         if self.num_heads < MIN_HEADS:
             value = f"needs {MIN_HEADS} heads"
-        caution = "" if self.column.same_data else "; other clips, so only the order of the heads is compared"
+        caution = ""
+        if self.correlation is not None and not self.column.same_data:
+            caution = "; other clips, so only the order of the heads is compared"
         what = f"the paper's Table 3 ({self.column.title}), {self.num_heads} heads, recipe {self.recipe}"
         return f"Rank correlation with {what}: {value}{caution}."
 

@@ -54,10 +54,10 @@ def remarks_of(group: Group) -> list[str]:
         remarks.append(f"Most accurate for their MACs, the cheapest first: {'; '.join(front)}.")
     limits = [
         indistinct_sentence(group),
-        detectable_sentence(group.rows, group.tests),
+        detectable_sentence(group),
         rank_sentence(group.rows),
     ]
-    limits += [*order_sentences(group.rows), *(gain_sentence(row) for row in group.rows)]
+    limits += [*order_sentences(group), *(gain_sentence(row) for row in group.rows)]
     remarks += [sentence for sentence in limits if sentence is not None]
     remarks += [*(agreement.sentence() for agreement in group.agreements), group.recipes()]
     if any(row.run.is_selected_on_reported for row in group.rows):

@@ -19,7 +19,7 @@ def sign_flip_test(differences: IntArray) -> float:
 
     The p-value is the share of all 2^n choices of signs whose sum is at least as far from 0 as the given one. If all
     differences are equal up to their sign, this is the sign test (McNemar's exact test). The distribution is computed,
-    not sampled, so the p-value has no lower limit; it is never 0. With very many differences it is the normal one.
+    not sampled, so only 2 / 2^n limits the p-value. With very many differences it is the normal one.
 
     Shape:
         differences: (N,), integers.

@@ -2,7 +2,8 @@
 
 An accuracy is computed from a matrix `correct` of shape (S, N), seeds by clips: true (or 1) for a correct prediction,
 false (or 0) for a wrong one, and a half for a tie. Clips and seeds are both regarded as random samples: an interval
-includes the effect of other clips and other seeds. Nothing is resampled, so p-values have no lower limit.
+includes the effect of other clips and other seeds. Nothing is resampled, so only the number of clips limits a p-value
+(`smallest_p_value`).
 
 Clips of one group (of one person or recording) are not independent. With `groups`, whole groups are the random sample:
 the variance is that of the groups, with one degree of freedom fewer than groups, and the sign-flip test flips groups.
@@ -175,6 +176,18 @@ def smallest_detectable(difference: Difference) -> float:
     """
     half_width = (difference.points.high - difference.points.low) / 2
     return half_width * (1 + normal_quantile(0.6) / normal_quantile(LEVEL))
+
+
+def smallest_p_value(num_drawn: int) -> float:
+    """Return the smallest p-value that `paired_difference` can give for a number of clips, or of groups of clips.
+
+    The sign-flip test gives it if every clip or group favours the same side equally: 2 of all 2^n choices of signs are
+    then as far from 0. (With very many differences, its normal approximation may be slightly below.)
+
+    >>> smallest_p_value(7)
+    0.015625
+    """
+    return 2.0 ** (1 - num_drawn)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -13,16 +13,13 @@ from pipeline.evaluation.result_writer import cell_name
 from pipeline.fit_head.stored_clips import StoredClips
 from pipeline.recipe import Recipe, named_recipe
 from pipeline.registry import HEAD_GROUPS, VIDEO_ENCODER_NOTE
-from pipeline.settings.fit_head import FitHeadSettings
+from pipeline.settings.fit_head import OWN_SETTINGS, FitHeadSettings
 from pipeline.settings.search import Search, plan_search
-from pipeline.settings.search_options import SEARCH_SETTINGS
 from pipeline.store.layout import TEST_VIEW
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-# Settings of a block `heads.NAME` that are not options of the recipe.
-OWN_SETTINGS = ("seeds", "seed", "precision", "threads", *SEARCH_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,6 @@ def _request(
 ) -> HeadRequest:
     chosen = {**common, **{key: own.pop(key) for key in OWN_SETTINGS if key in own}}
     seeds = tuple(range(chosen["seed"], chosen["seed"] + chosen["seeds"]))
-    if not seeds:
-        raise PipelineError(f"`seeds` (={chosen['seeds']}) must be at least 1.")
     recipe, search = recipe.with_overrides(**own), plan_search(chosen)
     if search is not None and recipe.training.epochs == 0:
         raise PipelineError("`epochs` (=0) must be at least 1 for a search, which compares trained heads.")

@@ -22,7 +22,7 @@ def table_text(metrics: Sequence[Mapping[str, Any]]) -> str:
         "95 % interval",
         "top-5",
         "class mean",
-        "shuffled",
+        "top-1 shuffled",
     ]
     rows = []
     for values in metrics:

@@ -53,7 +53,9 @@ def init(settings: InitSettings) -> None:
             "clips. Run `pipeline init` in another folder, or give one with --out."
         )
     from pipeline.backbones.timm_name import full_name  # its package imports torch
+    from pipeline.backbones.weights import check_weights
 
+    check_weights(settings.weights)
     # DVC separates names of stages with `@`, which may be typed in the name of a backbone.
     settings = replace(settings, backbone=tuple(map(full_name, settings.backbone)))
     name = safe_name(settings.name or (root.resolve().stem if root.is_file() else root.resolve().name))

@@ -63,7 +63,7 @@ class Evaluation:
 def evaluate_store(
     scorer: Scorer | HeadScorer, store: FeatureStore, split: str, num_draws: int, seed: int, scratch: Path
 ) -> Evaluation:
-    """Score the cached features of a split; with only the test view, the figures equal those of `fit-head`.
+    """Score the cached features of a split; with only the test view, the figures equal those of the model's fit.
 
     Draws of frames need a store of all frames, because a store of segments has no draws of its validation clips.
 

@@ -91,16 +91,16 @@ def predict(
 
 
 def expanded(locations: Iterable[str]) -> list[str]:
-    """Replace each folder without images by the clips inside it, sorted by name; keep all other locations.
+    """Replace each folder that is not a clip by the clips inside it, sorted by name; keep all other locations.
 
-    Clips inside a folder are video files, by their suffix, and folders of images.
+    Clips inside a folder are video files, by their suffix, and folders of images without videos.
 
     Raises:
         PipelineError: a folder contains no clip.
     """
     found: list[str] = []
     for location in locations:
-        if not os.path.isdir(location) or _has_images(location):
+        if not os.path.isdir(location) or _is_frame_folder(location):
             found.append(location)
             continue
         inside = list(_clips_below(location))
@@ -147,9 +147,10 @@ def _load(clip: str, plan: ViewPlan, limits: ClipLimits) -> ClipViews | Predicti
         return Prediction(clip, fault=error.failure(clip))
 
 
-def _has_images(folder: str) -> bool:
-    with os.scandir(folder) as entries:
-        return any(is_image_name(entry.name) for entry in entries)
+def _is_frame_folder(folder: str) -> bool:
+    """Return whether a folder is a clip; images beside videos, such as thumbnails, are not its frames."""
+    names = os.listdir(folder)
+    return any(map(is_image_name, names)) and not any(map(is_video_name, names))
 
 
 def _clips_below(folder: str) -> Iterator[str]:
@@ -158,7 +159,7 @@ def _clips_below(folder: str) -> Iterator[str]:
         if os.path.isdir(path):
             if is_ignored_folder(name):
                 continue
-            if _has_images(path):
+            if _is_frame_folder(path):
                 yield path
             else:
                 yield from _clips_below(path)

@@ -41,8 +41,13 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise PipelineError(f"There is no file {path}. Check the path.") from error
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
         return data.decode(_encoding_of(data))
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise PipelineError(
             f"{path} cannot be read as text in UTF-8: {error}. Save it as UTF-8 if it has another encoding."
         ) from error

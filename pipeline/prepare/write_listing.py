@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def write_listing(listing: Listing, request: ListingRequest, out: Path, pack: Pa
     Raises:
         PipelineError: the manifest is not valid, or `pack` is given for video files.
     """
-    logger.info(f"Layout: {listing.layout}. Classes in {_order_in_words(request.class_order)}.")
+    logger.info(f"Layout: {listing.layout}. Classes in {_order_in_words(listing.classes)}.")
     for note in listing.notes:
         logger.warning(note)
     if listing.faulty:
@@ -73,5 +74,6 @@ def _packed(listing: Listing, root: Path, path: Path) -> Listing:
     return replace(listing, clips=clips_there)
 
 
-def _order_in_words(class_order: str) -> str:
-    return "sorted order" if class_order == "sorted" else "the order of the data set's own files"
+def _order_in_words(classes: Sequence[str]) -> str:
+    # Folders of classes, which no file lists, are always sorted.
+    return "sorted order" if list(classes) == sorted(classes) else "the order of the data set's own files"

@@ -9,13 +9,26 @@ from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
 from pipeline.number_types import NUMBER_TYPES
-from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig
+from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig, check_option, option_names
 from pipeline.registry import POSITIONS, RECIPE_NAMES, choose_heads, unknown_name
 from pipeline.settings import search_options
 from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP, HEADS_HELP
 from pipeline.settings.search import OF_HEAD
 from pipeline.settings.search_options import SEARCH_SETTINGS, planned_searches
-from pipeline.settings.settings import Settings, option, overrides, required
+from pipeline.settings.settings import (
+    Settings,
+    checked,
+    hints_of,
+    option,
+    option_of,
+    overrides,
+    required,
+    unknown_setting,
+    without_none,
+)
+
+# Settings of a block `heads.NAME` that are not options of the recipe.
+OWN_SETTINGS = ("seeds", "seed", "precision", "threads", *SEARCH_SETTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +38,7 @@ class FitHeadSettings(Settings):
     subject: ClassVar[tuple[str, ...]] = ("store",)
 
     store: str = required("Feature store that `pipeline extract` wrote.", fills_braces=True)
-    backbone: str = option("squeezenet", "Value of {backbone} in --store.")
+    backbone: str | None = option(None, "Backbone of the store; replaces {backbone} in --store.")
     head: tuple[str, ...] = option(("paper",), f"Heads to fit, separated by commas: {HEADS_HELP}.")
     positions: str | None = option(
         None,
@@ -76,10 +89,27 @@ class FitHeadSettings(Settings):
             raise PipelineError(
                 "--jobs starts processes here, --scheduler uses those of a cluster: give only one of them."
             )
+        for name, own in self.heads.items():
+            self._check_block(f"heads.{name}", own)
         blocks = [
             {name: value for name, value in own.items() if name in SEARCH_SETTINGS} for own in self.heads.values()
         ]
         planned_searches(self, OF_HEAD, [{}, *blocks])  # which checks them
+
+    def _check_block(self, block: str, own: Mapping[str, Any]) -> None:
+        known = (*OWN_SETTINGS, *option_names())
+        for name in own:
+            if name not in known:
+                raise unknown_setting(block, name, known)
+        hints = hints_of(type(self))
+        for name, value in own.items():
+            try:
+                if name not in OWN_SETTINGS:
+                    check_option(name, value)
+                elif value is not None or without_none(hints[name]) is hints[name]:
+                    checked(name, value, hints[name], option_of(type(self), name))
+            except PipelineError as error:
+                raise PipelineError(f"Block `{block}` of params.yaml: {error}") from error
 
     @property
     def head_names(self) -> tuple[str, ...]:

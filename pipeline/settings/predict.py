@@ -29,12 +29,18 @@ class PredictSettings(Settings):
     timeline: Path | None = option(
         None, "Score windows of one long video and draw the scores over time.", metavar="FILE.png"
     )
-    window: int = option(64, "--timeline: number of frames in a window.", minimum=1)
+    window: int = option(64, "--timeline: number of frames in a window.", minimum=1, only_with="timeline")
     stride: int | None = option(
-        None, "--timeline: number of frames between windows.  [default: one segment of a window]", minimum=1
+        None,
+        "--timeline: number of frames between windows.  [default: one segment of a window]",
+        minimum=1,
+        only_with="timeline",
     )
     fps: float | None = option(
-        None, "--timeline: frame rate; the time axis then shows seconds instead of frames.", minimum=0.01
+        None,
+        "--timeline: frame rate; the time axis then shows seconds instead of frames.",
+        minimum=0.01,
+        only_with="timeline",
     )
     contact_sheet: Path | None = option(
         None, "Picture to write of the frames that were scored (png, jpg).", metavar="FILE"

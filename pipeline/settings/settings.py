@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError
 from pipeline.registry import did_you_mean
 from pipeline.settings.quantity import parse_quantity
+
+# Common names of options whose own names are too short to be found as a close match.
+OTHER_NAMES = {"learning-rate": "lr", "lrate": "lr"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Option:
     is_argument: whether it is a positional argument. is_hidden: whether `--help` omits it. has_option: False for a
         setting that can only be given in Python and `params.yaml`.
     is_required: whether a missing value is an error, which names the option and the params key.
+    only_with: name of another setting, without which this one has no effect: it may not be typed alone.
     fills_braces: whether `{name}` in the value is replaced by another setting, or by a value of the block `extract`.
     """
 
@@ -42,6 +48,7 @@ class Option:
     is_hidden: bool = False
     has_option: bool = True
     is_required: bool = False
+    only_with: str | None = None
     fills_braces: bool = False
 
 
@@ -80,13 +87,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
-            value, declared = getattr(self, name), option_of(type(self), name)
+            value = getattr(self, name)
             if value is not None:
-                if declared.unit and isinstance(value, str):
-                    value = parse_quantity(value, declared.unit)
-                value = converted(value, hint)
-                object.__setattr__(self, name, value)
-                check(name, value, declared)
+                object.__setattr__(self, name, checked(name, value, hint, option_of(type(self), name)))
         for name in required_names(type(self)):
             if getattr(self, name) in (None, ()):
                 raise PipelineError(f"`{name}` is required: {option_of(type(self), name).help}")
@@ -126,9 +129,51 @@ def without_none(hint: Any) -> Any:
     return hint
 
 
+def checked(name: str, value: Any, hint: Any, declared: Option) -> Any:
+    """Return a value as the declared type.
+
+    Raises:
+        PipelineError: it is no integer where one is needed, outside the bounds, or not one of the choices.
+    """
+    if declared.unit and isinstance(value, str):
+        value = parse_quantity(value, declared.unit)
+    if without_none(hint) is int and not is_whole(value):
+        raise PipelineError(f"`{spelled(name)}` (={value!r}) must be an integer.")
+    value = converted(value, hint)
+    check(name, value, declared)
+    return value
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer, possibly as a float: 3 and 3.0, but neither 2.9 nor True."""
+    return not isinstance(value, bool) and (
+        isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    )
+
+
+def spelled(name: str) -> str:
+    """Return a name of Python as options and `params.yaml` have it: `num_segments` becomes `num-segments`."""
+    return name.replace("_", "-")
+
+
+def unknown_setting(block: str, name: str, known: Iterable[str]) -> PipelineError:
+    """Return the error for an unknown key in a block of `params.yaml`."""
+    names = sorted(map(spelled, known))
+    key = spelled(name)
+    other = OTHER_NAMES.get(key)
+    hint = f" Did you mean '{other}'?" if other in names else did_you_mean(key, names)
+    if key.isdigit():  # YAML takes `{lr: 0,001}` for two settings, `lr` and `1`
+        hint = " A comma separates settings: write a decimal number with a point, as in 0.001."
+    return PipelineError(
+        f"Unknown setting in the block `{block}` of params.yaml: '{key}'.{hint} Known: {', '.join(names)}."
+    )
+
+
 def converted(value: Any, hint: Any) -> Any:
     """Convert a value to the declared type if that loses nothing."""
     hint = without_none(hint)
+    if hint is int:
+        return int(value)
     if hint is Path:
         return Path(value)
     if hint is str and isinstance(value, Path):
@@ -146,18 +191,18 @@ def check(name: str, value: Any, declared: Option) -> None:
     Raises:
         PipelineError: it is outside the bounds, or not one of the choices.
     """
-    spelled = name.replace("_", "-")
+    key = spelled(name)
     if declared.choices:
         for part in value if isinstance(value, tuple) else (value,):
             if part not in declared.choices:
                 hint = did_you_mean(str(part), declared.choices)
-                raise PipelineError(f"`{spelled}` (={part!r}) must be one of {', '.join(declared.choices)}.{hint}")
+                raise PipelineError(f"`{key}` (={part!r}) must be one of {', '.join(declared.choices)}.{hint}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if declared.minimum is not None and not value >= declared.minimum:
-        raise PipelineError(f"`{spelled}` (={value:g}) must be at least {declared.minimum:g}.")
+        raise PipelineError(f"`{key}` (={value:g}) must be at least {declared.minimum:g}.")
     if declared.maximum is not None:
         is_above = value >= declared.maximum if declared.is_maximum_open else value > declared.maximum
         if is_above:
             bound = "below" if declared.is_maximum_open else "at most"
-            raise PipelineError(f"`{spelled}` (={value:g}) must be {bound} {declared.maximum:g}.")
+            raise PipelineError(f"`{key}` (={value:g}) must be {bound} {declared.maximum:g}.")

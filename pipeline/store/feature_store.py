@@ -70,7 +70,8 @@ class FeatureStore(StoreContents):
         objects = open_object_store(location)
         if not has_store(objects):
             raise PipelineError(
-                f"There is no feature store at {location}. Create one with `pipeline extract --store {location}`."
+                f"There is no feature store at {location}. Create one with `pipeline extract --backbone NAME "
+                f"--store {location}`."
             )
         damage: dict[str, str] = {}
         try:

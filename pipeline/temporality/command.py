@@ -10,7 +10,7 @@ from pipeline.store import FeatureStore
 from pipeline.temporality.measure import measure
 from pipeline.temporality.pairs import reverse_pairs
 from pipeline.temporality.plot import write_plot
-from pipeline.temporality.table import class_rows, markdown, pairs_csv, rows_csv, temporal_classes
+from pipeline.temporality.table import class_rows, markdown, pairs_csv, rows_csv, shown_text, temporal_classes
 
 CLASS_LIST = "temporal_classes.txt"
 
@@ -33,6 +33,5 @@ def temporality(settings: TemporalitySettings) -> None:
     write_plot(settings.out / "classes.svg", rows, len(found.classes))
     click.echo(text)
     click.echo(
-        f"{len(chosen)} of {len(found.classes)} classes need order or have a reverse: {settings.out / CLASS_LIST}, for "
-        "`pipeline prepare --subset`."
+        f"{shown_text(len(chosen), len(found.classes))}: {settings.out / CLASS_LIST}, for `pipeline prepare --subset`."
     )

@@ -51,8 +51,18 @@ def class_rows(found: Measured, pairs: Sequence[ReversePair]) -> list[ClassRow]:
 
 
 def temporal_classes(rows: Sequence[ClassRow]) -> list[str]:
-    """Return the classes that need order or have a confirmed reverse."""
+    """Return the classes that are shown to need order, or whose reverse is confirmed."""
     return [row.label for row in rows if row.label != ALL_CLASSES and (row.needs_order or row.reverse)]
+
+
+def shown_text(num_shown: int, num_classes: int) -> str:
+    """Return how many classes are in the list, as a claim about those only: the others may need order, too.
+
+    >>> shown_text(0, 4)
+    '0 of 4 classes are shown to need order or to have a reverse'
+    """
+    verb = "is" if num_shown == 1 else "are"
+    return f"{num_shown} of {num_classes} classes {verb} shown to need order or to have a reverse"
 
 
 def rows_csv(rows: Sequence[ClassRow]) -> str:
@@ -106,15 +116,17 @@ def markdown(found: Measured, rows: Sequence[ClassRow], pairs: Sequence[ReverseP
         for pair in pairs
     ]
     num_seeds = found.predicted.shape[0]
+    groups = "" if found.groups is None else f" in {int(found.groups.max()) + 1:,} groups"
     parts = [
-        f"{len(found.labels):,} clips of {found.reported_on}, {len(found.classes)} classes, head `{found.head}`, "
-        f"{num_seeds} {'seed' if num_seeds == 1 else 'seeds'}; percent, with 95 % intervals over clips and seeds.",
+        f"{len(found.labels):,} clips{groups} of {found.reported_on}, {len(found.classes)} classes, "
+        f"head `{found.head}`, {num_seeds} {'seed' if num_seeds == 1 else 'seeds'}; percent, with 95 % intervals over "
+        f"{'groups of clips' if groups else 'clips'} and seeds.",
         "\n".join(lines),
         "\n".join(
             [
                 *(f"- {name.replace('_', ' ')}: {text}" for name, text in MEASURES.items()),
-                "- order adds: points of ordered over unordered on the same clips; with a star if the class needs "
-                "order: the interval is above 0",
+                "- order adds: points of ordered over unordered on the same clips; with a star if the class is shown "
+                "to need order: the interval is above 0",
                 "- reverse: the class for which reversed clips are taken, if confirmed",
             ]
         ),

@@ -96,10 +96,12 @@ def frame_range(location: str, interval: Interval, times_seconds: Sequence[Fract
     Raises:
         ClipError: the interval is outside the clip, or holds no frame.
     """
+    start, end = interval.bounds
+    if end <= start:
+        raise ClipError("short", f"{location} ends at {interval.end}, which is not after its start {interval.start}.")
     num_frames = len(times_seconds)
     gap = times_seconds[-1] - times_seconds[-2] if num_frames > 1 else Fraction(0)
     length_seconds = times_seconds[-1] + gap
-    start, end = interval.bounds
     if interval.unit == FRAMES:
         first, last = int(start), int(end)
         is_outside = last > num_frames
