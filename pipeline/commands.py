@@ -29,6 +29,7 @@ from pipeline.params import (
     python_names,
     same_subject,
     settings_text,
+    spelled,
     value_text,
     version_note,
 )
@@ -40,7 +41,6 @@ from pipeline.settings.settings import (
     option_of,
     override_groups,
     required_names,
-    spelled,
     unknown_setting,
 )
 
@@ -185,12 +185,12 @@ class PipelineCommand(LoggedCommand):
             value, source = ctx.params[name], SOURCES[ctx.get_parameter_source(name) or ParameterSource.DEFAULT]
             if isinstance(parameter, OverrideOption) and value is None and recipe is not None:
                 value, source = _value_in_recipe(recipe, name), f"recipe {recipe.name}"
-            rows.append((name.replace("_", "-"), self._value_text(name, value), source))
+            rows.append((spelled(name), self._value_text(name, value), source))
         if self._has_heads:
             for head, block in head_params(ctx.obj or {}).items():
                 state = "params.yaml, not used" if ctx.meta.get(_PASSED_OVER) else "params.yaml"
                 for name, value in block.items():
-                    rows.append((f"heads.{head}.{name.replace('_', '-')}", value_text(value), state))
+                    rows.append((f"heads.{head}.{spelled(name)}", value_text(value), state))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}".rstrip() for name, value, source in rows]
         if ctx.meta.get(_PASSED_OVER):

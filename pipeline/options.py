@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.errors import PipelineError
-from pipeline.params import python_names
+from pipeline.params import python_names, spelled
 from pipeline.settings.quantity import parse_quantity, quantity_text
 from pipeline.settings.settings import Option, Settings, hints_of, is_whole, option_of, override_groups, without_none
 
@@ -143,7 +143,7 @@ def override_options(settings: type[Settings]) -> list[click.Parameter]:
         hints, explained = get_type_hints(group), explained_fields(group)
         for name in field_names(group):
             value = RecipeValue(hints[name])
-            flag = "--" + name.replace("_", "-")
+            flag = "--" + spelled(name)
             options.append(OverrideOption([flag, name], type=value, metavar=value.name, help=explained.get(name, "")))
     return options
 
@@ -167,11 +167,11 @@ def _parameter(name: str, hint: Any, default: Any, declared: Option) -> click.Pa
         is_list = get_origin(hint) is tuple
         metavar = (name.upper() if declared.is_required else f"[{name.upper()}]") + ("..." if is_list else "")
         return click.Argument([name], type=kind, required=False, nargs=-1 if is_list else 1, metavar=metavar)
-    flag = "--" + name.replace("_", "-")
+    flag = "--" + spelled(name)
     if get_origin(hint) is Mapping:
         return MappingOption([flag, name], multiple=True, metavar=declared.metavar, help=declared.help)
     if hint is bool:
-        flag = f"{flag}/--no-{name.replace('_', '-')}" if default else flag
+        flag = f"{flag}/--no-{spelled(name)}" if default else flag
         return click.Option([flag, name], is_flag=True, default=default, help=declared.help, hidden=declared.is_hidden)
     shown = ",".join(default) if isinstance(default, tuple) and default else None
     if declared.unit and default is not None:

@@ -80,6 +80,11 @@ def python_names(block: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in block.items()}
 
 
+def spelled(name: str) -> str:
+    """Return a name of Python as options and `params.yaml` have it: `num_segments` becomes `num-segments`."""
+    return name.replace("_", "-")
+
+
 def expand_template(template: str, *sources: Mapping[str, Any]) -> str:
     """Replace each ``{name}`` of `template` by the value of that name in the first source that has it.
 
@@ -99,7 +104,7 @@ def expand_template(template: str, *sources: Mapping[str, Any]) -> str:
         key = name.replace("-", "_")
         value = next((source[key] for source in sources if source.get(key) is not None), None)
         if value is None:
-            raise PipelineError(f"'{template}' needs a value for {{{name}}}: give --{name.replace('_', '-')}.")
+            raise PipelineError(f"'{template}' needs a value for {{{name}}}: give --{spelled(name)}.")
         pieces.append(_as_file_name(str(value)))
     return "".join(pieces)
 
@@ -114,7 +119,7 @@ def same_subject(typed: Any, in_block: Any, sources: Sequence[Mapping[str, Any]]
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """Return settings as they are spelt as options: ``num-segments=8, maps=pooled,spatial``."""
-    return ", ".join(f"{name.replace('_', '-')}={value_text(value)}" for name, value in settings.items())
+    return ", ".join(f"{spelled(name)}={value_text(value)}" for name, value in settings.items())
 
 
 def value_text(value: Any) -> str:

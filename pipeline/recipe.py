@@ -238,15 +238,6 @@ def option_names() -> tuple[str, ...]:
     return tuple(_groups_of_options())
 
 
-def check_option(name: str, value: Any) -> None:
-    """Check the value of one option, as `Recipe.with_overrides` does.
-
-    Raises:
-        PipelineError: the option is unknown, or the value is not allowed.
-    """
-    checked_value(_type_hints(Recipe)[_group_of(name)], name, value)
-
-
 def _group_of(name: str) -> str:
     groups = _groups_of_options()
     if name not in groups:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.selection import TRAIN, SplitPlan, plan_splits
+from pipeline.params import spelled
 from pipeline.recipe import Recipe, TrainConfig
 from pipeline.registry import is_imported
 from pipeline.store.layout import TEST_VIEW
@@ -107,7 +108,7 @@ class StoredClips:
                 raise PipelineError(
                     f"The recipe '{recipe.name}' has {name}={wanted}, but the store's frames were drawn with "
                     f"{name}={held[name]}. Extract another --store with --recipe {recipe.name}, or choose a recipe "
-                    f"that has {name}={held[name]} (--{name.replace('_', '-')} {held[name]})."
+                    f"that has {name}={held[name]} (--{spelled(name)} {held[name]})."
                 )
         return recipe
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pipeline.errors import PipelineError
 from pipeline.number_types import NUMBER_TYPES
-from pipeline.recipe import HeadConfig, SamplingConfig, TrainConfig, check_option, option_names
+from pipeline.recipe import HeadConfig, Recipe, SamplingConfig, TrainConfig, option_names
 from pipeline.registry import POSITIONS, RECIPE_NAMES, choose_heads, unknown_name
 from pipeline.settings import search_options
 from pipeline.settings.help_texts import CALIBRATION_HELP, DEVICE_HELP, HEADS_HELP
@@ -105,7 +105,7 @@ class FitHeadSettings(Settings):
         for name, value in own.items():
             try:
                 if name not in OWN_SETTINGS:
-                    check_option(name, value)
+                    Recipe(block).with_overrides(**{name: value})  # which checks it
                 elif value is not None or without_none(hints[name]) is hints[name]:
                     checked(name, value, hints[name], option_of(type(self), name))
             except PipelineError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError
+from pipeline.params import spelled
 from pipeline.recipe import FinetuneConfig, HeadConfig, SamplingConfig, TrainConfig, checked_value
 from pipeline.registry import unknown_name
 
@@ -110,7 +111,7 @@ def plan_search(values: Mapping[str, Any], searchable: Searchable = OF_HEAD) -> 
     ranges = [name for name, dimension in space if isinstance(dimension, Range)]
     if sampler == "grid" and ranges:
         raise PipelineError(
-            f"`search-sampler` grid tries every combination of lists, but {_spelled(ranges[0])} has a range. Give a "
+            f"`search-sampler` grid tries every combination of lists, but {spelled(ranges[0])} has a range. Give a "
             "list of its values, or choose another sampler."
         )
     if sampler != "grid" and trials is None:
@@ -123,7 +124,7 @@ def plan_search(values: Mapping[str, Any], searchable: Searchable = OF_HEAD) -> 
     for name in ("epochs", "min_steps"):
         if halving is not None and name in dict(space):
             raise PipelineError(
-                f"`halving` decides the number of epochs, so `{_spelled(name)}` cannot be searched with it."
+                f"`halving` decides the number of epochs, so `{spelled(name)}` cannot be searched with it."
             )
     return Search(space, trials, sampler, values["search_seed"], halving)
 
@@ -143,7 +144,7 @@ def parse_space(block: Mapping[str, Any], searchable: Searchable = OF_HEAD) -> t
     for key, value in block.items():
         name = str(key).replace("-", "_")
         if name in found:
-            raise PipelineError(f"`search` has {_spelled(name)} twice.")
+            raise PipelineError(f"`search` has {spelled(name)} twice.")
         found[name] = _dimension(name, value, searchable)
     return tuple(sorted(found.items()))
 
@@ -151,25 +152,25 @@ def parse_space(block: Mapping[str, Any], searchable: Searchable = OF_HEAD) -> t
 def _dimension(name: str, value: Any, searchable: Searchable) -> Dimension:
     groups = {field.name: group for group in searchable.groups for field in dataclasses.fields(group)}
     if name in searchable.excluded:
-        raise PipelineError(f"{_spelled(name)} cannot be searched: {searchable.excluded[name]}.")
+        raise PipelineError(f"{spelled(name)} cannot be searched: {searchable.excluded[name]}.")
     if name not in groups:
-        known = [_spelled(known) for known in groups if known not in searchable.excluded]
-        raise unknown_name("setting of a search", _spelled(name), known)
+        known = [spelled(known) for known in groups if known not in searchable.excluded]
+        raise unknown_name("setting of a search", spelled(name), known)
     group = groups[name]
     is_number = get_type_hints(group)[name] in (int, float)
     if isinstance(value, str) and ":" in value:
         if not is_number:
-            raise PipelineError(f"The search of {_spelled(name)} (={value}) needs a list: only numbers have ranges.")
+            raise PipelineError(f"The search of {spelled(name)} (={value}) needs a list: only numbers have ranges.")
         return _range(group, name, value.strip())
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or len(parts) < 2:
         raise PipelineError(
-            f"The search of {_spelled(name)} (={value!r}) must have several values: a list such as 0,0.01, a range "
+            f"The search of {spelled(name)} (={value!r}) must have several values: a list such as 0,0.01, a range "
             'such as "1:10" (in quotes in YAML), or a range of logarithms such as log:1e-4:1e-2.'
         )
     values = tuple(_value(group, name, part) for part in parts)
     if len(set(values)) < len(values):
-        raise PipelineError(f"The search of {_spelled(name)} (={value!r}) has a value twice.")
+        raise PipelineError(f"The search of {spelled(name)} (={value!r}) has a value twice.")
     return Values(values)
 
 
@@ -177,13 +178,13 @@ def _range(group: type, name: str, text: str) -> Range:
     is_log = text.startswith(LOG)
     ends = (text.removeprefix(LOG)).split(":")
     if len(ends) != 2:
-        raise PipelineError(f"The search of {_spelled(name)} (={text}) must be LOW:HIGH or log:LOW:HIGH.")
+        raise PipelineError(f"The search of {spelled(name)} (={text}) must be LOW:HIGH or log:LOW:HIGH.")
     low, high = (_value(group, name, end) for end in ends)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise PipelineError(f"The search of {_spelled(name)} (={text}) must have a lower end below its upper end.")
+        raise PipelineError(f"The search of {spelled(name)} (={text}) must have a lower end below its upper end.")
     if is_log and low <= 0:
         raise PipelineError(
-            f"The search of {_spelled(name)} (={text}) must have a lower end above 0, because 0 has no logarithm. "
+            f"The search of {spelled(name)} (={text}) must have a lower end above 0, because 0 has no logarithm. "
             f"Use {low:g}:{high:g} or a list."
         )
     return Range(low, high, is_log)
@@ -199,17 +200,13 @@ def _value(group: type, name: str, value: Any) -> Any:
                 value = hint(value)
         except ValueError as error:
             kind = "an integer" if hint is int else "a number"
-            raise PipelineError(f"The search of {_spelled(name)} has {value!r}, which is not {kind}.") from error
+            raise PipelineError(f"The search of {spelled(name)} has {value!r}, which is not {kind}.") from error
         if hint is bool:
             value = {"true": True, "false": False}.get(value.lower(), value)
         if get_origin(hint) is tuple:
             raise PipelineError(
-                f"{_spelled(name)} is searched in params.yaml, as a list of lists: [[20, 30], [10, 20]]."
+                f"{spelled(name)} is searched in params.yaml, as a list of lists: [[20, 30], [10, 20]]."
             )
     if name in ("epochs", "batch_size") and value == 0:
-        raise PipelineError(f"The search of {_spelled(name)} must have values of at least 1.")
+        raise PipelineError(f"The search of {spelled(name)} must have values of at least 1.")
     return checked_value(group, name, value)
-
-
-def _spelled(name: str) -> str:
-    return name.replace("_", "-")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError
+from pipeline.params import spelled
 from pipeline.registry import did_you_mean
 from pipeline.settings.quantity import parse_quantity
 
@@ -149,11 +150,6 @@ def is_whole(value: Any) -> bool:
     return not isinstance(value, bool) and (
         isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     )
-
-
-def spelled(name: str) -> str:
-    """Return a name of Python as options and `params.yaml` have it: `num_segments` becomes `num-segments`."""
-    return name.replace("_", "-")
 
 
 def unknown_setting(block: str, name: str, known: Iterable[str]) -> PipelineError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -21,6 +22,7 @@ from pipeline.store.settings import StoreSettings, fingerprint_of, settings_from
 FAMILY = layout.FORMAT.rpartition(" ")[0]
 ROOT_KEY = "zarr.json"
 MAX_CHUNK_BYTES = 1 << 32
+HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,23 @@ def root_bytes(values: dict[str, Any]) -> bytes:
 def has_store(objects: ObjectStore) -> bool:
     """Return whether this location has a store, which may be damaged."""
     return objects.get(ROOT_KEY) is not None or objects.get(layout.COPY_KEY) is not None
+
+
+def about_no_store(location: str | Path) -> str:
+    """Return what is at a location that is not a store, and the way out."""
+    path = Path(location)
+    if path.is_file() and path.suffix.lower() in HDF5_SUFFIXES:
+        return (
+            f"{location} is an HDF5 file, not a feature store. If `pipeline store export` wrote it, make a store of it "
+            f"with `pipeline store import {location} --store {path.with_suffix('.zarr')}`."
+        )
+    if path.exists():
+        what = "file" if path.is_file() else "folder"
+        return f"The {what} {location} is not a feature store. Give the folder that --store named."
+    return (
+        f"There is no feature store at {location}. Create one with `pipeline extract --backbone NAME "
+        f"--store {location}`."
+    )
 
 
 def read_attributes(objects: ObjectStore) -> Attributes:

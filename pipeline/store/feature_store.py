@@ -21,6 +21,7 @@ from pipeline.store.attributes import (
     ROOT_KEY,
     Attributes,
     OldFormatError,
+    about_no_store,
     has_store,
     read_attributes,
     read_copy,
@@ -69,10 +70,7 @@ class FeatureStore(StoreContents):
             raise PipelineError(f"`mode` (={mode!r}) must be 'r' or 'r+'; use FeatureStore.create for a new store.")
         objects = open_object_store(location)
         if not has_store(objects):
-            raise PipelineError(
-                f"There is no feature store at {location}. Create one with `pipeline extract --backbone NAME "
-                f"--store {location}`."
-            )
+            raise PipelineError(about_no_store(location))
         damage: dict[str, str] = {}
         try:
             attributes = read_attributes(objects)

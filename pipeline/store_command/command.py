@@ -8,15 +8,15 @@ import json
 import click
 
 from pipeline.settings.store import StoreExportSettings, StoreImportSettings, StoreInfoSettings
+from pipeline.store.feature_store import FeatureStore
 from pipeline.store_command.hdf5 import export_hdf5, import_hdf5
 from pipeline.store_command.hdf5_file import is_sealed
 from pipeline.store_command.info import StoreInfo, describe, info_text
-from pipeline.store_command.open_store import open_store
 
 
 def store_info(settings: StoreInfoSettings) -> StoreInfo:
     """Print the contents of a store."""
-    info = describe(open_store(settings.store))
+    info = describe(FeatureStore.open(settings.store))
     as_json = {**dataclasses.asdict(info), "ratio": info.ratio}
     click.echo(json.dumps(as_json, indent=2) if settings.json else info_text(info))
     return info
@@ -24,7 +24,7 @@ def store_info(settings: StoreInfoSettings) -> StoreInfo:
 
 def store_export(settings: StoreExportSettings) -> None:
     """Write a store to one HDF5 file."""
-    num_clips = export_hdf5(open_store(settings.store), settings.out)
+    num_clips = export_hdf5(FeatureStore.open(settings.store), settings.out)
     click.echo(f"Wrote {num_clips:,} clips to {settings.out}.")
 
 

@@ -22,7 +22,6 @@ from pipeline.store.locks import writer_lock
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.record import FAILED
 from pipeline.store.verify import Corruption, find_corruption
-from pipeline.store_command.open_store import open_store
 from pipeline.store_command.recheck import recheck
 
 NUM_SHOWN = 20
@@ -36,7 +35,7 @@ def store_verify(settings: StoreVerifySettings) -> list[Corruption]:
     Raises:
         PipelineError: something is damaged and not repaired, or clips give other features when computed again.
     """
-    store = open_store(settings.store, "r+")
+    store = FeatureStore.open(settings.store, "r+")
     damage = find_corruption(store)
     _print_damage(store, damage)
     if settings.repair and not damage:
